@@ -1,0 +1,94 @@
+"""Every span, attribute and event name that flowspan writes, once.
+
+Names that start with ``cicd.`` and ``error.`` follow the OpenTelemetry semantic conventions
+(https://opentelemetry.io/docs/specs/semconv/cicd/); names that start with ``prefect.`` extend them
+with what only Prefect knows. Durations are seconds, counts are integers.
+"""
+
+from typing import Final
+
+# Every run span
+RUN_ID: Final = "prefect.run.id"
+RUN_NAME: Final = "prefect.run.name"
+RUN_TYPE: Final = "prefect.run.type"
+RUN_COUNT: Final = "prefect.run.count"
+RUN_STATE_TYPE: Final = "prefect.run.state.type"
+RUN_STATE_NAME: Final = "prefect.run.state.name"
+RUN_PARAMETER_PREFIX: Final = "prefect.run.parameter."
+TAGS: Final = "prefect.tags"
+FLOW_NAME: Final = "prefect.flow.name"
+FLOW_RUN_ID: Final = "prefect.flow_run.id"
+
+# Flow run spans
+PIPELINE_NAME: Final = "cicd.pipeline.name"
+PIPELINE_RUN_ID: Final = "cicd.pipeline.run.id"
+PIPELINE_RUN_URL: Final = "cicd.pipeline.run.url.full"
+PIPELINE_RESULT: Final = "cicd.pipeline.result"
+FLOW_ID: Final = "prefect.flow.id"
+FLOW_VERSION: Final = "prefect.flow.version"
+DEPLOYMENT_ID: Final = "prefect.deployment.id"
+DEPLOYMENT_NAME: Final = "prefect.deployment.name"
+WORK_POOL_NAME: Final = "prefect.work_pool.name"
+WORK_QUEUE_NAME: Final = "prefect.work_queue.name"
+
+# Task run spans
+PIPELINE_TASK_NAME: Final = "cicd.pipeline.task.name"
+PIPELINE_TASK_RUN_ID: Final = "cicd.pipeline.task.run.id"
+PIPELINE_TASK_RUN_URL: Final = "cicd.pipeline.task.run.url.full"
+PIPELINE_TASK_RESULT: Final = "cicd.pipeline.task.run.result"
+TASK_NAME: Final = "prefect.task.name"
+TASK_KEY: Final = "prefect.task.key"
+TASK_CACHED: Final = "prefect.task.cached"
+
+# Attempt spans
+ATTEMPT: Final = "prefect.run.attempt"
+
+# Rows
+ROWS_OUTPUT: Final = "prefect.rows.output"
+ROWS_INPUT: Final = "prefect.rows.input"
+
+# Where the time went, in seconds. Absent means that it did not happen.
+WAIT_PREFIX: Final = "prefect.wait."
+WAIT_QUEUE: Final = "prefect.wait.queue"
+WAIT_LATE: Final = "prefect.wait.late"
+WAIT_INFRASTRUCTURE: Final = "prefect.wait.infrastructure"
+WAIT_DEPENDENCIES: Final = "prefect.wait.dependencies"
+WAIT_CONCURRENCY: Final = "prefect.wait.concurrency"
+WAIT_RETRY: Final = "prefect.wait.retry"
+WAIT_PAUSE: Final = "prefect.wait.pause"
+EXECUTION: Final = "prefect.execution"
+ORCHESTRATION: Final = "prefect.orchestration"
+
+# Waits before the span starts, in the order in which they happen
+WAITS_BEFORE: Final = (WAIT_LATE, WAIT_INFRASTRUCTURE, WAIT_QUEUE)
+# Waits inside the span: with EXECUTION and ORCHESTRATION they add up to its duration
+WAITS_INSIDE: Final = (WAIT_DEPENDENCIES, WAIT_CONCURRENCY, WAIT_RETRY, WAIT_PAUSE)
+
+# State transition events
+STATE_TYPE: Final = "prefect.state.type"
+STATE_NAME: Final = "prefect.state.name"
+STATE_ID: Final = "prefect.state.id"
+STATE_MESSAGE: Final = "prefect.state.message"
+
+# Links
+LINK_TYPE: Final = "prefect.link.type"
+LINK_DEPENDENCY: Final = "dependency"
+LINK_PREVIOUS_ATTEMPT: Final = "previous_attempt"
+INPUT_NAME: Final = "prefect.input.name"
+
+# Errors
+ERROR_TYPE: Final = "error.type"
+
+# flowspan's own health
+INTERNAL_ERRORS: Final = "flowspan.internal.errors"
+COMPONENT: Final = "flowspan.component"
+
+
+def flow_span_name(flow_name: str) -> str:
+    """Name a flow run's span; low-cardinality, so never the random run name."""
+    return f"RUN {flow_name}"
+
+
+def attempt_span_name(number: int) -> str:
+    """Name the span of one attempt; attempts count from 1."""
+    return f"attempt {number}"

@@ -1,0 +1,38 @@
+"""``FLOWSPAN_*`` settings: argument before environment before default, parsed once."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What flowspan reads beside the standard ``OTEL_*`` variables.
+
+    Each field is the environment variable ``FLOWSPAN_<FIELD NAME>``. Unknown arguments, unknown
+    ``FLOWSPAN_*`` variables and values of the wrong type raise `pydantic.ValidationError`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="FLOWSPAN_", frozen=True, extra="forbid")
+
+    enabled: bool = True
+    """False patches nothing."""
+
+    capture_parameters: Literal["types", "values"] = "types"
+    """Whether spans carry the type names of parameters or their values, redacted and cut."""
+
+    trace_url: str | None = None
+    """Where a trace can be seen, e.g. ``http://localhost:16686/trace/{trace_id}``."""
+
+    flush_timeout: NonNegativeFloat = 5.0
+    """Seconds that the end of a top-level run, and the end of the process, may wait for export."""
+
+    dir: Path = Path(".flowspan")
+    """Folder of the embedded files, made when the first span is written."""
+
+    file_max_bytes: PositiveInt = 16 * 1024 * 1024
+    """Size at which an embedded file is rotated."""
+
+    file_max_count: PositiveInt = Field(default=8)
+    """Files kept for each signal, the one being written included."""
