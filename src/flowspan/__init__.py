@@ -1,0 +1,90 @@
+"""flowspan, the OpenTelemetry bridge for Prefect 3.
+
+Call `instrument` once, at module level or as the first line inside a running flow; from then on
+every flow and task run is a span.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flowspan._version import __version__
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from opentelemetry.trace import TracerProvider
+
+    from flowspan.instrumentor import PrefectInstrumentor
+    from flowspan.settings import Settings
+
+__all__ = [
+    "PrefectInstrumentor",
+    "__version__",
+    "flush",
+    "instrument",
+    "trace_url",
+    "uninstrument",
+]
+
+
+def instrument(
+    *, tracer_provider: TracerProvider | None = None, settings: Settings | None = None
+) -> None:
+    """Record every flow and task run of this process from now on; calling it again does nothing.
+
+    Called inside a running flow, it takes up that run with its real start time.
+
+    Args:
+        tracer_provider: Where spans go. Without it: the provider that the application has set
+            globally, or else one that is built from the standard ``OTEL_*`` variables and set.
+        settings: What else to do. Without it: read from the ``FLOWSPAN_*`` variables.
+
+    Raises:
+        pydantic.ValidationError: A ``FLOWSPAN_*`` variable is unknown or has a bad value.
+        flowspan.sdk.ConfigurationError: An ``OTEL_*`` variable names what is not installed.
+        TypeError: `tracer_provider` is not a provider.
+    """
+    instrumentor = _instrumentor()
+    if not instrumentor.is_instrumented_by_opentelemetry:
+        instrumentor.instrument(tracer_provider=tracer_provider, settings=settings)
+
+
+def uninstrument() -> None:
+    """Restore Prefect exactly as it was; does nothing where nothing is instrumented."""
+    instrumentor = _instrumentor()
+    if instrumentor.is_instrumented_by_opentelemetry:
+        instrumentor.uninstrument()
+
+
+def flush(timeout: float = 5.0) -> bool:
+    """Export the spans that have ended, waiting at most `timeout` seconds.
+
+    Returns False if they could not all be exported in time. A top-level flow run does this by
+    itself when it ends, and so does the process.
+    """
+    return _instrumentor().flush(timeout)
+
+
+def trace_url(flow_run_id: UUID | str) -> str | None:
+    """Return where the trace of a flow run can be seen.
+
+    The URL is ``FLOWSPAN_TRACE_URL`` with the trace id filled in; None if that is not set. It
+    needs no look-up, since a top-level flow run's trace id is derived from its id. The trace of a
+    subflow, or of a run with a remote parent, is known in the process that runs it.
+    """
+    return _instrumentor().trace_url(flow_run_id)
+
+
+def _instrumentor() -> PrefectInstrumentor:
+    from flowspan.instrumentor import PrefectInstrumentor  # noqa: PLC0415 - import flowspan is fast
+
+    return PrefectInstrumentor()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PrefectInstrumentor":
+        from flowspan.instrumentor import PrefectInstrumentor  # noqa: PLC0415 - as above
+
+        return PrefectInstrumentor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

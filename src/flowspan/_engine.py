@@ -1,0 +1,1071 @@
+"""Everything that touches a private detail of Prefect: the patches, and what they tell the recorder.
+
+Prefect's run engines hand each start, state change and end of a run to a telemetry object. An
+`EngineTelemetry` takes its place, so Prefect's own spans are replaced rather than doubled, and a
+few methods around it tell what that object does not hear: when the engine is entered and left, when
+the user's function is, and what is waited for. `PATCHES` is the list of all of them; the seams have
+had the same shape from Prefect 3.6.0 on.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from time import time_ns
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+import prefect.client.orchestration  # noqa: F401 - the client must be whole before its mixins are
+from opentelemetry import context as context_api
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    NoOpTracer,
+    SpanContext,
+    SpanKind,
+    TraceFlags,
+    get_current_span,
+    set_span_in_context,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.context import FlowRunContext
+from prefect.exceptions import TerminationSignal
+from prefect.flow_engine import AsyncFlowRunEngine, FlowRunEngine
+from prefect.futures import PrefectFuture
+from prefect.logging.loggers import flow_run_logger
+from prefect.task_engine import AsyncTaskRunEngine, SyncTaskRunEngine
+from prefect.telemetry.run_telemetry import LABELS_TRACEPARENT_KEY, RunTelemetry
+from prefect.transactions import TransactionState
+from prefect.utilities.engine import collect_task_run_inputs_sync
+from prefect.utilities.urls import url_for
+
+from flowspan import semconv
+from flowspan._containment import Containment
+from flowspan.identity import derive_span_id, derive_trace_id
+from flowspan.recorder import Run, RunTracer, State, current_recorder
+from flowspan.redaction import redact
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from datetime import datetime
+    from types import TracebackType
+
+    from opentelemetry.context import Context
+    from opentelemetry.util.types import AttributeValue
+    from prefect.client.orchestration import PrefectClient, SyncPrefectClient
+    from prefect.client.schemas.objects import State as PrefectState
+    from prefect.client.schemas.responses import DeploymentResponse
+
+    from flowspan.recorder import RunRecorder
+    from flowspan.settings import Settings
+
+    Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
+
+# Beside Prefect's own label, and hidden from users like it by its prefix: the remote parent that a
+# run had before its own trace parent took that label's place. A later process needs it.
+_PARENT_LABEL: Final = "__FLOWSPAN_PARENT"
+_ENGINES: Final = (SyncTaskRunEngine, AsyncTaskRunEngine, FlowRunEngine, AsyncFlowRunEngine)
+_UUID7: Final = 7
+_MILLISECOND: Final = 1_000_000
+_NANOSECONDS: Final = 1_000_000_000
+# What waiting for upstream runs and for a slot costs when there is nothing to wait for.
+_SHORTEST_WAIT: Final = _MILLISECOND
+_FUTURES_SEARCHED: Final = 1000
+_EMPTY_CONTEXT: Final = context_api.Context()
+
+_propagator = TraceContextTextMapPropagator()
+_contained = Containment("engine")
+
+
+class EngineObserver:
+    """Watches all engines of this process on behalf of one `RunTracer`."""
+
+    def __init__(self, tracer: RunTracer, settings: Settings, flush: Callable[[], object]) -> None:
+        """Record on `tracer`; `flush` is called when a top-level flow run ends."""
+        self.tracer = tracer
+        self.settings = settings
+        self.flush = flush
+        self.foreign_trace_ids: dict[str, int] = {}
+        self.task_urls: dict[str, str | None] = {}
+
+    def adopt_running(self) -> None:
+        """Take up the runs whose engines called the code that is running now."""
+        frame, engines = sys._getframe(), []  # noqa: SLF001 - the only way to reach the engines
+        while frame is not None:
+            engine = frame.f_locals.get("engine") if "engine" in frame.f_code.co_varnames else None
+            if isinstance(engine, _ENGINES) and not isinstance(engine._telemetry, EngineTelemetry):  # noqa: SLF001
+                engines.append(engine)
+            frame = frame.f_back  # type: ignore[assignment]
+        for engine in reversed(engines):
+            with _contained:
+                EngineTelemetry(self, engine).adopt()
+
+
+class EngineTelemetry(RunTelemetry):
+    """Stands where Prefect's engines keep their telemetry object and tells a recorder instead.
+
+    Prefect's own fields stay inert (`span` is None and `_enabled` False), so that whatever a later
+    release adds to the base class does nothing.
+    """
+
+    def __init__(self, observer: EngineObserver, engine: Any) -> None:
+        """Take over `engine`, which takes its run up now."""
+        self._tracer = _NO_TRACER
+        self.span = None
+        self._enabled = False
+        self._observer = observer
+        self._engine = engine
+        self._start = time_ns()
+        self._outer = context_api.get_current()
+        self._replaced: RunTelemetry = engine._telemetry  # noqa: SLF001
+        self._is_adopted = False
+        self._parameters: Mapping[str, Any] = {}
+        self.recorder: RunRecorder | None = None
+        self.transaction: Any = None
+        self.upstream: dict[str, list[str]] = {}
+        engine._telemetry = self  # noqa: SLF001
+
+    @property
+    def _run(self) -> FlowRun | TaskRun | None:
+        run: FlowRun | TaskRun | None = (
+            self._engine.flow_run if self._is_flow else self._engine.task_run
+        )
+        return run
+
+    @property
+    def _is_flow(self) -> bool:
+        return hasattr(self._engine, "flow")
+
+    # What Prefect's engines call
+
+    def start_span(
+        self,
+        run: FlowRun | TaskRun,
+        client: SyncPrefectClient,
+        parameters: dict[str, Any] | None = None,
+    ) -> None:
+        """Begin to record `run`; asks and tells the API what Prefect's telemetry would."""
+        history: list[PrefectState] = []
+        deployment: DeploymentResponse | None = None
+        if isinstance(run, FlowRun) and run.deployment_id:
+            with _contained:
+                history = client.read_flow_run_states(run.id)
+                deployment = client.read_deployment(run.deployment_id)
+        with _contained:
+            labels = self._begin(run, parameters, history, deployment)
+            if isinstance(run, FlowRun):
+                client.update_flow_run_labels(run.id, labels)
+
+    async def async_start_span(
+        self,
+        run: FlowRun | TaskRun,
+        client: PrefectClient,
+        parameters: dict[str, Any] | None = None,
+    ) -> None:
+        """Begin to record `run`, as `start_span` does."""
+        history: list[PrefectState] = []
+        deployment: DeploymentResponse | None = None
+        if isinstance(run, FlowRun) and run.deployment_id:
+            with _contained:
+                history = await client.read_flow_run_states(run.id)
+                deployment = await client.read_deployment(run.deployment_id)
+        with _contained:
+            labels = self._begin(run, parameters, history, deployment)
+            if isinstance(run, FlowRun):
+                await client.update_flow_run_labels(run.id, labels)
+
+    def update_state(self, new_state: PrefectState) -> None:
+        """Record a state transition."""
+        with _contained:
+            if self.recorder is not None:
+                self.recorder.enter_state(_as_state(new_state))
+
+    def record_exception(self, exc: BaseException) -> None:
+        """Record the exception that ended an attempt, if nothing has told of it before."""
+        with _contained:
+            if self.recorder is not None:
+                self.recorder.fail(exc, time_ns())
+
+    def end_span_on_success(self) -> None:
+        """Leave a run that was adopted: its engine was entered before it could be wrapped."""
+        if self._is_adopted:
+            self.leave()
+
+    def end_span_on_failure(self, terminal_message: str | None = None) -> None:
+        """Leave a run that was adopted or is being terminated, for nothing may come after this."""
+        with _contained:
+            if self.recorder is None:
+                return
+            is_final = self.recorder.state_is_final
+            if isinstance(self.recorder.exception, TerminationSignal):
+                if not is_final:
+                    # Only a cancellation by Prefect's runner ends without a state of its own: the
+                    # runner sets Cancelled once this process is gone.
+                    self.recorder.leave_as(
+                        State("CANCELLED", "Cancelled", "", terminal_message, time_ns())
+                    )
+                # Prefect sends itself the signal again, which kills the process inside the engine.
+                self.leave()
+            elif self._is_adopted and is_final:
+                self.leave()
+
+    # What the patches below call
+
+    def adopt(self) -> None:
+        """Begin to record a run whose user function is already running."""
+        run = self._run
+        if run is None:
+            return
+        self._is_adopted = True
+        entered = run.state.timestamp if run.state is not None else None
+        started = run.start_time if run.run_count <= 1 else entered
+        if started is not None:
+            self._start = _nanoseconds(started)
+        labels = self._begin(run, self._engine.parameters)
+        if self.recorder is None:
+            return
+        self.recorder.begin_attempt(self._start)
+        self.recorder.begin_execution(self._start)
+        context_api.attach(self.recorder.as_context())
+        if isinstance(self._engine, FlowRunEngine):
+            self._engine.client.update_flow_run_labels(run.id, labels)
+
+    def leave(self) -> None:
+        """End the run's span, as the engine leaves the run."""
+        context_api.attach(self._outer)
+        recorder, run = self.recorder, self._run
+        if recorder is None or recorder.is_finished:
+            return
+        with _contained:
+            if run is not None and run.state is not None:
+                recorder.enter_state(_as_state(run.state))
+            if self.transaction is not None and self.transaction.state == TransactionState.STAGED:
+                # Until the transaction that this one is part of ends, its rollback may still give
+                # the run another final state.
+                self.transaction.on_commit_hooks.append(_commit_hook(recorder))
+                return
+        with _contained:
+            is_terminated = isinstance(recorder.exception, TerminationSignal)
+            recorder.finish()
+            if self._is_flow and recorder.run.parent_recorder is None:
+                self._observer.task_urls.pop(recorder.run.id, None)
+                if is_terminated:
+                    self._observer.tracer.finish_descendants(recorder)
+                self._observer.flush()
+
+    def roll_back(self) -> None:
+        """Record that a transaction rolled the task run back after its end."""
+        event = self._engine._last_event  # noqa: SLF001
+        if self.recorder is None or event is None:
+            return
+        state = event.payload["validated_state"]
+        was_left = self._engine.task_run.state.id != event.id and not self._engine._is_started  # noqa: SLF001
+        self.recorder.enter_state(
+            State(
+                state["type"],
+                state["name"],
+                str(event.id),
+                state["message"],
+                _nanoseconds(event.occurred),
+            )
+        )
+        if was_left:
+            self.recorder.finish()
+
+    # How a run is described
+
+    def _begin(
+        self,
+        run: FlowRun | TaskRun,
+        parameters: Mapping[str, Any] | None,
+        history: Iterable[PrefectState] = (),
+        deployment: DeploymentResponse | None = None,
+    ) -> dict[str, str]:
+        """Start the recorder and return the labels that let other processes join the trace."""
+        self._parameters = parameters or {}
+        if isinstance(run, FlowRun):
+            origin = self._origin_of_flow_run(run)
+            description = self._flow_run(run, origin, history, deployment)
+        else:
+            origin = self._origin_of_task_run(run)
+            description = self._task_run(run, origin)
+        recorder = self._observer.tracer.start(description)
+        self.recorder = recorder
+        for state in _before_pick_up(history) or ([run.state] if run.state else []):
+            recorder.enter_state(_as_state(state))
+        context_api.attach(recorder.as_context())
+        context = recorder.span_context
+        labels = {LABELS_TRACEPARENT_KEY: _traceparent(context)}
+        if origin.keep is not None:
+            labels[_PARENT_LABEL] = origin.keep
+        run.labels.update(labels)
+        if self._is_flow and context.trace_id != derive_trace_id(str(run.id)):
+            self._observer.foreign_trace_ids[str(run.id)] = context.trace_id
+        if self._is_flow and origin.recorder is None:
+            self._log_trace_url(run)
+        return labels
+
+    def _log_trace_url(self, run: FlowRun | TaskRun) -> None:
+        if (template := self._observer.settings.trace_url) and self.recorder is not None:
+            url = format_trace_url(template, self.recorder.span_context.trace_id)
+            flow_run_logger(run, self._engine.flow).info("Trace: %s", url)
+
+    def _origin_of_flow_run(self, run: FlowRun) -> _Origin:
+        caller = self._parent_run()
+        if caller is not None:
+            return self._origin_below(str(caller.id), caller.labels.get(LABELS_TRACEPARENT_KEY))
+        return self._origin_of_root(run)
+
+    def _origin_of_task_run(self, run: TaskRun) -> _Origin:
+        flow_context = FlowRunContext.get()
+        flow_run = flow_context.flow_run if flow_context is not None else None
+        label = flow_run.labels.get(LABELS_TRACEPARENT_KEY) if flow_run is not None else None
+        callers = [str(parent.id) for parent in run.task_inputs.get("__parents__", ())]
+        if callers:
+            # Beside the task that calls, a generator counts as a parent when it has yielded an
+            # argument; the one in whose context this runs is the caller.
+            current = current_recorder()
+            caller = current.run.id if current and current.run.id in callers else callers[0]
+            return self._origin_below(caller, label, is_task=True)
+        if run.flow_run_id is not None:
+            return self._origin_below(str(run.flow_run_id), label)
+        return self._origin_of_root(run)
+
+    def _origin_below(
+        self, caller_id: str, label: object | None, *, is_task: bool = False
+    ) -> _Origin:
+        """Find the span of the calling run: here, or else by what its process wrote into a label.
+
+        The label is that of the calling flow run. A calling task run's span id is derived.
+        """
+        recorder = self._observer.tracer.active.get(caller_id)
+        if recorder is not None:
+            parent = set_span_in_context(recorder.span, _EMPTY_CONTEXT)
+            return _Origin(recorder.span_context.trace_id, parent, recorder)
+        remote = _extract(label)
+        if remote is None:
+            return _Origin(derive_trace_id(caller_id))
+        if is_task:
+            remote = _remote(remote.trace_id, derive_span_id(caller_id), remote.trace_flags)
+        return _Origin(remote.trace_id, _as_parent(remote))
+
+    def _origin_of_root(self, run: FlowRun | TaskRun) -> _Origin:
+        run_id = str(run.id)
+        label = run.labels.get(LABELS_TRACEPARENT_KEY)
+        remote = _extract(label)
+        native = self._replaced.span
+        if remote and native and native.get_span_context().span_id == remote.span_id:
+            remote = None  # Prefect's own span of this very run, which ours replaces
+        own_ids = {derive_span_id(run_id, count) for count in range(run.run_count + 1)}
+        if remote is not None and remote.span_id in own_ids:
+            # An earlier process of this run wrote the label over the one of its parent.
+            kept = run.labels.get(_PARENT_LABEL)
+            parent = _extract(kept)
+            return _Origin(
+                remote.trace_id,
+                _as_parent(parent) if parent else None,
+                previous=remote,
+                keep=str(kept) if kept else None,
+            )
+        if remote is not None:
+            return _Origin(remote.trace_id, _as_parent(remote), keep=str(label))
+        current = get_current_span().get_span_context()
+        if current.is_valid:
+            return _Origin(current.trace_id, context_api.get_current(), keep=_traceparent(current))
+        if (inherited := _extract(os.environ.get("TRACEPARENT"))) is not None:
+            keep = _traceparent(inherited)
+            return _Origin(inherited.trace_id, _as_parent(inherited), keep=keep)
+        return _Origin(derive_trace_id(run_id))
+
+    def _flow_run(
+        self,
+        run: FlowRun,
+        origin: _Origin,
+        history: Iterable[PrefectState],
+        deployment: DeploymentResponse | None,
+    ) -> Run:
+        engine = self._engine
+        flow = engine.flow
+        sampling = {
+            semconv.RUN_TYPE: "flow",
+            semconv.FLOW_NAME: flow.name,
+            semconv.PIPELINE_NAME: flow.name,
+        }
+        if origin.recorder is not None:
+            # Prefect keeps a subflow's inputs on a task run that stands for it in its parent.
+            inputs = {name: collect_task_run_inputs_sync(v) for name, v in self._parameters.items()}
+            if engine.wait_for:
+                inputs["wait_for"] = collect_task_run_inputs_sync(engine.wait_for)
+            self.upstream = _names_by_run_id(inputs)
+        retries = run.empirical_policy.retries if run.empirical_policy.retries else flow.retries
+
+        def describe() -> dict[str, AttributeValue]:
+            current = engine.flow_run
+            return _present(
+                self._describe(current)
+                | {
+                    semconv.FLOW_RUN_ID: str(run.id),
+                    semconv.PIPELINE_RUN_ID: str(run.id),
+                    semconv.PIPELINE_RUN_URL: url_for("flow-run", obj_id=run.id),
+                    semconv.FLOW_ID: _text(current.flow_id),
+                    semconv.FLOW_VERSION: current.flow_version or flow.version,
+                    semconv.DEPLOYMENT_ID: _text(current.deployment_id),
+                    semconv.DEPLOYMENT_NAME: deployment.name if deployment else None,
+                    semconv.WORK_POOL_NAME: getattr(current, "work_pool_name", None),
+                    semconv.WORK_QUEUE_NAME: current.work_queue_name,
+                }
+            )
+
+        return Run(
+            id=str(run.id),
+            span_name=semconv.flow_span_name(flow.name),
+            kind=SpanKind.SERVER if origin.recorder is None else SpanKind.INTERNAL,
+            start=self._start,
+            trace_id=origin.trace_id,
+            parent=origin.parent,
+            parent_recorder=origin.recorder,
+            run_count=run.run_count if not self._is_adopted else max(0, run.run_count - 1),
+            allows_retries=bool(retries),
+            result_attribute=semconv.PIPELINE_RESULT,
+            sampling_attributes=sampling,
+            describe=describe,
+            links=lambda: self._links(origin),
+            waits_before=self._waits_of_flow_run(run, history),
+        )
+
+    def _task_run(self, run: TaskRun, origin: _Origin) -> Run:
+        task = self._engine.task
+        flow_context = FlowRunContext.get()
+        flow = flow_context.flow if flow_context is not None else None
+        sampling: dict[str, AttributeValue] = {
+            semconv.RUN_TYPE: "task",
+            semconv.TASK_NAME: task.name,
+        }
+        if flow is not None:
+            sampling[semconv.FLOW_NAME] = flow.name
+        self.upstream = _names_by_run_id(run.task_inputs)
+        run_id = str(run.id)
+
+        def describe() -> dict[str, AttributeValue]:
+            attributes = self._describe(run)
+            attributes[semconv.PIPELINE_TASK_NAME] = task.name
+            attributes[semconv.PIPELINE_TASK_RUN_ID] = run_id
+            attributes[semconv.TASK_KEY] = task.task_key
+            attributes[semconv.TASK_CACHED] = run.state_name == "Cached"
+            if run.flow_run_id is not None:
+                attributes[semconv.FLOW_RUN_ID] = str(run.flow_run_id)
+            if (url := self._task_run_url(run)) is not None:
+                attributes[semconv.PIPELINE_TASK_RUN_URL] = url
+            return attributes
+
+        return Run(
+            id=run_id,
+            span_name=task.name,
+            kind=SpanKind.INTERNAL,
+            start=self._start,
+            trace_id=origin.trace_id,
+            parent=origin.parent,
+            parent_recorder=origin.recorder,
+            run_count=run.run_count if not self._is_adopted else max(0, run.run_count - 1),
+            allows_retries=bool(task.retries),
+            result_attribute=semconv.PIPELINE_TASK_RESULT,
+            sampling_attributes=sampling,
+            describe=describe,
+            links=lambda: self._links(origin),
+            waits_before=self._waits_of_task_run(run),
+        )
+
+    def _describe(self, run: FlowRun | TaskRun) -> dict[str, Any]:
+        """Describe what flow and task runs have in common."""
+        attributes: dict[str, Any] = {
+            name: value for name, value in run.labels.items() if not name.startswith("__")
+        }
+        attributes[semconv.RUN_ID] = str(run.id)
+        attributes[semconv.RUN_NAME] = run.name
+        attributes[semconv.RUN_COUNT] = run.run_count
+        attributes[semconv.TAGS] = run.tags
+        # By now the engine has replaced futures by their results.
+        parameters = self._engine.parameters or self._parameters
+        if self._observer.settings.capture_parameters == "values":
+            for name, value in parameters.items():
+                attributes[semconv.RUN_PARAMETER_PREFIX + name] = redact(value, name)
+        else:
+            for name, value in parameters.items():
+                attributes[semconv.RUN_PARAMETER_PREFIX + name] = type(value).__name__
+        return attributes
+
+    def _links(self, origin: _Origin) -> list[Link]:
+        flags = self.recorder.span_context.trace_flags if self.recorder else TraceFlags(1)
+        links = [
+            Link(
+                _remote(origin.trace_id, derive_span_id(run_id), flags),
+                {
+                    semconv.LINK_TYPE: semconv.LINK_DEPENDENCY,
+                    semconv.INPUT_NAME: ",".join(names),
+                },
+            )
+            for run_id, names in self.upstream.items()
+        ]
+        if origin.previous is not None:
+            attributes = {semconv.LINK_TYPE: semconv.LINK_PREVIOUS_ATTEMPT}
+            links.append(Link(origin.previous, attributes))
+        return links
+
+    def _waits_of_flow_run(
+        self, run: FlowRun, history: Iterable[PrefectState]
+    ) -> dict[str, float]:
+        """Account what a flow run waited before the engine took it up."""
+        pending = [state for state in _before_pick_up(history) if state.type.value == "PENDING"]
+        if not pending or run.expected_start_time is None:
+            return {}
+        first, expected = _nanoseconds(pending[0].timestamp), _nanoseconds(run.expected_start_time)
+        waits = {
+            semconv.WAIT_LATE: first - expected,
+            semconv.WAIT_INFRASTRUCTURE: self._start - first,
+        }
+        return _seconds(waits)
+
+    def _waits_of_task_run(self, run: TaskRun) -> dict[str, float]:
+        if run.id.version != _UUID7:
+            return {}
+        # RFC 9562, section 5.7: the first 48 bits are milliseconds since the epoch.
+        submitted = (run.id.int >> 80) * _MILLISECOND
+        return _seconds({semconv.WAIT_QUEUE: self._start - submitted})
+
+    def _task_run_url(self, run: TaskRun) -> str | None:
+        # Building a URL reads Prefect's settings; once for each flow run is enough.
+        urls, flow_run_id = self._observer.task_urls, str(run.flow_run_id)
+        if flow_run_id not in urls:
+            urls[flow_run_id] = url_for("task-run", obj_id=_ANY_ID)
+        template = urls[flow_run_id]
+        return template.replace(str(_ANY_ID), str(run.id)) if template else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where a run comes from: its trace, its parent's span, an earlier process of its own.
+
+    `keep` is the trace parent to remember in a label for a later process of the same run.
+    """
+
+    trace_id: int
+    parent: Context | None = None
+    recorder: RunRecorder | None = None
+    previous: SpanContext | None = None
+    keep: str | None = None
+
+
+_ANY_ID: Final = UUID(int=0)
+_NO_TRACER: Final = NoOpTracer()
+
+
+def format_trace_url(template: str, trace_id: int) -> str:
+    """Fill the trace id, as 32 hexadecimal digits, into ``FLOWSPAN_TRACE_URL``."""
+    return template.replace("{trace_id}", f"{trace_id:032x}")
+
+
+def _as_state(state: PrefectState) -> State:
+    return State(
+        state.type.value,
+        state.name or state.type.value,
+        str(state.id),
+        state.message,
+        _nanoseconds(state.timestamp),
+    )
+
+
+def _nanoseconds(moment: datetime) -> int:
+    # A float holds microseconds of our age exactly once they are rounded.
+    return round(moment.timestamp() * 1_000_000) * 1000
+
+
+def _seconds(waits: Mapping[str, int]) -> dict[str, float]:
+    return {name: ns / _NANOSECONDS for name, ns in waits.items() if ns >= _SHORTEST_WAIT}
+
+
+def _before_pick_up(history: Iterable[PrefectState]) -> list[PrefectState]:
+    """Return the states after the last one that an earlier process of the run has recorded."""
+    states: list[PrefectState] = []
+    for state in sorted(history, key=lambda state: state.timestamp):
+        states = [*states, state] if state.type.value in {"SCHEDULED", "PENDING"} else []
+    return states
+
+
+def _names_by_run_id(inputs: Mapping[str, Iterable[Any]]) -> dict[str, list[str]]:
+    """Turn Prefect's upstream runs by input name into the names by upstream run."""
+    names: dict[str, list[str]] = {}
+    for name, upstreams in inputs.items():
+        if name != "__parents__":
+            for upstream in upstreams:
+                if (run_id := getattr(upstream, "id", None)) is not None:
+                    names.setdefault(str(run_id), []).append(name)
+    return names
+
+
+def _present(attributes: Mapping[str, Any]) -> dict[str, AttributeValue]:
+    return {name: value for name, value in attributes.items() if value is not None}
+
+
+def _text(value: object | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _traceparent(context: SpanContext) -> str:
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+def _extract(traceparent: object | None) -> SpanContext | None:
+    if not isinstance(traceparent, str):
+        return None
+    extracted = _propagator.extract({"traceparent": traceparent}, context=_EMPTY_CONTEXT)
+    context = get_current_span(extracted).get_span_context()
+    return context if context.is_valid else None
+
+
+def _remote(trace_id: int, span_id: int, flags: TraceFlags) -> SpanContext:
+    return SpanContext(trace_id, span_id, is_remote=True, trace_flags=flags)
+
+
+def _as_parent(context: SpanContext) -> Context:
+    return set_span_in_context(NonRecordingSpan(context), _EMPTY_CONTEXT)
+
+
+def _commit_hook(recorder: RunRecorder) -> Callable[[Any], None]:
+    def finish(_transaction: Any) -> None:
+        with _contained:
+            recorder.finish()
+
+    finish.log_on_run = False  # type: ignore[attr-defined] # Prefect logs the user's hooks only
+    return finish
+
+
+def _holds_future(value: object, budget: int = _FUTURES_SEARCHED) -> bool:
+    """Whether a future is among the first thousand items of `value`, as deep as they nest."""
+    pending, seen = [value], 0
+    while pending and seen < budget:
+        seen += 1
+        item = pending.pop()
+        if isinstance(item, PrefectFuture):
+            return True
+        if isinstance(item, dict):
+            pending.extend(list(item.values())[:budget])
+        elif isinstance(item, (list, tuple, set)):
+            pending.extend(list(item)[:budget])
+        elif hasattr(item, "unwrap"):  # annotations such as allow_failure()
+            pending.append(item.unwrap())
+    return False
+
+
+# The patches
+
+
+class _Bracket:
+    """Wraps what an engine's context manager returns; a subclass says what lies around it.
+
+    Serves ``with`` and ``async with`` alike, since both pairs of methods only delegate.
+    """
+
+    def __init__(self, manager: Any, telemetry: EngineTelemetry) -> None:
+        self._manager: Any = manager
+        self._telemetry = telemetry
+
+    def _before(self) -> None: ...
+    def _entered(self, value: Any) -> None: ...
+    def _leaving(self, error: BaseException | None) -> None: ...
+    def _left(self) -> None: ...
+
+    def __enter__(self) -> Any:
+        with _contained:
+            self._before()
+        value = self._manager.__enter__()
+        with _contained:
+            self._entered(value)
+        return value
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Any:
+        with _contained:
+            self._leaving(error)
+        try:
+            return self._manager.__exit__(kind, error, traceback)
+        finally:
+            with _contained:
+                self._left()
+
+    async def __aenter__(self) -> Any:
+        with _contained:
+            self._before()
+        value = await self._manager.__aenter__()
+        with _contained:
+            self._entered(value)
+        return value
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Any:
+        with _contained:
+            self._leaving(error)
+        try:
+            return await self._manager.__aexit__(kind, error, traceback)
+        finally:
+            with _contained:
+                self._left()
+
+
+class _WholeRun(_Bracket):
+    """Around ``initialize_run``: from the engine taking the run up to the engine leaving it."""
+
+    def _left(self) -> None:
+        self._telemetry.leave()
+
+
+class _Attempt(_Bracket):
+    """Around ``run_context``, which an engine enters once for each attempt."""
+
+    def _before(self) -> None:
+        self._outer = context_api.get_current()
+        recorder = self._telemetry.recorder
+        if recorder is not None:
+            recorder.begin_attempt(time_ns())
+            context_api.attach(recorder.as_context())
+
+    def _entered(self, value: Any) -> None:
+        # A task's function is entered later, in its transaction.
+        recorder = self._telemetry.recorder
+        if recorder is not None and hasattr(value, "flow"):
+            recorder.begin_execution(time_ns())
+
+    def _leaving(self, error: BaseException | None) -> None:
+        recorder = self._telemetry.recorder
+        if recorder is not None:
+            recorder.end_execution(time_ns())
+            if isinstance(error, TerminationSignal) and recorder.state_is_final:
+                # A signal after the final state: Prefect will send it again, to die from it.
+                recorder.fail(error, time_ns())
+                self._telemetry.leave()
+
+    def _left(self) -> None:
+        context_api.attach(self._outer)
+
+
+class _TaskTransaction(_Bracket):
+    """Around ``transaction_context``, inside which a task's function is called."""
+
+    def _entered(self, value: Any) -> None:
+        self._telemetry.transaction = value
+        recorder = self._telemetry.recorder
+        if recorder is not None and not value.is_committed():
+            recorder.begin_execution(time_ns())
+
+    def _leaving(self, error: BaseException | None) -> None:  # noqa: ARG002
+        if self._telemetry.recorder is not None:
+            self._telemetry.recorder.end_execution(time_ns())
+
+
+def _take_over(observer: EngineObserver) -> Wrapper:
+    def initialize_run(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
+        telemetry = None
+        with _contained:
+            telemetry = EngineTelemetry(observer, engine)
+        manager = wrapped(*args, **kwargs)
+        return manager if telemetry is None else _WholeRun(manager, telemetry)
+
+    return initialize_run
+
+
+def _bracket(kind: type[_Bracket]) -> Callable[[EngineObserver], Wrapper]:
+    def wrapper(_observer: EngineObserver) -> Wrapper:
+        def context_manager(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
+            telemetry, manager = engine._telemetry, wrapped(*args, **kwargs)  # noqa: SLF001
+            return kind(manager, telemetry) if isinstance(telemetry, EngineTelemetry) else manager
+
+        return context_manager
+
+    return wrapper
+
+
+def _function_returned(_observer: EngineObserver) -> Wrapper:
+    def handle_success(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
+        with _contained:
+            if recorder := getattr(engine._telemetry, "recorder", None):  # noqa: SLF001
+                recorder.end_execution(time_ns())
+        return wrapped(*args, **kwargs)
+
+    return handle_success
+
+
+def _function_raised(_observer: EngineObserver) -> Wrapper:
+    def handle_exception(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
+        with _contained:
+            if recorder := getattr(engine._telemetry, "recorder", None):  # noqa: SLF001
+                recorder.fail(args[0] if args else kwargs["exc"], time_ns())
+        return wrapped(*args, **kwargs)
+
+    return handle_exception
+
+
+def _rolled_back(_observer: EngineObserver) -> Wrapper:
+    def handle_rollback(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
+        result = wrapped(*args, **kwargs)
+        with _contained:
+            if isinstance(engine._telemetry, EngineTelemetry):  # noqa: SLF001
+                engine._telemetry.roll_back()  # noqa: SLF001
+        return result
+
+    return handle_rollback
+
+
+def _waits_for(inputs: str) -> Callable[[EngineObserver], Wrapper]:
+    """Wrap a method that waits for the futures in the engine's attribute `inputs`."""
+
+    def wrapper(_observer: EngineObserver) -> Wrapper:
+        def resolve(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
+            telemetry = engine._telemetry  # noqa: SLF001
+            if not isinstance(telemetry, EngineTelemetry) or not telemetry.upstream:
+                return wrapped(*args, **kwargs)
+            waits = False
+            with _contained:
+                waits = _holds_future(getattr(engine, inputs))
+            outer, start = context_api.get_current(), time_ns()
+            # Prefect links upstream runs to the current span. Ours has those links already.
+            context_api.attach(_EMPTY_CONTEXT)
+            try:
+                return wrapped(*args, **kwargs)
+            finally:
+                context_api.attach(outer)
+                with _contained:
+                    waited = time_ns() - start
+                    if waits and waited >= _SHORTEST_WAIT and telemetry.recorder is not None:
+                        telemetry.recorder.wait(
+                            semconv.WAIT_DEPENDENCIES, start, start + waited
+                        )
+
+        return resolve
+
+    return wrapper
+
+
+def _slot_acquired(start: int, response: Any) -> None:
+    """Account the wait for a concurrency slot, unless the answer was that there is no limit."""
+    with _contained:
+        recorder, has_limits = current_recorder(), getattr(response, "limits", response)
+        if recorder is not None and (response is None or has_limits):
+            recorder.wait(semconv.WAIT_CONCURRENCY, start, time_ns())
+
+
+def _acquires_slots(_observer: EngineObserver) -> Wrapper:
+    def acquire(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        start, response = time_ns(), None
+        try:
+            response = wrapped(*args, **kwargs)
+            return response
+        finally:
+            _slot_acquired(start, response)
+
+    return acquire
+
+
+def _acquires_slots_async(_observer: EngineObserver) -> Wrapper:
+    async def acquire(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        start, response = time_ns(), None
+        try:
+            response = await wrapped(*args, **kwargs)
+            return response
+        finally:
+            _slot_acquired(start, response)
+
+    return acquire
+
+
+def _saw_state(observer: EngineObserver, flow_run_id: Any, state: PrefectState | None) -> None:
+    """Record a transition into or out of Paused, which the engine itself is not told of."""
+    with _contained:
+        recorder = observer.tracer.active.get(str(flow_run_id))
+        if recorder is None or recorder.state is None or state is None:
+            return
+        if recorder.state.name == "Paused" or (state.name == "Paused" and state.is_paused()):
+            recorder.enter_state(_as_state(state))
+
+
+def _proposes_state(observer: EngineObserver) -> Wrapper:
+    def propose_state(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        state = wrapped(*args, **kwargs)
+        _saw_state(observer, kwargs.get("flow_run_id"), state)
+        return state
+
+    return propose_state
+
+
+def _proposes_state_async(observer: EngineObserver) -> Wrapper:
+    async def propose_state(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        state = await wrapped(*args, **kwargs)
+        _saw_state(observer, kwargs.get("flow_run_id"), state)
+        return state
+
+    return propose_state
+
+
+def _reads_flow_run(observer: EngineObserver) -> Wrapper:
+    def read_flow_run(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        flow_run = wrapped(*args, **kwargs)
+        _saw_state(observer, flow_run.id, flow_run.state)
+        return flow_run
+
+    return read_flow_run
+
+
+def _reads_flow_run_async(observer: EngineObserver) -> Wrapper:
+    async def read_flow_run(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        flow_run = await wrapped(*args, **kwargs)
+        _saw_state(observer, flow_run.id, flow_run.state)
+        return flow_run
+
+    return read_flow_run
+
+
+def _gives_no_tracer(_observer: EngineObserver) -> Wrapper:
+    # Each engine asks for a tracer when it is made, before its telemetry can be replaced.
+    return lambda _wrapped, _instance, _args, _kwargs: _NO_TRACER
+
+
+def _runs_generator(_observer: EngineObserver) -> Wrapper:
+    def run_generator(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        return _in_own_context(wrapped(*args, **kwargs))
+
+    return run_generator
+
+
+def _runs_generator_async(_observer: EngineObserver) -> Wrapper:
+    def run_generator(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        return _in_own_context_async(wrapped(*args, **kwargs))
+
+    return run_generator
+
+
+def _in_own_context(generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """Run `generator` with a current span of its own, which its consumer does not see.
+
+    Python runs a generator in the context of whoever resumes it (PEP 568 was not accepted).
+    """
+    context = context_api.get_current()
+    resume: Callable[[], Any] = lambda: next(generator)  # noqa: E731
+    while True:
+        outer = context_api.get_current()
+        context_api.attach(context)
+        try:
+            item = resume()
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            context = context_api.get_current()
+            context_api.attach(outer)
+        try:
+            sent = yield item
+        except BaseException as error:  # noqa: BLE001 - all of it belongs to the generator
+            resume = _throwing(generator, error)
+        else:
+            resume = _sending(generator, sent)
+
+
+def _throwing(generator: Generator[Any, Any, Any], error: BaseException) -> Callable[[], Any]:
+    return lambda: generator.throw(error)
+
+
+def _sending(generator: Generator[Any, Any, Any], value: Any) -> Callable[[], Any]:
+    return lambda: generator.send(value)
+
+
+async def _in_own_context_async(generator: AsyncGenerator[Any, Any]) -> AsyncGenerator[Any, Any]:
+    """Run an asynchronous `generator` as `_in_own_context` runs one."""
+    context = context_api.get_current()
+    step: Any = generator.__anext__
+    arguments: tuple[Any, ...] = ()
+    while True:
+        outer = context_api.get_current()
+        context_api.attach(context)
+        try:
+            item = await step(*arguments)
+        except StopAsyncIteration:
+            return
+        finally:
+            context = context_api.get_current()
+            context_api.attach(outer)
+        try:
+            sent = yield item
+        except BaseException as error:  # noqa: BLE001 - all of it belongs to the generator
+            step, arguments = generator.athrow, (error,)
+        else:
+            step, arguments = generator.asend, (sent,)
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """One function of Prefect that is wrapped: `name` of the class or module `owner`."""
+
+    module: str
+    owner: str | None
+    name: str
+    wrapper: Callable[[EngineObserver], Wrapper]
+    since: str = "3.6.0"
+
+
+def _engine_patches(module: str, owner: str) -> list[Patch]:
+    return [
+        Patch(module, owner, "initialize_run", _take_over),
+        Patch(module, owner, "run_context", _bracket(_Attempt)),
+        Patch(module, owner, "handle_success", _function_returned),
+        Patch(module, owner, "handle_exception", _function_raised),
+        Patch(module, owner, "handle_timeout", _function_raised),
+        Patch(module, owner, "handle_crash", _function_raised),
+    ]
+
+
+_TASK_ENGINE: Final = "prefect.task_engine"
+_FLOW_ENGINE: Final = "prefect.flow_engine"
+_CLIENT: Final = "prefect.client.orchestration._flow_runs.client"
+
+PATCHES: Final = (
+    *_engine_patches(_TASK_ENGINE, "SyncTaskRunEngine"),
+    *_engine_patches(_TASK_ENGINE, "AsyncTaskRunEngine"),
+    *_engine_patches(_FLOW_ENGINE, "FlowRunEngine"),
+    *_engine_patches(_FLOW_ENGINE, "AsyncFlowRunEngine"),
+    Patch(_TASK_ENGINE, "SyncTaskRunEngine", "transaction_context", _bracket(_TaskTransaction)),
+    Patch(_TASK_ENGINE, "AsyncTaskRunEngine", "transaction_context", _bracket(_TaskTransaction)),
+    Patch(_TASK_ENGINE, "BaseTaskRunEngine", "handle_rollback", _rolled_back),
+    Patch(_TASK_ENGINE, "BaseTaskRunEngine", "_resolve_parameters", _waits_for("parameters")),
+    Patch(_TASK_ENGINE, "BaseTaskRunEngine", "_wait_for_dependencies", _waits_for("wait_for")),
+    Patch(_FLOW_ENGINE, "FlowRunEngine", "_resolve_parameters", _waits_for("parameters")),
+    Patch(_FLOW_ENGINE, "FlowRunEngine", "_wait_for_dependencies", _waits_for("wait_for")),
+    Patch(_FLOW_ENGINE, "AsyncFlowRunEngine", "_resolve_parameters", _waits_for("parameters")),
+    Patch(_FLOW_ENGINE, "AsyncFlowRunEngine", "_wait_for_dependencies", _waits_for("wait_for")),
+    Patch(_TASK_ENGINE, None, "run_generator_task_sync", _runs_generator),
+    Patch(_TASK_ENGINE, None, "run_generator_task_async", _runs_generator_async),
+    Patch(_FLOW_ENGINE, None, "run_generator_flow_sync", _runs_generator),
+    Patch(_FLOW_ENGINE, None, "run_generator_flow_async", _runs_generator_async),
+    Patch("prefect.telemetry.run_telemetry", None, "get_tracer", _gives_no_tracer),
+    Patch("prefect.concurrency._sync", None, "acquire_concurrency_slots_with_lease", _acquires_slots),
+    Patch(
+        "prefect.concurrency._asyncio",
+        None,
+        "aacquire_concurrency_slots_with_lease",
+        _acquires_slots_async,
+    ),
+    Patch("prefect.concurrency.sync", None, "_acquire_concurrency_slots", _acquires_slots),
+    Patch(
+        "prefect.concurrency.asyncio", None, "aacquire_concurrency_slots", _acquires_slots_async
+    ),
+    Patch("prefect.flow_runs", None, "propose_state", _proposes_state_async),
+    Patch("prefect.flow_runs", None, "propose_state_sync", _proposes_state, since="3.6.11"),
+    Patch(_CLIENT, "FlowRunClient", "read_flow_run", _reads_flow_run),
+    Patch(_CLIENT, "FlowRunAsyncClient", "read_flow_run", _reads_flow_run_async),
+)

@@ -1,0 +1,149 @@
+"""The ``flowspan`` command."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+
+import typer
+
+from flowspan._version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowspan.timeline.read import Problem, Trace, UnknownTraceError
+
+_PIPED_WIDTH: Final = 120
+_WARNINGS_SHOWN: Final = 10
+
+app = typer.Typer(
+    name="flowspan",
+    help="The OpenTelemetry bridge for Prefect 3.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line tool."""
+    app()
+
+
+def _print_version(value: bool) -> None:  # noqa: FBT001 - Typer's callback signature
+    if value:
+        typer.echo(f"flowspan {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _flowspan(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """The OpenTelemetry bridge for Prefect 3."""
+
+
+@app.command()
+def timeline(
+    trace: Annotated[
+        str,
+        typer.Argument(
+            metavar="[TRACE_ID | RUN_ID | latest]",
+            help="A trace id, the id of any flow or task run in it, or the run that ended last.",
+            show_default=False,
+        ),
+    ] = "latest",
+    *,
+    file: Annotated[
+        Path,
+        typer.Option(
+            envvar="FLOWSPAN_DIR",
+            help="File of OTLP JSON lines, or folder of traces*.jsonl files.",
+        ),
+    ] = Path(".flowspan"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print every span as one JSON document instead.")
+    ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Collapse nothing, whatever the number of spans.")
+    ] = False,
+) -> None:
+    """Show where the time of a run went.
+
+    Exits with 1 if there is no such trace, or if some of the files could not be read.
+    """
+    from flowspan.timeline import read  # noqa: PLC0415 - only this command needs it
+
+    try:
+        found = read.load(file, trace)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="TRACE_ID | RUN_ID | latest") from None
+    except read.SourceError as error:
+        _fail(f"{error}\n{_HOW_TO_GET_SPANS}")
+    except read.UnknownTraceError as error:
+        _warn(error.problems)
+        _fail(_unknown(error))
+    if as_json:
+        typer.echo(read.to_json(found), nl=False)
+    else:
+        _draw(found, everything=everything)
+    if found.problems:
+        _warn(found.problems)
+        raise typer.Exit(1)
+
+
+_HOW_TO_GET_SPANS: Final = (
+    "Run a flow that calls flowspan.instrument() first: with no OTEL_* endpoint set it writes its\n"
+    "spans to .flowspan/ in its working directory. Or name a file or folder with --file PATH."
+)
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"flowspan: {message}", err=True)
+    raise typer.Exit(1)
+
+
+def _warn(problems: "Sequence[Problem]") -> None:
+    for problem in problems[:_WARNINGS_SHOWN]:
+        typer.echo(f"flowspan: warning: {problem}", err=True)
+    if len(problems) > _WARNINGS_SHOWN:
+        more = len(problems) - _WARNINGS_SHOWN
+        typer.echo(f"flowspan: warning: {more:,} more like these", err=True)
+
+
+def _unknown(error: "UnknownTraceError") -> str:
+    from flowspan.timeline.terminal import moment  # noqa: PLC0415 - only a failure needs it
+
+    if not error.known:
+        return f"{error}\n{_HOW_TO_GET_SPANS}"
+    lines = [f"  {known.trace_id}  {moment(known.end)}  {known.name}" for known in error.known]
+    return "\n".join([f"{error} The latest traces there are:", *lines])
+
+
+def _draw(trace: "Trace", *, everything: bool) -> None:
+    """Print the timeline as wide as the terminal; a pipe has no width, so it gets a stable one."""
+    from rich.console import Console  # noqa: PLC0415 - heavy, and only drawing needs it
+
+    from flowspan.timeline import terminal, tree  # noqa: PLC0415 - likewise
+
+    if hasattr(sys.stdout, "reconfigure"):  # a name may hold what the output's encoding lacks
+        sys.stdout.reconfigure(errors="replace")
+    columns = os.environ.get("COLUMNS", "")
+    width = None
+    if not sys.stdout.isatty():
+        width = int(columns) if columns.isdecimal() and int(columns) else _PIPED_WIDTH
+    console = Console(width=width, highlight=False, soft_wrap=False)
+    lines = terminal.draw(
+        tree.build(trace.spans, everything=everything),
+        width=console.width,
+        unicode=console.encoding.startswith("utf"),
+        everything=everything,
+    )
+    for line in lines:
+        console.print(line, no_wrap=True, overflow="crop", crop=True)

@@ -1,0 +1,135 @@
+"""The embedded destination: one rotating set of OTLP JSON files for each signal.
+
+The encoding is that of ``opentelemetry-exporter-otlp-json-file``; what lives here is the text
+stream handed to its exporters. The format is OpenTelemetry's file format, one JSON object a line
+(https://opentelemetry.io/docs/specs/otel/protocol/file-exporter/).
+"""
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+if sys.platform != "win32":
+    import fcntl
+
+_APPEND: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+_READ_WRITE_ALL: Final = 0o666  # less the umask, as `open` has it
+
+
+class RotatingStream:
+    """A text stream over ``<folder>/<signal>.jsonl``, bounded in size and in number of files.
+
+    Any number of processes may write to the same set at once. Nothing is kept open between two
+    lines, so there is nothing that a fork could share, a rotation could orphan or a deleted folder
+    could invalidate; a line holds a whole batch of telemetry, so lines are few.
+
+    Args:
+        folder: Made when the first line is written. A relative one is resolved now, once, since
+            flows may change the working directory.
+        signal: First part of the file names, e.g. ``traces``.
+        max_bytes: A file that a further line would take beyond this is rotated first. A longer
+            line gets a file of its own.
+        max_count: Files kept, the live one included; the oldest are deleted.
+    """
+
+    closed: Final = False
+    """Exporters ask before they write; this stream is always ready to try again."""
+
+    def __init__(self, folder: Path, signal: str, *, max_bytes: int, max_count: int) -> None:
+        self._folder = folder.absolute()
+        self._signal = signal
+        self._max_bytes = max_bytes
+        self._max_count = max_count
+        self.path = self._folder / f"{signal}.jsonl"
+
+    def write(self, text: str) -> int:
+        """Append whole lines; return the number of characters.
+
+        Raises:
+            OSError: The folder cannot be made or written to, or the disk is full. The next call
+                starts afresh.
+        """
+        data = text.encode()
+        with self._exclusive():
+            if self._is_too_full_for(len(data)):
+                self._rotate()
+            self._append(data)
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: every write has already reached the operating system."""
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Keep other processes out, so that no two see, or rotate, the same full or torn file."""
+        fd = self._open_lock()
+        try:
+            if sys.platform != "win32":
+                # Some network file systems have no locks. O_APPEND still keeps lines whole there.
+                with contextlib.suppress(OSError):
+                    fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            if sys.platform != "win32":
+                # Closing is not enough if another thread forked meanwhile: the child has a copy.
+                with contextlib.suppress(OSError):
+                    fcntl.flock(fd, fcntl.LOCK_UN)
+            os.close(fd)
+
+    def _open_lock(self) -> int:
+        path, flags = self._folder / ".lock", os.O_RDWR | os.O_CREAT
+        try:
+            return os.open(path, flags, _READ_WRITE_ALL)
+        except FileNotFoundError:
+            self._make_folder()
+            return os.open(path, flags, _READ_WRITE_ALL)
+
+    def _make_folder(self) -> None:
+        try:
+            self._folder.mkdir(parents=True)
+        except FileExistsError:
+            return  # another process was first; or the folder is the user's, and so is its content
+        (self._folder / ".gitignore").write_text("*\n")
+
+    def _is_too_full_for(self, added: int) -> bool:
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
+            return False
+        return size > 0 and size + added > self._max_bytes
+
+    def _rotate(self) -> None:
+        now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
+        rotated = self._folder / f"{self._signal}-{now}-{uuid4().hex[:8]}.jsonl"
+        # Windows renames no file that a reader holds open: keep writing, the next line tries again.
+        with contextlib.suppress(OSError):
+            self.path.rename(rotated)
+        oldest_first = sorted(self._folder.glob(f"{self._signal}-*.jsonl"))
+        kept = self._max_count - 1  # and the live file
+        for path in oldest_first[: max(0, len(oldest_first) - kept)]:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def _append(self, data: bytes) -> None:
+        fd = os.open(self.path, _APPEND, _READ_WRITE_ALL)
+        try:
+            if _is_torn(fd):
+                data = b"\n" + data
+            if os.write(fd, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        finally:
+            os.close(fd)
+
+
+def _is_torn(fd: int) -> bool:
+    """Whether the last line has no end, since a writer was killed or the disk was full."""
+    if os.fstat(fd).st_size == 0:
+        return False
+    os.lseek(fd, -1, os.SEEK_END)
+    return os.read(fd, 1) != b"\n"

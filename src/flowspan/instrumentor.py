@@ -1,0 +1,196 @@
+"""Put flowspan into Prefect and take it out again, exactly."""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import logging
+import multiprocessing.util
+import os
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+import wrapt
+from opentelemetry import trace
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from packaging.version import Version
+
+from flowspan import sdk
+from flowspan.identity import derive_trace_id
+from flowspan.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from opentelemetry.trace import TracerProvider
+
+    from flowspan._engine import EngineObserver, Patch
+
+SUPPORTED_PREFECT: Final = "prefect >= 3.6, < 4"
+
+_logger = logging.getLogger("flowspan")
+_INHERITED: Final = object()
+
+
+class PrefectInstrumentor(BaseInstrumentor):
+    """Instrument Prefect 3; what ``opentelemetry-instrument`` finds and loads.
+
+    There is one instance in a process. `flowspan.instrument` and `flowspan.uninstrument` are the
+    same without the ceremony.
+    """
+
+    def __init__(self) -> None:
+        if not hasattr(self, "_originals"):  # the base class hands out one instance
+            self._originals: list[tuple[Any, str, Any]] = []
+            self._observer: EngineObserver | None = None
+            self._provider: TracerProvider | None = None
+            self._settings: Settings | None = None
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """Return the range of Prefect releases that flowspan supports."""
+        return (SUPPORTED_PREFECT,)
+
+    @property
+    def patched(self) -> list[str]:
+        """The functions of Prefect that are wrapped now, as dotted names."""
+        return [f"{owner.__name__}.{name}" for owner, name, _ in self._originals]
+
+    @property
+    def provider(self) -> TracerProvider | None:
+        """The provider that spans go to while Prefect is instrumented."""
+        return self._provider
+
+    def _instrument(
+        self,
+        *,
+        tracer_provider: TracerProvider | None = None,
+        settings: Settings | None = None,
+        **_: Any,
+    ) -> None:
+        settings = settings if settings is not None else Settings()
+        if not settings.enabled or _sdk_is_disabled():
+            return
+        # Importing Prefect's engines is slow, and pointless where nothing is to be patched.
+        from flowspan._engine import PATCHES, EngineObserver  # noqa: PLC0415
+        from flowspan.recorder import RunTracer  # noqa: PLC0415
+
+        provider = _choose_provider(tracer_provider, settings)
+        observer = EngineObserver(
+            RunTracer(provider), settings, lambda: sdk.flush(provider, settings.flush_timeout)
+        )
+        self._provider, self._settings, self._observer = provider, settings, observer
+        for patch, owner in applicable(PATCHES):
+            original = vars(owner).get(patch.name, _INHERITED)
+            target = getattr(owner, patch.name)
+            setattr(owner, patch.name, wrapt.FunctionWrapper(target, patch.wrapper(observer)))
+            self._originals.append((owner, patch.name, original))
+        _finish_at_exit(self)
+        observer.adopt_running()
+
+    def _uninstrument(self, **_: Any) -> None:
+        while self._originals:
+            owner, name, original = self._originals.pop()
+            if original is _INHERITED:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, original)
+        self.flush(self._settings.flush_timeout if self._settings else 0)
+        self._observer = None
+
+    def flush(self, timeout: float) -> bool:
+        """Export what has ended within `timeout` seconds; False if that was not enough."""
+        return sdk.flush(self._provider, timeout) if self._provider is not None else True
+
+    def trace_url(self, flow_run_id: object) -> str | None:
+        """Return where the trace of a flow run can be seen, or None without a template."""
+        settings = self._settings if self._settings is not None else Settings()
+        if settings.trace_url is None:
+            return None
+        run_id = str(flow_run_id)
+        known = self._observer.foreign_trace_ids if self._observer is not None else {}
+        trace_id = known.get(run_id) or derive_trace_id(run_id)
+        return settings.trace_url.replace("{trace_id}", f"{trace_id:032x}")
+
+    def forget_parent_process(self) -> None:
+        """Leave the runs that were going on at a fork to the process that runs them."""
+        if self._observer is not None:
+            self._observer.tracer.active.clear()
+
+    def finish(self) -> None:
+        """End the spans that are still open and export everything, within the flush timeout."""
+        if self._provider is None or self._settings is None:
+            return
+        if self._observer is not None:
+            self._observer.tracer.finish_all()
+        if _owned is self._provider:
+            sdk.shutdown(self._provider, self._settings.flush_timeout)
+        else:
+            sdk.flush(self._provider, self._settings.flush_timeout)
+
+
+def applicable(patches: tuple[Patch, ...]) -> Iterator[tuple[Patch, Any]]:
+    """Yield each patch with its owner, for those that the installed Prefect should have.
+
+    A target that is not there is reported in one log line and left out: flowspan then records
+    less, and Prefect runs as ever.
+    """
+    installed = Version(version("prefect"))
+    for patch in patches:
+        if installed < Version(patch.since):
+            continue
+        try:
+            owner = importlib.import_module(patch.module)
+            owner = getattr(owner, patch.owner) if patch.owner else owner
+            getattr(owner, patch.name)
+        except (ImportError, AttributeError) as error:
+            _logger.warning(
+                "Prefect %s lacks a function that flowspan watches, so spans will lack detail: %s. "
+                "`flowspan doctor` tells more; a newer flowspan may know this Prefect.",
+                installed,
+                error,
+            )
+            continue
+        yield patch, owner
+
+
+def _sdk_is_disabled() -> bool:
+    return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+
+
+_owned: TracerProvider | None = None
+_exits_cleanly = False
+
+
+def _choose_provider(given: TracerProvider | None, settings: Settings) -> TracerProvider:
+    """Take the given provider, else the application's global one, else build and set our own."""
+    global _owned  # noqa: PLW0603 - like the global provider that it remembers
+    if given is not None:
+        if not callable(getattr(given, "get_tracer", None)):
+            raise TypeError(
+                f"tracer_provider must be an OpenTelemetry TracerProvider, not {given!r}. "
+                "Leave it out to let flowspan build one from the OTEL_* variables."
+            )
+        return given
+    current = trace.get_tracer_provider()
+    if not isinstance(current, trace.ProxyTracerProvider):
+        return current
+    _owned = sdk.build_tracer_provider(settings)
+    trace.set_tracer_provider(_owned)
+    return _owned
+
+
+def _finish_at_exit(instrumentor: PrefectInstrumentor) -> None:
+    """Finish when this process, or one that it forks, comes to its end."""
+    global _exits_cleanly  # noqa: PLW0603 - handlers cannot be taken back
+    if _exits_cleanly:
+        return
+    _exits_cleanly = True
+    atexit.register(instrumentor.finish)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=instrumentor.forget_parent_process)
+    # Children that multiprocessing forks skip atexit, but not its own finalizers.
+    multiprocessing.util.register_after_fork(instrumentor, _finish_with_multiprocessing)
+
+
+def _finish_with_multiprocessing(instrumentor: PrefectInstrumentor) -> None:
+    multiprocessing.util.Finalize(None, instrumentor.finish, exitpriority=1)

@@ -1,0 +1,297 @@
+"""The OpenTelemetry SDK that flowspan builds when the application has set none.
+
+The standard variables decide (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
+This module reads those that choose an exporter: ``OTEL_TRACES_EXPORTER``, the OTLP endpoint and the
+OTLP protocol. All others are read by the SDK and its exporters themselves: headers, TLS files,
+compression, timeouts, sampler, span limits, batching, resource.
+
+What flowspan adds to the SDK's pipeline is in `flowspan._bounded`.
+"""
+
+import os
+import socket
+import ssl
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import IO, Final, cast
+from urllib.parse import urlsplit
+
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter
+
+from flowspan._bounded import (
+    BoundedProcessor,
+    BoundedTracerProvider,
+    ReportingExporter,
+    flush,
+    shutdown,
+)
+from flowspan._version import __version__
+from flowspan.embedded import RotatingStream
+from flowspan.settings import Settings
+
+__all__ = [
+    "ConfigurationError",
+    "SignalRoute",
+    "build_tracer_provider",
+    "describe_signals",
+    "flush",
+    "probe",
+    "shutdown",
+]
+
+EMBEDDED: Final = "embedded"
+NONE: Final = "none"
+
+_OTLP: Final = "otlp"
+_OTLP_GRPC: Final = "otlp_proto_grpc"
+_OTLP_HTTP: Final = "otlp_proto_http"
+_OTLP_BY_PROTOCOL: Final = {"grpc": _OTLP_GRPC, "http/protobuf": _OTLP_HTTP}
+_DEFAULT_PROTOCOL: Final = "grpc"  # OpenTelemetry Python's; the specification recommends HTTP
+
+
+class ConfigurationError(ValueError):
+    """An ``OTEL_*`` variable asks for something that cannot be had."""
+
+
+@dataclass(frozen=True)
+class SignalRoute:
+    """One way by which one signal leaves this process."""
+
+    signal: str
+    """``traces``"""
+
+    exporter: str
+    """``embedded``, ``none``, or a name of the entry point group of the signal's exporters."""
+
+    destination: str
+    """URL without credentials, path of the embedded file, or else the class of the exporter."""
+
+
+def build_tracer_provider(settings: Settings) -> TracerProvider:
+    """Build the SDK's tracer provider from the ``OTEL_*`` variables, or with the embedded default.
+
+    It does not shut itself down when the process ends: call `shutdown`.
+
+    Raises:
+        ConfigurationError: An exporter or protocol is unknown, or an exporter rejects its settings.
+    """
+    exporters = [
+        ReportingExporter(
+            route.signal, route.destination, partial(_make_span_exporter, route, settings)
+        )
+        for route in _routes("traces", settings)
+    ]
+    try:
+        processors = [BoundedProcessor(exporter, settings.flush_timeout) for exporter in exporters]
+    except ValueError as error:
+        raise ConfigurationError(f"OTEL_BSP_*: {error}") from error
+    return BoundedTracerProvider(processors, _resource(), settings.flush_timeout)
+
+
+def describe_signals(settings: Settings) -> list[SignalRoute]:
+    """Say where each signal goes under the present variables; a signal that is off goes to `NONE`.
+
+    Raises:
+        ConfigurationError: As `build_tracer_provider`.
+    """
+    return _routes("traces", settings) or [SignalRoute("traces", NONE, "nowhere")]
+
+
+def _resource() -> Resource:
+    """Describe this process; ``service.instance.id`` is the SDK's, a random one per process."""
+    resource = Resource.create(
+        {"telemetry.distro.name": "flowspan", "telemetry.distro.version": __version__}
+    )
+    # What the specification has the SDK put where neither variable nor detector names a service.
+    if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
+        resource = resource.merge(Resource({SERVICE_NAME: "prefect"}))
+    return resource
+
+
+# Which exporters
+
+
+def _routes(signal: str, settings: Settings) -> list[SignalRoute]:
+    return [
+        SignalRoute(signal, name, _destination(signal, name, settings))
+        for name in _exporter_names(signal)
+    ]
+
+
+def _exporter_names(signal: str) -> list[str]:
+    named = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip()
+    if not named:
+        named = _OTLP if _otlp_variable(signal, "ENDPOINT") else EMBEDDED
+    names = (name.strip() for name in named.split(","))
+    return [
+        _resolve(signal, name) for name in dict.fromkeys(names) if name.lower() not in ("", NONE)
+    ]
+
+
+def _resolve(signal: str, name: str) -> str:
+    """Turn ``otlp`` into the entry point of its protocol, as OpenTelemetry's configurator does."""
+    if name != _OTLP:
+        return name
+    protocol = _otlp_variable(signal, "PROTOCOL") or _DEFAULT_PROTOCOL
+    try:
+        return _OTLP_BY_PROTOCOL[protocol]
+    except KeyError:
+        raise ConfigurationError(
+            f"OTLP protocol {protocol!r} is not supported: set OTEL_EXPORTER_OTLP_PROTOCOL "
+            f"(or OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL) to one of "
+            f"{', '.join(_OTLP_BY_PROTOCOL)}"
+        ) from None
+
+
+def _otlp_variable(signal: str, name: str) -> str:
+    """Read a variable of the OTLP exporters; the signal's own one wins, and empty means unset."""
+    return (
+        os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}", "").strip()
+        or os.environ.get(f"OTEL_EXPORTER_OTLP_{name}", "").strip()
+    )
+
+
+def _destination(signal: str, exporter: str, settings: Settings) -> str:
+    if exporter == EMBEDDED:
+        return str(_embedded_stream(signal, settings).path)
+    if exporter == _OTLP_HTTP:
+        return _without_credentials(_otlp_endpoint(signal, exporter))
+    if exporter == _OTLP_GRPC:
+        return _grpc_url(signal, _otlp_endpoint(signal, exporter))
+    return _entry_point(signal, exporter).value
+
+
+def _otlp_endpoint(signal: str, exporter: str) -> str:
+    if exporter == _OTLP_GRPC:
+        return _otlp_variable(signal, "ENDPOINT") or "http://localhost:4317"
+    # The signal's own variable is a full URL, the general one a base.
+    if own := os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "").strip():
+        return own
+    base = _otlp_variable(signal, "ENDPOINT") or "http://localhost:4318"
+    return f"{base.removesuffix('/')}/v1/{signal}"
+
+
+def _grpc_url(signal: str, endpoint: str) -> str:
+    """Write a gRPC target as a URL whose scheme says whether TLS is used.
+
+    The rules are those of the exporter: ``https`` always means TLS, then the INSECURE variable
+    decides, then the scheme; a bare ``host:port`` means TLS.
+    """
+    url = urlsplit(endpoint)
+    insecure = _otlp_variable(signal, "INSECURE")
+    plain = url.scheme != "https" and (
+        insecure.lower() == "true" if insecure else url.scheme == "http"
+    )
+    return _without_credentials(f"{'http' if plain else 'https'}://{url.netloc or endpoint}")
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _entry_point(signal: str, name: str) -> EntryPoint:
+    group = entry_points(group=f"opentelemetry_{signal}_exporter")
+    if name not in group.names:
+        known = sorted({_OTLP, NONE, *group.names})
+        raise ConfigurationError(
+            f"OTEL_{signal.upper()}_EXPORTER names {name!r}, which no installed package provides: "
+            f"set it to one of {', '.join(known)}, or install the package that registers it"
+        )
+    return group[name]
+
+
+def _embedded_stream(signal: str, settings: Settings) -> RotatingStream:
+    return RotatingStream(
+        settings.dir,
+        signal,
+        max_bytes=settings.file_max_bytes,
+        max_count=settings.file_max_count,
+    )
+
+
+def _make_span_exporter(route: SignalRoute, settings: Settings) -> SpanExporter:
+    """Import and make the exporter of one route; only now, so that gRPC is loaded only if used."""
+    if route.exporter == EMBEDDED:
+        from opentelemetry.exporter.otlp.json.file import FileSpanExporter  # noqa: PLC0415
+
+        # The exporter uses write, flush and closed, of all that IO[str] promises.
+        return FileSpanExporter(stream=cast("IO[str]", _embedded_stream(route.signal, settings)))
+    arguments = {}
+    if route.exporter in _OTLP_BY_PROTOCOL.values():
+        # The exporter would find it itself, but takes an empty variable for an endpoint.
+        arguments["endpoint"] = _otlp_endpoint(route.signal, route.exporter)
+    try:
+        return cast("SpanExporter", _entry_point(route.signal, route.exporter).load()(**arguments))
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"The {route.signal} exporter {route.exporter!r} cannot be set up: {error}"
+        ) from error
+
+
+# Does it answer
+
+
+def probe(route: SignalRoute, timeout: float = 2.0) -> str | None:
+    """Check whether the destination of a route answers; send no telemetry.
+
+    For OTLP: connect, over TLS if the URL says https, with the certificates of the ``OTEL_*``
+    variables; directly, not through a proxy. For the embedded files: whether the folder is there,
+    or can be made, and can be written to. Other exporters are taken at their word.
+
+    Args:
+        route: From `describe_signals`.
+        timeout: Seconds for each step: to connect, and to agree on TLS.
+
+    Returns:
+        None when it answers, else the reason why not.
+    """
+    try:
+        if route.exporter == EMBEDDED:
+            _check_writable(Path(route.destination))
+        elif route.exporter in _OTLP_BY_PROTOCOL.values():
+            _connect(route, timeout)
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: no such port, or a file without certificate
+        return str(error) or type(error).__name__
+    return None
+
+
+def _check_writable(path: Path) -> None:
+    existing = next(place for place in (path, *path.parents) if place.exists())
+    if existing != path and not existing.is_dir():
+        raise NotADirectoryError(f"{existing} is not a folder")
+    if not os.access(existing, os.W_OK):
+        raise PermissionError(f"{existing} cannot be written to")
+
+
+def _connect(route: SignalRoute, timeout: float) -> None:
+    url = urlsplit(route.destination)
+    # gRPC takes 443 for a target without port, even without TLS.
+    port = url.port or (80 if url.scheme == "http" and route.exporter == _OTLP_HTTP else 443)
+    with socket.create_connection((url.hostname or "", port), timeout) as connection:
+        if url.scheme == "https":
+            context = _tls_context(route)
+            with context.wrap_socket(connection, server_hostname=url.hostname):
+                pass
+
+
+def _tls_context(route: SignalRoute) -> ssl.SSLContext:
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH  # noqa: PLC0415
+
+    # Without a certificate of the user's: Mozilla's, which both exporters bring with them.
+    authority = _otlp_variable(route.signal, "CERTIFICATE") or DEFAULT_CA_BUNDLE_PATH
+    context = ssl.create_default_context(cafile=authority)
+    if certificate := _otlp_variable(route.signal, "CLIENT_CERTIFICATE"):
+        context.load_cert_chain(certificate, _otlp_variable(route.signal, "CLIENT_KEY") or None)
+    if route.exporter == _OTLP_GRPC:
+        context.set_alpn_protocols(["h2"])
+    return context

@@ -1,0 +1,468 @@
+"""Draw a tree of spans in a terminal: a line for each span, with a bar to scale.
+
+Readable without colour: every phase has its own glyph, every result its own symbol.
+"""
+
+import itertools
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Final
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from flowspan import semconv
+from flowspan.timeline import tree as trees
+from flowspan.timeline.read import Span
+from flowspan.timeline.tree import Node, Rest, Segment, Tree
+
+_MS: Final = 1_000_000
+_SECOND: Final = 1_000 * _MS
+_MINUTE: Final = 60 * _SECOND
+_HOUR: Final = 60 * _MINUTE
+_DAY: Final = 24 * _HOUR
+
+# Waits before the first span may be hours for a run of seconds. They get at most this many times
+# the room of the spans themselves, and a mark where they are cut.
+_LEAD_LIMIT: Final = 2
+
+_MIN_WIDTH: Final = 48
+_MIN_BAR: Final = 12
+_MIN_LABEL: Final = 12
+_GAP: Final = 2
+_TICK_DISTANCE: Final = 11
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    glyph: str
+    ascii: str
+    style: str
+    word: str
+
+
+_LOOKS: Final = {
+    semconv.WAIT_LATE: _Look("·", ".", "yellow", "late"),
+    semconv.WAIT_INFRASTRUCTURE: _Look("╍", "+", "blue", "infrastructure"),
+    semconv.WAIT_QUEUE: _Look("─", "-", "dim", "queue"),
+    semconv.WAIT_DEPENDENCIES: _Look("░", ":", "blue", "dependencies"),
+    semconv.WAIT_CONCURRENCY: _Look("▞", "x", "yellow", "concurrency"),
+    semconv.EXECUTION: _Look("█", "#", "green", "execution"),
+    semconv.WAIT_RETRY: _Look("╌", "~", "magenta", "retry wait"),
+    semconv.WAIT_PAUSE: _Look("═", "=", "cyan", "pause"),
+    semconv.ORCHESTRATION: _Look("▒", "%", "dim", "orchestration"),
+    trees.OTHER: _Look("━", "_", "dim", "other span"),
+}
+
+_WAITED: Final = {
+    semconv.WAIT_LATE: "for a late start",
+    semconv.WAIT_INFRASTRUCTURE: "for infrastructure",
+    semconv.WAIT_QUEUE: "in the queue",
+    semconv.WAIT_DEPENDENCIES: "for dependencies",
+    semconv.WAIT_CONCURRENCY: "for concurrency",
+    semconv.WAIT_RETRY: "for a retry",
+    semconv.WAIT_PAUSE: "in a pause",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    symbol: str
+    ascii: str
+    style: str
+
+
+_OUTCOMES: Final = {
+    "success": _Outcome("✓", "+", "green"),
+    "failure": _Outcome("✗", "x", "red"),
+    "error": _Outcome("✗", "x", "red"),
+    "timeout": _Outcome("✗", "x", "red"),
+    "cancellation": _Outcome("⊘", "o", "yellow"),
+    "skip": _Outcome("○", "o", "yellow"),
+}
+_NO_OUTCOME: Final = _Outcome("…", "?", "yellow")
+
+# States whose name says no more than the result does. Others are shown by their own name, since
+# Cached, RolledBack, TimedOut or Crashed is what the user knows from Prefect.
+_PLAIN_STATES: Final = {"Completed", "Failed", "Cancelled"}
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """The time axis: nanoseconds at both ends, and its width in cells."""
+
+    start: int
+    end: int
+    width: int
+    cut: bool = False
+
+    def cell(self, time: int) -> float:
+        """Return where a time lies, in cells from the left edge."""
+        return (time - self.start) * self.width / max(1, self.end - self.start)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A node with its parent, the guides that lead to it, and those that go on below it."""
+
+    node: Node | Rest
+    parent: Node | Rest | None
+    guides: str
+    below: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Widths of the columns in cells; 0 leaves a column out."""
+
+    label: int
+    result: int
+    duration: int
+    rows: int
+    axis: Axis
+
+
+def draw(
+    tree: Tree, *, width: int, unicode: bool = True, everything: bool = False
+) -> Iterator[Text]:
+    """Yield the lines of a timeline.
+
+    Args:
+        tree: What to draw.
+        width: Cells that a line may take.
+        unicode: False draws with ASCII only, for outputs that cannot show more.
+        everything: Name every wait, also those too short to matter.
+    """
+    rows = list(_rows(tree, unicode=unicode))
+    layout = _layout(tree, rows, max(width, _MIN_WIDTH))
+    yield from _header(tree, unicode=unicode)
+    yield Text()
+    yield _columns(layout)
+    least = 0 if everything else min(_SECOND, (layout.axis.end - layout.axis.start) // 200)
+    drawn: set[str] = set()
+    told: set[str | None] = {None}
+    for row in rows:
+        phases = cells(row.node.segments, layout.axis)
+        drawn.update(phase for phase in phases if phase)
+        yield _line(row, phases, layout, unicode=unicode)
+        for text, style in _notes(row, max(least, _MS // 2), told):
+            note = Text(row.below, style="dim")
+            note.append(_cut(text, max(width, _MIN_WIDTH) - cell_len(row.below)), style=style)
+            yield note
+    yield Text()
+    yield from _legend(drawn, max(width, _MIN_WIDTH), unicode=unicode)
+
+
+def human(nanoseconds: int) -> str:
+    """Write a duration the way people say it: ``12 ms``, ``3.41 s``, ``2 m 05 s``."""
+    if nanoseconds < _MS:
+        tenths = f"{nanoseconds / _MS:.1f}"
+        return "0 ms" if nanoseconds <= 0 else "<0.1 ms" if tenths == "0.0" else f"{tenths} ms"
+    if nanoseconds < _SECOND - _MS // 2:
+        return f"{nanoseconds / _MS:.0f} ms"
+    if nanoseconds < 60 * _SECOND - 50 * _MS:
+        seconds = nanoseconds / _SECOND
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"  # noqa: PLR2004
+    seconds = round(nanoseconds / _SECOND)
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if not hours:
+        return f"{minutes} m {seconds % 60:02} s"
+    if not days:
+        return f"{hours} h {minutes % 60:02} m"
+    return f"{days:,} d {hours % 24:02} h"
+
+
+def moment(nanoseconds: int) -> str:
+    """Write a time since the epoch as local date and time with its offset from UTC."""
+    try:
+        time = datetime.fromtimestamp(nanoseconds // _SECOND, tz=timezone.utc).astimezone()
+    except (OverflowError, OSError, ValueError):
+        return f"{nanoseconds} ns after 1970"
+    return f"{time:%Y-%m-%d %H:%M:%S} {time.isoformat()[-6:]}"
+
+
+def cells(segments: Sequence[Segment], axis: Axis) -> list[str | None]:
+    """Tell which phase each cell of the axis shows; None where the span has no time.
+
+    A cell is filled if the span covers half of it or more, and shows the phase that covers most
+    of it. However short, a span fills at least one cell.
+    """
+    covered: list[dict[str, float]] = [{} for _ in range(axis.width)]
+    for segment in segments:
+        left = min(max(0.0, axis.cell(segment.start)), axis.width)
+        right = min(max(0.0, axis.cell(segment.end)), axis.width)
+        for cell in range(int(left), min(axis.width, int(right) + 1)):
+            share = min(right, cell + 1) - max(left, cell)
+            covered[cell][segment.phase] = covered[cell].get(segment.phase, 0.0) + share
+    phases = [
+        max(shares, key=shares.__getitem__) if sum(shares.values()) >= 0.5 else None  # noqa: PLR2004
+        for shares in covered
+    ]
+    if segments and not any(phases):
+        longest = max(segments, key=lambda segment: segment.end - segment.start)
+        middle = axis.cell((longest.start + longest.end) // 2)
+        phases[min(max(0, int(middle)), axis.width - 1)] = longest.phase
+    return phases
+
+
+def _rows(tree: Tree, *, unicode: bool) -> Iterator[_Row]:
+    fork, last, through = ("├─ ", "└─ ", "│  ") if unicode else ("|- ", "`- ", "|  ")
+    stack: list[tuple[Node | Rest, Node | Rest | None, str, str]]
+    stack = [(root, None, "", "") for root in reversed(tree.roots)]
+    while stack:
+        node, parent, guides, inner = stack.pop()
+        children = node.children if isinstance(node, Node) else ()
+        below = inner + (through if children else "   ")
+        yield _Row(node, parent, guides, below)
+        if len(inner) > 240:  # noqa: PLR2004 - 80 levels: wider than any column, so cut from the left
+            inner = inner[-240:]
+        for child in reversed(children):
+            is_last = child is children[-1]
+            guide, under = (last, "   ") if is_last else (fork, through)
+            stack.append((child, node, inner + guide, inner + under))
+
+
+def _layout(tree: Tree, rows: Sequence[_Row], width: int) -> _Layout:
+    label = max(cell_len(row.guides) + cell_len(_label(row.node).plain) for row in rows)
+    result = max(8, *(cell_len(_result_word(row.node)) + 2 for row in rows))
+    duration = max(8, *(cell_len(_duration(row.node)) for row in rows))
+    counts = [cell_len(_row_count(row.node)) for row in rows]
+    rows_width = max(4, *counts) if any(counts) else 0
+    fixed = result + duration + 3 * _GAP + (rows_width + _GAP if rows_width else 0)
+    # A label may take two fifths of the line; what it does not need goes to the bar.
+    label = max(_MIN_LABEL, min(label, width * 2 // 5, width - fixed - _MIN_BAR))
+    bar = max(_MIN_BAR, width - fixed - label)
+    return _Layout(label, result, duration, rows_width, _axis(tree, bar))
+
+
+def _axis(tree: Tree, width: int) -> Axis:
+    first = min(span.start for span in tree.spans)
+    earliest = first - _LEAD_LIMIT * max(1, tree.end - first)
+    cut = tree.start < earliest
+    return Axis(earliest if cut else tree.start, tree.end, width, cut)
+
+
+def _header(tree: Tree, *, unicode: bool) -> Iterator[Text]:
+    main = tree.main
+    attributes = main.attributes
+    flow = attributes.get(semconv.FLOW_NAME) or attributes.get(semconv.PIPELINE_NAME) or main.name
+    is_flow = attributes.get(semconv.RUN_TYPE) == "flow"
+    title = Text(_clean(flow), style="bold")
+    if is_flow and attributes.get(semconv.RUN_NAME):
+        title.append(f"  {_clean(attributes[semconv.RUN_NAME])}", style="not bold")
+    outcome, word = (_outcome(main), _result(main)) if is_flow else (_NO_OUTCOME, "")
+    if word:
+        symbol = outcome.symbol if unicode else outcome.ascii
+        title.append(f"  {symbol} {word}", style=f"not bold {outcome.style}")
+    first = min(span.start for span in tree.spans)
+    title.append(f"  {human(max(0, tree.end - first))}", style="not bold")
+    yield title
+    runs = f"{tree.runs:,} run" + ("" if tree.runs == 1 else "s")
+    services = sorted({_clean(span.service) for span in tree.spans if span.service})
+    service = f", service {', '.join(services)}" if services else ""
+    yield Text(f"started {moment(first)}, {runs}{service}", style="dim")
+    yield Text(f"trace {main.trace_id}", style="dim")
+
+
+def _columns(layout: _Layout) -> Text:
+    line = Text(style="dim")
+    line.append(set_cell_size("span", layout.label + _GAP))
+    line.append(set_cell_size("result", layout.result + _GAP))
+    line.append("duration".rjust(layout.duration) + " " * _GAP)
+    if layout.rows:
+        line.append("rows".rjust(layout.rows) + " " * _GAP)
+    line.append(_scale(layout.axis))
+    return line
+
+
+def _scale(axis: Axis) -> str:
+    """Write the scale: each label begins in the cell of its time, counted from the left edge."""
+    length = axis.end - axis.start
+    step = next(step for step in _steps() if step * axis.width >= _TICK_DISTANCE * length)
+    marks = [" "] * axis.width
+    for number in range(length // step + 1):
+        label = _tick(number * step)
+        cell = int(axis.cell(axis.start + number * step))
+        if cell + len(label) <= axis.width:
+            marks[cell : cell + len(label)] = label
+    return "".join(marks)
+
+
+def _steps() -> Iterator[int]:
+    """Yield distances of ticks, from a microsecond up, that make round numbers."""
+    for power in range(3, 10):
+        yield from (10**power, 2 * 10**power, 5 * 10**power)
+    yield from (_SECOND * seconds for seconds in (10, 20, 30))
+    yield from (_MINUTE * minutes for minutes in (1, 2, 5, 10, 20, 30))
+    yield from (_HOUR * hours for hours in (1, 2, 3, 6, 12))
+    for power in itertools.count():
+        yield from (_DAY * 10**power, 2 * _DAY * 10**power, 5 * _DAY * 10**power)
+
+
+def _tick(time: int) -> str:
+    if time < _SECOND:
+        return f"{time / _MS:g} ms" if time else "0"
+    if time < _MINUTE:
+        return f"{time / _SECOND:g} s"
+    parts = (
+        (time // _DAY, "d"),
+        (time % _DAY // _HOUR, "h"),
+        (time % _HOUR // _MINUTE, "m"),
+        (time % _MINUTE // _SECOND, "s"),
+    )
+    return " ".join(f"{value:,} {unit}" for value, unit in parts if value)
+
+
+def _line(row: _Row, phases: Sequence[str | None], layout: _Layout, *, unicode: bool) -> Text:
+    node = row.node
+    line = _fitted_label(row, layout.label)
+    line.append(" " * (layout.label + _GAP - line.cell_len))
+    word = _result_word(node)
+    outcome = _node_outcome(node)
+    symbol = (outcome.symbol if unicode else outcome.ascii) if word else " "
+    line.append(set_cell_size(f"{symbol} {word}", layout.result + _GAP), style=outcome.style)
+    quiet = "" if node.role == "run" else "dim"
+    line.append(_duration(node).rjust(layout.duration) + " " * _GAP, style=quiet)
+    if layout.rows:
+        line.append(_row_count(node).rjust(layout.rows) + " " * _GAP)
+    failed = isinstance(node, Node) and node.span.failed
+    for phase, group in itertools.groupby(phases):
+        length = len(list(group))
+        if phase is None:
+            line.append(" " * length)
+            continue
+        look = _LOOKS[phase]
+        style = "red" if failed and phase in (semconv.EXECUTION, trees.OTHER) else look.style
+        line.append((look.glyph if unicode else look.ascii) * length, style=style)
+    return line
+
+
+def _fitted_label(row: _Row, width: int) -> Text:
+    """Cut deep guides on their left and long names on their right, until the label fits."""
+    guides = row.guides
+    if len(guides) > width - _MIN_LABEL:
+        guides = "…" + guides[-max(3, (width - _MIN_LABEL) // 3 * 3) :]
+    line = Text(guides, style="dim")
+    label = _label(row.node)
+    label.truncate(width - cell_len(guides), overflow="ellipsis")
+    line.append_text(label)
+    return line
+
+
+def _label(node: Node | Rest) -> Text:
+    style = {"run": "", "attempt": "dim", "other": "dim"}[node.role]
+    if isinstance(node, Rest):
+        return Text(f"… {len(node.spans):,} more {_clean(node.name)}", style="italic")
+    name = _clean(node.span.name) or "(no name)"
+    if node.span.attributes.get(semconv.RUN_TYPE) == "flow":
+        style = "bold"
+    label = Text(name, style=style)
+    alias = _clean(node.alias) if node.alias else ""
+    if alias.startswith(name):
+        label.append(alias[len(name) :], style="dim")
+    elif alias:
+        label.append(f" {alias}", style="not bold dim")
+    return label
+
+
+def _result_word(node: Node | Rest) -> str:
+    if isinstance(node, Rest):
+        failed = sum(span.failed for span in node.spans)
+        return f"{failed:,} failed" if failed else ""
+    if node.role == "run":
+        return _result(node.span)
+    if node.role == "attempt":
+        return "failure" if node.span.failed else "success"
+    return "error" if node.span.failed else ""
+
+
+def _result(span: Span) -> str:
+    state = _clean(span.attributes.get(semconv.RUN_STATE_NAME))
+    outcome = trees.result(span)
+    if outcome is None:
+        return state or "not ended"
+    return state if state and state not in _PLAIN_STATES else _clean(outcome)
+
+
+def _outcome(span: Span) -> _Outcome:
+    return _OUTCOMES.get(trees.result(span) or "", _NO_OUTCOME)
+
+
+def _node_outcome(node: Node | Rest) -> _Outcome:
+    if isinstance(node, Rest):
+        return _OUTCOMES["failure"]
+    if node.role == "run":
+        return _outcome(node.span)
+    return _OUTCOMES["failure" if node.span.failed else "success"]
+
+
+def _duration(node: Node | Rest) -> str:
+    return human(node.span.duration) if isinstance(node, Node) else ""
+
+
+def _row_count(node: Node | Rest) -> str:
+    count = node.span.attributes.get(semconv.ROWS_OUTPUT) if isinstance(node, Node) else None
+    return f"{count:,}" if isinstance(count, int) and not isinstance(count, bool) else ""
+
+
+def _notes(row: _Row, least: int, told: set[str | None]) -> Iterator[tuple[str, str]]:
+    """Yield what stands below a row, with its style: missing parents, errors, waits."""
+    node = row.node
+    if isinstance(node, Rest):
+        yield _totals(node), "dim"
+        return
+    if node.missing_parent not in told:
+        told.add(node.missing_parent)
+        yield _missing(node), "yellow"
+    message = _message(node)
+    if message and message != _message(row.parent):  # an attempt's error is often its run's
+        yield message, "red"
+    waits = [(trees.wait(node.span, name), where) for name, where in _WAITED.items()]
+    if node.role == "run" and any(length >= least for length, _ in waits):
+        parts = [f"{human(length)} {where}" for length, where in waits if length >= _MS // 2]
+        yield f"waited {', '.join(parts)}", "dim"
+
+
+def _message(node: Node | Rest | None) -> str:
+    if not isinstance(node, Node) or not node.span.failed:
+        return ""
+    return _clean(node.span.status_message or node.span.attributes.get(semconv.ERROR_TYPE))
+
+
+def _totals(rest: Rest) -> str:
+    counts = [f"{name} {count:,}" for name, count in rest.results.most_common()]
+    total = human(sum(span.duration for span in rest.spans))
+    longest = human(max(span.duration for span in rest.spans))
+    return ", ".join([*counts, f"{total} in total", f"{longest} at most"])
+
+
+def _missing(node: Node) -> str:
+    parent = node.missing_parent
+    if node.span.kind in ("SERVER", "CONSUMER"):
+        return f"called by span {parent}, which is not in these files"
+    return f"its parent {parent} is not in these files: not ended yet, or killed"
+
+
+def _legend(drawn: Container[str], width: int, *, unicode: bool) -> Iterator[Text]:
+    line = Text()
+    for phase, look in _LOOKS.items():
+        if phase not in drawn:
+            continue
+        entry = Text(look.glyph if unicode else look.ascii, style=look.style)
+        entry.append(f" {look.word}", style="not bold dim")
+        if line and line.cell_len + 3 + entry.cell_len > width:
+            yield line
+            line = Text()
+        line.append_text(Text("   ") if line else Text()).append_text(entry)
+    yield line
+
+
+def _clean(value: object) -> str:
+    """Make a value from outside safe for one line of a terminal: no escapes, no line breaks."""
+    text = " ".join(("" if value is None else str(value)).split())
+    return text if text.isprintable() else "".join(c if c.isprintable() else "�" for c in text)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if cell_len(text) <= width else set_cell_size(text, max(0, width - 1)) + "…"
