@@ -23,7 +23,6 @@ logger = logging.getLogger("flowspan")
 _WARNING_INTERVAL: Final = 60.0
 """Seconds between two warnings about one endpoint, however often it comes and goes."""
 
-
 _Listener = Callable[[logging.LogRecord], bool]
 _listener: contextvars.ContextVar[_Listener | None] = contextvars.ContextVar(
     "flowspan_exporter_log_listener", default=None
@@ -65,8 +64,7 @@ class ReportingExporter(SpanExporter):
     """
 
     def __init__(self, signal: str, destination: str, make: Callable[[], SpanExporter]) -> None:
-        self.failing = False
-        """Whether the last batch was lost."""
+        self.failing = False  # the last batch was lost
         self._signal = signal
         self._destination = destination
         self._make = make
@@ -80,19 +78,20 @@ class ReportingExporter(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export with the exporter of this process; a failure of any kind is said, not raised."""
         result = SpanExportResult.FAILURE
+        self._reason = ""
         with _listening(self._note):
             try:
                 exporter = self._own()
                 self._busy = True
                 result = exporter.export(spans)
             except Exception as error:  # noqa: BLE001
-                self._reason = f"{type(error).__name__}: {error}"
+                self._reason = self._reason or f"{type(error).__name__}: {error}"
         self._busy = False
         self.failing = result is not SpanExportResult.SUCCESS
         if self.failing:
             self._complain(self._reason or "the exporter gives no reason")
         else:
-            self._said, self._reason = False, ""
+            self._said = False
         return result
 
     def shutdown(self) -> None:
@@ -110,7 +109,8 @@ class ReportingExporter(SpanExporter):
             self._complain(self._reason)
 
     def is_news(self, _record: logging.LogRecord) -> bool:
-        """Whether to let the SDK say that spans are dropped: not if we have said so."""
+        """Whether to let the SDK say that its queue is full: not if we have said why."""
+        self.complain_if_stuck()
         return not self._said
 
     def _own(self) -> SpanExporter:
@@ -123,7 +123,8 @@ class ReportingExporter(SpanExporter):
     def _note(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
-        self._reason = record.getMessage()
+        # The first says what went wrong, the last often only that attempts are over.
+        self._reason = self._reason or record.getMessage()
         return False
 
     def _complain(self, reason: str) -> None:
@@ -188,12 +189,6 @@ class _Flush:
     ended: threading.Event = field(default_factory=threading.Event)
     succeeded: bool = False
 
-    def run(self, force_flush: Callable[..., Any], timeout: float) -> None:
-        try:
-            self.succeeded = force_flush(timeout_millis=round(timeout * 1000)) is not False
-        except Exception:
-            logger.debug("force_flush failed", exc_info=True)
-
 
 # By process and provider: a fork inherits the entries, but not the threads that would end them.
 _under_way: dict[tuple[int, int], _Flush] = {}
@@ -248,8 +243,13 @@ def _join_or_start(provider: Any, timeout: float) -> tuple[_Flush, bool]:
         return current, False
 
     def run() -> None:
-        new.run(provider.force_flush, timeout)
-        _end(key, new)
+        try:
+            flushed = provider.force_flush(timeout_millis=round(timeout * 1000))
+            new.succeeded = flushed is not False
+        except Exception:
+            logger.debug("force_flush failed", exc_info=True)
+        finally:
+            _end(key, new)
 
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(run,), name="flowspan-flush", daemon=True)
@@ -260,9 +260,9 @@ def _join_or_start(provider: Any, timeout: float) -> tuple[_Flush, bool]:
     return new, True
 
 
-def _end(key: tuple[int, int], flush_: _Flush) -> None:
+def _end(key: tuple[int, int], current: _Flush) -> None:
     del _under_way[key]
-    flush_.ended.set()
+    current.ended.set()
 
 
 def _exporters(provider: object) -> list[ReportingExporter]:

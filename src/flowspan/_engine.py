@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -89,7 +89,15 @@ class EngineObserver:
         self.settings = settings
         self.flush = flush
         self.foreign_trace_ids: dict[str, int] = {}
-        self.task_urls: dict[str, str | None] = {}
+        self._notes: dict[str, _FlowNotes] = {}
+
+    def notes_of(self, flow_run_id: object) -> _FlowNotes:
+        """Return what the runs of one flow run share; kept until its engine leaves it."""
+        return self._notes.setdefault(str(flow_run_id), _FlowNotes())
+
+    def forget(self, flow_run_id: str) -> None:
+        """Drop the notes of a flow run that has ended."""
+        self._notes.pop(flow_run_id, None)
 
     def adopt_running(self) -> None:
         """Take up the runs whose engines called the code that is running now."""
@@ -250,8 +258,9 @@ class EngineTelemetry(RunTelemetry):
         with _contained:
             is_terminated = isinstance(recorder.exception, TerminationSignal)
             recorder.finish()
+            if self._is_flow:
+                self._observer.forget(recorder.run.id)
             if self._is_flow and recorder.run.parent_recorder is None:
-                self._observer.task_urls.pop(recorder.run.id, None)
                 if is_terminated:
                     self._observer.tracer.finish_descendants(recorder)
                 self._observer.flush()
@@ -288,6 +297,10 @@ class EngineTelemetry(RunTelemetry):
         self._parameters = parameters or {}
         if isinstance(run, FlowRun):
             origin = self._origin_of_flow_run(run)
+            if origin.recorder is None and run.state is not None:
+                # The engine may have had to start a server before it could create the run.
+                created = _nanoseconds(run.state.timestamp)
+                self._start = max(self._start, min(created, time_ns()))
             description = self._flow_run(run, origin, history, deployment)
         else:
             origin = self._origin_of_task_run(run)
@@ -399,7 +412,9 @@ class EngineTelemetry(RunTelemetry):
             inputs = {name: collect_task_run_inputs_sync(v) for name, v in self._parameters.items()}
             if engine.wait_for:
                 inputs["wait_for"] = collect_task_run_inputs_sync(engine.wait_for)
-            self.upstream = _names_by_run_id(inputs)
+            notes = self._observer.notes_of(FlowRunContext.get().flow_run.id)
+            notes.subflows[str(run.parent_task_run_id)] = str(run.id)
+            self.upstream = _names_by_run_id(inputs, notes.subflows)
         retries = run.empirical_policy.retries if run.empirical_policy.retries else flow.retries
 
         def describe() -> dict[str, AttributeValue]:
@@ -446,7 +461,8 @@ class EngineTelemetry(RunTelemetry):
         }
         if flow is not None:
             sampling[semconv.FLOW_NAME] = flow.name
-        self.upstream = _names_by_run_id(run.task_inputs)
+        subflows = self._observer.notes_of(run.flow_run_id).subflows
+        self.upstream = _names_by_run_id(run.task_inputs, subflows)
         run_id = str(run.id)
 
         def describe() -> dict[str, AttributeValue]:
@@ -537,11 +553,22 @@ class EngineTelemetry(RunTelemetry):
 
     def _task_run_url(self, run: TaskRun) -> str | None:
         # Building a URL reads Prefect's settings; once for each flow run is enough.
-        urls, flow_run_id = self._observer.task_urls, str(run.flow_run_id)
-        if flow_run_id not in urls:
-            urls[flow_run_id] = url_for("task-run", obj_id=_ANY_ID)
-        template = urls[flow_run_id]
-        return template.replace(str(_ANY_ID), str(run.id)) if template else None
+        notes = self._observer.notes_of(run.flow_run_id)
+        if notes.task_url is None:
+            notes.task_url = url_for("task-run", obj_id=_ANY_ID) or ""
+        return notes.task_url.replace(str(_ANY_ID), str(run.id)) or None
+
+
+@dataclass(slots=True)
+class _FlowNotes:
+    """What the runs of one flow run share.
+
+    `task_url` is the URL of a task run with `_ANY_ID` for its id; empty if there is no UI.
+    `subflows` holds the flow run ids by the ids of the task runs that stand for them in the API.
+    """
+
+    task_url: str | None = None
+    subflows: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -594,14 +621,20 @@ def _before_pick_up(history: Iterable[PrefectState]) -> list[PrefectState]:
     return states
 
 
-def _names_by_run_id(inputs: Mapping[str, Iterable[Any]]) -> dict[str, list[str]]:
-    """Turn Prefect's upstream runs by input name into the names by upstream run."""
+def _names_by_run_id(
+    inputs: Mapping[str, Iterable[Any]], subflows: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """Turn Prefect's upstream runs by input name into the names by upstream run.
+
+    A subflow takes the place of the task run that stands for it in its parent.
+    """
     names: dict[str, list[str]] = {}
     for name, upstreams in inputs.items():
         if name != "__parents__":
             for upstream in upstreams:
                 if (run_id := getattr(upstream, "id", None)) is not None:
-                    names.setdefault(str(run_id), []).append(name)
+                    upstream_id = subflows.get(str(run_id), str(run_id))
+                    names.setdefault(upstream_id, []).append(name)
     return names
 
 

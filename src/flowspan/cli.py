@@ -54,8 +54,8 @@ def timeline(
     trace: Annotated[
         str,
         typer.Argument(
-            metavar="[TRACE_ID | RUN_ID | latest]",
-            help="A trace id, the id of any flow or task run in it, or the run that ended last.",
+            metavar="TRACE_ID|FLOW_RUN_ID|latest",
+            help="A trace id, the id of any run in it, or (default) the run that ended last.",
             show_default=False,
         ),
     ] = "latest",
@@ -76,14 +76,14 @@ def timeline(
 ) -> None:
     """Show where the time of a run went.
 
-    Exits with 1 if there is no such trace, or if some of the files could not be read.
+    Exits with 1 if there is no such trace, or if something in the files could not be read.
     """
     from flowspan.timeline import read  # noqa: PLC0415 - only this command needs it
 
     try:
         found = read.load(file, trace)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="TRACE_ID | RUN_ID | latest") from None
+        raise typer.BadParameter(str(error), param_hint="TRACE_ID|FLOW_RUN_ID|latest") from None
     except read.SourceError as error:
         _fail(f"{error}\n{_HOW_TO_GET_SPANS}")
     except read.UnknownTraceError as error:

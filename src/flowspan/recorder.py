@@ -171,6 +171,7 @@ class RunRecorder:
         )
         self._is_recording = self.span.is_recording()
         self._state: State | None = None
+        self._seen: set[str] = set()
         self._waits: dict[str, int] = {}
         self._wait_lock = threading.Lock()
         self._state_wait: tuple[str, int] | None = None
@@ -222,8 +223,9 @@ class RunRecorder:
 
     def enter_state(self, state: State) -> None:
         """Record that the run entered `state`; a state told twice is recorded once."""
-        if self._state is not None and self._state.id == state.id:
+        if state.id in self._seen:
             return
+        self._seen.add(state.id)
         self._end_state_wait(state.time)
         self._state = state
         if wait := _WAIT_BY_STATE_NAME.get(state.name):

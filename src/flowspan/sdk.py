@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -32,6 +32,9 @@ from flowspan._bounded import (
 from flowspan._version import __version__
 from flowspan.embedded import RotatingStream
 from flowspan.settings import Settings
+
+if TYPE_CHECKING:
+    import requests
 
 __all__ = [
     "ConfigurationError",
@@ -221,10 +224,13 @@ def _make_span_exporter(route: SignalRoute, settings: Settings) -> SpanExporter:
 
         # The exporter uses write, flush and closed, of all that IO[str] promises.
         return FileSpanExporter(stream=cast("IO[str]", _embedded_stream(route.signal, settings)))
-    arguments = {}
+    arguments: dict[str, object] = {}
     if route.exporter in _OTLP_BY_PROTOCOL.values():
+        _check_tls_files(route.signal)
         # The exporter would find it itself, but takes an empty variable for an endpoint.
         arguments["endpoint"] = _otlp_endpoint(route.signal, route.exporter)
+    if route.exporter == _OTLP_HTTP and _otlp_variable(route.signal, "CERTIFICATE"):
+        arguments["session"] = _session()
     try:
         return cast("SpanExporter", _entry_point(route.signal, route.exporter).load()(**arguments))
     except ConfigurationError:
@@ -233,6 +239,29 @@ def _make_span_exporter(route: SignalRoute, settings: Settings) -> SpanExporter:
         raise ConfigurationError(
             f"The {route.signal} exporter {route.exporter!r} cannot be set up: {error}"
         ) from error
+
+
+def _check_tls_files(signal: str) -> None:
+    """Refuse what gRPC would only log, to go on with other certificates than the user's."""
+    for name in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"):
+        path = _otlp_variable(signal, name)
+        if path and not Path(path).exists():
+            raise ConfigurationError(f"OTEL_EXPORTER_OTLP_{name}: there is no file {path}")
+
+
+def _session() -> "requests.Session":
+    """Make a session that trusts the authority it is told to.
+
+    The exporter tells it ``OTEL_EXPORTER_OTLP_CERTIFICATE``, but requests lets a
+    ``REQUESTS_CA_BUNDLE`` override that (https://github.com/psf/requests/issues/3829).
+    """
+    import requests  # noqa: PLC0415
+
+    class Session(requests.Session):
+        def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+            return super().request(*args, **{"verify": self.verify, **kwargs})
+
+    return Session()
 
 
 # Does it answer
@@ -285,13 +314,25 @@ def _connect(route: SignalRoute, timeout: float) -> None:
 
 
 def _tls_context(route: SignalRoute) -> ssl.SSLContext:
-    from requests.utils import DEFAULT_CA_BUNDLE_PATH  # noqa: PLC0415
-
-    # Without a certificate of the user's: Mozilla's, which both exporters bring with them.
-    authority = _otlp_variable(route.signal, "CERTIFICATE") or DEFAULT_CA_BUNDLE_PATH
-    context = ssl.create_default_context(cafile=authority)
+    authority = Path(_otlp_variable(route.signal, "CERTIFICATE") or _default_authority(route))
+    if authority.is_dir():
+        context = ssl.create_default_context(capath=authority)
+    else:
+        context = ssl.create_default_context(cafile=authority)
     if certificate := _otlp_variable(route.signal, "CLIENT_CERTIFICATE"):
         context.load_cert_chain(certificate, _otlp_variable(route.signal, "CLIENT_KEY") or None)
     if route.exporter == _OTLP_GRPC:
         context.set_alpn_protocols(["h2"])
     return context
+
+
+def _default_authority(route: SignalRoute) -> str:
+    """Find what the exporter trusts unless told otherwise: Mozilla's list, or another's choice."""
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH  # noqa: PLC0415
+
+    variables = {
+        _OTLP_GRPC: ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"],
+        _OTLP_HTTP: ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"],
+    }
+    chosen = filter(None, map(os.environ.get, variables[route.exporter]))
+    return next(chosen, DEFAULT_CA_BUNDLE_PATH)

@@ -341,15 +341,16 @@ def _spellings(identifier: str) -> tuple[bytes, bytes]:
 def _looks_whole(raw: bytes) -> bool:
     """Tell cheaply that a line needs no parsing to be called an intact line of spans.
 
-    Braces inside strings, or ids in odd places, make it say no: then the line is parsed.
+    Braces inside strings, text beyond ASCII or another layout make it say no: then it is parsed.
     """
     text = raw.strip()
     return not text or (
-        text.startswith(b'{"resourceSpans":')
-        and text.endswith(b"}")
+        text.startswith(b'{"resourceSpans":[{')
+        and text.endswith(b"]}")
+        and text.isascii()
         and text.count(b"{") == text.count(b"}")
         and text.count(b'"traceId":"') == text.count(b'"spanId":"')
-        and text.count(b'"traceId":"') >= text.count(b'"startTimeUnixNano"')
+        and text.count(b'"traceId":"') >= text.count(b'"startTimeUnixNano"') > 0
     )
 
 
@@ -507,6 +508,8 @@ def _value(wrapped: Any) -> Any:
         return None
     kind, value = next(iter(wrapped.items()))
     match kind:
+        case "stringValue" | "bytesValue":
+            value = _text(value)
         case "intValue":
             value = _integer(value)
         case "doubleValue":

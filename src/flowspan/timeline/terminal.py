@@ -32,6 +32,7 @@ _MIN_BAR: Final = 12
 _MIN_LABEL: Final = 12
 _GAP: Final = 2
 _TICK_DISTANCE: Final = 11
+_ALIAS_TAIL: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +148,9 @@ def draw(
         drawn.update(phase for phase in phases if phase)
         yield _line(row, phases, layout, unicode=unicode)
         for text, style in _notes(row, max(least, _MS // 2), told):
-            note = Text(row.below, style="dim")
-            note.append(_cut(text, max(width, _MIN_WIDTH) - cell_len(row.below)), style=style)
-            yield note
+            note = Text().append(_fitted_guides(row.below, layout.label + _GAP), style="dim")
+            room = max(width, _MIN_WIDTH) - note.cell_len
+            yield note.append(_cut(text, room), style=style)
     yield Text()
     yield from _legend(drawn, max(width, _MIN_WIDTH), unicode=unicode)
 
@@ -251,7 +252,9 @@ def _header(tree: Tree, *, unicode: bool) -> Iterator[Text]:
     title = Text(_clean(flow), style="bold")
     if is_flow and attributes.get(semconv.RUN_NAME):
         title.append(f"  {_clean(attributes[semconv.RUN_NAME])}", style="not bold")
-    outcome, word = (_outcome(main), _result(main)) if is_flow else (_NO_OUTCOME, "")
+    outcome, word = _outcome(main), _result(main) if main.is_run else ""
+    if main.is_run and not is_flow and main.parent_span_id:  # its flow's span is missing
+        outcome, word = _NO_OUTCOME, "not ended"
     if word:
         symbol = outcome.symbol if unicode else outcome.ascii
         title.append(f"  {symbol} {word}", style=f"not bold {outcome.style}")
@@ -327,6 +330,9 @@ def _line(row: _Row, phases: Sequence[str | None], layout: _Layout, *, unicode: 
     if layout.rows:
         line.append(_row_count(node).rjust(layout.rows) + " " * _GAP)
     failed = isinstance(node, Node) and node.span.failed
+    if layout.axis.cut and node.segments and node.segments[0].start < layout.axis.start:
+        line.append("…" if unicode else "<", style="yellow")
+        phases = phases[1:]
     for phase, group in itertools.groupby(phases):
         length = len(list(group))
         if phase is None:
@@ -340,14 +346,22 @@ def _line(row: _Row, phases: Sequence[str | None], layout: _Layout, *, unicode: 
 
 def _fitted_label(row: _Row, width: int) -> Text:
     """Cut deep guides on their left and long names on their right, until the label fits."""
-    guides = row.guides
-    if len(guides) > width - _MIN_LABEL:
-        guides = "…" + guides[-max(3, (width - _MIN_LABEL) // 3 * 3) :]
-    line = Text(guides, style="dim")
     label = _label(row.node)
-    label.truncate(width - cell_len(guides), overflow="ellipsis")
-    line.append_text(label)
-    return line
+    room = max(width // 2, width - label.cell_len)
+    line = Text().append(_fitted_guides(row.guides, room), style="dim")
+    room = width - line.cell_len
+    if label.cell_len > room and isinstance(row.node, Node) and row.node.alias:
+        tail = label[-_ALIAS_TAIL:]  # what tells it apart from its siblings
+        label.truncate(room - tail.cell_len, overflow="ellipsis")
+        return line.append_text(label).append_text(tail)
+    label.truncate(room, overflow="ellipsis")
+    return line.append_text(label)
+
+
+def _fitted_guides(guides: str, room: int) -> str:
+    """Keep the guides of the innermost levels, whole ones, if there is no room for all."""
+    kept = (room - 1) // 3 * 3
+    return guides if len(guides) <= room else "…" + guides[len(guides) - kept :]
 
 
 def _label(node: Node | Rest) -> Text:

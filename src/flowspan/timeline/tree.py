@@ -90,7 +90,8 @@ class Tree:
     @property
     def runs(self) -> int:
         """How many runs the trace holds; a run that moved to another process counts once."""
-        return len({s.attributes.get(semconv.RUN_ID, s.span_id) for s in self.spans if s.is_run})
+        runs = (span for span in self.spans if span.is_run)
+        return len({str(span.attributes.get(semconv.RUN_ID, span.span_id)) for span in runs})
 
 
 def build(spans: Collection[Span], *, everything: bool = False) -> Tree:
@@ -140,9 +141,8 @@ def wait(span: Span, name: str) -> int:
     value = span.attributes.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return 0
-    if not math.isfinite(value) or value <= 0:
-        return 0
-    return round(value * 1e9)
+    nanoseconds = value * 1e9
+    return round(nanoseconds) if math.isfinite(nanoseconds) and nanoseconds > 0 else 0
 
 
 def walk(tree: Tree) -> Iterator[Node | Rest]:
@@ -246,22 +246,28 @@ def _most_telling(group: Sequence[Node]) -> list[Node]:
 def _rest(group: Sequence[Node], shown: Sequence[Node]) -> Rest:
     visible = {node.span.span_id for node in shown}
     hidden = [node for node in group if node.span.span_id not in visible]
+    busy = [
+        segment
+        for node in hidden
+        for segment in node.segments
+        if segment.phase in (semconv.EXECUTION, OTHER)
+    ]
     spans = tuple(node.span for node in hidden)
-    phase = OTHER if hidden[0].role == "other" else semconv.EXECUTION
-    return Rest(spans[0].name, hidden[0].role, spans, tuple(_union(spans, phase)))
+    return Rest(spans[0].name, hidden[0].role, spans, tuple(_union(busy)))
 
 
-def _union(spans: Iterable[Span], phase: str) -> Iterator[Segment]:
-    """Merge the times of spans, sorted by start, into the stretches in which any of them ran."""
-    start = end = -1
-    for span in spans:
-        if span.start > end:
-            if end >= 0:
-                yield Segment(phase, start, end)
-            start, end = span.start, span.start + span.duration
-        else:
-            end = max(end, span.start + span.duration)
-    yield Segment(phase, start, end)
+def _union(segments: Iterable[Segment]) -> Iterator[Segment]:
+    """Merge segments of one phase into the stretches in which there is at least one."""
+    merged: Segment | None = None
+    for segment in sorted(segments, key=lambda segment: segment.start):
+        if merged is None or segment.start > merged.end:
+            if merged is not None:
+                yield merged
+            merged = segment
+        elif segment.end > merged.end:
+            merged = replace(merged, end=segment.end)
+    if merged is not None:
+        yield merged
 
 
 # Where inside a run's bar its time lies. The span carries totals; only attempts carry times.
@@ -326,9 +332,10 @@ def _attempt_pieces(attempts: Sequence[Span], start: int, end: int) -> list[tupl
 
 
 def _estimated_pieces(span: Span, start: int, end: int) -> list[tuple[int, int]]:
-    """Lay execution directly behind the waits, in equal parts if it was retried.
+    """Lay execution where the state became Running, in equal parts if it was retried.
 
-    A run that does not say how long it executed did so until its engine's own time began.
+    Without that event it lies directly behind the waits. A run that does not say how long it
+    executed did so until its engine's own time began.
     """
     retry, pause = wait(span, semconv.WAIT_RETRY), wait(span, semconv.WAIT_PAUSE)
     execution = wait(span, semconv.EXECUTION)
@@ -336,11 +343,17 @@ def _estimated_pieces(span: Span, start: int, end: int) -> list[tuple[int, int]]
         execution = end - start - retry - pause - wait(span, semconv.ORCHESTRATION)
     parts = _run_count(span) if retry else 1
     part, gap = max(0, execution + pause) // parts, retry // max(1, parts - 1)
+    start = max(start, min(_running_since(span), end - parts * part - (parts - 1) * gap))
     pieces = []
     for number in range(parts):
         begin = min(end, start + number * (part + gap))
         pieces.append((begin, min(end, begin + part)))
     return pieces
+
+
+def _running_since(span: Span) -> int:
+    running = (e.time for e in span.events if e.attributes.get(semconv.STATE_TYPE) == "RUNNING")
+    return min(running, default=0)
 
 
 def _run_count(span: Span) -> int:
@@ -350,6 +363,8 @@ def _run_count(span: Span) -> int:
 
 def _with_pause(start: int, end: int, pause: int) -> list[Segment]:
     """Put a pause into the middle of a stretch of execution."""
+    if pause == 0:
+        return [Segment(semconv.EXECUTION, start, end)]
     pause = min(pause, end - start)
     before = start + (end - start - pause) // 2
     return [

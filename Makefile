@@ -1,0 +1,111 @@
+# Everything runs from a virtual environment inside the checkout, made on first use.
+#
+#   make test INSTALL=wheel    tests the built wheel, in an environment of its own
+#   make test ARGS="-k retry"  hands arguments on: to pytest, scripts/bench.py or scripts/matrix.py
+#   make demo PYTHON=python3.12
+
+PYTHON ?= python3
+INSTALL ?= checkout
+ARGS ?=
+
+SOURCES := $(shell find src -name '*.py' -o -name '*.html' -o -name 'py.typed') \
+           pyproject.toml README.md LICENSE
+VERSION := $(shell sed -n 's/^__version__.*"\(.*\)"$$/\1/p' src/flowspan/_version.py)
+WHEEL := dist/flowspan-$(VERSION)-py3-none-any.whl
+
+ifeq ($(INSTALL),wheel)
+VENV := .venvs/wheel
+PACKAGE := $(WHEEL)[demo]
+else
+VENV := .venv
+PACKAGE := --editable=.[demo]
+endif
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# The demo keeps Prefect's database inside the checkout, talks to no server of yours and phones
+# nobody. Prefect's log goes to its API, not to the terminal: the step that times out by design and
+# a temporary server that is stopped while it still writes (PrefectHQ/prefect logs both with
+# tracebacks) would look like failures here. A flow that does fail still ends the script with its
+# own traceback. The last setting lets a waiting task look for a free slot more often.
+DEMO_ENV := env -u PREFECT_API_URL -u PREFECT_API_KEY -u PREFECT_PROFILE \
+	PREFECT_HOME="$(CURDIR)/build/prefect" \
+	PREFECT_SERVER_ANALYTICS_ENABLED=false \
+	DO_NOT_TRACK=1 \
+	PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL=CRITICAL \
+	PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS=0.5
+
+.PHONY: help demo test lint bench matrix wheel constraints clean
+
+help:  ## List what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY)  ## Trace a real flow and print its timeline
+	@echo "Running examples/nyc_flights.py on a temporary Prefect server, some 20 seconds ..."
+	@$(DEMO_ENV) $(BIN)/python examples/nyc_flights.py
+	@echo
+	@$(BIN)/flowspan timeline latest
+	@echo
+	@echo "The trace lies in .flowspan/traces.jsonl. See it again with: $(BIN)/flowspan timeline"
+
+test: $(READY)  ## Run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)  ## Check style, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(READY)  ## Measure what flowspan costs
+	$(BIN)/python scripts/bench.py $(ARGS)
+
+matrix: $(READY) $(WHEEL)  ## Test the wheel on every supported Prefect and Python
+	$(BIN)/python scripts/matrix.py --wheel $(WHEEL) $(ARGS)
+
+wheel: $(WHEEL)  ## Build the wheel, by way of the source distribution
+
+constraints: $(READY)  ## Resolve constraints.txt anew, lowest Python first
+	@mkdir -p build
+	@# Prefect before 3.9 fails at import with newer versions of FastAPI.
+	echo 'fastapi>=0.139,<0.151' > build/caps.txt
+	echo pip > build/tools.txt
+	$(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.10 \
+	    --constraint build/caps.txt --extra demo --group dev pyproject.toml build/tools.txt \
+	    --output-file build/lowest.txt
+	$(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.13 \
+	    --constraint build/lowest.txt --extra demo --group dev pyproject.toml build/tools.txt \
+	    --output-file build/highest.txt
+	LC_ALL=C sort -u build/lowest.txt build/highest.txt > constraints.txt
+
+clean:  ## Remove everything that was made, environments and traces included
+	rm -rf .venv .venvs .flowspan build dist .coverage coverage.xml \
+	    .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+$(BIN)/python:
+	@command -v $(PYTHON) > /dev/null || { \
+	    echo "No '$(PYTHON)' here: install Python 3.10 or newer, or name it: make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo "flowspan needs Python 3.10 or newer, and '$(PYTHON)' is" \
+	        "$$($(PYTHON) -V 2>&1). Name another: make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+	    echo "'$(PYTHON)' cannot make virtual environments." \
+	        "On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(READY): $(BIN)/python pyproject.toml constraints.txt $(if $(filter wheel,$(INSTALL)),$(WHEEL))
+	@echo "Setting up $(VENV) with $$($(BIN)/python -V), once ..."
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null
+	@# Only pip 25.1 and newer knows --group.
+	@$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+	@# pip leaves an installed wheel of the same version alone, even if it was built anew.
+	@$(BIN)/python -m pip uninstall --quiet --yes flowspan 2> /dev/null
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+	    --build-constraint constraints.txt --group dev "$(PACKAGE)"
+	@touch $@
+
+$(WHEEL): $(SOURCES)
+	@$(MAKE) --no-print-directory INSTALL=checkout .venv/.ready
+	@rm -f dist/flowspan-*
+	@.venv/bin/python -m build --no-isolation . > /dev/null
+	@touch $(WHEEL)
+	@echo "Built $(WHEEL)"

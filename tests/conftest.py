@@ -1,0 +1,112 @@
+"""One real Prefect server for the whole session, and flowspan recording into memory."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_HOME = tempfile.mkdtemp(prefix="flowspan-tests-")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+_PORT = _free_port()
+
+# Prefect reads its settings when it is imported, so they must be there before any test module is.
+os.environ.update(
+    {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_API_URL": f"http://127.0.0.1:{_PORT}/api",
+        "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_HOME": _HOME,
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_TO_API_ENABLED": "false",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+)
+for name in [name for name in os.environ if name.startswith(("OTEL_", "FLOWSPAN_"))]:
+    del os.environ[name]
+os.environ.pop("TRACEPARENT", None)
+
+from opentelemetry import trace  # noqa: E402 - the environment comes first
+from opentelemetry.sdk.trace import TracerProvider  # noqa: E402
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: E402
+from support import RecordedSpans  # noqa: E402
+
+import flowspan  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[str]:
+    """The API URL of a started Prefect server that only this test session uses."""
+    log = Path(_HOME, "server.log")
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--port", str(_PORT)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"},
+        )
+    url = os.environ["PREFECT_API_URL"]
+    try:
+        _wait_until_healthy(url, server, log)
+        yield url
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2) as response:  # noqa: S310
+                if response.status == 200:
+                    return
+        except OSError:
+            if server.poll() is not None:
+                break
+            time.sleep(0.2)
+    raise RuntimeError(f"Prefect's server did not start:\n{log.read_text()[-4000:]}")
+
+
+@pytest.fixture
+def spans(prefect_server: str) -> Iterator[RecordedSpans]:
+    """Instrument Prefect for one test and collect the spans that end in it."""
+    provider = TracerProvider()
+    recorded = RecordedSpans(provider)
+    provider.add_span_processor(SimpleSpanProcessor(recorded))
+    flowspan.instrument(tracer_provider=provider)
+    try:
+        yield recorded
+    finally:
+        flowspan.uninstrument()
+
+
+@pytest.fixture
+def global_tracer_provider() -> Iterator[None]:
+    """Give the test a process without a global tracer provider, and the next one too."""
+    _forget_global_provider()
+    yield
+    _forget_global_provider()
+
+
+def _forget_global_provider() -> None:
+    # What opentelemetry-test-utils does; the API offers no way back from a set provider.
+    trace._TRACER_PROVIDER = None
+    trace._TRACER_PROVIDER_SET_ONCE._done = False

@@ -1,0 +1,193 @@
+"""Hold flowspan's spans against what Prefect's API has recorded of the same runs.
+
+`reconcile` is the judge of fidelity: it reads the tree of runs below a flow run from the API, with
+their state histories, and says in plain words everything in which the spans differ from it.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from opentelemetry.sdk.trace import ReadableSpan
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from support import accounted, attributes, context, seconds
+
+from flowspan import semconv
+from flowspan.identity import derive_span_id
+
+_TOLERANCE = 5_000_000  # nanoseconds
+_PAGE = 200
+
+
+@dataclass(frozen=True)
+class KnownRun:
+    """A run as Prefect's API tells it; `parents` are the runs that may have called it."""
+
+    id: str
+    name: str
+    parents: frozenset[str]
+    upstream: frozenset[str]
+    states: tuple[State[Any], ...]
+
+    @property
+    def last(self) -> State[Any]:
+        return self.states[-1]
+
+    @property
+    def first_running(self) -> int | None:
+        return next((_ns(s) for s in self.states if s.is_running()), None)
+
+
+def reconcile(
+    spans: Iterable[ReadableSpan], flow_run_id: UUID | str, *, timeout: float = 30.0
+) -> list[str]:
+    """Return every difference between the run spans and the API's runs below a flow run.
+
+    Task runs reach the API as events, some time after they have ended, so the comparison is
+    repeated until it finds nothing or `timeout` seconds have passed.
+    """
+    by_run: dict[str, list[ReadableSpan]] = {}
+    for span in spans:
+        if (run_id := attributes(span).get(semconv.RUN_ID)) is not None:
+            by_run.setdefault(run_id, []).append(span)
+    deadline = time.monotonic() + timeout
+    while True:
+        with get_client(sync_client=True) as client:
+            runs = known_runs(client, UUID(str(flow_run_id)))
+        differences = _compare(by_run, runs)
+        if not differences or time.monotonic() > deadline:
+            return differences
+        time.sleep(0.3)
+
+
+def known_runs(client: SyncPrefectClient, flow_run_id: UUID) -> dict[str, KnownRun]:
+    """Read a flow run and all runs below it from the API, by their ids.
+
+    The task run that stands for a subflow in its parent is that subflow, not a run of its own.
+    """
+    root = client.read_flow_run(flow_run_id)
+    runs = {str(root.id): _known(root, frozenset(), frozenset(), _flow_states(client, root.id))}
+    pending = [root.id]
+    subflow_of: dict[str, str] = {}
+    waiting: list[tuple[FlowRun | TaskRun, TaskRun, list[State[Any]]]] = []
+    while pending:
+        task_runs = _task_runs(client, pending.pop())
+        subflows = _subflows(client, task_runs)
+        for task_run in task_runs:
+            subflow = subflows.get(task_run.id)
+            if subflow is None:
+                states = client.read_task_run_states(task_run.id)
+                waiting.append((task_run, task_run, states))
+            else:
+                subflow_of[str(task_run.id)] = str(subflow.id)
+                waiting.append((subflow, task_run, _flow_states(client, subflow.id)))
+                pending.append(subflow.id)
+    for run, inputs_of, states in waiting:
+        inputs = {
+            name: {subflow_of.get(str(i.id), str(i.id)) for i in items if hasattr(i, "id")}
+            for name, items in inputs_of.task_inputs.items()
+        }
+        parents = inputs.pop("__parents__", set()) or {str(inputs_of.flow_run_id)}
+        upstream = frozenset().union(*inputs.values())
+        runs[str(run.id)] = _known(run, frozenset(parents), upstream, states)
+    return runs
+
+
+def _known(
+    run: FlowRun | TaskRun,
+    parents: frozenset[str],
+    upstream: frozenset[str],
+    states: list[State[Any]],
+) -> KnownRun:
+    ordered = tuple(sorted(states, key=lambda state: state.timestamp))
+    return KnownRun(str(run.id), run.name, parents, upstream, ordered)
+
+
+def _flow_states(client: SyncPrefectClient, flow_run_id: UUID) -> list[State[Any]]:
+    return client.read_flow_run_states(flow_run_id)
+
+
+def _task_runs(client: SyncPrefectClient, flow_run_id: UUID) -> list[TaskRun]:
+    found: list[TaskRun] = []
+    while True:
+        page = client.read_task_runs(
+            task_run_filter=TaskRunFilter(flow_run_id={"any_": [flow_run_id]}),  # type: ignore[arg-type]
+            limit=_PAGE,
+            offset=len(found),
+        )
+        found.extend(page)
+        if len(page) < _PAGE:
+            return found
+
+
+def _subflows(client: SyncPrefectClient, task_runs: list[TaskRun]) -> dict[UUID, FlowRun]:
+    if not task_runs:
+        return {}
+    ids = [task_run.id for task_run in task_runs]
+    found = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(parent_task_run_id={"any_": ids}),  # type: ignore[arg-type]
+        limit=_PAGE,
+    )
+    return {run.parent_task_run_id: run for run in found if run.parent_task_run_id is not None}
+
+
+def _compare(by_run: dict[str, list[ReadableSpan]], runs: dict[str, KnownRun]) -> list[str]:
+    differences = [f"span without a run: {by_run[i][0].name} ({i})" for i in by_run.keys() - runs]
+    for run in runs.values():
+        found = by_run.get(run.id, [])
+        if len(found) != 1:
+            differences.append(f"{run.name}: {len(found)} run spans")
+        else:
+            differences += [f"{run.name}: {line}" for line in _differences(found[0], run)]
+    return differences
+
+
+def _differences(span: ReadableSpan, run: KnownRun) -> list[str]:
+    if not run.states:
+        return ["the API has no states"]
+    found: list[str] = []
+
+    def expect(what: str, actual: object, expected: object) -> None:
+        if actual != expected:
+            found.append(f"{what} is {actual!r}, the API says {expected!r}")
+
+    a = attributes(span)
+    expect("state type", a.get(semconv.RUN_STATE_TYPE), run.last.type.value)
+    expect("state name", a.get(semconv.RUN_STATE_NAME), run.last.name)
+    parent = span.parent.span_id if span.parent else None
+    if run.parents:
+        possible = {derive_span_id(parent) for parent in run.parents}
+        if parent not in possible:
+            found.append(f"parent span {parent} is none of {possible}")
+    links = [link for link in span.links if (link.attributes or {}).get(semconv.LINK_TYPE)]
+    upstream = sorted(link.context.span_id for link in links)
+    expect("upstream", upstream, sorted(derive_span_id(i) for i in run.upstream))
+    expect("links of others", len(span.links) - len(links), 0)
+    events = {
+        str((e.attributes or {})[semconv.STATE_ID]): (e.name, e.timestamp)
+        for e in span.events
+        if semconv.STATE_ID in (e.attributes or {})
+    }
+    expect("states", {i: n for i, (n, _) in events.items()}, {str(s.id): s.name for s in run.states})
+    for state in run.states:
+        if (event := events.get(str(state.id))) and abs(event[1] - _ns(state)) > _TOLERANCE:
+            found.append(f"event {state.name} is {(event[1] - _ns(state)) / 1e6:.1f} ms off")
+    assert span.start_time is not None
+    assert span.end_time is not None
+    if run.last.is_final() and abs(span.end_time - _ns(run.last)) > _TOLERANCE:
+        found.append(f"the end is {(span.end_time - _ns(run.last)) / 1e6:.1f} ms off")
+    if run.first_running is not None and span.start_time > run.first_running + 1000:
+        found.append(f"starts {(span.start_time - run.first_running) / 1e6:.3f} ms late")
+    if abs(accounted(span) - seconds(span)) > 1e-3:
+        found.append(f"accounts for {accounted(span):.4f} s of {seconds(span):.4f} s")
+    if context(span).span_id != derive_span_id(run.id):
+        found.append("has a span id that is not derived from the run's")
+    return found
+
+
+def _ns(state: State[Any]) -> int:
+    return round(state.timestamp.timestamp() * 1_000_000) * 1000
