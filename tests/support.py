@@ -24,6 +24,10 @@ class RecordedSpans(SpanExporter):
             self._spans.extend(spans)
         return SpanExportResult.SUCCESS
 
+    def clear(self) -> None:
+        with self._lock:
+            self._spans.clear()
+
     @property
     def all(self) -> list[ReadableSpan]:
         """Every span that has ended, in the order of start."""

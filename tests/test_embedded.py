@@ -107,7 +107,8 @@ def test_oldest_files_are_deleted(tmp_path: Path, max_count: int) -> None:
 
 def test_other_signals_and_other_files_are_left_alone(tmp_path: Path) -> None:
     """Deleting the oldest traces touches neither the logs nor a file of the user's."""
-    others = [tmp_path / "logs.jsonl", tmp_path / "logs-1.jsonl", tmp_path / "my-traces-1.jsonl"]
+    names = ("logs.jsonl", "logs-1.jsonl", "my-traces-1.jsonl", "traces-backup.jsonl")
+    others = [tmp_path / name for name in names]
     for other in others:
         other.write_text("mine")
     stream = stream_in(tmp_path, max_bytes=10, max_count=1)

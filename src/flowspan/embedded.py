@@ -19,7 +19,8 @@ if sys.platform != "win32":
     import fcntl
 
 _APPEND: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
-_READ_WRITE_ALL: Final = 0o666  # less the umask, as `open` has it
+_MODE: Final = 0o666  # less the umask, as `open` has it
+_ROTATED: Final = f"{'?' * 8}T{'?' * 6}.{'?' * 6}Z-{'?' * 8}"  # no other file is ever deleted
 
 
 class RotatingStream:
@@ -85,10 +86,10 @@ class RotatingStream:
     def _open_lock(self) -> int:
         path, flags = self._folder / ".lock", os.O_RDWR | os.O_CREAT
         try:
-            return os.open(path, flags, _READ_WRITE_ALL)
+            return os.open(path, flags, _MODE)
         except FileNotFoundError:
             self._make_folder()
-            return os.open(path, flags, _READ_WRITE_ALL)
+            return os.open(path, flags, _MODE)
 
     def _make_folder(self) -> None:
         try:
@@ -110,14 +111,14 @@ class RotatingStream:
         # Windows renames no file that a reader holds open: keep writing, the next line tries again.
         with contextlib.suppress(OSError):
             self.path.rename(rotated)
-        oldest_first = sorted(self._folder.glob(f"{self._signal}-*.jsonl"))
+        oldest_first = sorted(self._folder.glob(f"{self._signal}-{_ROTATED}.jsonl"))
         kept = self._max_count - 1  # and the live file
         for path in oldest_first[: max(0, len(oldest_first) - kept)]:
             with contextlib.suppress(OSError):
                 path.unlink()
 
     def _append(self, data: bytes) -> None:
-        fd = os.open(self.path, _APPEND, _READ_WRITE_ALL)
+        fd = os.open(self.path, _APPEND, _MODE)
         try:
             if _is_torn(fd):
                 data = b"\n" + data

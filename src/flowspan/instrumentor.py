@@ -45,6 +45,7 @@ class PrefectInstrumentor(BaseInstrumentor):
             self._observer: EngineObserver | None = None
             self._provider: TracerProvider | None = None
             self._settings: Settings | None = None
+            self._flush_timeout = 0.0
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Return the range of Prefect releases that flowspan supports."""
@@ -79,6 +80,7 @@ class PrefectInstrumentor(BaseInstrumentor):
             RunTracer(provider), settings, lambda: sdk.flush(provider, settings.flush_timeout)
         )
         self._provider, self._settings, self._observer = provider, settings, observer
+        self._flush_timeout = settings.flush_timeout
         for patch, owner in applicable(PATCHES):
             original = vars(owner).get(patch.name, _INHERITED)
             target = getattr(owner, patch.name)
@@ -94,8 +96,8 @@ class PrefectInstrumentor(BaseInstrumentor):
                 delattr(owner, name)
             else:
                 setattr(owner, name, original)
-        self.flush(self._settings.flush_timeout if self._settings else 0)
-        self._observer = None
+        self.flush(self._flush_timeout)
+        self._provider = self._settings = self._observer = None
 
     def flush(self, timeout: float) -> bool:
         """Export what has ended within `timeout` seconds; False if that was not enough."""
@@ -118,14 +120,12 @@ class PrefectInstrumentor(BaseInstrumentor):
 
     def finish(self) -> None:
         """End the spans that are still open and export everything, within the flush timeout."""
-        if self._provider is None or self._settings is None:
-            return
         if self._observer is not None:
             self._observer.tracer.finish_all()
-        if _owned is self._provider:
-            sdk.shutdown(self._provider, self._settings.flush_timeout)
-        else:
-            sdk.flush(self._provider, self._settings.flush_timeout)
+        if _owned is not None:
+            sdk.shutdown(_owned, self._flush_timeout)
+        elif self._provider is not None:
+            sdk.flush(self._provider, self._flush_timeout)
 
 
 def applicable(patches: tuple[Patch, ...]) -> Iterator[tuple[Patch, Any]]:

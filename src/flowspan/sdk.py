@@ -46,13 +46,15 @@ __all__ = [
     "shutdown",
 ]
 
-EMBEDDED: Final = "embedded"
+EMBEDDED: Final = "embedded"  # not an entry point: flowspan's own name for its files
 NONE: Final = "none"
 
 _OTLP: Final = "otlp"
 _OTLP_GRPC: Final = "otlp_proto_grpc"
 _OTLP_HTTP: Final = "otlp_proto_http"
 _OTLP_BY_PROTOCOL: Final = {"grpc": _OTLP_GRPC, "http/protobuf": _OTLP_HTTP}
+_REQUESTS_AUTHORITY: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_GRPC_AUTHORITY: Final = ("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",)
 _DEFAULT_PROTOCOL: Final = "grpc"  # OpenTelemetry Python's; the specification recommends HTTP
 
 
@@ -160,7 +162,7 @@ def _otlp_variable(signal: str, name: str) -> str:
 
 def _destination(signal: str, exporter: str, settings: Settings) -> str:
     if exporter == EMBEDDED:
-        return str(_embedded_stream(signal, settings).path)
+        return str(settings.dir.absolute() / f"{signal}.jsonl")
     if exporter == _OTLP_HTTP:
         return _without_credentials(_otlp_endpoint(signal, exporter))
     if exporter == _OTLP_GRPC:
@@ -200,7 +202,7 @@ def _without_credentials(url: str) -> str:
 def _entry_point(signal: str, name: str) -> EntryPoint:
     group = entry_points(group=f"opentelemetry_{signal}_exporter")
     if name not in group.names:
-        known = sorted({_OTLP, NONE, *group.names})
+        known = sorted({_OTLP, EMBEDDED, NONE, *group.names})
         raise ConfigurationError(
             f"OTEL_{signal.upper()}_EXPORTER names {name!r}, which no installed package provides: "
             f"set it to one of {', '.join(known)}, or install the package that registers it"
@@ -208,33 +210,33 @@ def _entry_point(signal: str, name: str) -> EntryPoint:
     return group[name]
 
 
-def _embedded_stream(signal: str, settings: Settings) -> RotatingStream:
-    return RotatingStream(
-        settings.dir,
-        signal,
-        max_bytes=settings.file_max_bytes,
-        max_count=settings.file_max_count,
-    )
-
-
 def _make_span_exporter(route: SignalRoute, settings: Settings) -> SpanExporter:
     """Import and make the exporter of one route; only now, so that gRPC is loaded only if used."""
     if route.exporter == EMBEDDED:
         from opentelemetry.exporter.otlp.json.file import FileSpanExporter  # noqa: PLC0415
 
+        stream = RotatingStream(
+            Path(route.destination).parent,
+            route.signal,
+            max_bytes=settings.file_max_bytes,
+            max_count=settings.file_max_count,
+        )
         # The exporter uses write, flush and closed, of all that IO[str] promises.
-        return FileSpanExporter(stream=cast("IO[str]", _embedded_stream(route.signal, settings)))
+        return FileSpanExporter(stream=cast("IO[str]", stream))
+    entry_point = _entry_point(route.signal, route.exporter)
     arguments: dict[str, object] = {}
     if route.exporter in _OTLP_BY_PROTOCOL.values():
         _check_tls_files(route.signal)
         # The exporter would find it itself, but takes an empty variable for an endpoint.
         arguments["endpoint"] = _otlp_endpoint(route.signal, route.exporter)
-    if route.exporter == _OTLP_HTTP and _otlp_variable(route.signal, "CERTIFICATE"):
+    if (
+        route.exporter == _OTLP_HTTP
+        and _otlp_variable(route.signal, "CERTIFICATE")
+        and any(map(os.environ.get, _REQUESTS_AUTHORITY))
+    ):
         arguments["session"] = _session()
     try:
-        return cast("SpanExporter", _entry_point(route.signal, route.exporter).load()(**arguments))
-    except ConfigurationError:
-        raise
+        return cast("SpanExporter", entry_point.load()(**arguments))
     except Exception as error:
         raise ConfigurationError(
             f"The {route.signal} exporter {route.exporter!r} cannot be set up: {error}"
@@ -252,8 +254,8 @@ def _check_tls_files(signal: str) -> None:
 def _session() -> "requests.Session":
     """Make a session that trusts the authority it is told to.
 
-    The exporter tells it ``OTEL_EXPORTER_OTLP_CERTIFICATE``, but requests lets a
-    ``REQUESTS_CA_BUNDLE`` override that (https://github.com/psf/requests/issues/3829).
+    The exporter tells it ``OTEL_EXPORTER_OTLP_CERTIFICATE``, but requests lets variables of its own
+    override that (https://github.com/psf/requests/issues/3829).
     """
     import requests  # noqa: PLC0415
 
@@ -286,10 +288,8 @@ def probe(route: SignalRoute, timeout: float = 2.0) -> str | None:
             _check_writable(Path(route.destination))
         elif route.exporter in _OTLP_BY_PROTOCOL.values():
             _connect(route, timeout)
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # ValueError: no such port, or a file without certificate
+    # A port above 65535, or a file that holds no certificate, is a ValueError.
+    except (OSError, ValueError) as error:
         return str(error) or type(error).__name__
     return None
 
@@ -330,9 +330,5 @@ def _default_authority(route: SignalRoute) -> str:
     """Find what the exporter trusts unless told otherwise: Mozilla's list, or another's choice."""
     from requests.utils import DEFAULT_CA_BUNDLE_PATH  # noqa: PLC0415
 
-    variables = {
-        _OTLP_GRPC: ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"],
-        _OTLP_HTTP: ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"],
-    }
-    chosen = filter(None, map(os.environ.get, variables[route.exporter]))
-    return next(chosen, DEFAULT_CA_BUNDLE_PATH)
+    variables = _GRPC_AUTHORITY if route.exporter == _OTLP_GRPC else _REQUESTS_AUTHORITY
+    return next(filter(None, map(os.environ.get, variables)), DEFAULT_CA_BUNDLE_PATH)

@@ -1,9 +1,10 @@
 """``FLOWSPAN_*`` settings: argument before environment before default, parsed once."""
 
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -34,5 +35,16 @@ class Settings(BaseSettings):
     file_max_bytes: PositiveInt = 16 * 1024 * 1024
     """Size at which an embedded file is rotated."""
 
-    file_max_count: PositiveInt = Field(default=8)
+    file_max_count: PositiveInt = 8
     """Files kept for each signal, the one being written included."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_every_variable(cls, values: Any) -> Any:
+        """Refuse misspelt variables, which would otherwise be ignored."""
+        prefix = cls.model_config["env_prefix"]
+        names = [name.removeprefix(prefix).lower() for name in os.environ if name.startswith(prefix)]
+        if unknown := sorted(set(names) - set(cls.model_fields)):
+            known = ", ".join(f"{prefix}{name.upper()}" for name in cls.model_fields)
+            raise ValueError(f"no such setting: {', '.join(unknown)}; there are {known}")
+        return values

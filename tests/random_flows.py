@@ -1,0 +1,255 @@
+"""Random flows over Prefect's features, as data that Hypothesis can shrink, and what runs them."""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import strategies as st
+from prefect import Flow, Task, allow_failure, flow, task
+from prefect.cache_policies import INPUTS
+from prefect.states import Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.transactions import transaction
+
+BEHAVIOURS = [
+    "succeed",
+    "fail",
+    "recover",
+    "recover_after_delay",
+    "exhaust_retries",
+    "time_out",
+    "hit_cache",
+    "return_failed",
+    "generate",
+    "generate_and_stop",
+    "nest",
+    "nest_and_fail",
+    "call_subflow",
+    "roll_back",
+]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that a flow does: what kind of run, how it is called, and what it consumes."""
+
+    behaviour: str
+    is_async: bool
+    called: str
+    upstream: tuple[int, ...]
+    passed: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A flow: its steps in order, each consuming some of those before it."""
+
+    steps: tuple[Step, ...]
+    is_async: bool
+    workers: int
+
+
+steps = st.builds(
+    Step,
+    behaviour=st.sampled_from(BEHAVIOURS),
+    is_async=st.booleans(),
+    called=st.sampled_from(["directly", "submitted", "mapped", "for_state"]),
+    upstream=st.lists(st.integers(0, 20), max_size=3).map(tuple),
+    passed=st.sampled_from(["plain", "nested", "wait_for", "allow_failure"]),
+)
+programs = st.builds(
+    Program,
+    steps=st.lists(steps, min_size=1, max_size=7).map(tuple),
+    is_async=st.booleans(),
+    # Enough threads for every step at once: one that waits in the pool for another would hang.
+    workers=st.sampled_from([8, 32]),
+)
+
+
+def run(program: Program) -> None:
+    """Run `program` as a flow called main; its failures are part of it."""
+    body = _Body(program)
+    runner = ThreadPoolTaskRunner(max_workers=program.workers)
+    if program.is_async:
+
+        @flow(name="main", task_runner=runner)
+        async def async_main() -> None:
+            for number, step in enumerate(program.steps):
+                outcome = body.begin(number, step)
+                if asyncio.iscoroutine(outcome):
+                    with contextlib.suppress(Exception):
+                        body.outcomes[number] = await outcome
+            body.wait()
+
+        asyncio.run(async_main())
+    else:
+
+        @flow(name="main", task_runner=runner)
+        def main() -> None:
+            for number, step in enumerate(program.steps):
+                outcome = body.begin(number, step)
+                if asyncio.iscoroutine(outcome):
+                    with contextlib.suppress(Exception):
+                        body.outcomes[number] = asyncio.run(_await(outcome))
+            body.wait()
+
+        main()
+
+
+async def _await(awaitable: Any) -> Any:
+    return await awaitable
+
+
+class _Body:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.outcomes: dict[int, Any] = {}
+        self.futures: list[Any] = []
+
+    def begin(self, number: int, step: Step) -> Any:
+        """Do one step; return its coroutine if it has to be awaited."""
+        inputs = [
+            self.outcomes[index % number]
+            for index in step.upstream
+            if number and index % number in self.outcomes
+        ]
+        wait_for = [item for item in inputs if hasattr(item, "wait")]
+        if step.passed == "wait_for":
+            argument, options = None, {"wait_for": wait_for}
+        else:
+            options = {}
+            if step.passed == "allow_failure":
+                argument = [allow_failure(item) for item in inputs]
+            else:
+                argument = {"deep": inputs} if step.passed == "nested" else inputs
+        with contextlib.suppress(Exception):
+            return self._call(number, step, _runnable(step), argument, options)
+        return None
+
+    def _call(self, number: int, step: Step, runnable: Any, argument: Any, options: Any) -> Any:
+        if isinstance(runnable, Flow):
+            outcome = runnable(argument, return_state=step.called == "for_state", **options)
+        elif step.behaviour in {"generate", "generate_and_stop"}:
+            outcome = _consume(runnable, argument, stop=step.behaviour == "generate_and_stop")
+        elif step.behaviour == "roll_back":
+            with transaction():
+                if step.is_async:
+                    # Its coroutine would leave the transaction before it is awaited.
+                    runnable.submit(argument, **options).wait()
+                else:
+                    runnable(argument, **options)
+                raise RuntimeError("roll back")
+        elif step.called == "submitted":
+            outcome = runnable.submit(argument, **options)
+            self.futures.append(outcome)
+        elif step.called == "mapped":
+            futures = runnable.map([argument, argument], **options)
+            self.futures.extend(futures)
+            outcome = list(futures)
+        else:
+            outcome = runnable(argument, return_state=step.called == "for_state", **options)
+        if asyncio.iscoroutine(outcome):
+            return outcome
+        self.outcomes[number] = outcome
+        return None
+
+    def wait(self) -> None:
+        for future in self.futures:
+            with contextlib.suppress(Exception):
+                future.wait()
+
+
+def _consume(runnable: Any, argument: Any, *, stop: bool) -> Any:
+    items = runnable(argument)
+    first = next(items)
+    if stop:
+        items.close()
+        return first
+    return [first, *items]
+
+
+def _runnable(step: Step) -> Flow[Any, Any] | Task[Any, Any]:  # noqa: C901 - one branch a behaviour
+    """Make the task or flow of a step; what it returns can be tracked as a result."""
+    behaviour = step.behaviour
+    attempts: dict[str, int] = {}
+    options: dict[str, Any] = {
+        "recover": {"retries": 1},
+        "recover_after_delay": {
+            "retries": 2,
+            "retry_delay_seconds": 0.05,
+            "retry_jitter_factor": 0.5,
+        },
+        "exhaust_retries": {"retries": 1},
+        "time_out": {"timeout_seconds": 0.05},
+        "hit_cache": {"cache_policy": INPUTS, "persist_result": True},
+    }.get(behaviour, {})
+
+    @task
+    def inner(x: Any) -> list[int]:
+        return [1000]
+
+    def act(x: Any) -> Any:
+        from prefect.context import TaskRunContext
+
+        context = TaskRunContext.get()
+        run_id = str(context.task_run.id) if context else "flow"
+        attempts[run_id] = attempts.get(run_id, 0) + 1
+        if behaviour == "fail" or behaviour == "exhaust_retries":
+            raise ValueError(behaviour)
+        if behaviour.startswith("recover") and attempts[run_id] == 1:
+            raise ConnectionError(behaviour)
+        if behaviour == "return_failed":
+            return Failed(message="returned")
+        if behaviour == "nest":
+            return inner(x)
+        if behaviour == "nest_and_fail":
+            inner(x)
+            raise ValueError(behaviour)
+        return [2000]
+
+    if behaviour == "hit_cache":
+        # Of two mapped runs with equal inputs the second may find the result of the first.
+        options["cache_key_fn"] = lambda *_, key=str(uuid.uuid4()): key
+        del options["cache_policy"]
+    if behaviour == "call_subflow":
+        if step.is_async:
+
+            @flow
+            async def async_subflow(x: Any) -> list[int]:
+                return inner(x)
+
+            return async_subflow
+
+        @flow
+        def subflow(x: Any) -> list[int]:
+            return inner(x)
+
+        return subflow
+    if behaviour in {"generate", "generate_and_stop"}:
+
+        @task
+        def generator_step(x: Any) -> Any:
+            for number in range(3):
+                yield [number]
+
+        return generator_step
+    if step.is_async:
+
+        @task(**options)
+        async def async_step(x: Any) -> Any:
+            await asyncio.sleep(5 if behaviour == "time_out" else 0)
+            return act(x)
+
+        return async_step
+
+    @task(**options)
+    def sync_step(x: Any) -> Any:
+        if behaviour == "time_out":
+            for _ in range(20):
+                time.sleep(0.01)
+        return act(x)
+
+    return sync_step

@@ -1,0 +1,113 @@
+"""flowspan's own errors never reach the user's flow."""
+
+import logging
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from prefect import flow, task
+from prefect.exceptions import Abort
+from support import RecordedSpans
+
+import flowspan
+from flowspan._containment import Containment
+from flowspan.recorder import RunRecorder
+
+
+def test_exceptions_are_swallowed_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Each kind of failure is logged once, and the code after the guard goes on."""
+    contained = Containment("test")
+    for error in (ValueError("first"), ValueError("second"), KeyError("other")):
+        with contained:
+            raise error
+    messages = [r.getMessage() for r in caplog.records if r.name == "flowspan"]
+    assert len(messages) == 2
+    assert "first" in messages[0]
+    assert "other" in messages[1]
+
+
+def test_control_flow_passes() -> None:
+    """What is below Exception is Prefect's control flow or the user's wish, and passes."""
+    for signal in (Abort("stop"), KeyboardInterrupt()):
+        with pytest.raises(type(signal)), Containment("test"):
+            raise signal
+
+
+def test_failures_are_counted(prefect_server: str) -> None:
+    """flowspan.internal.errors counts every failure by component."""
+    from opentelemetry import metrics
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    previous = metrics._internal._METER_PROVIDER
+    metrics._internal._METER_PROVIDER = provider
+    try:
+        contained = Containment("test")
+        for _ in range(3):
+            with contained:
+                raise ValueError
+    finally:
+        metrics._internal._METER_PROVIDER = previous
+    data = reader.get_metrics_data()
+    assert data is not None
+    metric = data.resource_metrics[0].scope_metrics[0].metrics[0]
+    (point,) = metric.data.data_points
+    assert metric.name == "flowspan.internal.errors"
+    assert metric.unit == "{error}"
+    assert point.value == 3  # type: ignore[union-attr]
+    assert dict(point.attributes or {}) == {"flowspan.component": "test"}
+
+
+METHODS = ["enter_state", "begin_attempt", "begin_execution", "end_execution", "fail", "finish"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_broken_recorder_breaks_no_flow(
+    spans: RecordedSpans, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever fails in our own code, a flow's result and its exceptions are the user's."""
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("flowspan's fault")
+
+    monkeypatch.setattr(RunRecorder, method, broken)
+
+    @task
+    def step(x: int) -> int:
+        return x + 1
+
+    @task
+    def fail() -> None:
+        raise KeyError("the user's")
+
+    @flow
+    def main() -> int:
+        with pytest.raises(KeyError, match="the user's"):
+            fail()
+        return step(1) + step.submit(2).result()
+
+    assert main() == 5
+
+
+def test_a_broken_processor_breaks_no_flow(
+    prefect_server: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A span processor of the user's that raises costs spans, not the flow."""
+
+    class Broken(SpanProcessor):
+        def on_start(self, span: Any, parent_context: Any = None) -> None:
+            raise RuntimeError("processor")
+
+        def on_end(self, span: ReadableSpan) -> None:
+            raise RuntimeError("processor")
+
+    provider = TracerProvider()
+    provider.add_span_processor(Broken())
+    flowspan.instrument(tracer_provider=provider)
+    try:
+        with caplog.at_level(logging.WARNING, "flowspan"):
+            assert flow(name="main")(lambda: 42)() == 42
+    finally:
+        flowspan.uninstrument()

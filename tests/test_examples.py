@@ -1,0 +1,170 @@
+"""The example runs as ``make demo`` runs it, and its trace tells what happened."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowspan import semconv
+
+pytest.importorskip("duckdb", reason="the extra 'demo' is not installed")
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "nyc_flights.py"
+
+
+@dataclass(frozen=True)
+class Span:
+    """What the embedded file says about one span."""
+
+    name: str
+    id: str
+    parent: str
+    attributes: Mapping[str, Any]
+
+    @property
+    def result(self) -> Any:
+        return self.attributes.get(semconv.PIPELINE_TASK_RESULT) or self.attributes.get(
+            semconv.PIPELINE_RESULT
+        )
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One finished run of the example."""
+
+    stdout: str
+    stderr: str
+    returncode: int
+    spans: list[Span] = field(repr=False)
+
+    def named(self, name: str) -> list[Span]:
+        return [span for span in self.spans if span.name == name]
+
+    def children(self, span: Span) -> list[Span]:
+        return [child for child in self.spans if child.parent == span.id]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """The example, run once for all tests of this module."""
+    folder = tmp_path_factory.mktemp("demo")
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PREFECT_", "FLOWSPAN_", "OTEL_"))
+    }
+    run = subprocess.run(
+        [sys.executable, str(EXAMPLE)],
+        check=False,
+        cwd=folder,
+        env=inherited
+        | {
+            "DO_NOT_TRACK": "1",
+            "FLOWSPAN_DIR": str(folder / ".flowspan"),
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        },
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    traces = folder / ".flowspan" / "traces.jsonl"
+    spans = read(traces) if traces.exists() else []
+    return Demo(run.stdout, run.stderr, run.returncode, spans)
+
+
+def read(file: Path) -> list[Span]:
+    """Read OTLP JSON lines without flowspan's reader, which is not to be its own judge."""
+    return [
+        Span(
+            span["name"],
+            span["spanId"],
+            span.get("parentSpanId", ""),
+            {a["key"]: next(iter(a["value"].values())) for a in span.get("attributes", [])},
+        )
+        for line in file.read_text().splitlines()
+        for resource in json.loads(line)["resourceSpans"]
+        for scope in resource["scopeSpans"]
+        for span in scope["spans"]
+    ]
+
+
+def test_answers_its_question_and_nothing_else(demo: Demo) -> None:
+    """It succeeds, names the three latest carriers, and shows no warnings, errors or tracebacks."""
+    assert demo.returncode == 0, demo.stderr
+    assert "8255" in demo.stdout
+    assert "Loaded 327,361 rows" in demo.stdout
+    assert demo.stdout.index("Frontier") < demo.stdout.index("AirTran")
+    assert "Traceback" not in demo.stdout
+    assert demo.stderr == ""
+
+
+def test_one_trace(demo: Demo) -> None:
+    """All spans hang together below the one flow run, which succeeded."""
+    (root,) = (span for span in demo.spans if not span.parent)
+    assert root.name == "RUN nyc-flights"
+    assert root.result == "success"
+    ids = {span.id for span in demo.spans}
+    assert all(span.parent in ids for span in demo.spans if span.parent)
+
+
+def test_retry_and_cache(demo: Demo) -> None:
+    """The reference table takes two attempts, and comes from the cache the second time."""
+    fetched, cached = sorted(
+        demo.named("fetch_reference"), key=lambda span: bool(span.attributes[semconv.TASK_CACHED])
+    )
+    assert [span.name for span in demo.children(fetched)] == ["attempt 1", "attempt 2"]
+    assert fetched.result == cached.result == "success"
+    assert fetched.attributes[semconv.WAIT_RETRY] >= 1
+    assert cached.attributes[semconv.TASK_CACHED] is True
+    assert cached.attributes[semconv.RUN_STATE_NAME] == "Cached"
+
+
+def test_timeout(demo: Demo) -> None:
+    """The geocoder is the only step that did not succeed."""
+    failed = [span for span in demo.spans if span.result not in {None, "success"}]
+    assert [(span.name, span.result) for span in failed] == [("geocode", "timeout")]
+
+
+def test_subflow(demo: Demo) -> None:
+    """The subflow is a child of the flow, and its tasks are children of the subflow."""
+    (enrich,) = demo.named("RUN enrich")
+    (root,) = demo.named("RUN nyc-flights")
+    assert enrich.parent == root.id
+    assert sorted(span.name for span in demo.children(enrich)) == [
+        "extract",
+        "extract",
+        "join_planes",
+        "join_weather",
+    ]
+
+
+def test_mapped_tasks(demo: Demo) -> None:
+    """There is one summary for each of the sixteen carriers."""
+    assert len(demo.named("summarize")) == 16
+
+
+def test_concurrency(demo: Demo) -> None:
+    """One load waits until the other one has left the warehouse."""
+    first, second = (
+        float(span.attributes.get(semconv.WAIT_CONCURRENCY, 0)) for span in demo.named("load")
+    )
+    assert max(first, second) > 0.1
+
+
+def test_bottleneck(demo: Demo) -> None:
+    """Nothing executes for longer than the step that was made to be slow."""
+    tasks = [
+        span
+        for span in demo.spans
+        if span.attributes.get(semconv.RUN_TYPE) == "task" and semconv.EXECUTION in span.attributes
+    ]
+    slowest = max(tasks, key=lambda span: float(span.attributes[semconv.EXECUTION]))
+    assert slowest.name == "validate"

@@ -1,0 +1,30 @@
+"""The heart of the product: spans tell the same as Prefect's API, whatever a flow does."""
+
+import os
+
+from hypothesis import HealthCheck, Phase, given, settings
+from random_flows import Program, programs, run
+from reconcile import reconcile
+from support import RecordedSpans, attributes
+
+from flowspan import semconv
+
+# The same flows each time, so that a change is judged by itself; a number of one's own searches on.
+EXAMPLES = os.environ.get("FIDELITY_EXAMPLES")
+
+
+@settings(
+    max_examples=int(EXAMPLES or 25),
+    derandomize=EXAMPLES is None,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, *([Phase.shrink] if EXAMPLES else [])],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    print_blob=True,
+)
+@given(program=programs)
+def test_spans_are_true_to_the_api(spans: RecordedSpans, program: Program) -> None:
+    """Every run in the API has one span with its state, parent, upstream runs, events and times."""
+    spans.clear()
+    run(program)
+    differences = reconcile(spans.all, attributes(spans.one("RUN main"))[semconv.RUN_ID])
+    assert not differences, "\n".join(differences)
