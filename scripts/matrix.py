@@ -22,7 +22,6 @@ ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "matrix"
 TESTS = ("tests/test_drift.py", "tests/test_engine_paths.py")
 PYTHON_MINORS = (10, 11, 12, 13)
-INSTALL_TIMEOUT = 600
 SHOWN_LINES = 30
 
 
@@ -39,15 +38,19 @@ class Prefect:
     """Whether a registry that cannot serve all its dependencies is no failure."""
 
 
-# The oldest and the newest patch of every minor. All pins but those of FastAPI follow from upper
-# bounds in Prefect's own metadata: they are the newest releases within them.
-SLUGIFY_8 = ("packaging==26.2", "python-slugify==8.0.4")
+# The oldest and the newest patch of every minor. All pins but FastAPI's follow from upper bounds in
+# Prefect's own metadata: they are the newest releases within them.
+BEFORE_3_8_8 = ("packaging==26.2", "python-slugify==8.0.4")
+# With FastAPI 0.137 and newer, the server of 3.7.0 and older answers every request with status 500:
+# AttributeError: 'PrefectRouter' object has no attribute 'routes'.
+BEFORE_3_7_8 = (*BEFORE_3_8_8, "fastapi==0.136.3")
 PREFECTS = (
     Prefect(
         "3.6.0",
         (
             "cachetools==6.2.6",
             "coolname==2.2.0",
+            "fastapi==0.136.3",
             "griffe==1.15.0",
             "packaging==25.0",
             "python-slugify==8.0.4",
@@ -59,10 +62,10 @@ PREFECTS = (
         # Came with the OpenTelemetry API until that stopped needing it.
         undeclared=("importlib-metadata",),
     ),
-    Prefect("3.6.29", SLUGIFY_8),
-    Prefect("3.7.0", SLUGIFY_8),
-    Prefect("3.7.8", SLUGIFY_8),
-    Prefect("3.8.0", SLUGIFY_8),
+    Prefect("3.6.29", BEFORE_3_7_8),
+    Prefect("3.7.0", BEFORE_3_7_8),
+    Prefect("3.7.8", BEFORE_3_8_8),
+    Prefect("3.8.0", BEFORE_3_8_8),
     Prefect("3.8.8"),
     # 3.9 bounds FastAPI itself, and needs a certifi that a mirror may not hold yet.
     Prefect("3.9.0", ("certifi>=2026.10.19", "fastapi>=0.139"), may_be_missing=True),
@@ -158,9 +161,8 @@ def run_cell(cell: Cell, wheel: Path, pytest_arguments: Sequence[str], timeout: 
     try:
         try:
             run([uv(), "venv", "--quiet", "--clear", "-p", cell.python, folder], log, 60)
-            install = [uv(), "pip", "install", "--quiet", "-p", python, "-c", pins]
-            packages = ["--group", "dev", wheel, "prefect", *cell.prefect.undeclared]
-            run([*install, *packages], log, INSTALL_TIMEOUT)
+            packages = ("--group", "dev", wheel, "prefect", *cell.prefect.undeclared)
+            run([uv(), "pip", "install", "-q", "-p", python, "-c", pins, *packages], log, 600)
         except Stopped:
             reason = why_not_installable(log.read_text())
             if cell.prefect.may_be_missing and reason:

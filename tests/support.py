@@ -1,14 +1,17 @@
 """Spans as tests look at them."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 
 from flowspan import semconv
+from flowspan.timeline import read
 
 
 class RecordedSpans(SpanExporter):
@@ -102,3 +105,35 @@ def accounted(span: ReadableSpan) -> float:
     a = attributes(span)
     parts = (*semconv.WAITS_INSIDE, semconv.EXECUTION, semconv.ORCHESTRATION)
     return sum(float(a.get(part, 0.0)) for part in parts)
+
+
+def embedded_spans(folder: Path) -> RecordedSpans:
+    """Read all spans from embedded files, as if they had just ended in this process."""
+    recorded = RecordedSpans(TracerProvider())
+    try:
+        files = read.find_files(folder)
+    except read.SourceError:
+        return recorded
+    for summary in read.recent_traces(files, 1000):
+        recorded.export([_as_sdk(span) for span in read.load(folder, summary.trace_id).spans])
+    return recorded
+
+
+def _as_sdk(span: read.Span) -> ReadableSpan:
+    def ids(trace_id: str, span_id: str) -> SpanContext:
+        return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False)
+
+    parent = ids(span.trace_id, span.parent_span_id) if span.parent_span_id else None
+    return ReadableSpan(
+        name=span.name,
+        context=ids(span.trace_id, span.span_id),
+        parent=parent,
+        resource=Resource(dict(span.resource)),
+        attributes=span.attributes,
+        events=[Event(e.name, e.attributes, e.time) for e in span.events],
+        links=[Link(ids(link.trace_id, link.span_id), link.attributes) for link in span.links],
+        kind=SpanKind[span.kind],
+        status=Status(StatusCode[span.status], span.status_message or None),
+        start_time=span.start,
+        end_time=span.end,
+    )

@@ -1,0 +1,69 @@
+"""Flows as users deploy them: instrument() at module level and nothing else of flowspan's."""
+
+import sys
+import time
+
+from flowspan import instrument
+
+instrument()
+
+from prefect import flow, serve, task  # noqa: E402
+from prefect.deployments import run_deployment  # noqa: E402
+from prefect.flow_runs import suspend_flow_run  # noqa: E402
+
+
+@task
+def extract(rows: int) -> list[int]:
+    return list(range(rows))
+
+
+@task(retries=1)
+def load(rows: list[int]) -> int:
+    return len(rows)
+
+
+@flow
+def etl(rows: int = 3) -> int:
+    return load(extract.submit(rows))
+
+
+@task
+def sleep(seconds: float) -> None:
+    for _ in range(int(seconds * 10)):
+        time.sleep(0.1)
+
+
+@flow
+def sleeper(seconds: float = 60) -> None:
+    sleep(seconds)
+
+
+@flow
+def threaded_sleeper(seconds: float = 60) -> None:
+    future = sleep.submit(seconds)
+    sleep(seconds)
+    future.wait()
+
+
+@flow
+def suspender() -> int:
+    extract(1)
+    suspend_flow_run(timeout=60, key="once")
+    return load([1, 2])
+
+
+@flow
+def caller() -> None:
+    run = run_deployment("etl/served", timeout=60, poll_interval=0.5)
+    assert run.state is not None
+    assert run.state.is_completed(), run.state
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        serve(
+            *(f.to_deployment("served", tags=["test"]) for f in (etl, sleeper, suspender)),
+            pause_on_shutdown=False,
+        )
+    else:
+        globals()[sys.argv[1]]()
