@@ -50,7 +50,9 @@ PREFECTS = (
         (
             "cachetools==6.2.6",
             "coolname==2.2.0",
-            "fastapi==0.136.3",
+            # Newer ones do not take the subflow requests of 3.6.0, which name no content type.
+            "fastapi==0.131.0",
+            "starlette==0.52.1",
             "griffe==1.15.0",
             "packaging==25.0",
             "python-slugify==8.0.4",
@@ -161,8 +163,9 @@ def run_cell(cell: Cell, wheel: Path, pytest_arguments: Sequence[str], timeout: 
     try:
         try:
             run([uv(), "venv", "--quiet", "--clear", "-p", cell.python, folder], log, 60)
-            packages = ("--group", "dev", wheel, "prefect", *cell.prefect.undeclared)
-            run([uv(), "pip", "install", "-q", "-p", python, "-c", pins, *packages], log, 600)
+            install = (uv(), "pip", "install", "--quiet", "--python", python, "--constraint", pins)
+            packages = (wheel, "prefect", *cell.prefect.undeclared)
+            run((*install, "--group", "dev", *packages), log, 600)
         except Stopped:
             reason = why_not_installable(log.read_text())
             if cell.prefect.may_be_missing and reason:

@@ -43,9 +43,9 @@ os.environ.pop("TRACEPARENT", None)
 from opentelemetry import trace  # noqa: E402 - the environment comes first
 from opentelemetry.sdk.trace import TracerProvider  # noqa: E402
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: E402
-from support import RecordedSpans  # noqa: E402
 
 import flowspan  # noqa: E402
+from support import RecordedSpans  # noqa: E402
 
 
 @pytest.fixture(scope="session")

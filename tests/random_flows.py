@@ -117,6 +117,7 @@ class _Body:
             if number and index % number in self.outcomes
         ]
         wait_for = [item for item in inputs if hasattr(item, "wait")]
+        argument: Any
         if step.passed == "wait_for":
             argument, options = None, {"wait_for": wait_for}
         else:
@@ -175,7 +176,7 @@ def _runnable(step: Step) -> Flow[Any, Any] | Task[Any, Any]:  # noqa: C901 - on
     """Make the task or flow of a step; what it returns can be tracked as a result."""
     behaviour = step.behaviour
     attempts: dict[str, int] = {}
-    options: dict[str, Any] = {
+    by_behaviour: dict[str, dict[str, Any]] = {
         "recover": {"retries": 1},
         "recover_after_delay": {
             "retries": 2,
@@ -185,7 +186,8 @@ def _runnable(step: Step) -> Flow[Any, Any] | Task[Any, Any]:  # noqa: C901 - on
         "exhaust_retries": {"retries": 1},
         "time_out": {"timeout_seconds": 0.05},
         "hit_cache": {"cache_policy": INPUTS, "persist_result": True},
-    }.get(behaviour, {})
+    }
+    options = by_behaviour.get(behaviour, {})
 
     @task
     def inner(x: Any) -> list[int]:
@@ -197,7 +199,7 @@ def _runnable(step: Step) -> Flow[Any, Any] | Task[Any, Any]:  # noqa: C901 - on
         context = TaskRunContext.get()
         run_id = str(context.task_run.id) if context else "flow"
         attempts[run_id] = attempts.get(run_id, 0) + 1
-        if behaviour == "fail" or behaviour == "exhaust_retries":
+        if behaviour in {"fail", "exhaust_retries"}:
             raise ValueError(behaviour)
         if behaviour.startswith("recover") and attempts[run_id] == 1:
             raise ConnectionError(behaviour)
@@ -212,7 +214,8 @@ def _runnable(step: Step) -> Flow[Any, Any] | Task[Any, Any]:  # noqa: C901 - on
 
     if behaviour == "hit_cache":
         # Of two mapped runs with equal inputs the second may find the result of the first.
-        options["cache_key_fn"] = lambda *_, key=str(uuid.uuid4()): key
+        key = str(uuid.uuid4())
+        options["cache_key_fn"] = lambda *_: key
         del options["cache_policy"]
     if behaviour == "call_subflow":
         if step.is_async:

@@ -7,11 +7,11 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from prefect import flow, task
 from prefect.exceptions import Abort
-from support import RecordedSpans
 
 import flowspan
 from flowspan._containment import Containment
 from flowspan.recorder import RunRecorder
+from support import RecordedSpans
 
 
 def test_exceptions_are_swallowed_and_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from kinds import KINDS, flow_around, make, make_task, span_name
 from prefect import allow_failure, flow, get_run_logger, pause_flow_run, resume_flow_run, task
 from prefect.cache_policies import INPUTS
 from prefect.client.orchestration import get_client
@@ -16,11 +15,12 @@ from prefect.concurrency.sync import concurrency
 from prefect.states import Cancelled, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.transactions import transaction
-from reconcile import reconcile
-from support import RecordedSpans, attributes, context, exceptions, result, seconds, states
 
 from flowspan import semconv
 from flowspan.identity import derive_attempt_span_id, derive_span_id, derive_trace_id
+from kinds import KINDS, flow_around, make, make_task, span_name
+from reconcile import reconcile
+from support import RecordedSpans, attributes, context, exceptions, result, seconds, states
 
 LEVELS = ["flow", "task"]
 each_path = pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_timeout(spans: RecordedSpans, level: str, kind: str) -> None:
 
     if level == "flow":
         main = flow(name="main", timeout_seconds=0.2)(step)
-        run: Any = main if kind == "sync" else lambda: asyncio.run(main())  # type: ignore[arg-type]
+        run: Any = main if kind == "sync" else lambda: asyncio.run(main())
     else:
         run = flow_around(kind, task(name="step", timeout_seconds=0.2)(step))
     with pytest.raises(TimeoutError):
@@ -360,7 +360,7 @@ def test_links_name_the_inputs(spans: RecordedSpans) -> None:
 
 
 def test_nested_and_mapped_runs(spans: RecordedSpans) -> None:
-    """Tasks in tasks, subflows in tasks, mapped tasks: each is a child of the run that called it."""
+    """Nested tasks, subflows in tasks, mapped tasks: each is a child of the run that called it."""
 
     @task
     def leaf(x: int) -> int:
@@ -560,7 +560,9 @@ def test_pause_and_resume(spans: RecordedSpans, kind: str) -> None:
     span = spans.one("RUN main")
     assert states(span) == ["Pending", "Running", "Paused", "Running", "Completed"]
     assert 0.4 < attributes(span)[semconv.WAIT_PAUSE] < seconds(span)
-    assert attributes(span)[semconv.EXECUTION] < seconds(span) - attributes(span)[semconv.WAIT_PAUSE]
+    assert (
+        attributes(span)[semconv.EXECUTION] < seconds(span) - attributes(span)[semconv.WAIT_PAUSE]
+    )
     assert_true_to_api(spans)
 
 
@@ -598,7 +600,7 @@ def test_waits_of_tasks(spans: RecordedSpans) -> None:
 
 
 def test_concurrency_waits(spans: RecordedSpans) -> None:
-    """Waiting for a slot counts, by a tag's limit or in the function; a tag without one does not."""
+    """Waiting for a slot counts, for a tag or in the function; a tag without limit does not."""
     with get_client(sync_client=True) as client:
         for name in ("tag:narrow", "pool"):
             client.create_concurrency_limit(tag=name.removeprefix("tag:"), concurrency_limit=1) if (

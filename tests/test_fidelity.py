@@ -3,11 +3,11 @@
 import os
 
 from hypothesis import HealthCheck, Phase, given, settings
+
+from flowspan import semconv
 from random_flows import Program, programs, run
 from reconcile import reconcile
 from support import RecordedSpans, attributes
-
-from flowspan import semconv
 
 # The same flows each time, so that a change is judged by itself; a number of one's own searches on.
 EXAMPLES = os.environ.get("FIDELITY_EXAMPLES")

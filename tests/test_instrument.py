@@ -17,13 +17,13 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, Samp
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY, temporary_settings
-from reconcile import reconcile
-from support import RecordedSpans, attributes, context, result, seconds, states
 
 import flowspan
 from flowspan import semconv
 from flowspan.identity import derive_span_id, derive_trace_id
 from flowspan.settings import Settings
+from reconcile import reconcile
+from support import RecordedSpans, attributes, context, result, seconds, states
 
 
 @task
@@ -44,7 +44,7 @@ def test_public_names() -> None:
     for name in flowspan.__all__:
         assert getattr(flowspan, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = flowspan.nothing  # type: ignore[attr-defined]
+        _ = flowspan.nothing
 
 
 def test_entry_point() -> None:
@@ -91,7 +91,7 @@ def test_adoption_of_a_running_flow(prefect_server: str, kind: str) -> None:
     assert attributes(root)[semconv.EXECUTION] > 0.2
     run_id = attributes(root)[semconv.RUN_ID]
     assert context(root).trace_id == derive_trace_id(run_id)
-    assert [d for d in reconcile(spans.all, run_id, timeout=5) if "states is" not in d] == []
+    assert [d for d in reconcile(spans.all, run_id, timeout=5) if "states are" not in d] == []
     assert states(root) == ["Running", "Completed"]
     assert context_api.get_current() == before
 
@@ -158,6 +158,7 @@ def test_other_instrumentations_nest(spans: RecordedSpans) -> None:
     import sqlalchemy
     from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
     from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
+
     from sinks import http_sink
 
     HTTPXClientInstrumentor().instrument(tracer_provider=spans.provider)
@@ -324,9 +325,7 @@ def test_captured_parameters(prefect_server: str) -> None:
     def main() -> None:
         load("postgresql://me:hidden@db/x", "hidden", {"api_key": "hidden", "n": 1}, [1] * 500)
 
-    flowspan.instrument(
-        tracer_provider=provider, settings=Settings(capture_parameters="values")
-    )
+    flowspan.instrument(tracer_provider=provider, settings=Settings(capture_parameters="values"))
     try:
         main()
     finally:
@@ -371,13 +370,14 @@ def test_bad_settings_are_loud(monkeypatch: pytest.MonkeyPatch, name: str, value
 def test_a_provider_that_is_none_is_loud() -> None:
     """Something that is no provider fails at instrument() with what to do."""
     with pytest.raises(TypeError, match="Leave it out"):
-        flowspan.instrument(tracer_provider="jaeger")  # type: ignore[arg-type]
+        flowspan.instrument(tracer_provider="jaeger")
     assert flowspan.PrefectInstrumentor().patched == []
 
 
 def test_importing_is_light() -> None:
-    """import flowspan does not import Prefect or the SDK: that is left to instrument()."""
-    code = "import sys, flowspan; print([m for m in ('prefect', 'opentelemetry.sdk') if m in sys.modules])"
+    """Importing flowspan does not import Prefect or the SDK: that is left to instrument()."""
+    heavy = ("prefect", "opentelemetry.sdk")
+    code = f"import sys, flowspan; print([name for name in {heavy} if name in sys.modules])"
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     ).stdout

@@ -18,12 +18,12 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
-from reconcile import reconcile
-from sinks import http_sink
-from support import RecordedSpans, attributes, context, embedded_spans, result, seconds, states
 
 from flowspan import semconv
 from flowspan.identity import derive_span_id, derive_trace_id
+from reconcile import reconcile
+from sinks import http_sink
+from support import RecordedSpans, attributes, context, embedded_spans, result, seconds, states
 
 FLOWS = Path(__file__).parent / "flows"
 PATIENCE = 90.0
@@ -51,7 +51,9 @@ def run_script(*arguments: str, env: dict[str, str]) -> "subprocess.CompletedPro
 
 
 @contextmanager
-def background(*command: str, env: dict[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def background(
+    *command: str, env: dict[str, str], log: Path
+) -> Iterator["subprocess.Popen[bytes]"]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, env=env, cwd=FLOWS, stdout=output, stderr=subprocess.STDOUT

@@ -1,4 +1,4 @@
-"""Everything that touches a private detail of Prefect: the patches, and what they tell the recorder.
+"""All that touches a private detail of Prefect: the patches, and what they tell the recorder.
 
 Prefect's run engines hand each start, state change and end of a run to a telemetry object. An
 `EngineTelemetry` takes its place, so Prefect's own spans are replaced rather than doubled, and a
@@ -49,7 +49,6 @@ from flowspan.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
-    from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from datetime import datetime
     from types import TracebackType
 
@@ -58,6 +57,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient, SyncPrefectClient
     from prefect.client.schemas.objects import State as PrefectState
     from prefect.client.schemas.responses import DeploymentResponse
+    from prefect.types import KeyValueLabels
 
     from flowspan.recorder import RunRecorder
     from flowspan.settings import Settings
@@ -292,7 +292,7 @@ class EngineTelemetry(RunTelemetry):
         parameters: Mapping[str, Any] | None,
         history: Iterable[PrefectState] = (),
         deployment: DeploymentResponse | None = None,
-    ) -> dict[str, str]:
+    ) -> KeyValueLabels:
         """Start the recorder and return the labels that let other processes join the trace."""
         self._parameters = parameters or {}
         if isinstance(run, FlowRun):
@@ -311,17 +311,17 @@ class EngineTelemetry(RunTelemetry):
             recorder.enter_state(_as_state(state))
         context_api.attach(recorder.as_context())
         context = recorder.span_context
-        labels = {LABELS_TRACEPARENT_KEY: _traceparent(context)}
+        labels: KeyValueLabels = {LABELS_TRACEPARENT_KEY: _traceparent(context)}
         if origin.keep is not None:
             labels[_PARENT_LABEL] = origin.keep
         run.labels.update(labels)
         if self._is_flow and context.trace_id != derive_trace_id(str(run.id)):
             self._observer.foreign_trace_ids[str(run.id)] = context.trace_id
-        if self._is_flow and origin.recorder is None:
+        if isinstance(run, FlowRun) and origin.recorder is None:
             self._log_trace_url(run)
         return labels
 
-    def _log_trace_url(self, run: FlowRun | TaskRun) -> None:
+    def _log_trace_url(self, run: FlowRun) -> None:
         if (template := self._observer.settings.trace_url) and self.recorder is not None:
             url = format_trace_url(template, self.recorder.span_context.trace_id)
             flow_run_logger(run, self._engine.flow).info("Trace: %s", url)
@@ -336,7 +336,8 @@ class EngineTelemetry(RunTelemetry):
         flow_context = FlowRunContext.get()
         flow_run = flow_context.flow_run if flow_context is not None else None
         label = flow_run.labels.get(LABELS_TRACEPARENT_KEY) if flow_run is not None else None
-        callers = [str(parent.id) for parent in run.task_inputs.get("__parents__", ())]
+        parents: Iterable[Any] = run.task_inputs.get("__parents__", ())
+        callers = [str(parent.id) for parent in parents]
         if callers:
             # Beside the task that calls, a generator counts as a parent when it has yielded an
             # argument; the one in whose context this runs is the caller.
@@ -412,10 +413,13 @@ class EngineTelemetry(RunTelemetry):
             inputs = {name: collect_task_run_inputs_sync(v) for name, v in self._parameters.items()}
             if engine.wait_for:
                 inputs["wait_for"] = collect_task_run_inputs_sync(engine.wait_for)
-            notes = self._observer.notes_of(FlowRunContext.get().flow_run.id)
+            caller = FlowRunContext.get()
+            notes = self._observer.notes_of(
+                caller.flow_run.id if caller and caller.flow_run else ""
+            )
             notes.subflows[str(run.parent_task_run_id)] = str(run.id)
             self.upstream = _names_by_run_id(inputs, notes.subflows)
-        retries = run.empirical_policy.retries if run.empirical_policy.retries else flow.retries
+        retries = run.empirical_policy.retries or flow.retries
 
         def describe() -> dict[str, AttributeValue]:
             current = engine.flow_run
@@ -530,9 +534,7 @@ class EngineTelemetry(RunTelemetry):
             links.append(Link(origin.previous, attributes))
         return links
 
-    def _waits_of_flow_run(
-        self, run: FlowRun, history: Iterable[PrefectState]
-    ) -> dict[str, float]:
+    def _waits_of_flow_run(self, run: FlowRun, history: Iterable[PrefectState]) -> dict[str, float]:
         """Account what a flow run waited before the engine took it up."""
         pending = [state for state in _before_pick_up(history) if state.type.value == "PENDING"]
         if not pending or run.expected_start_time is None:
@@ -879,9 +881,7 @@ def _waits_for(inputs: str) -> Callable[[EngineObserver], Wrapper]:
                 with _contained:
                     waited = time_ns() - start
                     if waits and waited >= _SHORTEST_WAIT and telemetry.recorder is not None:
-                        telemetry.recorder.wait(
-                            semconv.WAIT_DEPENDENCIES, start, start + waited
-                        )
+                        telemetry.recorder.wait(semconv.WAIT_DEPENDENCIES, start, start + waited)
 
         return resolve
 
@@ -1051,6 +1051,11 @@ class Patch:
     wrapper: Callable[[EngineObserver], Wrapper]
     since: str = "3.6.0"
 
+    @property
+    def target(self) -> str:
+        """What is wrapped, as a dotted name."""
+        return ".".join(part for part in (self.module, self.owner, self.name) if part)
+
 
 def _engine_patches(module: str, owner: str) -> list[Patch]:
     return [
@@ -1086,7 +1091,9 @@ PATCHES: Final = (
     Patch(_FLOW_ENGINE, None, "run_generator_flow_sync", _runs_generator),
     Patch(_FLOW_ENGINE, None, "run_generator_flow_async", _runs_generator_async),
     Patch("prefect.telemetry.run_telemetry", None, "get_tracer", _gives_no_tracer),
-    Patch("prefect.concurrency._sync", None, "acquire_concurrency_slots_with_lease", _acquires_slots),
+    Patch(
+        "prefect.concurrency._sync", None, "acquire_concurrency_slots_with_lease", _acquires_slots
+    ),
     Patch(
         "prefect.concurrency._asyncio",
         None,
@@ -1094,9 +1101,7 @@ PATCHES: Final = (
         _acquires_slots_async,
     ),
     Patch("prefect.concurrency.sync", None, "_acquire_concurrency_slots", _acquires_slots),
-    Patch(
-        "prefect.concurrency.asyncio", None, "aacquire_concurrency_slots", _acquires_slots_async
-    ),
+    Patch("prefect.concurrency.asyncio", None, "aacquire_concurrency_slots", _acquires_slots_async),
     Patch("prefect.flow_runs", None, "propose_state", _proposes_state_async),
     Patch("prefect.flow_runs", None, "propose_state_sync", _proposes_state, since="3.6.11"),
     Patch(_CLIENT, "FlowRunClient", "read_flow_run", _reads_flow_run),

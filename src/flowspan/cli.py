@@ -98,6 +98,33 @@ def timeline(
         raise typer.Exit(1)
 
 
+@app.command()
+def doctor() -> None:
+    """Check what would be recorded here, where it would go, and what would double it.
+
+    Exits with 1 if something is wrong.
+    """
+    from rich.console import Console  # noqa: PLC0415 - only the commands that print need it
+    from rich.table import Table  # noqa: PLC0415 - likewise
+    from rich.text import Text  # noqa: PLC0415 - likewise
+
+    from flowspan.doctor import Verdict, examine  # noqa: PLC0415 - imports Prefect
+
+    styles = {Verdict.WELL: "green", Verdict.NOTE: "dim", Verdict.WRONG: "bold red"}
+    table = Table.grid(padding=(0, 2))
+    is_well = True
+    for finding in examine():
+        table.add_row(
+            Text(finding.verdict.value, style=styles[finding.verdict]),
+            Text(finding.subject),
+            Text(finding.detail),
+        )
+        is_well = is_well and finding.verdict is not Verdict.WRONG
+    Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(table)
+    if not is_well:
+        raise typer.Exit(1)
+
+
 _HOW_TO_GET_SPANS: Final = (
     "Run a flow that calls flowspan.instrument() first: with no OTEL_* endpoint set it writes its\n"
     "spans to .flowspan/ in its working directory. Or name a file or folder with --file PATH."

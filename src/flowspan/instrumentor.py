@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import wrapt
 from opentelemetry import trace
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-defined] # it carries no types
+    BaseInstrumentor,
+)
 from packaging.version import Version
 
 from flowspan import sdk
@@ -32,7 +34,7 @@ _logger = logging.getLogger("flowspan")
 _INHERITED: Final = object()
 
 
-class PrefectInstrumentor(BaseInstrumentor):
+class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
     """Instrument Prefect 3; what ``opentelemetry-instrument`` finds and loads.
 
     There is one instance in a process. `flowspan.instrument` and `flowspan.uninstrument` are the
@@ -69,10 +71,10 @@ class PrefectInstrumentor(BaseInstrumentor):
         **_: Any,
     ) -> None:
         settings = settings if settings is not None else Settings()
-        if not settings.enabled or _sdk_is_disabled():
+        if is_switched_off(settings):
             return
         # Importing Prefect's engines is slow, and pointless where nothing is to be patched.
-        from flowspan._engine import PATCHES, EngineObserver  # noqa: PLC0415
+        from flowspan._engine import EngineObserver  # noqa: PLC0415
         from flowspan.recorder import RunTracer  # noqa: PLC0415
 
         provider = _choose_provider(tracer_provider, settings)
@@ -81,7 +83,10 @@ class PrefectInstrumentor(BaseInstrumentor):
         )
         self._provider, self._settings, self._observer = provider, settings, observer
         self._flush_timeout = settings.flush_timeout
-        for patch, owner in applicable(PATCHES):
+        for patch, owner in targets():
+            if owner is None:
+                _report_missing(patch)
+                continue
             original = vars(owner).get(patch.name, _INHERITED)
             target = getattr(owner, patch.name)
             setattr(owner, patch.name, wrapt.FunctionWrapper(target, patch.wrapper(observer)))
@@ -128,33 +133,40 @@ class PrefectInstrumentor(BaseInstrumentor):
             sdk.flush(self._provider, self._flush_timeout)
 
 
-def applicable(patches: tuple[Patch, ...]) -> Iterator[tuple[Patch, Any]]:
-    """Yield each patch with its owner, for those that the installed Prefect should have.
+def targets() -> Iterator[tuple[Patch, Any]]:
+    """Yield each patch for this Prefect with the owner of its target, or None if that is gone."""
+    from flowspan._engine import PATCHES  # noqa: PLC0415 - it imports Prefect's engines
 
-    A target that is not there is reported in one log line and left out: flowspan then records
-    less, and Prefect runs as ever.
-    """
     installed = Version(version("prefect"))
-    for patch in patches:
+    for patch in PATCHES:
         if installed < Version(patch.since):
             continue
         try:
             owner = importlib.import_module(patch.module)
             owner = getattr(owner, patch.owner) if patch.owner else owner
-            getattr(owner, patch.name)
-        except (ImportError, AttributeError) as error:
-            _logger.warning(
-                "Prefect %s lacks a function that flowspan watches, so spans will lack detail: %s. "
-                "`flowspan doctor` tells more; a newer flowspan may know this Prefect.",
-                installed,
-                error,
-            )
-            continue
-        yield patch, owner
+        except (ImportError, AttributeError):
+            owner = None
+        yield patch, owner if hasattr(owner, patch.name) else None
 
 
-def _sdk_is_disabled() -> bool:
-    return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+def _report_missing(patch: Patch) -> None:
+    # Prefect runs as ever; flowspan only records less.
+    _logger.warning(
+        "Prefect %s lacks %s, which flowspan watches, so spans will lack detail. A newer flowspan "
+        "may know this Prefect; `flowspan doctor` tells more.",
+        version("prefect"),
+        patch.target,
+    )
+
+
+def is_switched_off(settings: Settings) -> str | None:
+    """Return the variable that tells flowspan to do nothing, or None."""
+    if not settings.enabled:
+        return "FLOWSPAN_ENABLED"
+    # https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return "OTEL_SDK_DISABLED"
+    return None
 
 
 _owned: TracerProvider | None = None

@@ -285,7 +285,7 @@ class RunRecorder:
             span.set_status(Status(StatusCode.ERROR, str(exception)))
 
     def wait(self, attribute: str, start: int, end: int) -> None:
-        """Account a wait, named by its attribute; one inside the user's function is not execution."""
+        """Account a wait by its attribute; one inside the user's function is not execution."""
         with self._wait_lock:
             self._waits[attribute] = self._waits.get(attribute, 0) + end - start
             if self._executing_since is not None and start >= self._executing_since:
@@ -369,4 +369,8 @@ def parent_of_root() -> Context | None:
 def _qualified_name(exception: BaseException) -> str:
     """Name an exception's class as the semantic conventions for ``error.type`` do."""
     kind = type(exception)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )

@@ -11,7 +11,9 @@ _SECRET_KEY: Final = re.compile(
     r"|connection_?string|(^|_)dsn$|(^|_)auth$",
     re.IGNORECASE,
 )
-_URL_CREDENTIALS: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/\s:@]*:[^/\s@]*@", re.IGNORECASE)
+_URL_CREDENTIALS: Final = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/\s:@]*:[^/\s@]*@", re.IGNORECASE
+)
 
 
 def redact(value: object, key: str = "") -> str:

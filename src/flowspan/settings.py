@@ -43,7 +43,9 @@ class Settings(BaseSettings):
     def _know_every_variable(cls, values: Any) -> Any:
         """Refuse misspelt variables, which would otherwise be ignored."""
         prefix = cls.model_config["env_prefix"]
-        names = [name.removeprefix(prefix).lower() for name in os.environ if name.startswith(prefix)]
+        names = [
+            name.removeprefix(prefix).lower() for name in os.environ if name.startswith(prefix)
+        ]
         if unknown := sorted(set(names) - set(cls.model_fields)):
             known = ", ".join(f"{prefix}{name.upper()}" for name in cls.model_fields)
             raise ValueError(f"no such setting: {', '.join(unknown)}; there are {known}")

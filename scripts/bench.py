@@ -1,0 +1,412 @@
+"""Measure what flowspan costs a flow, beside bare Prefect and Prefect's own spans.
+
+    python scripts/bench.py [--tasks 300] [--rounds 7] [--against OTHER/src]
+    python scripts/bench.py --instructions [--tasks 30] [--rounds 1]
+
+The same flow runs in a fresh process for each variant and round, the variants taking turns:
+
+    bare          Prefect with its telemetry off
+    native otlp   Prefect's own spans, a plain SDK, OTLP over HTTP to a sink
+    native file   the same with the JSON file exporter
+    otlp          flowspan to the same sink
+    embedded      flowspan with its embedded files
+    ... against   the two above with flowspan's source from another folder, to judge a change
+
+One Prefect server and one sink, each in a process of its own on loopback, serve all of them, so
+what is measured is the flow's process alone. Its flow calls a trivial task directly, and one time
+in five submits it to the thread pool. Prefect's log is off, which makes bare Prefect cheaper and
+flowspan's share greater than in real life.
+
+By default it reports CPU time per task: that of all threads, from the call of the flow until all
+spans and all of Prefect's events have left, after a small flow has warmed the process up. Ratios
+are taken within a round and their median is reported, so that a busy machine spoils single rounds
+and not the result. Wall time is shown for orientation: the server takes most of it. Memory is the
+peak of the whole process.
+
+With ``--instructions`` it counts machine instructions in user mode instead, which hardly depend on
+what else the machine does: with ``perf``, or else with Valgrind (50 times slower, so by default on
+30 tasks). Flows of two lengths are compared, so that what a flow costs once cancels out.
+
+It ends by itself, and the exit code says only whether it could measure. The targets: flowspan takes
+at most 5 % more than bare Prefect, and no more than Prefect's own spans.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from dataclasses import asdict, dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+CHILD_TIMEOUT: Final = 120.0
+VALGRIND_TIMEOUT: Final = 900.0
+SERVER_TIMEOUT: Final = 120.0
+WARM_UP_TASKS: Final = 20
+SUBMITTED: Final = 5  # every fifth task
+TARGET_OVER_BARE: Final = 1.05
+
+BARE: Final = "bare"
+NATIVE: Final = {"otlp": "native otlp", "embedded": "native file"}
+"""What each variant of flowspan is held against."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run the flow."""
+
+    name: str
+    mode: str
+    """``bare``, ``native`` or ``flowspan``."""
+    to_file: bool = False
+    source: Path | None = None
+    """Where flowspan is imported from, if not from what is installed."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one process measured."""
+
+    spans: int
+    cpu: float = 0.0
+    """Seconds per task."""
+    wall: float = 0.0
+    """Seconds per task."""
+    peak: float = 0.0
+    """Bytes of the whole process."""
+    instructions: float = 0.0
+    """Per task."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where everything is that a measured process needs."""
+
+    folder: Path
+    api: str
+    sink: str
+
+
+class Unable(Exception):  # noqa: N818 - not an error of this script
+    """Nothing could be measured; the argument says why."""
+
+
+def main() -> int:
+    """Run the benchmark and print its tables."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    arguments = parse_arguments()
+    chosen = variants(arguments.against)
+    try:
+        with tempfile.TemporaryDirectory(prefix="flowspan-bench-") as name:
+            folder = Path(name)
+            with sink() as url, prefect_server(folder) as api:
+                bench = Bench(folder, api, url)
+                if arguments.instructions:
+                    count_instructions(bench, chosen, arguments.tasks or 30, arguments.rounds or 1)
+                else:
+                    measure_time(bench, chosen, arguments.tasks or 300, arguments.rounds or 7)
+    except Unable as reason:
+        print(f"Cannot measure: {reason}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tasks", type=positive, help="task runs in the measured flow")
+    parser.add_argument("--rounds", type=positive, help="processes for each variant")
+    parser.add_argument("--instructions", action="store_true", help="count instructions, not time")
+    parser.add_argument(
+        "--against", type=Path, metavar="SRC", help="another src folder to measure flowspan from"
+    )
+    return parser.parse_args()
+
+
+def positive(text: str) -> int:
+    """Parse a number of which there must be at least one."""
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
+def variants(against: Path | None) -> list[Variant]:
+    """List what to compare, in the order of the table."""
+    chosen = [
+        Variant(BARE, "bare"),
+        Variant(NATIVE["otlp"], "native"),
+        Variant("otlp", "flowspan"),
+        Variant(NATIVE["embedded"], "native", to_file=True),
+        Variant("embedded", "flowspan", to_file=True),
+    ]
+    if against is not None:
+        source = against.resolve()
+        if not (source / "flowspan").is_dir():
+            sys.exit(f"{source} does not hold a folder flowspan")
+        chosen += [
+            Variant("otlp against", "flowspan", source=source),
+            Variant("embedded against", "flowspan", to_file=True, source=source),
+        ]
+    return chosen
+
+
+# Time
+
+
+def measure_time(bench: Bench, chosen: Sequence[Variant], tasks: int, rounds: int) -> None:
+    """Measure CPU time, wall time and memory and say whether the targets are met."""
+    samples: dict[str, list[Sample]] = {variant.name: [] for variant in chosen}
+    for done in range(rounds):
+        for variant in chosen:
+            show_progress(f"round {done + 1} of {rounds}: {variant.name}")
+            folder = Path(tempfile.mkdtemp(dir=bench.folder))
+            sample = run_child(bench, variant, folder, tasks)
+            check_spans(variant, sample, WARM_UP_TASKS + tasks, flows=2)
+            samples[variant.name].append(sample)
+    show_progress("")
+    print(f"{tasks} tasks, {rounds} rounds, Python {sys.version.split()[0]}, {os.cpu_count()} cores")
+    print(
+        f"{'':<18}{'CPU ms/task':>12}{'min-max':>14}{'of bare':>9}{'quartiles':>14}"
+        f"{'of native':>11}{'wall ms/task':>14}{'peak MB':>9}"
+    )
+    cpu = {name: [sample.cpu * 1000 for sample in taken] for name, taken in samples.items()}
+    for name, taken in samples.items():
+        wall = statistics.median(sample.wall for sample in taken) * 1000
+        peak = statistics.median(sample.peak for sample in taken) / 1e6
+        print(
+            f"{name:<18}{statistics.median(cpu[name]):>12.3f}{spread(cpu[name]):>14}"
+            f"{format_ratios(cpu, name)}{wall:>14.2f}{peak:>9.0f}"
+        )
+    print_verdicts(cpu)
+
+
+def run_child(bench: Bench, variant: Variant, folder: Path, tasks: int) -> Sample:
+    """Run the flow in a fresh process."""
+    command = [sys.executable, __file__, "--child", variant.mode, str(tasks)]
+    output = run(command, folder, environment_of(bench, variant, folder), CHILD_TIMEOUT)
+    return Sample(**json.loads(output) | {"spans": spans_exported(bench, variant, folder)})
+
+
+# Instructions
+
+
+def count_instructions(bench: Bench, chosen: Sequence[Variant], tasks: int, rounds: int) -> None:
+    """Count instructions per task and say whether the targets are met."""
+    count = count_with_perf if perf_counts_instructions() else count_with_valgrind
+    if count is count_with_valgrind:
+        for tool in ("valgrind", "callgrind_control"):
+            if shutil.which(tool) is None:
+                raise Unable(f"perf counts no instructions here, and there is no {tool}")
+    samples: dict[str, list[float]] = {variant.name: [] for variant in chosen}
+    for done in range(rounds):
+        for variant in chosen:
+            show_progress(f"round {done + 1} of {rounds}: {variant.name}")
+            samples[variant.name].append(count(bench, variant, tasks) / 1e6)
+    show_progress("")
+    tool = count.__name__.rpartition("_")[2]
+    print(f"{tasks} and {2 * tasks} tasks, {rounds} rounds, by {tool}")
+    print(
+        f"{'':<18}{'M instr./task':>14}{'min-max':>14}{'of bare':>9}{'quartiles':>14}"
+        f"{'of native':>11}"
+    )
+    for name, taken in samples.items():
+        print(
+            f"{name:<18}{statistics.median(taken):>14.3f}{spread(taken):>14}"
+            f"{format_ratios(samples, name)}"
+        )
+    print_verdicts(samples)
+
+
+def perf_counts_instructions() -> bool:
+    """Whether ``perf`` is there and the machine lets it count; virtual ones often do not."""
+    if shutil.which("perf") is None:
+        return False
+    command = ["perf", "stat", "-x,", "-e", "instructions:u", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return done.returncode == 0 and re.search(r"^\d+,", done.stderr, re.MULTILINE) is not None
+
+
+def count_with_perf(bench: Bench, variant: Variant, tasks: int) -> float:
+    """Count in two whole processes and divide the difference."""
+    counts = []
+    for length in (tasks, 2 * tasks):
+        folder = Path(tempfile.mkdtemp(dir=bench.folder))
+        result = folder / "perf.txt"
+        perf = ["perf", "stat", "-x,", "-e", "instructions:u", "-o", str(result)]
+        command = [*perf, sys.executable, __file__, "--child", variant.mode, str(length)]
+        run(command, folder, environment_of(bench, variant, folder), CHILD_TIMEOUT)
+        spans = Sample(spans_exported(bench, variant, folder))
+        check_spans(variant, spans, WARM_UP_TASKS + length, flows=2)
+        found = re.search(r"^(\d+),", result.read_text(), re.MULTILINE)
+        if found is None:
+            raise Unable(f"perf printed no count:\n{result.read_text()}")
+        counts.append(int(found[1]))
+    return (counts[1] - counts[0]) / tasks
+
+
+def count_with_valgrind(bench: Bench, variant: Variant, tasks: int) -> float:
+    """Count in one process, which has Valgrind look at the two flows only."""
+    folder = Path(tempfile.mkdtemp(dir=bench.folder))
+    command = [
+        "valgrind",
+        "--quiet",
+        "--tool=callgrind",
+        "--instr-atstart=no",
+        f"--callgrind-out-file={folder / 'callgrind'}",
+        sys.executable,
+        __file__,
+        "--child-in-valgrind",
+        variant.mode,
+        str(tasks),
+    ]
+    run(command, folder, environment_of(bench, variant, folder), VALGRIND_TIMEOUT)
+    spans = Sample(spans_exported(bench, variant, folder))
+    check_spans(variant, spans, WARM_UP_TASKS + 3 * tasks, flows=3)
+    counts = [read_callgrind(folder / f"callgrind.{part}") for part in (1, 2)]
+    return (counts[1] - counts[0]) / tasks
+
+
+def read_callgrind(path: Path) -> int:
+    """Read how many instructions one of Valgrind's dumps has counted."""
+    found = re.search(r"^(?:totals|summary): (\d+)", path.read_text(), re.MULTILINE)
+    if found is None:
+        raise Unable(f"{path.name} has no total")
+    return int(found[1])
+
+
+# What the tables say
+
+
+def ratios(values: Mapping[str, Sequence[float]], name: str, base: str) -> list[float]:
+    """Divide within each round."""
+    return [one / other for one, other in zip(values[name], values[base], strict=True)]
+
+
+def format_ratios(values: Mapping[str, Sequence[float]], name: str) -> str:
+    """Write the columns that compare a variant with others."""
+    of_bare = ratios(values, name, BARE)
+    base = NATIVE.get(name.removesuffix(" against"))
+    of_native = f"{statistics.median(ratios(values, name, base)):.3f}" if base else ""
+    middle = quartiles(of_bare) if name != BARE else ""
+    return f"{statistics.median(of_bare):>9.3f}{middle:>14}{of_native:>11}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Write the least and the greatest."""
+    return f"{min(values):.2f}-{max(values):.2f}"
+
+
+def quartiles(values: Sequence[float]) -> str:
+    """Write the range of the middle half."""
+    if len(values) == 1:
+        return ""
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{low:.3f}-{high:.3f}"
+
+
+def print_verdicts(values: Mapping[str, Sequence[float]]) -> None:
+    """Hold each variant of flowspan against the targets."""
+    for name in values:
+        base = NATIVE.get(name.removesuffix(" against"))
+        if base is None:
+            continue
+        for other, target in ((BARE, TARGET_OVER_BARE), (base, 1.0)):
+            ratio = statistics.median(ratios(values, name, other))
+            verdict = "met" if ratio <= target else "MISSED"
+            print(f"{name}: {ratio:.3f} of {other}, target {target:.2f}: {verdict}")
+
+
+def show_progress(text: str) -> None:
+    """Say on a terminal what is going on, in one line that the next one replaces."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+# The processes around the measured one
+
+
+def run(command: Sequence[str], folder: Path, env: Mapping[str, str], timeout: float) -> str:
+    """Run a command in `folder` and return the last line that it prints."""
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=env, capture_output=True, text=True, timeout=timeout, check=True
+        )
+    except subprocess.TimeoutExpired:
+        raise Unable(f"no end after {timeout:.0f} s: {' '.join(command)}") from None
+    except subprocess.CalledProcessError as error:
+        raise Unable(f"{' '.join(command)}\n{error.stdout}{error.stderr}") from None
+    return (done.stdout.splitlines() or [""])[-1]
+
+
+def environment_of(bench: Bench, variant: Variant, folder: Path) -> dict[str, str]:
+    """Make the environment of a measured process."""
+    env = clean_environment(bench.folder) | {
+        "PREFECT_API_URL": bench.api,
+        "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": str(variant.mode == "native").lower(),
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_TO_API_ENABLED": "false",
+        "PYTHONHASHSEED": "0",
+        "FLOWSPAN_DIR": str(folder),
+    }
+    if variant.mode == "native":
+        env.pop("FLOWSPAN_DIR")
+    if variant.to_file:
+        env["BENCH_FILE"] = str(folder / "traces.jsonl")
+    else:
+        env["OTEL_EXPORTER_OTLP_ENDPOINT"] = bench.sink
+        env["OTEL_EXPORTER_OTLP_PROTOCOL"] = "http/protobuf"
+    if variant.source is not None:
+        env["PYTHONPATH"] = str(variant.source)
+    return env
+
+
+def clean_environment(folder: Path) -> dict[str, str]:
+    """Leave out what would send telemetry elsewhere or meet another Prefect."""
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OTEL_", "FLOWSPAN_", "PREFECT_"))
+        and name not in {"TRACEPARENT", "TRACESTATE"}
+    }
+    return env | {
+        "DO_NOT_TRACK": "1",
+        "NO_PROXY": "127.0.0.1",
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+
+
+@contextlib.contextmanager
+def process(command: Sequence[str], env: Mapping[str, str], log: Path) -> Iterator[Any]:
+    """Start a process and stop it afterwards."""
+    with log.open("wb") as output:
+        started = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=output)
+    try:
+        yield started
+    finally:
+        started.terminate()
+        try:
+            started.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.communicate()

@@ -1,0 +1,135 @@
+"""Check an environment: what would be recorded, where it would go, what would double it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import Counter
+from dataclasses import dataclass
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
+from pydantic import ValidationError
+
+from flowspan import sdk
+from flowspan._version import __version__
+from flowspan.instrumentor import SUPPORTED_PREFECT, is_switched_off, targets
+from flowspan.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+
+class Verdict(Enum):
+    """What a finding means; only the last is an error."""
+
+    WELL = "✓"
+    NOTE = "·"
+    WRONG = "✗"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was checked."""
+
+    subject: str
+    verdict: Verdict
+    detail: str
+
+
+def examine() -> Iterator[Finding]:
+    """Check what `flowspan.instrument` would do if a flow called it here and now."""
+    yield Finding("flowspan", Verdict.NOTE, f"{__version__} on Python {platform.python_version()}")
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        lines = "; ".join(problem["msg"] for problem in error.errors())
+        yield Finding("settings", Verdict.WRONG, f"{lines} (FLOWSPAN_* variables)")
+        return
+    if (reason := is_switched_off(settings)) is not None:
+        yield Finding(
+            "settings", Verdict.NOTE, f"flowspan is switched off by {reason}: nothing is patched"
+        )
+    if (yield from _examine_prefect()):
+        yield from _examine_patches()
+    yield from _examine_signals(settings)
+    yield from _examine_duplicates(settings)
+
+
+def _examine_prefect() -> Generator[Finding, None, bool]:
+    """Yield what is installed; return whether flowspan can be applied to it."""
+    try:
+        installed = version("prefect")
+    except PackageNotFoundError:
+        yield Finding("Prefect", Verdict.WRONG, "is not installed: pip install prefect")
+        return False
+    supported = Requirement(SUPPORTED_PREFECT).specifier
+    is_supported = supported.contains(installed, prereleases=True)
+    if is_supported:
+        yield Finding("Prefect", Verdict.WELL, f"{installed} is supported ({supported})")
+    else:
+        yield Finding(
+            "Prefect", Verdict.WRONG, f"{installed} is not supported: install {supported}"
+        )
+    return is_supported
+
+
+def _examine_patches() -> Iterator[Finding]:
+    missing, found = [], Counter[str]()
+    for patch, owner in targets():
+        if owner is None:
+            missing.append(patch.target)
+        else:
+            found[patch.module] += 1
+    if missing:
+        detail = f"{', '.join(missing)} changed in this Prefect: look for a newer flowspan"
+        yield Finding("patches", Verdict.WRONG, detail)
+    else:
+        places = ", ".join(f"{count} in {module}" for module, count in found.items())
+        detail = f"instrument() wraps {found.total()} functions of Prefect, all there: {places}"
+        yield Finding("patches", Verdict.WELL, detail)
+
+
+def _examine_signals(settings: Settings) -> Iterator[Finding]:
+    try:
+        routes = sdk.describe_signals(settings)
+    except sdk.ConfigurationError as error:
+        yield Finding("signals", Verdict.WRONG, str(error))
+        return
+    for route in routes:
+        place = f"to {route.destination} ({route.exporter})"
+        if route.exporter == sdk.NONE:
+            yield Finding(route.signal, Verdict.NOTE, "are switched off by OTEL_TRACES_EXPORTER")
+        elif (problem := sdk.probe(route)) is None:
+            yield Finding(route.signal, Verdict.WELL, f"{place}, which answers")
+        else:
+            yield Finding(route.signal, Verdict.WRONG, f"{place}, which does not answer: {problem}")
+
+
+def _examine_duplicates(settings: Settings) -> Iterator[Finding]:
+    found = list(_duplicates(settings))
+    for detail in found:
+        yield Finding("duplicates", Verdict.WRONG, detail)
+    if not found:
+        native = os.environ.get("PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY")
+        also = f" (PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY={native})" if native else ""
+        detail = f"none: Prefect's own spans are replaced{also}, nothing else makes any"
+        yield Finding("duplicates", Verdict.WELL, detail)
+
+
+def _duplicates(settings: Settings) -> Iterator[str]:
+    for entry in entry_points(group="opentelemetry_instrumentor"):
+        if "prefect" in f"{entry.name} {entry.value}".lower() and "flowspan" not in entry.value:
+            yield (
+                f"{entry.value} instruments Prefect too: uninstall it, or name it in "
+                "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+            )
+    try:
+        routes = sdk.describe_signals(settings)
+    except sdk.ConfigurationError:
+        return
+    for (signal, place), count in Counter((r.signal, r.destination) for r in routes).items():
+        if count > 1:
+            yield f"{signal} go to {place} {count} times: name one exporter for it only"
