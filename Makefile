@@ -3,10 +3,12 @@
 #   make test INSTALL=wheel    tests the built wheel, in an environment of its own
 #   make test ARGS="-k retry"  hands arguments on: to pytest, scripts/bench.py or scripts/matrix.py
 #   make demo PYTHON=python3.12
+#   make demo LOG=INFO         shows Prefect's log, too
 
 PYTHON ?= python3
 INSTALL ?= checkout
 ARGS ?=
+LOG ?= CRITICAL
 
 SOURCES := $(shell find src -name '*.py' -o -name '*.html' -o -name 'py.typed') \
            pyproject.toml README.md LICENSE
@@ -26,13 +28,15 @@ READY := $(VENV)/.ready
 # The demo keeps Prefect's database inside the checkout, uses no server of yours and phones nobody.
 # Prefect's log stays off the terminal, where it would look like failure: it has a traceback for the
 # step that times out by design, and one for a server that is stopped while it still writes. A flow
-# that does fail still ends the script with its own traceback. The rest keeps the temporary server
-# from refusing requests because its SQLite file is locked, which costs two seconds each time.
+# that does fail still ends the script with its own traceback. The rest gives a slow machine time to
+# start the temporary server, and keeps that from refusing requests because its SQLite file is
+# locked, which costs two seconds each time.
 DEMO_ENV := env -u PREFECT_API_URL -u PREFECT_API_KEY -u PREFECT_PROFILE \
 	PREFECT_HOME="$(CURDIR)/build/prefect" \
 	PREFECT_SERVER_ANALYTICS_ENABLED=false \
 	DO_NOT_TRACK=1 \
-	PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL=CRITICAL \
+	PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL=$(LOG) \
+	PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS=120 \
 	PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED=false \
 	PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE=100 \
 	PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS=0.5
@@ -44,7 +48,9 @@ help:  ## List what can be made
 
 demo: $(READY)  ## Trace a real flow and print its timeline
 	@echo "Running examples/nyc_flights.py on a temporary Prefect server, some 20 seconds ..."
-	@$(DEMO_ENV) $(BIN)/python examples/nyc_flights.py
+	@mkdir -p build
+	@$(DEMO_ENV) $(BIN)/python examples/nyc_flights.py || { \
+	    echo "The flow failed. Prefect's log may tell more: make demo LOG=INFO"; exit 1; }
 	@echo
 	@$(BIN)/flowspan timeline latest
 	@echo

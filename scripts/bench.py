@@ -1,6 +1,6 @@
 """Measure what flowspan costs a flow, beside bare Prefect and Prefect's own spans.
 
-    python scripts/bench.py [--tasks 300] [--rounds 7] [--against OTHER/src]
+    python scripts/bench.py [--tasks 1000] [--rounds 7] [--against OTHER/src]
     python scripts/bench.py --instructions [--tasks 30] [--rounds 1]
 
 The same flow runs in a fresh process for each variant and round, the variants taking turns:
@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import re
@@ -48,13 +49,13 @@ import sys
 import tempfile
 import time
 import urllib.request
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CHILD_TIMEOUT: Final = 120.0
@@ -64,6 +65,7 @@ WARM_UP_TASKS: Final = 20
 SUBMITTED: Final = 5  # every fifth task
 TARGET_OVER_BARE: Final = 1.05
 
+FILE: Final = "traces.jsonl"
 BARE: Final = "bare"
 NATIVE: Final = {"otlp": "native otlp", "embedded": "native file"}
 """What each variant of flowspan is held against."""
@@ -92,8 +94,8 @@ class Sample:
     """Seconds per task."""
     peak: float = 0.0
     """Bytes of the whole process."""
-    instructions: float = 0.0
-    """Per task."""
+    collections: int = 0
+    """Full ones of Python's garbage collector."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def main() -> int:
                 if arguments.instructions:
                     count_instructions(bench, chosen, arguments.tasks or 30, arguments.rounds or 1)
                 else:
-                    measure_time(bench, chosen, arguments.tasks or 300, arguments.rounds or 7)
+                    measure_time(bench, chosen, arguments.tasks or 1000, arguments.rounds or 7)
     except Unable as reason:
         print(f"Cannot measure: {reason}", file=sys.stderr)
         return 1
@@ -184,18 +186,21 @@ def measure_time(bench: Bench, chosen: Sequence[Variant], tasks: int, rounds: in
             check_spans(variant, sample, WARM_UP_TASKS + tasks, flows=2)
             samples[variant.name].append(sample)
     show_progress("")
-    print(f"{tasks} tasks, {rounds} rounds, Python {sys.version.split()[0]}, {os.cpu_count()} cores")
+    print(
+        f"{tasks} tasks, {rounds} rounds, Python {sys.version.split()[0]}, {os.cpu_count()} cores"
+    )
     print(
         f"{'':<18}{'CPU ms/task':>12}{'min-max':>14}{'of bare':>9}{'quartiles':>14}"
-        f"{'of native':>11}{'wall ms/task':>14}{'peak MB':>9}"
+        f"{'of native':>11}{'full GCs':>10}{'wall ms/task':>14}{'peak MB':>9}"
     )
     cpu = {name: [sample.cpu * 1000 for sample in taken] for name, taken in samples.items()}
     for name, taken in samples.items():
         wall = statistics.median(sample.wall for sample in taken) * 1000
         peak = statistics.median(sample.peak for sample in taken) / 1e6
+        collections = statistics.mean(sample.collections for sample in taken)
         print(
             f"{name:<18}{statistics.median(cpu[name]):>12.3f}{spread(cpu[name]):>14}"
-            f"{format_ratios(cpu, name)}{wall:>14.2f}{peak:>9.0f}"
+            f"{format_ratios(cpu, name)}{collections:>10.1f}{wall:>14.2f}{peak:>9.0f}"
         )
     print_verdicts(cpu)
 
@@ -349,7 +354,13 @@ def run(command: Sequence[str], folder: Path, env: Mapping[str, str], timeout: f
     """Run a command in `folder` and return the last line that it prints."""
     try:
         done = subprocess.run(
-            command, cwd=folder, env=env, capture_output=True, text=True, timeout=timeout, check=True
+            command,
+            cwd=folder,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=True,
         )
     except subprocess.TimeoutExpired:
         raise Unable(f"no end after {timeout:.0f} s: {' '.join(command)}") from None
@@ -367,12 +378,9 @@ def environment_of(bench: Bench, variant: Variant, folder: Path) -> dict[str, st
         "PREFECT_LOGGING_TO_API_ENABLED": "false",
         "PYTHONHASHSEED": "0",
         "FLOWSPAN_DIR": str(folder),
+        "BENCH_FILE": str(folder / FILE) if variant.to_file else "",
     }
-    if variant.mode == "native":
-        env.pop("FLOWSPAN_DIR")
-    if variant.to_file:
-        env["BENCH_FILE"] = str(folder / "traces.jsonl")
-    else:
+    if not variant.to_file:
         env["OTEL_EXPORTER_OTLP_ENDPOINT"] = bench.sink
         env["OTEL_EXPORTER_OTLP_PROTOCOL"] = "http/protobuf"
     if variant.source is not None:
@@ -396,11 +404,76 @@ def clean_environment(folder: Path) -> dict[str, str]:
     }
 
 
+def spans_exported(bench: Bench, variant: Variant, folder: Path) -> int:
+    """Count the spans that have arrived since the last time it was asked."""
+    if variant.to_file:
+        return sum(
+            len(scope["spans"])
+            for line in (folder / FILE).read_text().splitlines()
+            for resource_spans in json.loads(line)["resourceSpans"]
+            for scope in resource_spans["scopeSpans"]
+        )
+    with urllib.request.urlopen(bench.sink, timeout=60) as response:  # noqa: S310
+        return int(response.read())
+
+
+def check_spans(variant: Variant, sample: Sample, tasks: int, flows: int) -> None:
+    """Make sure that what was measured is a complete trace."""
+    expected = 0 if variant.mode == "bare" else tasks + flows
+    if sample.spans != expected:
+        raise Unable(f"{variant.name} exported {sample.spans} spans, not {expected}")
+
+
+@contextlib.contextmanager
+def sink() -> Iterator[str]:
+    """Receive OTLP over HTTP in a process of its own; yield its URL."""
+    command = [sys.executable, __file__, "--serve-sink"]
+    with process(command, dict(os.environ), Path(os.devnull)) as started:
+        port = started.stdout.readline().decode().strip()
+        if not port:
+            raise Unable("the sink did not start")
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def prefect_server(folder: Path) -> Iterator[str]:
+    """Start a Prefect server with a home of its own; yield the URL of its API."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = clean_environment(folder) | {
+        # What nobody reads here need not be stored; it would compete for the processors.
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    }
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
+    log = folder / "server.log"
+    show_progress("starting Prefect's server")
+    with process([*command, "--port", str(port)], env, log) as started:
+        api = f"http://127.0.0.1:{port}/api"
+        deadline = time.monotonic() + SERVER_TIMEOUT
+        while not is_healthy(api):
+            if started.poll() is not None or time.monotonic() > deadline:
+                raise Unable(f"Prefect's server did not start:\n{log.read_text()[-2000:]}")
+            time.sleep(0.2)
+        yield api
+
+
+def is_healthy(api: str) -> bool:
+    """Whether Prefect's server answers."""
+    try:
+        with urllib.request.urlopen(f"{api}/health", timeout=2) as response:  # noqa: S310
+            return bool(response.status == 200)  # noqa: PLR2004
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
 def process(command: Sequence[str], env: Mapping[str, str], log: Path) -> Iterator[Any]:
-    """Start a process and stop it afterwards."""
+    """Start a process, stop it afterwards; its standard output can be read."""
+    pipe = subprocess.PIPE
     with log.open("wb") as output:
-        started = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=output)
+        started = subprocess.Popen(command, env=env, stdout=pipe, stderr=output)
     try:
         yield started
     finally:
@@ -410,3 +483,140 @@ def process(command: Sequence[str], env: Mapping[str, str], log: Path) -> Iterat
         except subprocess.TimeoutExpired:
             started.kill()
             started.communicate()
+
+
+def serve_sink() -> None:
+    """Print the port, keep what is posted, answer a GET with the number of spans since the last."""
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (  # noqa: PLC0415
+        ExportTraceServiceRequest,
+    )
+
+    bodies: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.answer(b"")
+
+        def do_GET(self) -> None:
+            # Only now, when nothing is being measured.
+            requests = [ExportTraceServiceRequest.FromString(body) for body in bodies]
+            bodies.clear()
+            scopes = [
+                scope
+                for request in requests
+                for resource_spans in request.resource_spans
+                for scope in resource_spans.scope_spans
+            ]
+            self.answer(str(sum(len(scope.spans) for scope in scopes)).encode())
+
+        def answer(self, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        print(server.server_port, flush=True)
+        server.serve_forever()
+
+
+# The measured process
+
+
+def child(mode: str, tasks: int, *, in_valgrind: bool) -> None:
+    """Run the flow with the telemetry of `mode` and print what it took as JSON."""
+    flush = set_up(mode)
+    from prefect import flow, task  # noqa: PLC0415
+    from prefect.events.worker import EventsWorker  # noqa: PLC0415
+
+    @task
+    def add(left: int, right: int) -> int:
+        return left + right
+
+    @flow
+    def bench(count: int) -> int:
+        futures = [add.submit(index, 1) for index in range(0, count, SUBMITTED)]
+        total = sum(add(index, 1) for index in range(count) if index % SUBMITTED)
+        return total + sum(future.result() for future in futures)
+
+    def run_flow(count: int) -> None:
+        bench(count)
+        flush()
+        EventsWorker.instance().wait_until_empty()
+
+    run_flow(WARM_UP_TASKS)
+    gc.collect()
+    if in_valgrind:
+        # A full collection of what start-up has left would come once, or not, in so few tasks.
+        gc.freeze()
+        ask_valgrind("--instr=on")
+        for count in (tasks, 2 * tasks):
+            run_flow(count)
+            ask_valgrind("--dump")
+        ask_valgrind("--instr=off")
+        return
+    collections = gc.get_stats()[-1]["collections"]
+    wall, cpu = time.perf_counter(), time.process_time()
+    run_flow(tasks)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    collections = gc.get_stats()[-1]["collections"] - collections
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = kilobytes * (1 if sys.platform == "darwin" else 1024)
+    print()
+    taken = {"cpu": cpu / tasks, "wall": wall / tasks, "peak": peak, "collections": collections}
+    print(json.dumps(taken))
+
+
+def set_up(mode: str) -> Callable[[], object]:
+    """Set telemetry up as a user would and return what exports all of it."""
+    if mode == "bare":
+        return lambda: None
+    if mode == "flowspan":
+        import flowspan  # noqa: PLC0415
+
+        flowspan.instrument()
+        return flowspan.flush
+    from opentelemetry import trace  # noqa: PLC0415
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter  # noqa: PLC0415
+
+    exporter: SpanExporter
+    if path := os.environ["BENCH_FILE"]:
+        from opentelemetry.exporter.otlp.json.file import FileSpanExporter  # noqa: PLC0415
+
+        exporter = FileSpanExporter(path)
+    else:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
+            OTLPSpanExporter,
+        )
+
+        exporter = OTLPSpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    return provider.force_flush
+
+
+def ask_valgrind(request: str) -> None:
+    """Have Valgrind, which runs this process, do something."""
+    subprocess.run(
+        ["callgrind_control", request, str(os.getpid())], capture_output=True, check=True
+    )
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["--serve-sink"]:
+            serve_sink()
+        case ["--child", mode, tasks]:
+            child(mode, int(tasks), in_valgrind=False)
+        case ["--child-in-valgrind", mode, tasks]:
+            child(mode, int(tasks), in_valgrind=True)
+        case _:
+            sys.exit(main())

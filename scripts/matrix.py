@@ -52,12 +52,12 @@ PREFECTS = (
             "coolname==2.2.0",
             # Newer ones do not take the subflow requests of 3.6.0, which name no content type.
             "fastapi==0.131.0",
-            "starlette==0.52.1",
             "griffe==1.15.0",
             "packaging==25.0",
             "python-slugify==8.0.4",
             "pytz==2025.2",
             "rich==14.3.4",
+            "starlette==0.52.1",
             "typer==0.19.2",
             "websockets==15.0.1",
         ),
@@ -164,8 +164,9 @@ def run_cell(cell: Cell, wheel: Path, pytest_arguments: Sequence[str], timeout: 
         try:
             run([uv(), "venv", "--quiet", "--clear", "-p", cell.python, folder], log, 60)
             install = (uv(), "pip", "install", "--quiet", "--python", python, "--constraint", pins)
-            packages = (wheel, "prefect", *cell.prefect.undeclared)
-            run((*install, "--group", "dev", *packages), log, 600)
+            run((*install, "--group", "dev", wheel, "prefect"), log, 600)
+            if cell.prefect.undeclared:
+                run((*install, *cell.prefect.undeclared), log, 60)
         except Stopped:
             reason = why_not_installable(log.read_text())
             if cell.prefect.may_be_missing and reason:

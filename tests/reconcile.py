@@ -91,8 +91,11 @@ def known_runs(client: SyncPrefectClient, flow_run_id: UUID) -> dict[str, KnownR
             name: {subflow_of.get(str(i.id), str(i.id)) for i in items if hasattr(i, "id")}
             for name, items in inputs_of.task_inputs.items()
         }
-        parents = inputs.pop("__parents__", set()) or {str(inputs_of.flow_run_id)}
+        listed = inputs.pop("__parents__", set())
         upstream = frozenset().union(*inputs.values())
+        # Prefect lists an upstream run that is still running as a parent, be it a generator in
+        # whose loop this was called, or just one whose result is awaited.
+        parents = listed - upstream or {str(inputs_of.flow_run_id), *listed}
         runs[str(run.id)] = _known(run, frozenset(parents), upstream, states)
     return runs
 

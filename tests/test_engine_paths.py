@@ -7,6 +7,7 @@ import time
 from typing import Any
 from uuid import UUID
 
+import prefect.flow_runs
 import pytest
 from prefect import allow_failure, flow, get_run_logger, pause_flow_run, resume_flow_run, task
 from prefect.cache_policies import INPUTS
@@ -548,12 +549,13 @@ def test_pause_and_resume(spans: RecordedSpans, kind: str) -> None:
 
         main()
     else:
-        from prefect.flow_runs import apause_flow_run
+        # Before Prefect 3.6.11 there was one function for both.
+        pause: Any = getattr(prefect.flow_runs, "apause_flow_run", pause_flow_run)
 
         @flow(name="main")
         async def async_main() -> None:
             note()
-            await apause_flow_run(timeout=30, poll_interval=1)
+            await pause(timeout=30, poll_interval=1)
 
         asyncio.run(async_main())
     resumer.join(20)

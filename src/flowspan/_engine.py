@@ -30,7 +30,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prefect.client.schemas.objects import FlowRun, TaskRun
-from prefect.context import FlowRunContext
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.flow_engine import AsyncFlowRunEngine, FlowRunEngine
 from prefect.futures import PrefectFuture
@@ -74,6 +74,7 @@ _NANOSECONDS: Final = 1_000_000_000
 # What waiting for upstream runs and for a slot costs when there is nothing to wait for.
 _SHORTEST_WAIT: Final = _MILLISECOND
 _FUTURES_SEARCHED: Final = 1000
+_FOREIGN_TRACE_IDS_KEPT: Final = 1000
 _EMPTY_CONTEXT: Final = context_api.Context()
 
 _propagator = TraceContextTextMapPropagator()
@@ -88,7 +89,7 @@ class EngineObserver:
         self.tracer = tracer
         self.settings = settings
         self.flush = flush
-        self.foreign_trace_ids: dict[str, int] = {}
+        self._foreign_trace_ids: dict[str, int] = {}
         self._notes: dict[str, _FlowNotes] = {}
 
     def notes_of(self, flow_run_id: object) -> _FlowNotes:
@@ -98,6 +99,17 @@ class EngineObserver:
     def forget(self, flow_run_id: str) -> None:
         """Drop the notes of a flow run that has ended."""
         self._notes.pop(flow_run_id, None)
+
+    def remember_trace_id(self, flow_run_id: str, trace_id: int) -> None:
+        """Keep the trace id of a flow run if it does not follow from the run's own id."""
+        if trace_id != derive_trace_id(flow_run_id):
+            self._foreign_trace_ids[flow_run_id] = trace_id
+            if len(self._foreign_trace_ids) > _FOREIGN_TRACE_IDS_KEPT:
+                self._foreign_trace_ids.pop(next(iter(self._foreign_trace_ids)), None)
+
+    def trace_id_of(self, flow_run_id: str) -> int:
+        """Return the trace id of a flow run, by its id if this process knows no better."""
+        return self._foreign_trace_ids.get(flow_run_id) or derive_trace_id(flow_run_id)
 
     def adopt_running(self) -> None:
         """Take up the runs whose engines called the code that is running now."""
@@ -128,6 +140,8 @@ class EngineTelemetry(RunTelemetry):
         self._engine = engine
         self._start = time_ns()
         self._outer = context_api.get_current()
+        # Once the run has begun, the context of a task run is its own.
+        self._caller = TaskRunContext.get()
         self._replaced: RunTelemetry = engine._telemetry  # noqa: SLF001
         self._is_adopted = False
         self._parameters: Mapping[str, Any] = {}
@@ -315,16 +329,17 @@ class EngineTelemetry(RunTelemetry):
         if origin.keep is not None:
             labels[_PARENT_LABEL] = origin.keep
         run.labels.update(labels)
-        if self._is_flow and context.trace_id != derive_trace_id(str(run.id)):
-            self._observer.foreign_trace_ids[str(run.id)] = context.trace_id
-        if isinstance(run, FlowRun) and origin.recorder is None:
-            self._log_trace_url(run)
+        if isinstance(run, FlowRun):
+            self._observer.remember_trace_id(str(run.id), context.trace_id)
+            if origin.recorder is None:
+                self._log_trace_url(run)
         return labels
 
     def _log_trace_url(self, run: FlowRun) -> None:
-        if (template := self._observer.settings.trace_url) and self.recorder is not None:
-            url = format_trace_url(template, self.recorder.span_context.trace_id)
-            flow_run_logger(run, self._engine.flow).info("Trace: %s", url)
+        if self.recorder is not None:
+            url = self._observer.settings.url_of(self.recorder.span_context.trace_id)
+            if url is not None:
+                flow_run_logger(run, self._engine.flow).info("Trace: %s", url)
 
     def _origin_of_flow_run(self, run: FlowRun) -> _Origin:
         caller = self._parent_run()
@@ -336,17 +351,23 @@ class EngineTelemetry(RunTelemetry):
         flow_context = FlowRunContext.get()
         flow_run = flow_context.flow_run if flow_context is not None else None
         label = flow_run.labels.get(LABELS_TRACEPARENT_KEY) if flow_run is not None else None
-        parents: Iterable[Any] = run.task_inputs.get("__parents__", ())
-        callers = [str(parent.id) for parent in parents]
-        if callers:
-            # Beside the task that calls, a generator counts as a parent when it has yielded an
-            # argument; the one in whose context this runs is the caller.
-            current = current_recorder()
-            caller = current.run.id if current and current.run.id in callers else callers[0]
-            return self._origin_below(caller, label, is_task=True)
+        if (caller_id := self._calling_task_run(run)) is not None:
+            return self._origin_below(caller_id, label, is_task=True)
         if run.flow_run_id is not None:
             return self._origin_below(str(run.flow_run_id), label)
         return self._origin_of_root(run)
+
+    def _calling_task_run(self, run: TaskRun) -> str | None:
+        """Return the task run that called this one, if it was not the flow itself."""
+        parents: Iterable[Any] = run.task_inputs.get("__parents__", ())
+        candidates = {str(parent.id) for parent in parents}
+        caller = str(self._caller.task_run.id) if self._caller is not None else None
+        if caller in candidates:
+            return caller
+        # Prefect also takes an upstream run that is still running for a parent. In a process pool
+        # the calling context comes over only now, so there the caller is what else is listed.
+        upstream = _names_by_run_id(run.task_inputs, {})
+        return next(iter(candidates - upstream.keys()), None)
 
     def _origin_below(
         self, caller_id: str, label: object | None, *, is_task: bool = False
@@ -589,11 +610,6 @@ class _Origin:
 
 _ANY_ID: Final = UUID(int=0)
 _NO_TRACER: Final = NoOpTracer()
-
-
-def format_trace_url(template: str, trace_id: int) -> str:
-    """Fill the trace id, as 32 hexadecimal digits, into ``FLOWSPAN_TRACE_URL``."""
-    return template.replace("{trace_id}", f"{trace_id:032x}")
 
 
 def _as_state(state: PrefectState) -> State:

@@ -111,12 +111,8 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
     def trace_url(self, flow_run_id: object) -> str | None:
         """Return where the trace of a flow run can be seen, or None without a template."""
         settings = self._settings if self._settings is not None else Settings()
-        if settings.trace_url is None:
-            return None
-        run_id = str(flow_run_id)
-        known = self._observer.foreign_trace_ids if self._observer is not None else {}
-        trace_id = known.get(run_id) or derive_trace_id(run_id)
-        return settings.trace_url.replace("{trace_id}", f"{trace_id:032x}")
+        find = self._observer.trace_id_of if self._observer is not None else derive_trace_id
+        return settings.url_of(find(str(flow_run_id)))
 
     def forget_parent_process(self) -> None:
         """Leave the runs that were going on at a fork to the process that runs them."""

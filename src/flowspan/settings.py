@@ -38,6 +38,10 @@ class Settings(BaseSettings):
     file_max_count: PositiveInt = 8
     """Files kept for each signal, the one being written included."""
 
+    def url_of(self, trace_id: int) -> str | None:
+        """Fill a trace id, as 32 hexadecimal digits, into `trace_url`; None without one."""
+        return self.trace_url and self.trace_url.replace("{trace_id}", f"{trace_id:032x}")
+
     @model_validator(mode="before")
     @classmethod
     def _know_every_variable(cls, values: Any) -> Any:
