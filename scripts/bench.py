@@ -20,8 +20,10 @@ flowspan's share greater than in real life.
 By default it reports CPU time per task: that of all threads, from the call of the flow until all
 spans and all of Prefect's events have left, after a small flow has warmed the process up. Ratios
 are taken within a round and their median is reported, so that a busy machine spoils single rounds
-and not the result. Wall time is shown for orientation: the server takes most of it. Memory is the
-peak of the whole process.
+and not the result. Python's full garbage collections are counted but not part of the CPU time: they
+go through all that imports have left, take as long as dozens of tasks, and come once in hundreds,
+in one process or the next. Wall time is shown for orientation: the server takes most of it. Memory
+is the peak of the whole process.
 
 With ``--instructions`` it counts machine instructions in user mode instead, which hardly depend on
 what else the machine does: with ``perf``, or else with Valgrind (50 times slower, so by default on
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+FULL_COLLECTION: Final = 2
 CHILD_TIMEOUT: Final = 120.0
 VALGRIND_TIMEOUT: Final = 900.0
 SERVER_TIMEOUT: Final = 120.0
@@ -96,6 +99,8 @@ class Sample:
     """Bytes of the whole process."""
     collections: int = 0
     """Full ones of Python's garbage collector."""
+    collecting: float = 0.0
+    """Seconds of CPU time that these took, which `cpu` leaves out."""
 
 
 @dataclass(frozen=True)
@@ -197,11 +202,15 @@ def measure_time(bench: Bench, chosen: Sequence[Variant], tasks: int, rounds: in
     for name, taken in samples.items():
         wall = statistics.median(sample.wall for sample in taken) * 1000
         peak = statistics.median(sample.peak for sample in taken) / 1e6
-        collections = statistics.mean(sample.collections for sample in taken)
+        collections = statistics.mean(sample.collections for sample in taken) * 1000 / tasks
         print(
             f"{name:<18}{statistics.median(cpu[name]):>12.3f}{spread(cpu[name]):>14}"
             f"{format_ratios(cpu, name)}{collections:>10.1f}{wall:>14.2f}{peak:>9.0f}"
         )
+    everything = [sample for taken in samples.values() for sample in taken]
+    if count := sum(sample.collections for sample in everything):
+        each = sum(sample.collecting for sample in everything) / count * 1000
+        print(f"full GCs are per 1000 tasks; each took {each:.0f} ms, not part of the CPU time")
     print_verdicts(cpu)
 
 
@@ -561,16 +570,34 @@ def child(mode: str, tasks: int, *, in_valgrind: bool) -> None:
             ask_valgrind("--dump")
         ask_valgrind("--instr=off")
         return
-    collections = gc.get_stats()[-1]["collections"]
+    full = FullCollections()
+    gc.callbacks.append(full)
     wall, cpu = time.perf_counter(), time.process_time()
     run_flow(tasks)
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    collections = gc.get_stats()[-1]["collections"] - collections
+    cpu, wall = time.process_time() - cpu - full.cpu, time.perf_counter() - wall
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak = kilobytes * (1 if sys.platform == "darwin" else 1024)
     print()
-    taken = {"cpu": cpu / tasks, "wall": wall / tasks, "peak": peak, "collections": collections}
-    print(json.dumps(taken))
+    taken = {"cpu": cpu / tasks, "wall": wall / tasks, "peak": peak}
+    print(json.dumps(taken | {"collections": full.count, "collecting": full.cpu}))
+
+
+class FullCollections:
+    """Tells what the garbage collector's full collections take; hooked into ``gc.callbacks``."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.cpu = 0.0
+        self._started = 0.0
+
+    def __call__(self, phase: str, info: dict[str, int]) -> None:
+        """Take note of a collection; Python calls this before and after each."""
+        if info["generation"] == FULL_COLLECTION:
+            if phase == "start":
+                self._started = time.thread_time()
+            else:
+                self.count += 1
+                self.cpu += time.thread_time() - self._started
 
 
 def set_up(mode: str) -> Callable[[], object]:

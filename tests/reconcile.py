@@ -177,10 +177,22 @@ def _differences(span: ReadableSpan, run: KnownRun) -> list[str]:
         found.append(f"the end is {(span.end_time - _ns(run.last)) / 1e6:.1f} ms off")
     if run.first_running is not None and span.start_time > run.first_running + 1000:
         found.append(f"starts {(span.start_time - run.first_running) / 1e6:.3f} ms late")
-    if abs(accounted(span) - seconds(span)) > 1e-3:
-        found.append(f"accounts for {accounted(span):.4f} s of {seconds(span):.4f} s")
+    found += _differing_account(span)
     if context(span).span_id != derive_span_id(run.id):
         found.append("has a span id that is not derived from the run's")
+    return found
+
+
+def _differing_account(span: ReadableSpan) -> list[str]:
+    parts = (*semconv.WAITS_INSIDE, semconv.EXECUTION, semconv.ORCHESTRATION)
+    account = {part: attributes(span).get(part, 0.0) for part in parts}
+    found = [
+        f"{p} is {t} s of {seconds(span)} s"
+        for p, t in account.items()
+        if not 0 <= t <= seconds(span)
+    ]
+    if abs(accounted(span) - seconds(span)) > 1e-3:
+        found.append(f"accounts for {accounted(span):.4f} s of {seconds(span):.4f} s")
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import wrapt
+from opentelemetry.sdk.trace import TracerProvider
 from packaging.version import Version
 from prefect.telemetry.run_telemetry import RunTelemetry
 
@@ -70,7 +71,7 @@ def test_uninstrument_restores_prefect_exactly() -> None:
     owners = {id(owner): owner for owner in map(owner_of, PATCHES)}
     before = {key: list(vars(owner).items()) for key, owner in owners.items()}
     for _ in range(2):
-        flowspan.instrument()
+        flowspan.instrument(tracer_provider=TracerProvider())
         for key, owner in owners.items():
             assert not is_same(list(vars(owner).items()), before[key]), owner
         flowspan.uninstrument()
@@ -88,9 +89,9 @@ def is_same(items: list[tuple[str, Any]], others: list[tuple[str, Any]]) -> bool
 
 def test_instrument_twice_patches_once() -> None:
     """A second instrument() changes nothing, and one uninstrument() undoes both."""
-    flowspan.instrument()
+    flowspan.instrument(tracer_provider=TracerProvider())
     patched = flowspan.PrefectInstrumentor().patched
-    flowspan.instrument()
+    flowspan.instrument(tracer_provider=TracerProvider())
     try:
         assert flowspan.PrefectInstrumentor().patched == patched
         assert len(set(patched)) == len(patched)
@@ -111,7 +112,7 @@ def test_missing_target_is_reported_and_survived(
 
     gone = Patch("prefect.task_engine", "SyncTaskRunEngine", "vanished", PATCHES[0].wrapper)
     monkeypatch.setattr(_engine, "PATCHES", (*PATCHES, gone))
-    flowspan.instrument()
+    flowspan.instrument(tracer_provider=TracerProvider())
     flowspan.uninstrument()
     (record,) = [r for r in caplog.records if "which flowspan watches" in r.message]
     assert "vanished" in record.message

@@ -55,12 +55,17 @@ def test_entry_point() -> None:
     assert entry.load() is flowspan.PrefectInstrumentor
 
 
+@pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_adoption_of_a_running_flow(prefect_server: str, kind: str) -> None:
+def test_adoption_of_a_running_flow(
+    prefect_server: str, kind: str, monkeypatch: pytest.MonkeyPatch, *, native: bool
+) -> None:
     """instrument() as the first line of a running flow takes that run up, real start and all."""
     provider = TracerProvider()
     spans = RecordedSpans(provider)
     provider.add_span_processor(SimpleSpanProcessor(spans))
+    # With a global provider Prefect has begun a span of its own, which must not stay the parent.
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider if native else None)
     before = context_api.get_current()
     if kind == "sync":
 
@@ -91,6 +96,8 @@ def test_adoption_of_a_running_flow(prefect_server: str, kind: str) -> None:
     assert attributes(root)[semconv.EXECUTION] > 0.2
     run_id = attributes(root)[semconv.RUN_ID]
     assert context(root).trace_id == derive_trace_id(run_id)
+    assert root.parent is None
+    assert root.kind.name == "SERVER"
     assert [d for d in reconcile(spans.all, run_id, timeout=5) if "states are" not in d] == []
     assert states(root) == ["Running", "Completed"]
     assert context_api.get_current() == before
@@ -290,12 +297,12 @@ def test_unsampled_runs_build_no_attributes(
     prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A trace that is not sampled costs no description of its runs, and still has its ids."""
-    from flowspan._engine import EngineTelemetry
+    from flowspan._engine import _Description
 
     def unwanted(*_: Any) -> Any:
         raise AssertionError("described")
 
-    monkeypatch.setattr(EngineTelemetry, "_describe", unwanted)
+    monkeypatch.setattr(_Description, "attributes", unwanted)
     seen: list[int] = []
 
     @flow

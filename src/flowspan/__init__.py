@@ -6,6 +6,7 @@ every flow and task run is a span.
 
 from __future__ import annotations
 
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from flowspan._version import __version__
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from flowspan.instrumentor import PrefectInstrumentor
     from flowspan.settings import Settings
+
+_lock = RLock()  # several tasks of a flow may call instrument() at once
 
 __all__ = [
     "PrefectInstrumentor",
@@ -31,9 +34,11 @@ __all__ = [
 def instrument(
     *, tracer_provider: TracerProvider | None = None, settings: Settings | None = None
 ) -> None:
-    """Record every flow and task run of this process from now on; calling it again does nothing.
+    """Record every flow and task run of this process from now on.
 
-    Called inside a running flow, it takes up that run with its real start time.
+    Called inside a running flow, it takes up that run with its real start time, and so for the
+    task runs that called it; a flow whose task calls it from another thread it cannot reach.
+    Calling it again changes nothing else.
 
     Args:
         tracer_provider: Where spans go. Without it: the provider that the application has set
@@ -45,16 +50,20 @@ def instrument(
         flowspan.sdk.ConfigurationError: An ``OTEL_*`` variable names what is not installed.
         TypeError: `tracer_provider` is not a provider.
     """
-    instrumentor = _instrumentor()
-    if not instrumentor.is_instrumented_by_opentelemetry:
-        instrumentor.instrument(tracer_provider=tracer_provider, settings=settings)
+    with _lock:
+        instrumentor = _instrumentor()
+        if instrumentor.is_instrumented_by_opentelemetry:
+            instrumentor.adopt_running()
+        else:
+            instrumentor.instrument(tracer_provider=tracer_provider, settings=settings)
 
 
 def uninstrument() -> None:
     """Restore Prefect exactly as it was; does nothing where nothing is instrumented."""
-    instrumentor = _instrumentor()
-    if instrumentor.is_instrumented_by_opentelemetry:
-        instrumentor.uninstrument()
+    with _lock:
+        instrumentor = _instrumentor()
+        if instrumentor.is_instrumented_by_opentelemetry:
+            instrumentor.uninstrument()
 
 
 def flush(timeout: float = 5.0) -> bool:

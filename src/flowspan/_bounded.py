@@ -14,12 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from opentelemetry.sdk.environment_variables import (
+    OTEL_SPAN_EVENT_COUNT_LIMIT,
+    OTEL_SPAN_LINK_COUNT_LIMIT,
+)
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 logger = logging.getLogger("flowspan")
 
+_MANY: Final = 10_000
 _WARNING_INTERVAL: Final = 60.0
 """Seconds between two warnings about one endpoint, however often it comes and goes."""
 
@@ -164,7 +169,7 @@ class BoundedTracerProvider(TracerProvider):
     def __init__(
         self, processors: Sequence[BoundedProcessor], resource: Resource, timeout: float
     ) -> None:
-        super().__init__(resource=resource, shutdown_on_exit=False)
+        super().__init__(resource=resource, span_limits=_span_limits(), shutdown_on_exit=False)
         for processor in processors:
             self.add_span_processor(processor)
         self.processors = processors
@@ -177,6 +182,17 @@ class BoundedTracerProvider(TracerProvider):
             left = len(self.processors) - index
             processor.shutdown((deadline - time.monotonic()) / left)
         super().shutdown()
+
+
+def _span_limits() -> SpanLimits:
+    """Read the limits from the ``OTEL_*`` variables, with room for a run's links and events.
+
+    A run may consume the results of thousands of mapped runs. The SDK's default keeps 128 links.
+    """
+    return SpanLimits(
+        max_links=None if os.environ.get(OTEL_SPAN_LINK_COUNT_LIMIT) else _MANY,
+        max_events=None if os.environ.get(OTEL_SPAN_EVENT_COUNT_LIMIT) else _MANY,
+    )
 
 
 # Flush and shutdown

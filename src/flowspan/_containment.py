@@ -1,5 +1,6 @@
 """The one guard that keeps flowspan's own errors out of the user's flow."""
 
+import contextlib
 import logging
 from types import TracebackType
 
@@ -35,7 +36,8 @@ class Containment:
     ) -> bool:
         if kind is None or not issubclass(kind, Exception):
             return False
-        self._report(kind, error, traceback)
+        with contextlib.suppress(Exception):  # a log handler of the user's may fail, too
+            self._report(kind, error, traceback)
         return True
 
     def _report(

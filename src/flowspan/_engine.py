@@ -9,14 +9,16 @@ had the same shape from Prefect 3.6.0 on.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-import prefect.client.orchestration  # noqa: F401 - the client must be whole before its mixins are
 from opentelemetry import context as context_api
 from opentelemetry.trace import (
     Link,
@@ -29,6 +31,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import TerminationSignal
@@ -48,7 +51,7 @@ from flowspan.recorder import Run, RunTracer, State, current_recorder
 from flowspan.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
     from datetime import datetime
     from types import TracebackType
 
@@ -75,7 +78,6 @@ _NANOSECONDS: Final = 1_000_000_000
 _SHORTEST_WAIT: Final = _MILLISECOND
 _FUTURES_SEARCHED: Final = 1000
 _FOREIGN_TRACE_IDS_KEPT: Final = 1000
-_EMPTY_CONTEXT: Final = context_api.Context()
 
 _propagator = TraceContextTextMapPropagator()
 _contained = Containment("engine")
@@ -89,16 +91,19 @@ class EngineObserver:
         self.tracer = tracer
         self.settings = settings
         self.flush = flush
+        self._subflows: dict[str, dict[str, str]] = {}
         self._foreign_trace_ids: dict[str, int] = {}
-        self._notes: dict[str, _FlowNotes] = {}
 
-    def notes_of(self, flow_run_id: object) -> _FlowNotes:
-        """Return what the runs of one flow run share; kept until its engine leaves it."""
-        return self._notes.setdefault(str(flow_run_id), _FlowNotes())
+    def subflows_of(self, flow_run_id: object) -> Mapping[str, str]:
+        """Return a flow run's subflows by the task runs that stand for them in Prefect's API."""
+        return self._subflows.get(str(flow_run_id), {})
 
-    def forget(self, flow_run_id: str) -> None:
-        """Drop the notes of a flow run that has ended."""
-        self._notes.pop(flow_run_id, None)
+    def remember_subflow(self, run: FlowRun) -> None:
+        """Note which task run stands for a subflow, until the flow that calls it is left."""
+        context = FlowRunContext.get()
+        caller = str(context.flow_run.id) if context and context.flow_run else None
+        if caller in self.tracer.active:
+            self._subflows.setdefault(caller, {})[str(run.parent_task_run_id)] = str(run.id)
 
     def remember_trace_id(self, flow_run_id: str, trace_id: int) -> None:
         """Keep the trace id of a flow run if it does not follow from the run's own id."""
@@ -107,21 +112,36 @@ class EngineObserver:
             if len(self._foreign_trace_ids) > _FOREIGN_TRACE_IDS_KEPT:
                 self._foreign_trace_ids.pop(next(iter(self._foreign_trace_ids)), None)
 
+    def forget(self, flow_run_id: str) -> None:
+        """Drop what only the runs of a flow run that has ended needed."""
+        self._subflows.pop(flow_run_id, None)
+
     def trace_id_of(self, flow_run_id: str) -> int:
         """Return the trace id of a flow run, by its id if this process knows no better."""
         return self._foreign_trace_ids.get(flow_run_id) or derive_trace_id(flow_run_id)
+
+    @cached_property
+    def task_url(self) -> str:
+        """The URL of a task run, with `_ANY_ID` for its id; empty if there is no UI."""
+        # Prefect reads several settings to make one; that is too slow for every task run.
+        return url_for("task-run", obj_id=_ANY_ID) or ""
 
     def adopt_running(self) -> None:
         """Take up the runs whose engines called the code that is running now."""
         frame, engines = sys._getframe(), []  # noqa: SLF001 - the only way to reach the engines
         while frame is not None:
             engine = frame.f_locals.get("engine") if "engine" in frame.f_code.co_varnames else None
-            if isinstance(engine, _ENGINES) and not isinstance(engine._telemetry, EngineTelemetry):  # noqa: SLF001
+            if isinstance(engine, _ENGINES):
                 engines.append(engine)
             frame = frame.f_back  # type: ignore[assignment]
+        caller: RunRecorder | None = None
         for engine in reversed(engines):
             with _contained:
-                EngineTelemetry(self, engine).adopt()
+                telemetry = engine._telemetry  # noqa: SLF001
+                if not isinstance(telemetry, EngineTelemetry):
+                    telemetry = EngineTelemetry(self, engine)
+                    telemetry.adopt(caller)
+                caller = telemetry.recorder
 
 
 class EngineTelemetry(RunTelemetry):
@@ -139,27 +159,26 @@ class EngineTelemetry(RunTelemetry):
         self._observer = observer
         self._engine = engine
         self._start = time_ns()
-        self._outer = context_api.get_current()
+        self.outer = context_api.get_current()
+        self._is_flow = hasattr(engine, "flow")
         # Once the run has begun, the context of a task run is its own.
-        self._caller = TaskRunContext.get()
+        self._calling_task = TaskRunContext.get()
+        # A run that the engine does not create itself has a past, which the API knows.
+        self._has_past = self._run is not None
         self._replaced: RunTelemetry = engine._telemetry  # noqa: SLF001
         self._is_adopted = False
-        self._parameters: Mapping[str, Any] = {}
+        self._adopted_caller: RunRecorder | None = None
+        self._is_terminated = False
         self.recorder: RunRecorder | None = None
         self.transaction: Any = None
-        self.upstream: dict[str, list[str]] = {}
+        self.has_upstream = False
         engine._telemetry = self  # noqa: SLF001
 
     @property
     def _run(self) -> FlowRun | TaskRun | None:
-        run: FlowRun | TaskRun | None = (
-            self._engine.flow_run if self._is_flow else self._engine.task_run
-        )
+        engine = self._engine
+        run: FlowRun | TaskRun | None = engine.flow_run if self._is_flow else engine.task_run
         return run
-
-    @property
-    def _is_flow(self) -> bool:
-        return hasattr(self._engine, "flow")
 
     # What Prefect's engines call
 
@@ -169,16 +188,18 @@ class EngineTelemetry(RunTelemetry):
         client: SyncPrefectClient,
         parameters: dict[str, Any] | None = None,
     ) -> None:
-        """Begin to record `run`; asks and tells the API what Prefect's telemetry would."""
-        history: list[PrefectState] = []
-        deployment: DeploymentResponse | None = None
-        if isinstance(run, FlowRun) and run.deployment_id:
-            with _contained:
-                history = client.read_flow_run_states(run.id)
-                deployment = client.read_deployment(run.deployment_id)
+        """Begin to record `run`; asks and tells the API what it must, as Prefect's own would."""
+        past = _Past()
         with _contained:
-            labels = self._begin(run, parameters, history, deployment)
-            if isinstance(run, FlowRun):
+            if self._has_past and isinstance(run, FlowRun):
+                past.states = client.read_flow_run_states(run.id)
+                if run.deployment_id is not None:
+                    past.deployment = client.read_deployment(run.deployment_id)
+            elif self._has_past:
+                past.states = client.read_task_run_states(run.id)
+        with _contained:
+            labels = self._begin(run, parameters, past)
+            if labels and isinstance(run, FlowRun):
                 client.update_flow_run_labels(run.id, labels)
 
     async def async_start_span(
@@ -188,15 +209,17 @@ class EngineTelemetry(RunTelemetry):
         parameters: dict[str, Any] | None = None,
     ) -> None:
         """Begin to record `run`, as `start_span` does."""
-        history: list[PrefectState] = []
-        deployment: DeploymentResponse | None = None
-        if isinstance(run, FlowRun) and run.deployment_id:
-            with _contained:
-                history = await client.read_flow_run_states(run.id)
-                deployment = await client.read_deployment(run.deployment_id)
+        past = _Past()
         with _contained:
-            labels = self._begin(run, parameters, history, deployment)
-            if isinstance(run, FlowRun):
+            if self._has_past and isinstance(run, FlowRun):
+                past.states = await client.read_flow_run_states(run.id)
+                if run.deployment_id is not None:
+                    past.deployment = await client.read_deployment(run.deployment_id)
+            elif self._has_past:
+                past.states = await client.read_task_run_states(run.id)
+        with _contained:
+            labels = self._begin(run, parameters, past)
+            if labels and isinstance(run, FlowRun):
                 await client.update_flow_run_labels(run.id, labels)
 
     def update_state(self, new_state: PrefectState) -> None:
@@ -204,6 +227,9 @@ class EngineTelemetry(RunTelemetry):
         with _contained:
             if self.recorder is not None:
                 self.recorder.enter_state(_as_state(new_state))
+                if self._is_adopted and self.recorder.state_is_final:
+                    # Its engine was entered before it could be wrapped: there is no later sign.
+                    self.leave()
 
     def record_exception(self, exc: BaseException) -> None:
         """Record the exception that ended an attempt, if nothing has told of it before."""
@@ -212,18 +238,13 @@ class EngineTelemetry(RunTelemetry):
                 self.recorder.fail(exc, time_ns())
 
     def end_span_on_success(self) -> None:
-        """Leave a run that was adopted: its engine was entered before it could be wrapped."""
-        if self._is_adopted:
-            self.leave()
+        """Do nothing: the run ends when its engine leaves it."""
 
     def end_span_on_failure(self, terminal_message: str | None = None) -> None:
-        """Leave a run that was adopted or is being terminated, for nothing may come after this."""
+        """Leave a run that is being terminated, for nothing may come after this."""
         with _contained:
-            if self.recorder is None:
-                return
-            is_final = self.recorder.state_is_final
-            if isinstance(self.recorder.exception, TerminationSignal):
-                if not is_final:
+            if self._is_terminated and self.recorder is not None:
+                if not self.recorder.state_is_final:
                     # Only a cancellation by Prefect's runner ends without a state of its own: the
                     # runner sets Cancelled once this process is gone.
                     self.recorder.leave_as(
@@ -231,121 +252,158 @@ class EngineTelemetry(RunTelemetry):
                     )
                 # Prefect sends itself the signal again, which kills the process inside the engine.
                 self.leave()
-            elif self._is_adopted and is_final:
-                self.leave()
 
     # What the patches below call
 
-    def adopt(self) -> None:
-        """Begin to record a run whose user function is already running."""
+    def adopt(self, caller: RunRecorder | None) -> None:
+        """Begin to record a run whose user function is already running, called by `caller`."""
         run = self._run
         if run is None:
             return
-        self._is_adopted = True
+        self._is_adopted, self._adopted_caller = True, caller
         entered = run.state.timestamp if run.state is not None else None
         started = run.start_time if run.run_count <= 1 else entered
         if started is not None:
             self._start = _nanoseconds(started)
-        labels = self._begin(run, self._engine.parameters)
+        labels = self._begin(run, self._engine.parameters, _Past())
         if self.recorder is None:
             return
         self.recorder.begin_attempt(self._start)
         self.recorder.begin_execution(self._start)
         context_api.attach(self.recorder.as_context())
-        if isinstance(self._engine, FlowRunEngine):
-            self._engine.client.update_flow_run_labels(run.id, labels)
+        if labels and isinstance(run, FlowRun):
+            # Once in a run, and of a client of our own: the engine's may be asynchronous.
+            with get_client(sync_client=True) as client:
+                client.update_flow_run_labels(run.id, labels)
 
-    def leave(self) -> None:
-        """End the run's span, as the engine leaves the run."""
-        context_api.attach(self._outer)
+    def terminate(self) -> None:
+        """Note that a signal ends the process; leave the run if its engine has no more to say."""
+        self._is_terminated = True
+        if self.recorder is not None and self.recorder.state_is_final:
+            self.leave()
+
+    def leave(self) -> Callable[[], object] | None:
+        """End the run's span, as the engine leaves the run; return what is left to do, if anything.
+
+        That is the flush at the end of a top-level flow run, which may take its time. It is done at
+        once where the process is about to die.
+        """
+        context_api.attach(self.outer)
         recorder, run = self.recorder, self._run
         if recorder is None or recorder.is_finished:
-            return
-        with _contained:
-            if run is not None and run.state is not None:
-                recorder.enter_state(_as_state(run.state))
-            if self.transaction is not None and self.transaction.state == TransactionState.STAGED:
-                # Until the transaction that this one is part of ends, its rollback may still give
-                # the run another final state.
-                self.transaction.on_commit_hooks.append(_commit_hook(recorder))
-                return
-        with _contained:
-            is_terminated = isinstance(recorder.exception, TerminationSignal)
-            recorder.finish()
-            if self._is_flow:
-                self._observer.forget(recorder.run.id)
-            if self._is_flow and recorder.run.parent_recorder is None:
-                if is_terminated:
-                    self._observer.tracer.finish_descendants(recorder)
-                self._observer.flush()
+            return None
+        if run is not None and run.state is not None:
+            recorder.enter_state(_as_state(run.state))
+        if self._may_be_rolled_back():
+            recorder.awaits_rollback = True
+            self.transaction.on_commit_hooks.append(_commit_hook(recorder))
+            return None
+        recorder.finish()
+        if not self._is_flow:
+            return None
+        self._observer.forget(recorder.run.id)
+        self._observer.tracer.finish_descendants(recorder, everything=self._is_terminated)
+        if recorder.run.parent_recorder is not None:
+            return None
+        if self._is_terminated or self._is_adopted:
+            self._observer.flush()
+            return None
+        return self._observer.flush
+
+    def _may_be_rolled_back(self) -> bool:
+        """Whether a transaction around the task run's own, still open, can change its state."""
+        if self.transaction is None or self.transaction.state != TransactionState.STAGED:
+            return False
+        around = type(self.transaction).get_active()
+        ended = {TransactionState.COMMITTED, TransactionState.ROLLED_BACK}
+        return around is not None and around.state not in ended
 
     def roll_back(self) -> None:
-        """Record that a transaction rolled the task run back after its end."""
+        """Record that a transaction rolled the task run back, maybe long after its end."""
         event = self._engine._last_event  # noqa: SLF001
         if self.recorder is None or event is None:
             return
         state = event.payload["validated_state"]
-        was_left = self._engine.task_run.state.id != event.id and not self._engine._is_started  # noqa: SLF001
+        moment = _nanoseconds(event.occurred)
         self.recorder.enter_state(
-            State(
-                state["type"],
-                state["name"],
-                str(event.id),
-                state["message"],
-                _nanoseconds(event.occurred),
-            )
+            State(state["type"], state["name"], str(event.id), state["message"], moment)
         )
-        if was_left:
+        if self.recorder.awaits_rollback:
             self.recorder.finish()
 
-    # How a run is described
-
     def _begin(
-        self,
-        run: FlowRun | TaskRun,
-        parameters: Mapping[str, Any] | None,
-        history: Iterable[PrefectState] = (),
-        deployment: DeploymentResponse | None = None,
+        self, run: FlowRun | TaskRun, parameters: Mapping[str, Any] | None, past: _Past
     ) -> KeyValueLabels:
         """Start the recorder and return the labels that let other processes join the trace."""
-        self._parameters = parameters or {}
+        origin: _Origin
+        description: _Description
         if isinstance(run, FlowRun):
             origin = self._origin_of_flow_run(run)
-            if origin.recorder is None and run.state is not None:
+            if origin.is_called:
+                self._observer.remember_subflow(run)
+            if run.state is not None and run.state.is_final():
+                return {}  # a retried flow reads the result of a subflow that ended before
+            if not origin.is_called and run.state is not None:
                 # The engine may have had to start a server before it could create the run.
                 created = _nanoseconds(run.state.timestamp)
                 self._start = max(self._start, min(created, time_ns()))
-            description = self._flow_run(run, origin, history, deployment)
+            description = _FlowRunDescription(self._engine, run, parameters, past, self._observer)
         else:
             origin = self._origin_of_task_run(run)
-            description = self._task_run(run, origin)
-        recorder = self._observer.tracer.start(description)
+            description = _TaskRunDescription(self._engine, run, parameters, past, self._observer)
+        upstream = description.upstream(origin)
+        self.has_upstream = bool(upstream)
+        recorder = self._observer.tracer.start(
+            Run(
+                id=str(run.id),
+                span_name=description.span_name,
+                kind=SpanKind.SERVER
+                if isinstance(run, FlowRun) and not origin.is_called
+                else SpanKind.INTERNAL,
+                start=self._start,
+                trace_id=origin.trace_id,
+                parent=origin.parent,
+                parent_recorder=origin.recorder,
+                # An adopted run has been counted already.
+                run_count=max(0, run.run_count - 1) if self._is_adopted else run.run_count,
+                allows_retries=description.allows_retries,
+                result_attribute=description.result_attribute,
+                sampling_attributes=description.sampling_attributes(),
+                waits_before=_seconds(description.waits_before(self._start)),
+            ),
+            description.attributes,
+        )
         self.recorder = recorder
-        for state in _before_pick_up(history) or ([run.state] if run.state else []):
+        recorder.link(_links(origin, upstream, recorder.span_context.trace_flags))
+        for state in _before_pick_up(past.states) or ([run.state] if run.state else []):
             recorder.enter_state(_as_state(state))
         context_api.attach(recorder.as_context())
         context = recorder.span_context
+        if not context.is_valid:  # the provider is none that makes spans
+            return {}
         labels: KeyValueLabels = {LABELS_TRACEPARENT_KEY: _traceparent(context)}
         if origin.keep is not None:
             labels[_PARENT_LABEL] = origin.keep
         run.labels.update(labels)
         if isinstance(run, FlowRun):
             self._observer.remember_trace_id(str(run.id), context.trace_id)
-            if origin.recorder is None:
-                self._log_trace_url(run)
+            if not origin.is_called:
+                self._log_trace_url(run, context.trace_id)
         return labels
 
-    def _log_trace_url(self, run: FlowRun) -> None:
-        if self.recorder is not None:
-            url = self._observer.settings.url_of(self.recorder.span_context.trace_id)
-            if url is not None:
-                flow_run_logger(run, self._engine.flow).info("Trace: %s", url)
+    def _log_trace_url(self, run: FlowRun, trace_id: int) -> None:
+        if (url := self._observer.settings.url_of(trace_id)) is not None:
+            flow_run_logger(run, self._engine.flow).info("Trace: %s", url)
 
     def _origin_of_flow_run(self, run: FlowRun) -> _Origin:
+        if self._is_adopted:  # the context is its own already
+            if run.parent_task_run_id is not None and self._adopted_caller is not None:
+                return self._origin_below(self._adopted_caller.run.id, None)
+            return _origin_of_root(run, self._replaced)
         caller = self._parent_run()
         if caller is not None:
             return self._origin_below(str(caller.id), caller.labels.get(LABELS_TRACEPARENT_KEY))
-        return self._origin_of_root(run)
+        return _origin_of_root(run, self._replaced)
 
     def _origin_of_task_run(self, run: TaskRun) -> _Origin:
         flow_context = FlowRunContext.get()
@@ -355,13 +413,13 @@ class EngineTelemetry(RunTelemetry):
             return self._origin_below(caller_id, label, is_task=True)
         if run.flow_run_id is not None:
             return self._origin_below(str(run.flow_run_id), label)
-        return self._origin_of_root(run)
+        return _origin_of_root(run, self._replaced)
 
     def _calling_task_run(self, run: TaskRun) -> str | None:
         """Return the task run that called this one, if it was not the flow itself."""
         parents: Iterable[Any] = run.task_inputs.get("__parents__", ())
         candidates = {str(parent.id) for parent in parents}
-        caller = str(self._caller.task_run.id) if self._caller is not None else None
+        caller = str(self._calling_task.task_run.id) if self._calling_task is not None else None
         if caller in candidates:
             return caller
         # Prefect also takes an upstream run that is still running for a parent. In a process pool
@@ -378,220 +436,25 @@ class EngineTelemetry(RunTelemetry):
         """
         recorder = self._observer.tracer.active.get(caller_id)
         if recorder is not None:
-            parent = set_span_in_context(recorder.span, _EMPTY_CONTEXT)
-            return _Origin(recorder.span_context.trace_id, parent, recorder)
+            parent = set_span_in_context(recorder.span)
+            return _Origin(recorder.span_context.trace_id, parent, recorder, is_called=True)
         remote = _extract(label)
         if remote is None:
-            return _Origin(derive_trace_id(caller_id))
+            return _Origin(derive_trace_id(caller_id), is_called=True)
         if is_task:
             remote = _remote(remote.trace_id, derive_span_id(caller_id), remote.trace_flags)
-        return _Origin(remote.trace_id, _as_parent(remote))
+        return _Origin(remote.trace_id, _as_parent(remote), is_called=True)
 
-    def _origin_of_root(self, run: FlowRun | TaskRun) -> _Origin:
-        run_id = str(run.id)
-        label = run.labels.get(LABELS_TRACEPARENT_KEY)
-        remote = _extract(label)
-        native = self._replaced.span
-        if remote and native and native.get_span_context().span_id == remote.span_id:
-            remote = None  # Prefect's own span of this very run, which ours replaces
-        own_ids = {derive_span_id(run_id, count) for count in range(run.run_count + 1)}
-        if remote is not None and remote.span_id in own_ids:
-            # An earlier process of this run wrote the label over the one of its parent.
-            kept = run.labels.get(_PARENT_LABEL)
-            parent = _extract(kept)
-            return _Origin(
-                remote.trace_id,
-                _as_parent(parent) if parent else None,
-                previous=remote,
-                keep=str(kept) if kept else None,
-            )
-        if remote is not None:
-            return _Origin(remote.trace_id, _as_parent(remote), keep=str(label))
-        current = get_current_span().get_span_context()
-        if current.is_valid:
-            return _Origin(current.trace_id, context_api.get_current(), keep=_traceparent(current))
-        if (inherited := _extract(os.environ.get("TRACEPARENT"))) is not None:
-            keep = _traceparent(inherited)
-            return _Origin(inherited.trace_id, _as_parent(inherited), keep=keep)
-        return _Origin(derive_trace_id(run_id))
 
-    def _flow_run(
-        self,
-        run: FlowRun,
-        origin: _Origin,
-        history: Iterable[PrefectState],
-        deployment: DeploymentResponse | None,
-    ) -> Run:
-        engine = self._engine
-        flow = engine.flow
-        sampling = {
-            semconv.RUN_TYPE: "flow",
-            semconv.FLOW_NAME: flow.name,
-            semconv.PIPELINE_NAME: flow.name,
-        }
-        if origin.recorder is not None:
-            # Prefect keeps a subflow's inputs on a task run that stands for it in its parent.
-            inputs = {name: collect_task_run_inputs_sync(v) for name, v in self._parameters.items()}
-            if engine.wait_for:
-                inputs["wait_for"] = collect_task_run_inputs_sync(engine.wait_for)
-            caller = FlowRunContext.get()
-            notes = self._observer.notes_of(
-                caller.flow_run.id if caller and caller.flow_run else ""
-            )
-            notes.subflows[str(run.parent_task_run_id)] = str(run.id)
-            self.upstream = _names_by_run_id(inputs, notes.subflows)
-        retries = run.empirical_policy.retries or flow.retries
-
-        def describe() -> dict[str, AttributeValue]:
-            current = engine.flow_run
-            return _present(
-                self._describe(current)
-                | {
-                    semconv.FLOW_RUN_ID: str(run.id),
-                    semconv.PIPELINE_RUN_ID: str(run.id),
-                    semconv.PIPELINE_RUN_URL: url_for("flow-run", obj_id=run.id),
-                    semconv.FLOW_ID: _text(current.flow_id),
-                    semconv.FLOW_VERSION: current.flow_version or flow.version,
-                    semconv.DEPLOYMENT_ID: _text(current.deployment_id),
-                    semconv.DEPLOYMENT_NAME: deployment.name if deployment else None,
-                    semconv.WORK_POOL_NAME: getattr(current, "work_pool_name", None),
-                    semconv.WORK_QUEUE_NAME: current.work_queue_name,
-                }
-            )
-
-        return Run(
-            id=str(run.id),
-            span_name=semconv.flow_span_name(flow.name),
-            kind=SpanKind.SERVER if origin.recorder is None else SpanKind.INTERNAL,
-            start=self._start,
-            trace_id=origin.trace_id,
-            parent=origin.parent,
-            parent_recorder=origin.recorder,
-            run_count=run.run_count if not self._is_adopted else max(0, run.run_count - 1),
-            allows_retries=bool(retries),
-            result_attribute=semconv.PIPELINE_RESULT,
-            sampling_attributes=sampling,
-            describe=describe,
-            links=lambda: self._links(origin),
-            waits_before=self._waits_of_flow_run(run, history),
-        )
-
-    def _task_run(self, run: TaskRun, origin: _Origin) -> Run:
-        task = self._engine.task
-        flow_context = FlowRunContext.get()
-        flow = flow_context.flow if flow_context is not None else None
-        sampling: dict[str, AttributeValue] = {
-            semconv.RUN_TYPE: "task",
-            semconv.TASK_NAME: task.name,
-        }
-        if flow is not None:
-            sampling[semconv.FLOW_NAME] = flow.name
-        subflows = self._observer.notes_of(run.flow_run_id).subflows
-        self.upstream = _names_by_run_id(run.task_inputs, subflows)
-        run_id = str(run.id)
-
-        def describe() -> dict[str, AttributeValue]:
-            attributes = self._describe(run)
-            attributes[semconv.PIPELINE_TASK_NAME] = task.name
-            attributes[semconv.PIPELINE_TASK_RUN_ID] = run_id
-            attributes[semconv.TASK_KEY] = task.task_key
-            attributes[semconv.TASK_CACHED] = run.state_name == "Cached"
-            if run.flow_run_id is not None:
-                attributes[semconv.FLOW_RUN_ID] = str(run.flow_run_id)
-            if (url := self._task_run_url(run)) is not None:
-                attributes[semconv.PIPELINE_TASK_RUN_URL] = url
-            return attributes
-
-        return Run(
-            id=run_id,
-            span_name=task.name,
-            kind=SpanKind.INTERNAL,
-            start=self._start,
-            trace_id=origin.trace_id,
-            parent=origin.parent,
-            parent_recorder=origin.recorder,
-            run_count=run.run_count if not self._is_adopted else max(0, run.run_count - 1),
-            allows_retries=bool(task.retries),
-            result_attribute=semconv.PIPELINE_TASK_RESULT,
-            sampling_attributes=sampling,
-            describe=describe,
-            links=lambda: self._links(origin),
-            waits_before=self._waits_of_task_run(run),
-        )
-
-    def _describe(self, run: FlowRun | TaskRun) -> dict[str, Any]:
-        """Describe what flow and task runs have in common."""
-        attributes: dict[str, Any] = {
-            name: value for name, value in run.labels.items() if not name.startswith("__")
-        }
-        attributes[semconv.RUN_ID] = str(run.id)
-        attributes[semconv.RUN_NAME] = run.name
-        attributes[semconv.RUN_COUNT] = run.run_count
-        attributes[semconv.TAGS] = run.tags
-        # By now the engine has replaced futures by their results.
-        parameters = self._engine.parameters or self._parameters
-        if self._observer.settings.capture_parameters == "values":
-            for name, value in parameters.items():
-                attributes[semconv.RUN_PARAMETER_PREFIX + name] = redact(value, name)
-        else:
-            for name, value in parameters.items():
-                attributes[semconv.RUN_PARAMETER_PREFIX + name] = type(value).__name__
-        return attributes
-
-    def _links(self, origin: _Origin) -> list[Link]:
-        flags = self.recorder.span_context.trace_flags if self.recorder else TraceFlags(1)
-        links = [
-            Link(
-                _remote(origin.trace_id, derive_span_id(run_id), flags),
-                {
-                    semconv.LINK_TYPE: semconv.LINK_DEPENDENCY,
-                    semconv.INPUT_NAME: ",".join(names),
-                },
-            )
-            for run_id, names in self.upstream.items()
-        ]
-        if origin.previous is not None:
-            attributes = {semconv.LINK_TYPE: semconv.LINK_PREVIOUS_ATTEMPT}
-            links.append(Link(origin.previous, attributes))
-        return links
-
-    def _waits_of_flow_run(self, run: FlowRun, history: Iterable[PrefectState]) -> dict[str, float]:
-        """Account what a flow run waited before the engine took it up."""
-        pending = [state for state in _before_pick_up(history) if state.type.value == "PENDING"]
-        if not pending or run.expected_start_time is None:
-            return {}
-        first, expected = _nanoseconds(pending[0].timestamp), _nanoseconds(run.expected_start_time)
-        waits = {
-            semconv.WAIT_LATE: first - expected,
-            semconv.WAIT_INFRASTRUCTURE: self._start - first,
-        }
-        return _seconds(waits)
-
-    def _waits_of_task_run(self, run: TaskRun) -> dict[str, float]:
-        if run.id.version != _UUID7:
-            return {}
-        # RFC 9562, section 5.7: the first 48 bits are milliseconds since the epoch.
-        submitted = (run.id.int >> 80) * _MILLISECOND
-        return _seconds({semconv.WAIT_QUEUE: self._start - submitted})
-
-    def _task_run_url(self, run: TaskRun) -> str | None:
-        # Building a URL reads Prefect's settings; once for each flow run is enough.
-        notes = self._observer.notes_of(run.flow_run_id)
-        if notes.task_url is None:
-            notes.task_url = url_for("task-run", obj_id=_ANY_ID) or ""
-        return notes.task_url.replace(str(_ANY_ID), str(run.id)) or None
+# Where a run comes from
 
 
 @dataclass(slots=True)
-class _FlowNotes:
-    """What the runs of one flow run share.
+class _Past:
+    """What the API knows of a run from before the engine took it up."""
 
-    `task_url` is the URL of a task run with `_ANY_ID` for its id; empty if there is no UI.
-    `subflows` holds the flow run ids by the ids of the task runs that stand for them in the API.
-    """
-
-    task_url: str | None = None
-    subflows: dict[str, str] = field(default_factory=dict)
+    states: list[PrefectState] = field(default_factory=list)
+    deployment: DeploymentResponse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -606,6 +469,207 @@ class _Origin:
     recorder: RunRecorder | None = None
     previous: SpanContext | None = None
     keep: str | None = None
+    is_called: bool = False
+
+
+def _origin_of_root(run: FlowRun | TaskRun, replaced: RunTelemetry) -> _Origin:
+    """Find the remote parent of a run that no run of this process or its pool called, if any."""
+    run_id = str(run.id)
+    # A run that is adopted may have a span of Prefect's own, which ours replaces. It is the current
+    # one, and its ids are in the label.
+    is_begun = replaced.span is not None
+    remote = _extract(run.labels.get(LABELS_TRACEPARENT_KEY))
+    if is_begun:
+        remote = getattr(replaced.span, "parent", None)
+    own_ids = {derive_span_id(run_id, count) for count in range(run.run_count + 1)}
+    if remote is not None and remote.span_id in own_ids:
+        # An earlier process of this run wrote the label over the one of its parent.
+        kept = run.labels.get(_PARENT_LABEL)
+        parent = _extract(kept)
+        return _Origin(
+            remote.trace_id,
+            _as_parent(parent) if parent else None,
+            previous=remote,
+            keep=str(kept) if kept else None,
+        )
+    if remote is not None:
+        return _Origin(remote.trace_id, _as_parent(remote), keep=_traceparent(remote))
+    current = get_current_span().get_span_context()
+    if current.is_valid and not is_begun:
+        return _Origin(current.trace_id, context_api.get_current(), keep=_traceparent(current))
+    if (inherited := _extract(os.environ.get("TRACEPARENT"))) is not None:
+        keep = _traceparent(inherited)
+        return _Origin(inherited.trace_id, _as_parent(inherited), keep=keep)
+    return _Origin(derive_trace_id(run_id))
+
+
+def _links(origin: _Origin, upstream: Mapping[str, list[str]], flags: TraceFlags) -> Iterator[Link]:
+    for run_id, names in upstream.items():
+        yield Link(
+            _remote(origin.trace_id, derive_span_id(run_id), flags),
+            {semconv.LINK_TYPE: semconv.LINK_DEPENDENCY, semconv.INPUT_NAME: ",".join(names)},
+        )
+    if origin.previous is not None:
+        yield Link(origin.previous, {semconv.LINK_TYPE: semconv.LINK_PREVIOUS_ATTEMPT})
+
+
+def _traceparent(context: SpanContext) -> str:
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+def _extract(traceparent: object | None) -> SpanContext | None:
+    if not isinstance(traceparent, str):
+        return None
+    extracted = _propagator.extract({"traceparent": traceparent}, context=context_api.Context())
+    context = get_current_span(extracted).get_span_context()
+    return context if context.is_valid else None
+
+
+def _remote(trace_id: int, span_id: int, flags: TraceFlags) -> SpanContext:
+    return SpanContext(trace_id, span_id, is_remote=True, trace_flags=flags)
+
+
+def _as_parent(context: SpanContext) -> Context:
+    return set_span_in_context(NonRecordingSpan(context))
+
+
+# What a run is
+
+
+@dataclass(frozen=True, slots=True)
+class _Description:
+    """What is said of a run, from its engine and what the API told; the base of both kinds."""
+
+    engine: Any
+    run: Any
+    given: Mapping[str, Any] | None
+    past: _Past
+    observer: EngineObserver
+
+    def attributes(self) -> dict[str, AttributeValue]:
+        """Describe the run at its end; what flow and task runs have in common."""
+        run = self.engine.flow_run if hasattr(self.engine, "flow") else self.run
+        attributes: dict[str, AttributeValue] = {
+            name: value for name, value in run.labels.items() if not name.startswith("__")
+        }
+        attributes[semconv.RUN_ID] = str(run.id)
+        attributes[semconv.RUN_NAME] = run.name
+        attributes[semconv.RUN_COUNT] = run.run_count
+        attributes[semconv.TAGS] = run.tags
+        # By now the engine has replaced futures by their results.
+        parameters: Mapping[str, Any] = self.engine.parameters or self.given or {}
+        if self.observer.settings.capture_parameters == "values":
+            for name, value in parameters.items():
+                attributes[semconv.RUN_PARAMETER_PREFIX + name] = redact(value, name)
+        else:
+            for name, value in parameters.items():
+                attributes[semconv.RUN_PARAMETER_PREFIX + name] = type(value).__name__
+        return attributes
+
+
+class _FlowRunDescription(_Description):
+    __slots__ = ()
+    result_attribute = semconv.PIPELINE_RESULT
+
+    @property
+    def span_name(self) -> str:
+        return semconv.flow_span_name(self.engine.flow.name)
+
+    @property
+    def allows_retries(self) -> bool:
+        return bool(self.run.empirical_policy.retries or self.engine.flow.retries)
+
+    def sampling_attributes(self) -> dict[str, AttributeValue]:
+        name = self.engine.flow.name
+        return {semconv.RUN_TYPE: "flow", semconv.FLOW_NAME: name, semconv.PIPELINE_NAME: name}
+
+    def attributes(self) -> dict[str, AttributeValue]:
+        attributes = _Description.attributes(self)
+        run, deployment = self.engine.flow_run, self.past.deployment
+        described = {
+            semconv.FLOW_RUN_ID: str(run.id),
+            semconv.PIPELINE_RUN_ID: str(run.id),
+            semconv.PIPELINE_RUN_URL: url_for("flow-run", obj_id=run.id),
+            semconv.FLOW_ID: run.flow_id and str(run.flow_id),
+            semconv.FLOW_VERSION: run.flow_version or self.engine.flow.version,
+            semconv.DEPLOYMENT_ID: run.deployment_id and str(run.deployment_id),
+            semconv.DEPLOYMENT_NAME: deployment and deployment.name,
+            semconv.WORK_POOL_NAME: run.work_pool_name,
+            semconv.WORK_QUEUE_NAME: run.work_queue_name,
+        }
+        attributes.update({name: value for name, value in described.items() if value is not None})
+        return attributes
+
+    def upstream(self, origin: _Origin) -> dict[str, list[str]]:
+        """Return the upstream runs of a subflow with the names of the inputs they came by."""
+        if not origin.is_called:
+            return {}
+        # Prefect keeps these on the task run that stands for the subflow, out of our reach.
+        given = self.given or {}
+        inputs = {name: collect_task_run_inputs_sync(value) for name, value in given.items()}
+        if self.engine.wait_for:
+            inputs["wait_for"] = collect_task_run_inputs_sync(self.engine.wait_for)
+        context = FlowRunContext.get()
+        caller = context.flow_run.id if context is not None and context.flow_run else None
+        return _names_by_run_id(inputs, self.observer.subflows_of(caller))
+
+    def waits_before(self, start: int) -> dict[str, int]:
+        pending = [s for s in _before_pick_up(self.past.states) if s.type.value == "PENDING"]
+        if not pending or self.run.expected_start_time is None:
+            return {}
+        first = _nanoseconds(pending[0].timestamp)
+        return {
+            semconv.WAIT_LATE: first - _nanoseconds(self.run.expected_start_time),
+            semconv.WAIT_INFRASTRUCTURE: start - first,
+        }
+
+
+class _TaskRunDescription(_Description):
+    __slots__ = ()
+    result_attribute = semconv.PIPELINE_TASK_RESULT
+
+    @property
+    def span_name(self) -> str:
+        name: str = self.engine.task.name
+        return name
+
+    @property
+    def allows_retries(self) -> bool:
+        return bool(self.engine.task.retries)
+
+    def sampling_attributes(self) -> dict[str, AttributeValue]:
+        context = FlowRunContext.get()
+        attributes = {semconv.RUN_TYPE: "task", semconv.TASK_NAME: self.engine.task.name}
+        if context is not None and context.flow is not None:
+            attributes[semconv.FLOW_NAME] = context.flow.name
+        return attributes
+
+    def attributes(self) -> dict[str, AttributeValue]:
+        attributes = _Description.attributes(self)
+        run, run_id = self.run, str(self.run.id)
+        attributes[semconv.PIPELINE_TASK_NAME] = self.engine.task.name
+        attributes[semconv.PIPELINE_TASK_RUN_ID] = run_id
+        attributes[semconv.TASK_KEY] = self.engine.task.task_key
+        attributes[semconv.TASK_CACHED] = run.state_name == "Cached"
+        if run.flow_run_id is not None:
+            attributes[semconv.FLOW_RUN_ID] = str(run.flow_run_id)
+        if url := self.observer.task_url:
+            attributes[semconv.PIPELINE_TASK_RUN_URL] = url.replace(str(_ANY_ID), run_id)
+        return attributes
+
+    def upstream(self, _origin: _Origin) -> dict[str, list[str]]:
+        """Return the upstream runs with the names of the inputs they came by."""
+        subflows = self.observer.subflows_of(self.run.flow_run_id)
+        return _names_by_run_id(self.run.task_inputs, subflows)
+
+    def waits_before(self, start: int) -> dict[str, int]:
+        if self.run.id.version == _UUID7:
+            # RFC 9562, section 5.7: the first 48 bits are milliseconds since the epoch.
+            return {semconv.WAIT_QUEUE: start - (self.run.id.int >> 80) * _MILLISECOND}
+        if self.past.states:  # a deferred run: the API made its id
+            submitted = min(_nanoseconds(state.timestamp) for state in self.past.states)
+            return {semconv.WAIT_QUEUE: start - submitted}
+        return {}
 
 
 _ANY_ID: Final = UUID(int=0)
@@ -656,34 +720,6 @@ def _names_by_run_id(
     return names
 
 
-def _present(attributes: Mapping[str, Any]) -> dict[str, AttributeValue]:
-    return {name: value for name, value in attributes.items() if value is not None}
-
-
-def _text(value: object | None) -> str | None:
-    return None if value is None else str(value)
-
-
-def _traceparent(context: SpanContext) -> str:
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
-
-
-def _extract(traceparent: object | None) -> SpanContext | None:
-    if not isinstance(traceparent, str):
-        return None
-    extracted = _propagator.extract({"traceparent": traceparent}, context=_EMPTY_CONTEXT)
-    context = get_current_span(extracted).get_span_context()
-    return context if context.is_valid else None
-
-
-def _remote(trace_id: int, span_id: int, flags: TraceFlags) -> SpanContext:
-    return SpanContext(trace_id, span_id, is_remote=True, trace_flags=flags)
-
-
-def _as_parent(context: SpanContext) -> Context:
-    return set_span_in_context(NonRecordingSpan(context), _EMPTY_CONTEXT)
-
-
 def _commit_hook(recorder: RunRecorder) -> Callable[[Any], None]:
     def finish(_transaction: Any) -> None:
         with _contained:
@@ -693,20 +729,19 @@ def _commit_hook(recorder: RunRecorder) -> Callable[[Any], None]:
     return finish
 
 
-def _holds_future(value: object, budget: int = _FUTURES_SEARCHED) -> bool:
+def _holds_future(value: object) -> bool:
     """Whether a future is among the first thousand items of `value`, as deep as they nest."""
-    pending, seen = [value], 0
-    while pending and seen < budget:
-        seen += 1
+    pending = [value]
+    for _ in range(_FUTURES_SEARCHED):
+        if not pending:
+            return False
         item = pending.pop()
         if isinstance(item, PrefectFuture):
             return True
         if isinstance(item, dict):
-            pending.extend(list(item.values())[:budget])
-        elif isinstance(item, (list, tuple, set)):
-            pending.extend(list(item)[:budget])
-        elif hasattr(item, "unwrap"):  # annotations such as allow_failure()
-            pending.append(item.unwrap())
+            pending.extend(islice(item.values(), _FUTURES_SEARCHED))
+        elif isinstance(item, (list, tuple, set)):  # annotations such as allow_failure() are tuples
+            pending.extend(islice(item, _FUTURES_SEARCHED))
     return False
 
 
@@ -731,7 +766,12 @@ class _Bracket:
     def __enter__(self) -> Any:
         with _contained:
             self._before()
-        value = self._manager.__enter__()
+        try:
+            value = self._manager.__enter__()
+        except BaseException:
+            with _contained:
+                self._left()
+            raise
         with _contained:
             self._entered(value)
         return value
@@ -753,7 +793,13 @@ class _Bracket:
     async def __aenter__(self) -> Any:
         with _contained:
             self._before()
-        value = await self._manager.__aenter__()
+        try:
+            value = await self._manager.__aenter__()
+        except BaseException:
+            # Such as a cancellation; it takes __aexit__ with it.
+            with _contained:
+                self._left()
+            raise
         with _contained:
             self._entered(value)
         return value
@@ -776,8 +822,39 @@ class _Bracket:
 class _WholeRun(_Bracket):
     """Around ``initialize_run``: from the engine taking the run up to the engine leaving it."""
 
+    _remaining: Callable[[], object] | None = None
+
+    def _leaving(self, error: BaseException | None) -> None:
+        if isinstance(error, TerminationSignal):
+            self._telemetry.terminate()
+
     def _left(self) -> None:
-        self._telemetry.leave()
+        self._remaining = self._telemetry.leave()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Any:
+        try:
+            return super().__exit__(kind, error, traceback)
+        finally:
+            if self._remaining is not None:
+                self._remaining()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Any:
+        try:
+            return await super().__aexit__(kind, error, traceback)
+        finally:
+            if self._remaining is not None:
+                # Other flows may run in this event loop.
+                await asyncio.to_thread(self._remaining)
 
 
 class _Attempt(_Bracket):
@@ -796,17 +873,15 @@ class _Attempt(_Bracket):
         if recorder is not None and hasattr(value, "flow"):
             recorder.begin_execution(time_ns())
 
-    def _leaving(self, error: BaseException | None) -> None:
-        recorder = self._telemetry.recorder
-        if recorder is not None:
-            recorder.end_execution(time_ns())
-            if isinstance(error, TerminationSignal) and recorder.state_is_final:
-                # A signal after the final state: Prefect will send it again, to die from it.
-                recorder.fail(error, time_ns())
-                self._telemetry.leave()
+    def _leaving(self, error: BaseException | None) -> None:  # noqa: ARG002
+        if self._telemetry.recorder is not None:
+            self._telemetry.recorder.end_execution(time_ns())
 
     def _left(self) -> None:
-        context_api.attach(self._outer)
+        recorder = self._telemetry.recorder
+        # An adopted run has ended by now, and its context with it.
+        is_over = recorder is not None and recorder.is_finished
+        context_api.attach(self._telemetry.outer if is_over else self._outer)
 
 
 class _TaskTransaction(_Bracket):
@@ -882,14 +957,17 @@ def _waits_for(inputs: str) -> Callable[[EngineObserver], Wrapper]:
     def wrapper(_observer: EngineObserver) -> Wrapper:
         def resolve(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
             telemetry = engine._telemetry  # noqa: SLF001
-            if not isinstance(telemetry, EngineTelemetry) or not telemetry.upstream:
+            if not isinstance(telemetry, EngineTelemetry) or not telemetry.has_upstream:
                 return wrapped(*args, **kwargs)
             waits = False
             with _contained:
                 waits = _holds_future(getattr(engine, inputs))
             outer, start = context_api.get_current(), time_ns()
-            # Prefect links upstream runs to the current span. Ours has those links already.
-            context_api.attach(_EMPTY_CONTEXT)
+            if telemetry.recorder is not None:
+                # Prefect links upstream runs to the current span. Ours has those links already, so
+                # it is represented by one that records nothing.
+                span = NonRecordingSpan(telemetry.recorder.span_context)
+                context_api.attach(set_span_in_context(span))
             try:
                 return wrapped(*args, **kwargs)
             finally:

@@ -22,7 +22,7 @@ from flowspan.identity import derive_trace_id
 from flowspan.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from opentelemetry.trace import TracerProvider
 
@@ -83,16 +83,27 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         )
         self._provider, self._settings, self._observer = provider, settings, observer
         self._flush_timeout = settings.flush_timeout
-        for patch, owner in targets():
-            if owner is None:
-                _report_missing(patch)
-                continue
-            original = vars(owner).get(patch.name, _INHERITED)
-            target = getattr(owner, patch.name)
-            setattr(owner, patch.name, wrapt.FunctionWrapper(target, patch.wrapper(observer)))
-            self._originals.append((owner, patch.name, original))
-        _finish_at_exit(self)
-        observer.adopt_running()
+        try:
+            for patch, owner in targets():
+                if owner is None:
+                    _report_missing(patch)
+                else:
+                    self._wrap(owner, patch.name, patch.wrapper(observer))
+            _finish_at_exit(self)
+            self.adopt_running()
+        except BaseException:  # such as the timeout of the flow that this is called in
+            self._uninstrument()
+            raise
+
+    def _wrap(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+        # What an owner only inherits must not be left behind as a copy of its own.
+        self._originals.append((owner, name, vars(owner).get(name, _INHERITED)))
+        setattr(owner, name, wrapt.FunctionWrapper(getattr(owner, name), wrapper))
+
+    def adopt_running(self) -> None:
+        """Take up the runs that called this, unless they are recorded already."""
+        if self._observer is not None:
+            self._observer.adopt_running()
 
     def _uninstrument(self, **_: Any) -> None:
         while self._originals:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import context as context_api
 from opentelemetry.trace import (
+    INVALID_SPAN,
     Link,
     Span,
     SpanContext,
@@ -22,7 +23,6 @@ from opentelemetry.trace import (
     StatusCode,
     Tracer,
     TracerProvider,
-    get_current_span,
     set_span_in_context,
 )
 
@@ -36,8 +36,12 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.util.types import AttributeValue
 
+    Attributes = dict[str, AttributeValue]
+
 _NANOSECONDS: Final = 1_000_000_000
 _RECORDER_KEY: Final = context_api.create_key("flowspan-recorder")
+# One for all: the SDK hands out the same tracer again for the same name.
+_ids: Final = DerivedIdGenerator()
 
 _RESULT_BY_STATE_NAME: Final = {"TimedOut": "timeout", "NotReady": "skip"}
 _RESULT_BY_STATE_TYPE: Final = {
@@ -80,8 +84,6 @@ class Run:
         allows_retries: Whether each attempt gets a span of its own.
         result_attribute: The attribute that says how the run ended.
         sampling_attributes: The few attributes that a sampler gets to see.
-        describe: Builds all other attributes; called once, at the end, if the span is recorded.
-        links: Builds the links; called once, at the start, if the span is recorded.
         waits_before: Seconds waited before `start`, by attribute name.
     """
 
@@ -96,8 +98,6 @@ class Run:
     allows_retries: bool
     result_attribute: str
     sampling_attributes: Mapping[str, AttributeValue]
-    describe: Callable[[], dict[str, AttributeValue]]
-    links: Callable[[], Iterable[Link]]
     waits_before: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -107,15 +107,18 @@ class RunTracer:
     def __init__(self, provider: TracerProvider) -> None:
         """Take a tracer of `provider`; derive its ids if it is the SDK's, else leave its own."""
         self._tracer: Tracer = provider.get_tracer("flowspan", __version__)
-        self._ids = DerivedIdGenerator()
         self.active: dict[str, RunRecorder] = {}
         if hasattr(self._tracer, "id_generator"):
             # The SDK copies the provider's generator into each tracer: only ours derives ids.
-            self._tracer.id_generator = self._ids
+            self._tracer.id_generator = _ids
 
-    def start(self, run: Run) -> RunRecorder:
-        """Start the span of `run` and return the recorder that will tell its life."""
-        recorder = RunRecorder(self, run)
+    def start(self, run: Run, describe: Callable[[], Attributes]) -> RunRecorder:
+        """Start the span of `run` and return the recorder that will tell its life.
+
+        `describe` builds the attributes that are not known at the start. It is called once, at the
+        end, if the span is recorded.
+        """
+        recorder = RunRecorder(self, run, describe)
         self.active[run.id] = recorder
         return recorder
 
@@ -131,20 +134,20 @@ class RunTracer:
         attributes: Mapping[str, AttributeValue] | None = None,
     ) -> Span:
         """Start a span with the given ids; a parent's trace id wins over `trace_id`."""
-        self._ids.expect(trace_id, span_id)
+        _ids.expect(trace_id, span_id)
         return self._tracer.start_span(
             name,
-            # An empty context, for None would mean the current one.
-            context=parent if parent is not None else context_api.Context(),
+            # The current context but for its span, whose child this is not.
+            context=parent if parent is not None else set_span_in_context(INVALID_SPAN),
             kind=kind,
             attributes=attributes,
             start_time=start,
         )
 
-    def finish_descendants(self, ancestor: RunRecorder) -> None:
-        """End the spans below `ancestor` whose engines will never come to their end."""
+    def finish_descendants(self, ancestor: RunRecorder, *, everything: bool) -> None:
+        """End the spans below `ancestor` that still await a rollback, or all of them."""
         for recorder in tuple(self.active.values()):
-            if recorder is not ancestor and recorder.is_below(ancestor):
+            if (everything or recorder.awaits_rollback) and recorder.is_below(ancestor):
                 recorder.finish()
 
     def finish_all(self) -> None:
@@ -156,7 +159,9 @@ class RunTracer:
 class RunRecorder:
     """Records one run in this process, from the engine taking it up to the engine leaving it."""
 
-    def __init__(self, tracer: RunTracer, run: Run) -> None:
+    def __init__(
+        self, tracer: RunTracer, run: Run, describe: Callable[[], Attributes] | None
+    ) -> None:
         """Start the span of `run`."""
         self._tracer = tracer
         self.run = run
@@ -172,21 +177,16 @@ class RunRecorder:
         self._is_recording = self.span.is_recording()
         self._state: State | None = None
         self._seen: set[str] = set()
-        self._waits: dict[str, int] = {}
-        self._wait_lock = threading.Lock()
         self._state_wait: tuple[str, int] | None = None
-        self._execution = 0
-        self._executing_since: int | None = None
-        self._has_executed = False
+        self._account = _Account()
         self._attempt = run.run_count
         self._attempt_span: Span | None = None
         self._attempt_is_over = False
         self._exception: BaseException | None = None
         self._left_as: State | None = None
+        self._describe = describe
         self.is_finished = False
-        if self._is_recording:
-            for link in run.links():
-                self.span.add_link(link.context, link.attributes)
+        self.awaits_rollback = False
 
     @property
     def span_context(self) -> SpanContext:
@@ -220,6 +220,12 @@ class RunRecorder:
         return set_span_in_context(
             self._attempt_span or self.span, context_api.set_value(_RECORDER_KEY, self)
         )
+
+    def link(self, links: Iterable[Link]) -> None:
+        """Link the run's span to others."""
+        if self._is_recording:
+            for link in links:
+                self.span.add_link(link.context, link.attributes)
 
     def enter_state(self, state: State) -> None:
         """Record that the run entered `state`; a state told twice is recorded once."""
@@ -255,22 +261,20 @@ class RunRecorder:
                 trace_id=self.span_context.trace_id,
                 span_id=derive_attempt_span_id(self.run.id, self._attempt),
                 start=now,
-                parent=set_span_in_context(self.span, context_api.Context()),
+                parent=set_span_in_context(self.span),
                 attributes={semconv.ATTEMPT: self._attempt},
             )
 
     def begin_execution(self, now: int) -> None:
         """Record that the user's function is entered at `now`."""
-        self._executing_since = now
-        self._has_executed = True
+        self._account.begin_execution(now)
 
     def end_execution(self, now: int) -> None:
         """Record that the user's function is left at `now`; the next state ends the attempt."""
         self._attempt_is_over = True
-        if self._executing_since is not None:
+        if self._account.is_executing:
             self._end_state_wait(now)
-            self._execution += max(0, now - self._executing_since)
-            self._executing_since = None
+            self._account.end_execution(now)
 
     def fail(self, exception: BaseException, now: int) -> None:
         """Record on the attempt, or on a run without any, the exception that ended it."""
@@ -286,10 +290,7 @@ class RunRecorder:
 
     def wait(self, attribute: str, start: int, end: int) -> None:
         """Account a wait by its attribute; one inside the user's function is not execution."""
-        with self._wait_lock:
-            self._waits[attribute] = self._waits.get(attribute, 0) + end - start
-            if self._executing_since is not None and start >= self._executing_since:
-                self._execution -= end - start
+        self._account.wait(attribute, start, end)
 
     def leave_as(self, state: State) -> None:
         """Conclude with a `state` that the run will enter only after this process has left it."""
@@ -312,6 +313,7 @@ class RunRecorder:
             if self._is_recording:
                 self._conclude(state, end)
         finally:
+            self._describe = None  # it holds the run's parameters
             self.span.end(end_time=end)
 
     def _end_state_wait(self, now: int) -> None:
@@ -327,8 +329,8 @@ class RunRecorder:
         self._attempt_is_over = False
 
     def _conclude(self, state: State | None, end: int) -> None:
-        attributes = self.run.describe()
-        attributes.update(self.run.waits_before)
+        attributes: Attributes = dict(self.run.waits_before)
+        attributes.update(self._account.attributes(end - self.run.start))
         if state is not None:
             attributes[semconv.RUN_STATE_TYPE] = state.type
             attributes[semconv.RUN_STATE_NAME] = state.name
@@ -340,17 +342,72 @@ class RunRecorder:
                     _qualified_name(self._exception) if self._exception else state.name
                 )
                 self.span.set_status(Status(StatusCode.ERROR, state.message))
-        attributes.update(self._account(end - self.run.start))
-        self.span.set_attributes(attributes)
+        try:
+            if self._describe is not None:
+                attributes.update(self._describe())
+        finally:
+            self.span.set_attributes(attributes)
 
-    def _account(self, duration: int) -> dict[str, AttributeValue]:
-        """Tell where the time went, in seconds; the engine's own share is what remains."""
-        account: dict[str, AttributeValue] = {
+
+class _Account:
+    """Where the time of a run went; each moment counts once, for a wait before execution.
+
+    Waits of several threads or coroutines of one run may overlap. They are told when they end, so
+    the intervals that are accounted already lie in the order of their ends.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waits: dict[str, int] = {}
+        self._intervals: list[tuple[int, int]] = []
+        self._execution: int | None = None
+        self._since: int | None = None
+        self._until = 0
+
+    @property
+    def is_executing(self) -> bool:
+        """Whether the user's function is entered and not yet left."""
+        return self._since is not None
+
+    def begin_execution(self, now: int) -> None:
+        """Begin to count execution."""
+        self._since = now
+
+    def end_execution(self, now: int) -> None:
+        """Count what has been executed since it began, less what was waited meanwhile."""
+        with self._lock:
+            if self._since is not None:
+                waited = sum(
+                    max(0, min(end, now) - max(start, self._since))
+                    for start, end in self._intervals
+                )
+                self._execution = (self._execution or 0) + max(0, now - self._since) - waited
+                self._since, self._until = None, now
+
+    def wait(self, attribute: str, start: int, end: int) -> None:
+        """Count the part of a wait that no other wait has been counted for."""
+        with self._lock:
+            if self._since is None:
+                # What a thread waited while the function ran was counted as its execution.
+                start = max(start, self._until)
+            merged = (start, end)
+            length = end - start
+            while self._intervals and self._intervals[-1][1] >= merged[0]:
+                begun, ended = self._intervals.pop()
+                length -= max(0, min(ended, end) - max(begun, start))
+                merged = (min(begun, merged[0]), max(ended, merged[1]))
+            self._intervals.append(merged)
+            if length > 0:
+                self._waits[attribute] = self._waits.get(attribute, 0) + length
+
+    def attributes(self, duration: int) -> Attributes:
+        """Return the account in seconds; the engine's own share is what remains of `duration`."""
+        account: Attributes = {
             wait: nanoseconds / _NANOSECONDS for wait, nanoseconds in self._waits.items()
         }
-        if self._has_executed:
+        if self._execution is not None:
             account[semconv.EXECUTION] = self._execution / _NANOSECONDS
-        rest = duration - sum(self._waits.values()) - self._execution
+        rest = duration - sum(self._waits.values()) - (self._execution or 0)
         account[semconv.ORCHESTRATION] = max(0, rest) / _NANOSECONDS
         return account
 
@@ -359,11 +416,6 @@ def current_recorder() -> RunRecorder | None:
     """Return the recorder of the run that the calling code runs in, if there is one."""
     recorder = context_api.get_value(_RECORDER_KEY)
     return recorder if isinstance(recorder, RunRecorder) else None
-
-
-def parent_of_root() -> Context | None:
-    """Return the current context if it holds a span that a top-level run should be a child of."""
-    return context_api.get_current() if get_current_span().get_span_context().is_valid else None
 
 
 def _qualified_name(exception: BaseException) -> str:

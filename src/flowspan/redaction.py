@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Final
 
 MASK: Final = "[redacted]"
 _MAX_LENGTH: Final = 256
+_MAX_DEPTH: Final = 8
 _SECRET_KEY: Final = re.compile(
     r"pass(word|wd|phrase)?$|secret|token|api_?key|access_?key|private_?key|authorization|credential"
     r"|connection_?string|(^|_)dsn$|(^|_)auth$",
@@ -23,15 +25,23 @@ def redact(value: object, key: str = "") -> str:
     like one (password, token, secret, api_key, ...). Credentials in URLs are masked wherever they
     stand. Prefect's and Pydantic's secret types mask themselves when they are rendered.
     """
-    text = _URL_CREDENTIALS.sub(rf"\g<scheme>{MASK}@", str(_mask(value, key)))
+    try:
+        plain = str(_mask(value, key, _MAX_DEPTH))
+    except Exception:  # noqa: BLE001 - a value of the user's may do anything when it is rendered
+        plain = f"<{type(value).__name__} that cannot be rendered>"
+    text = _URL_CREDENTIALS.sub(rf"\g<scheme>{MASK}@", plain)
     return text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 1]}…"
 
 
-def _mask(value: object, key: str) -> object:
+def _mask(value: object, key: str, depth: int) -> object:
+    """Copy what of `value` can be seen in so little text, with its secrets masked."""
     if _SECRET_KEY.search(key):
         return MASK
+    if isinstance(value, (Mapping, list, tuple)) and depth == 0:
+        return "…"
     if isinstance(value, Mapping):
-        return {name: _mask(item, str(name)) for name, item in value.items()}
+        items = islice(value.items(), _MAX_LENGTH)
+        return {name: _mask(item, str(name), depth - 1) for name, item in items}
     if isinstance(value, (list, tuple)):
-        return [_mask(item, key) for item in value]
+        return [_mask(item, key, depth - 1) for item in islice(value, _MAX_LENGTH)]
     return value

@@ -1,0 +1,428 @@
+"""Where engines, contexts and transactions end in unusual ways: no span is lost or left open."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from typing import Any
+
+import pytest
+from opentelemetry import baggage, trace
+from opentelemetry import context as context_api
+from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from prefect import flow, task
+from prefect.client.orchestration import get_client
+from prefect.concurrency.asyncio import concurrency as aconcurrency
+from prefect.exceptions import Pause
+from prefect.settings import PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY, temporary_settings
+from prefect.transactions import transaction
+
+import flowspan
+from flowspan import semconv
+from flowspan.instrumentor import PrefectInstrumentor
+from flowspan.settings import Settings
+from reconcile import reconcile
+from support import RecordedSpans, attributes, context, result, seconds, states
+
+
+def active() -> dict[str, Any]:
+    observer = PrefectInstrumentor()._observer
+    assert observer is not None
+    return observer.tracer.active
+
+
+def recording(**options: Any) -> tuple[TracerProvider, RecordedSpans]:
+    provider = TracerProvider(**options)
+    spans = RecordedSpans(provider)
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    return provider, spans
+
+
+def assert_true_to_api(spans: RecordedSpans) -> None:
+    differences = reconcile(spans.all, attributes(spans.one("RUN main"))[semconv.RUN_ID])
+    assert not differences, "\n".join([*differences, spans.tree()])
+    assert not active()
+
+
+@task
+def slow(x: int = 0) -> int:
+    time.sleep(0.3)
+    return x
+
+
+def test_run_that_outlives_its_transaction(spans: RecordedSpans) -> None:
+    """A run submitted in a transaction that is over before the run is has its span."""
+
+    @task
+    def submits() -> None:
+        slow.submit(1)
+
+    @flow
+    def main() -> None:
+        with transaction():
+            future = slow.submit(1)
+        future.wait()
+        submits()
+        time.sleep(0.6)
+
+    main()
+    assert len(spans.named("slow")) == 2
+    assert_true_to_api(spans)
+
+
+def test_rollback_hook_that_raises(spans: RecordedSpans) -> None:
+    """When a rollback hook of the user's breaks off the rollback, the run's span still ends."""
+
+    @task
+    def write() -> None:
+        pass
+
+    @write.on_rollback
+    def broken(_: Any) -> None:
+        raise RuntimeError("hook")
+
+    @flow
+    def main() -> None:
+        with contextlib.suppress(ValueError), transaction():
+            write()
+            raise ValueError
+
+    main()
+    assert_true_to_api(spans)
+
+
+def test_subflow_whose_result_is_reused(spans: RecordedSpans) -> None:
+    """A retried flow that reads a finished subflow's result does not run it, so no span says so."""
+    attempts: list[int] = []
+
+    @flow(persist_result=True)
+    def inner() -> int:
+        return 1
+
+    @flow(retries=1)
+    def main() -> None:
+        inner()
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise ConnectionError
+
+    main()
+    assert len(spans.named("RUN inner")) == 1
+    assert_true_to_api(spans)
+
+
+def test_instrument_from_many_threads(prefect_server: str) -> None:
+    """However many threads call it at once, instrument() patches once."""
+    options = {"tracer_provider": TracerProvider()}
+    threads = [threading.Thread(target=flowspan.instrument, kwargs=options) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    try:
+        patched = PrefectInstrumentor().patched
+        assert len(patched) == len(set(patched))
+    finally:
+        flowspan.uninstrument()
+
+
+def test_adoption_of_a_second_flow(prefect_server: str) -> None:
+    """Two flows that run at once and both begin with instrument() are both taken up."""
+    provider, spans = recording()
+
+    @flow
+    async def main() -> None:
+        await asyncio.sleep(0.1)
+        flowspan.instrument(tracer_provider=provider)
+        await asyncio.sleep(0.2)
+
+    async def both() -> None:
+        await asyncio.gather(main(), main())
+
+    try:
+        asyncio.run(both())
+        assert not active()
+    finally:
+        flowspan.uninstrument()
+    assert [result(span) for span in spans.named("RUN main")] == ["success", "success"]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_adoption_leaves_no_context_behind(prefect_server: str, *, native: bool) -> None:
+    """After an adopted flow that was retried, nothing of it is left in the caller's context."""
+    provider, spans = recording()
+
+    @flow(retries=1)
+    def main() -> None:
+        flowspan.instrument(tracer_provider=provider)
+        raise ValueError("no")
+
+    before = context_api.get_current()
+    try:
+        with temporary_settings({PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY: native}):
+            with pytest.raises(ValueError, match="no"):
+                main()
+            assert context_api.get_current() == before
+            flow(name="later")(lambda: 1)()
+        assert not active()
+    finally:
+        flowspan.uninstrument()
+    assert spans.one("RUN later").parent is None
+
+
+def test_adoption_of_a_task_that_times_out(prefect_server: str) -> None:
+    """An adopted task run ends with its state even where Prefect's telemetry is not told."""
+    provider, spans = recording()
+
+    @task(timeout_seconds=3)
+    def step() -> None:
+        flowspan.instrument(tracer_provider=provider)
+        for _ in range(600):
+            time.sleep(0.01)
+
+    @flow
+    def main() -> None:
+        with contextlib.suppress(TimeoutError):
+            step()
+
+    try:
+        main()
+        assert not active()
+    finally:
+        flowspan.uninstrument()
+    assert spans.tree().splitlines() == ["RUN main", "  step"]
+    assert result(spans.one("step")) == "timeout"
+
+
+def test_adoption_from_a_subflow(prefect_server: str) -> None:
+    """Called in a subflow, instrument() takes up the flow that called it, too."""
+    provider, spans = recording()
+
+    @flow
+    def inner() -> None:
+        flowspan.instrument(tracer_provider=provider)
+        slow()
+
+    @flow
+    def main() -> None:
+        inner()
+
+    try:
+        main()
+        assert not active()
+    finally:
+        flowspan.uninstrument()
+    assert spans.tree().splitlines() == ["RUN main", "  RUN inner", "    slow"]
+    assert [span.kind.name for span in spans.all] == ["SERVER", "INTERNAL", "INTERNAL"]
+
+
+def test_adopted_async_flow_writes_its_label(prefect_server: str) -> None:
+    """The label that lets other processes join the trace is written for adopted flows, too."""
+    provider, spans = recording()
+
+    @flow
+    async def main() -> None:
+        flowspan.instrument(tracer_provider=provider)
+
+    try:
+        asyncio.run(main())
+    finally:
+        flowspan.uninstrument()
+    root = spans.one("RUN main")
+    with get_client(sync_client=True) as client:
+        labels = client.read_flow_run(attributes(root)[semconv.RUN_ID]).labels
+    assert f"{context(root).span_id:016x}" in str(labels["__OTEL_TRACEPARENT"])
+
+
+def test_cancellation_while_the_engine_is_entered(spans: RecordedSpans) -> None:
+    """A flow that is cancelled at any moment of its beginning leaves no span open."""
+
+    @flow
+    async def main() -> None:
+        await asyncio.sleep(1)
+
+    async def cancel_after(delay: float) -> None:
+        running = asyncio.ensure_future(main())
+        await asyncio.sleep(delay)
+        running.cancel()
+        with contextlib.suppress(BaseException):
+            await running
+
+    for hundredths in range(0, 24, 2):
+        asyncio.run(cancel_after(hundredths / 100))
+    assert not active()
+
+
+def test_overlapping_waits_count_once(spans: RecordedSpans) -> None:
+    """What several coroutines of one flow wait for at the same time is not added up."""
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name("narrow-gate", limit=1)
+
+    async def enter() -> None:
+        async with aconcurrency("narrow-gate", occupy=1):
+            await asyncio.sleep(0.2)
+
+    @flow
+    async def main() -> None:
+        await asyncio.gather(*(enter() for _ in range(3)))
+
+    asyncio.run(main())
+    a = attributes(spans.one("RUN main"))
+    assert 0 <= a[semconv.EXECUTION] < seconds(spans.one("RUN main"))
+    assert 0.2 < a[semconv.WAIT_CONCURRENCY] < seconds(spans.one("RUN main"))
+    assert_true_to_api(spans)
+
+
+class _Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_parameters_that_cannot_be_rendered(prefect_server: str) -> None:
+    """A parameter that fails, nests itself or is huge costs the span nothing else."""
+    provider, spans = recording()
+    loop: list[Any] = []
+    loop.append(loop)
+
+    @task
+    def step(bad: Any, nested: Any, huge: Any) -> None:
+        pass
+
+    flowspan.instrument(tracer_provider=provider, settings=Settings(capture_parameters="values"))
+    try:
+        step(_Unprintable(), loop, list(range(1_000_000)))
+    finally:
+        flowspan.uninstrument()
+    a = attributes(spans.one("step"))
+    assert result(spans.one("step")) == "success"
+    assert a["prefect.run.parameter.bad"] == "<_Unprintable that cannot be rendered>"
+    assert a["prefect.run.parameter.nested"].endswith("]")
+    assert a["prefect.run.parameter.huge"].startswith("[0, 1, 2")
+
+
+def test_baggage_reaches_span_processors(prefect_server: str) -> None:
+    """A span processor sees the caller's baggage on run spans, as on any other span."""
+    seen: dict[str, Any] = {}
+
+    class Baggage(SpanProcessor):
+        def on_start(self, span: Span, parent_context: context_api.Context | None = None) -> None:
+            seen[span.name] = baggage.get_all(parent_context).get("tenant")
+
+    provider = TracerProvider()
+    provider.add_span_processor(Baggage())
+    flowspan.instrument(tracer_provider=provider)
+    token = context_api.attach(baggage.set_baggage("tenant", "acme"))
+    try:
+        flow(name="main")(lambda: slow())()
+    finally:
+        context_api.detach(token)
+        flowspan.uninstrument()
+    assert seen == {"RUN main": "acme", "slow": "acme"}
+
+
+def test_spans_made_while_waiting_for_upstream_runs(spans: RecordedSpans) -> None:
+    """What is traced while a run waits for a future lies in that run."""
+    tracer = spans.provider.get_tracer("user")
+
+    @flow
+    def main() -> None:
+        future = slow.submit(2)
+        wait = future.wait
+
+        def poll(timeout: float | None = None) -> None:
+            with tracer.start_as_current_span("poll"):
+                wait(timeout)
+
+        future.wait = poll  # type: ignore[method-assign]
+        slow(future)  # type: ignore[call-overload]
+
+    main()
+    poll = spans.one("poll")
+    assert poll.parent is not None
+    assert poll.parent.span_id in {context(span).span_id for span in spans.named("slow")}
+
+
+def test_deferred_task(spans: RecordedSpans) -> None:
+    """A task run that was deferred and is served later has its whole history and its queue wait."""
+    from prefect.task_engine import run_task_sync
+
+    future = slow.delay(3)
+    time.sleep(0.2)
+    with get_client(sync_client=True) as client:
+        task_run = client.read_task_run(future.task_run_id)
+        run_task_sync(slow, task_run=task_run, parameters={"x": 3})
+    span = spans.one("slow")
+    assert states(span)[0] == "Scheduled"
+    assert attributes(span)[semconv.WAIT_QUEUE] >= 0.2
+    assert span.parent is None
+
+
+def test_observer_forgets(spans: RecordedSpans) -> None:
+    """A process that runs flows for ever keeps nothing of those that have ended."""
+
+    @flow
+    def inner() -> int:
+        return 1
+
+    @flow
+    def main() -> None:
+        inner()
+
+    for _ in range(3):
+        main()
+    observer = PrefectInstrumentor()._observer
+    assert observer is not None
+    assert not observer.tracer.active
+    assert not observer._subflows
+
+
+def test_suspension_of_an_unserved_flow(spans: RecordedSpans) -> None:
+    """A run that is left without a final state ends where its engine leaves it, without result."""
+
+    @flow
+    def main() -> None:
+        raise Pause
+
+    with pytest.raises(Pause):
+        main()
+    span = spans.one("RUN main")
+    assert result(span) is None
+    assert span.status.status_code.name == "UNSET"
+    assert not active()
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+def test_flush_of_an_async_flow_lets_others_run(prefect_server: str) -> None:
+    """While the end of an asynchronous flow is exported, its event loop goes on."""
+    gaps: list[float] = []
+
+    class Slow(SpanProcessor):
+        def force_flush(self, timeout_millis: int = 30000) -> bool:
+            time.sleep(1)
+            return True
+
+    provider = TracerProvider()
+    provider.add_span_processor(Slow())
+    flowspan.instrument(tracer_provider=provider)
+
+    @flow
+    async def main() -> None:
+        pass
+
+    async def watch() -> None:
+        ticker = asyncio.ensure_future(tick())
+        await main()
+        ticker.cancel()
+
+    async def tick() -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            gaps.append(time.monotonic() - before)
+
+    try:
+        asyncio.run(watch())
+    finally:
+        flowspan.uninstrument()
+    assert max(gaps) < 0.9
