@@ -1,7 +1,7 @@
 """Measure what flowspan costs a flow, beside bare Prefect and Prefect's own spans.
 
     python scripts/bench.py [--tasks 1000] [--rounds 7] [--against OTHER/src]
-    python scripts/bench.py --instructions [--tasks 30] [--rounds 1]
+    python scripts/bench.py --instructions [--tasks 30] [--rounds 1] [--against OTHER/src]
 
 The same flow runs in a fresh process for each variant and round, the variants taking turns:
 
@@ -127,7 +127,7 @@ def main() -> int:
             with sink() as url, prefect_server(folder) as api:
                 bench = Bench(folder, api, url)
                 if arguments.instructions:
-                    count_instructions(bench, chosen, arguments.tasks or 30, arguments.rounds or 1)
+                    count_instructions(bench, chosen, arguments.tasks, arguments.rounds)
                 else:
                     measure_time(bench, chosen, arguments.tasks or 1000, arguments.rounds or 7)
     except Unable as reason:
@@ -224,13 +224,18 @@ def run_child(bench: Bench, variant: Variant, folder: Path, tasks: int) -> Sampl
 # Instructions
 
 
-def count_instructions(bench: Bench, chosen: Sequence[Variant], tasks: int, rounds: int) -> None:
+def count_instructions(
+    bench: Bench, chosen: Sequence[Variant], tasks: int | None, rounds: int | None
+) -> None:
     """Count instructions per task and say whether the targets are met."""
     count = count_with_perf if perf_counts_instructions() else count_with_valgrind
     if count is count_with_valgrind:
         for tool in ("valgrind", "callgrind_control"):
             if shutil.which(tool) is None:
                 raise Unable(f"perf counts no instructions here, and there is no {tool}")
+    # Valgrind is slow but sees the flows only; perf is fast but counts start-up, which varies.
+    tasks = tasks or (30 if count is count_with_valgrind else 300)
+    rounds = rounds or (1 if count is count_with_valgrind else 5)
     samples: dict[str, list[float]] = {variant.name: [] for variant in chosen}
     for done in range(rounds):
         for variant in chosen:

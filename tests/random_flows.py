@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 from prefect import Flow, Task, allow_failure, flow, task
 from prefect.cache_policies import INPUTS
-from prefect.states import Failed
+from prefect.states import Cancelled, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.transactions import transaction
 
@@ -22,14 +22,23 @@ BEHAVIOURS = [
     "exhaust_retries",
     "time_out",
     "hit_cache",
+    "crash",
     "return_failed",
+    "return_cancelled",
     "generate",
     "generate_and_stop",
+    "generate_slowly",
     "nest",
     "nest_and_fail",
     "call_subflow",
     "roll_back",
+    "outlive_transaction",
 ]
+ENDINGS = ["return", "raise", "recover", "return_failed", "return_cancelled", "crash"]
+
+
+class Outage(BaseException):
+    """Below Exception, as KeyboardInterrupt is."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +50,16 @@ class Step:
     called: str
     upstream: tuple[int, ...]
     passed: str
+    has_extras: bool
+    """A tag without a limit, and hooks."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """A flow: its steps in order, each consuming some of those before it."""
+    """A flow: its steps in order, each consuming some of those before it, and how it ends."""
 
     steps: tuple[Step, ...]
+    ending: str
     is_async: bool
     workers: int
 
@@ -59,44 +71,67 @@ steps = st.builds(
     called=st.sampled_from(["directly", "submitted", "mapped", "for_state"]),
     upstream=st.lists(st.integers(0, 20), max_size=3).map(tuple),
     passed=st.sampled_from(["plain", "nested", "wait_for", "allow_failure"]),
+    has_extras=st.booleans(),
 )
 programs = st.builds(
     Program,
     steps=st.lists(steps, min_size=1, max_size=7).map(tuple),
+    ending=st.sampled_from(ENDINGS),
     is_async=st.booleans(),
     # Enough threads for every step at once: one that waits in the pool for another would hang.
     workers=st.sampled_from([8, 32]),
 )
 
 
-def run(program: Program) -> None:
+def run(program: Program) -> None:  # noqa: C901 - one branch an ending
     """Run `program` as a flow called main; its failures are part of it."""
-    body = _Body(program)
-    runner = ThreadPoolTaskRunner(max_workers=program.workers)
-    if program.is_async:
+    ends: list[str] = []
+    options: dict[str, Any] = {
+        "name": "main",
+        "task_runner": ThreadPoolTaskRunner(max_workers=program.workers),
+        "retries": 1 if program.ending == "recover" else 0,
+    }
 
-        @flow(name="main", task_runner=runner)
-        async def async_main() -> None:
-            for number, step in enumerate(program.steps):
-                outcome = body.begin(number, step)
-                if asyncio.iscoroutine(outcome):
-                    with contextlib.suppress(Exception):
-                        body.outcomes[number] = await outcome
-            body.wait()
+    def end() -> Any:
+        ends.append(program.ending)
+        if program.ending == "raise" or (program.ending == "recover" and len(ends) == 1):
+            raise ConnectionError(program.ending)
+        if program.ending == "crash":
+            raise Outage(program.ending)
+        if program.ending.startswith("return_"):
+            make_state = Failed if program.ending == "return_failed" else Cancelled
+            return make_state(message="returned")
+        return None
 
-        asyncio.run(async_main())
-    else:
+    with contextlib.suppress(Exception, Outage):
+        if program.is_async:
 
-        @flow(name="main", task_runner=runner)
-        def main() -> None:
-            for number, step in enumerate(program.steps):
-                outcome = body.begin(number, step)
-                if asyncio.iscoroutine(outcome):
-                    with contextlib.suppress(Exception):
-                        body.outcomes[number] = asyncio.run(_await(outcome))
-            body.wait()
+            @flow(**options)
+            async def async_main() -> Any:
+                body = _Body()
+                for number, step in enumerate(program.steps):
+                    outcome = body.begin(number, step)
+                    if asyncio.iscoroutine(outcome):
+                        with contextlib.suppress(Exception):
+                            body.outcomes[number] = await outcome
+                body.wait()
+                return end()
 
-        main()
+            asyncio.run(async_main())
+        else:
+
+            @flow(**options)
+            def main() -> Any:
+                body = _Body()
+                for number, step in enumerate(program.steps):
+                    outcome = body.begin(number, step)
+                    if asyncio.iscoroutine(outcome):
+                        with contextlib.suppress(Exception):
+                            body.outcomes[number] = asyncio.run(_await(outcome))
+                body.wait()
+                return end()
+
+            main()
 
 
 async def _await(awaitable: Any) -> Any:
@@ -104,8 +139,7 @@ async def _await(awaitable: Any) -> Any:
 
 
 class _Body:
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def __init__(self) -> None:
         self.outcomes: dict[int, Any] = {}
         self.futures: list[Any] = []
 
@@ -133,8 +167,12 @@ class _Body:
     def _call(self, number: int, step: Step, runnable: Any, argument: Any, options: Any) -> Any:
         if isinstance(runnable, Flow):
             outcome = runnable(argument, return_state=step.called == "for_state", **options)
-        elif step.behaviour in {"generate", "generate_and_stop"}:
-            outcome = _consume(runnable, argument, stop=step.behaviour == "generate_and_stop")
+        elif step.behaviour.startswith("generate"):
+            outcome = (_consume_async if step.is_async else _consume)(runnable, argument, step)
+        elif step.behaviour == "outlive_transaction":
+            with transaction():
+                outcome = runnable.submit(argument, **options)
+            self.futures.append(outcome)
         elif step.behaviour == "roll_back":
             with transaction():
                 if step.is_async:
@@ -159,17 +197,32 @@ class _Body:
 
     def wait(self) -> None:
         for future in self.futures:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception, Outage):
                 future.wait()
 
 
-def _consume(runnable: Any, argument: Any, *, stop: bool) -> Any:
+def _consume(runnable: Any, argument: Any, step: Step) -> Any:
     items = runnable(argument)
     first = next(items)
-    if stop:
+    if step.behaviour == "generate_and_stop":
         items.close()
         return first
+    time.sleep(0.05 if step.behaviour == "generate_slowly" else 0)
     return [first, *items]
+
+
+async def _consume_async(runnable: Any, argument: Any, step: Step) -> Any:
+    items = runnable(argument)
+    first = await items.__anext__()
+    if step.behaviour == "generate_and_stop":
+        await items.aclose()
+        return first
+    await asyncio.sleep(0.05 if step.behaviour == "generate_slowly" else 0)
+    return [first] + [item async for item in items]
+
+
+def _note(*_: Any) -> None:
+    """Answer to a state, as a hook."""
 
 
 def _runnable(step: Step) -> Flow[Any, Any] | Task[Any, Any]:  # noqa: C901 - one branch a behaviour
@@ -188,6 +241,8 @@ def _runnable(step: Step) -> Flow[Any, Any] | Task[Any, Any]:  # noqa: C901 - on
         "hit_cache": {"cache_policy": INPUTS, "persist_result": True},
     }
     options = by_behaviour.get(behaviour, {})
+    if step.has_extras:
+        options |= {"tags": ["loose"], "on_completion": [_note], "on_failure": [_note]}
 
     @task
     def inner(x: Any) -> list[int]:
@@ -203,8 +258,11 @@ def _runnable(step: Step) -> Flow[Any, Any] | Task[Any, Any]:  # noqa: C901 - on
             raise ValueError(behaviour)
         if behaviour.startswith("recover") and attempts[run_id] == 1:
             raise ConnectionError(behaviour)
-        if behaviour == "return_failed":
-            return Failed(message="returned")
+        if behaviour == "crash":
+            raise Outage(behaviour)
+        if behaviour.startswith("return_"):
+            make_state = Failed if behaviour == "return_failed" else Cancelled
+            return make_state(message="returned")
         if behaviour == "nest":
             return inner(x)
         if behaviour == "nest_and_fail":
@@ -231,7 +289,16 @@ def _runnable(step: Step) -> Flow[Any, Any] | Task[Any, Any]:  # noqa: C901 - on
             return inner(x)
 
         return subflow
-    if behaviour in {"generate", "generate_and_stop"}:
+    if behaviour.startswith("generate"):
+        if step.is_async:
+
+            @task
+            async def async_generator_step(x: Any) -> Any:
+                for number in range(3):
+                    await asyncio.sleep(0)
+                    yield [number]
+
+            return async_generator_step
 
         @task
         def generator_step(x: Any) -> Any:
@@ -250,7 +317,7 @@ def _runnable(step: Step) -> Flow[Any, Any] | Task[Any, Any]:  # noqa: C901 - on
 
     @task(**options)
     def sync_step(x: Any) -> Any:
-        if behaviour == "time_out":
+        if behaviour in {"time_out", "outlive_transaction"}:
             for _ in range(20):
                 time.sleep(0.01)
         return act(x)

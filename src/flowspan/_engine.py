@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from time import time_ns
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 from opentelemetry import context as context_api
@@ -41,7 +41,6 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.task_engine import AsyncTaskRunEngine, SyncTaskRunEngine
 from prefect.telemetry.run_telemetry import LABELS_TRACEPARENT_KEY, RunTelemetry
 from prefect.transactions import TransactionState
-from prefect.utilities.engine import collect_task_run_inputs_sync
 from prefect.utilities.urls import url_for
 
 from flowspan import semconv
@@ -65,6 +64,7 @@ if TYPE_CHECKING:
     from flowspan.recorder import RunRecorder
     from flowspan.settings import Settings
 
+    Inputs = Mapping[str, Iterable[Any]]
     Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 
 # Beside Prefect's own label, and hidden from users like it by its prefix: the remote parent that a
@@ -77,10 +77,22 @@ _NANOSECONDS: Final = 1_000_000_000
 # What waiting for upstream runs and for a slot costs when there is nothing to wait for.
 _SHORTEST_WAIT: Final = _MILLISECOND
 _FUTURES_SEARCHED: Final = 1000
-_FOREIGN_TRACE_IDS_KEPT: Final = 1000
+_REMEMBERED: Final = 1000
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 _propagator = TraceContextTextMapPropagator()
 _contained = Containment("engine")
+
+
+class _Recent(dict[K, V]):
+    """A dict that forgets its oldest entries."""
+
+    def __setitem__(self, key: K, value: V) -> None:
+        super().__setitem__(key, value)
+        if len(self) > _REMEMBERED:
+            self.pop(next(iter(self)), None)
 
 
 class EngineObserver:
@@ -92,7 +104,8 @@ class EngineObserver:
         self.settings = settings
         self.flush = flush
         self._subflows: dict[str, dict[str, str]] = {}
-        self._foreign_trace_ids: dict[str, int] = {}
+        self._foreign_trace_ids = _Recent[str, int]()
+        self._inputs = _Recent[str, "Inputs"]()
 
     def subflows_of(self, flow_run_id: object) -> Mapping[str, str]:
         """Return a flow run's subflows by the task runs that stand for them in Prefect's API."""
@@ -105,12 +118,18 @@ class EngineObserver:
         if caller in self.tracer.active:
             self._subflows.setdefault(caller, {})[str(run.parent_task_run_id)] = str(run.id)
 
+    def remember_inputs(self, run: TaskRun) -> None:
+        """Keep the inputs of a task run that the API made: it may come to stand for a subflow."""
+        self._inputs[str(run.id)] = run.task_inputs
+
+    def take_inputs(self, task_run_id: object) -> Inputs:
+        """Return the inputs of the task run that stands for a subflow, and forget them."""
+        return self._inputs.pop(str(task_run_id), {})
+
     def remember_trace_id(self, flow_run_id: str, trace_id: int) -> None:
         """Keep the trace id of a flow run if it does not follow from the run's own id."""
         if trace_id != derive_trace_id(flow_run_id):
             self._foreign_trace_ids[flow_run_id] = trace_id
-            if len(self._foreign_trace_ids) > _FOREIGN_TRACE_IDS_KEPT:
-                self._foreign_trace_ids.pop(next(iter(self._foreign_trace_ids)), None)
 
     def forget(self, flow_run_id: str) -> None:
         """Drop what only the runs of a flow run that has ended needed."""
@@ -604,11 +623,9 @@ class _FlowRunDescription(_Description):
         """Return the upstream runs of a subflow with the names of the inputs they came by."""
         if not origin.is_called:
             return {}
-        # Prefect keeps these on the task run that stands for the subflow, out of our reach.
-        given = self.given or {}
-        inputs = {name: collect_task_run_inputs_sync(value) for name, value in given.items()}
-        if self.engine.wait_for:
-            inputs["wait_for"] = collect_task_run_inputs_sync(self.engine.wait_for)
+        # Finding them once more would not do: Prefect knows a result by its address, which may
+        # belong to another object by now (https://github.com/PrefectHQ/prefect/issues/20558).
+        inputs = self.observer.take_inputs(self.run.parent_task_run_id)
         context = FlowRunContext.get()
         caller = context.flow_run.id if context is not None and context.flow_run else None
         return _names_by_run_id(inputs, self.observer.subflows_of(caller))
@@ -703,9 +720,7 @@ def _before_pick_up(history: Iterable[PrefectState]) -> list[PrefectState]:
     return states
 
 
-def _names_by_run_id(
-    inputs: Mapping[str, Iterable[Any]], subflows: Mapping[str, str]
-) -> dict[str, list[str]]:
+def _names_by_run_id(inputs: Inputs, subflows: Mapping[str, str]) -> dict[str, list[str]]:
     """Turn Prefect's upstream runs by input name into the names by upstream run.
 
     A subflow takes the place of the task run that stands for it in its parent.
@@ -1060,6 +1075,16 @@ def _reads_flow_run_async(observer: EngineObserver) -> Wrapper:
     return read_flow_run
 
 
+def _creates_run_async(observer: EngineObserver) -> Wrapper:
+    async def create_run(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        task_run = await wrapped(*args, **kwargs)
+        with _contained:
+            observer.remember_inputs(task_run)
+        return task_run
+
+    return create_run
+
+
 def _gives_no_tracer(_observer: EngineObserver) -> Wrapper:
     # Each engine asks for a tracer when it is made, before its telemetry can be replaced.
     return lambda _wrapped, _instance, _args, _kwargs: _NO_TRACER
@@ -1185,6 +1210,7 @@ PATCHES: Final = (
     Patch(_FLOW_ENGINE, None, "run_generator_flow_sync", _runs_generator),
     Patch(_FLOW_ENGINE, None, "run_generator_flow_async", _runs_generator_async),
     Patch("prefect.telemetry.run_telemetry", None, "get_tracer", _gives_no_tracer),
+    Patch("prefect.tasks", "Task", "create_run", _creates_run_async),
     Patch(
         "prefect.concurrency._sync", None, "acquire_concurrency_slots_with_lease", _acquires_slots
     ),
