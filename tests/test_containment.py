@@ -4,6 +4,8 @@ import logging
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from prefect import flow, task
 from prefect.exceptions import Abort
@@ -33,23 +35,20 @@ def test_control_flow_passes() -> None:
             raise signal
 
 
-def test_failures_are_counted(prefect_server: str) -> None:
-    """flowspan.internal.errors counts every failure by component."""
-    from opentelemetry import metrics
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-
+def test_failures_are_counted(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """flowspan.internal.errors counts every failure by component, on the meter provider given."""
     reader = InMemoryMetricReader()
-    provider = MeterProvider([reader])
-    previous = metrics._internal._METER_PROVIDER
-    metrics._internal._METER_PROVIDER = provider
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("flowspan's fault")
+
+    monkeypatch.setattr(RunRecorder, "begin_attempt", broken)
+    flowspan.instrument(tracer_provider=TracerProvider(), meter_provider=MeterProvider([reader]))
     try:
-        contained = Containment("test")
         for _ in range(3):
-            with contained:
-                raise ValueError
+            flow(name="main")(lambda: 1)()
     finally:
-        metrics._internal._METER_PROVIDER = previous
+        flowspan.uninstrument()
     data = reader.get_metrics_data()
     assert data is not None
     metric = data.resource_metrics[0].scope_metrics[0].metrics[0]
@@ -57,7 +56,7 @@ def test_failures_are_counted(prefect_server: str) -> None:
     assert metric.name == "flowspan.internal.errors"
     assert metric.unit == "{error}"
     assert point.value == 3  # type: ignore[union-attr]
-    assert dict(point.attributes or {}) == {"flowspan.component": "test"}
+    assert dict(point.attributes or {}) == {"flowspan.component": "engine"}
 
 
 METHODS = ["enter_state", "begin_attempt", "begin_execution", "end_execution", "fail", "finish"]

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import gc
 import threading
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from opentelemetry import context as context_api
 from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.concurrency.asyncio import concurrency as aconcurrency
 from prefect.exceptions import Pause
@@ -375,6 +378,49 @@ def test_observer_forgets(spans: RecordedSpans) -> None:
     assert observer is not None
     assert not observer.tracer.active
     assert not observer._subflows
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_ended_runs_hold_no_memory(spans: RecordedSpans, kind: str) -> None:
+    """A task's argument and result are free once the task has ended, without garbage collection."""
+
+    class Frame:
+        pass
+
+    @task(cache_policy=NO_CACHE)
+    def step(_: Frame) -> Frame:
+        return Frame()
+
+    @task(cache_policy=NO_CACHE)
+    async def async_step(_: Frame) -> Frame:
+        return Frame()
+
+    refs: list[weakref.ref[Frame]] = []
+
+    def look(argument: Frame, outcome: Frame) -> None:
+        refs.extend((weakref.ref(argument), weakref.ref(outcome)))
+
+    @flow
+    def main() -> None:
+        for _ in range(3):
+            argument = Frame()
+            look(argument, step(argument))
+
+    @flow(name="main")
+    async def async_main() -> None:
+        for _ in range(3):
+            argument = Frame()
+            look(argument, await async_step(argument))
+
+    gc.collect()
+    gc.disable()
+    try:
+        main() if kind == "sync" else asyncio.run(async_main())
+    finally:
+        alive = [ref() for ref in refs if ref() is not None]
+        gc.enable()
+    assert len(refs) == 6
+    assert not alive
 
 
 def test_suspension_of_an_unserved_flow(spans: RecordedSpans) -> None:

@@ -14,6 +14,7 @@ from flowspan._version import __version__
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
     from flowspan.instrumentor import PrefectInstrumentor
@@ -32,7 +33,10 @@ __all__ = [
 
 
 def instrument(
-    *, tracer_provider: TracerProvider | None = None, settings: Settings | None = None
+    *,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+    settings: Settings | None = None,
 ) -> None:
     """Record every flow and task run of this process from now on.
 
@@ -43,6 +47,8 @@ def instrument(
     Args:
         tracer_provider: Where spans go. Without it: the provider that the application has set
             globally, or else one that is built from the standard ``OTEL_*`` variables and set.
+        meter_provider: What counts flowspan's own failures (``flowspan.internal.errors``). Without
+            it: the global one.
         settings: What else to do. Without it: read from the ``FLOWSPAN_*`` variables.
 
     Raises:
@@ -55,7 +61,9 @@ def instrument(
         if instrumentor.is_instrumented_by_opentelemetry:
             instrumentor.adopt_running()
         else:
-            instrumentor.instrument(tracer_provider=tracer_provider, settings=settings)
+            instrumentor.instrument(
+                tracer_provider=tracer_provider, meter_provider=meter_provider, settings=settings
+            )
 
 
 def uninstrument() -> None:

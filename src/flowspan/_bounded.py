@@ -154,8 +154,12 @@ class BoundedProcessor(BatchSpanProcessor):
         self._timeout = timeout
 
     def on_end(self, span: ReadableSpan) -> None:
-        with _listening(self.exporter.is_news):
+        # As `_listening` does; but each span costs its user's thread this.
+        token = _listener.set(self.exporter.is_news)
+        try:
             super().on_end(span)
+        finally:
+            _listener.reset(token)
 
     def shutdown(self, timeout: float | None = None) -> None:
         seconds = self._timeout if timeout is None else timeout

@@ -68,9 +68,18 @@ def _innermost_line(traceback: TracebackType | None) -> int:
     return line
 
 
+def count_failures_with(provider: metrics.MeterProvider | None) -> None:
+    """Count failures with `provider`, or with the global one if that is None."""
+    global _provider  # noqa: PLW0603 - guards are made before it is known
+    _provider = provider
+
+
+_provider: metrics.MeterProvider | None = None
+
+
 def _internal_errors() -> metrics.Counter:
     # Asked for at each failure: failures are rare, and the provider may be set after the import.
-    meter = metrics.get_meter("flowspan", __version__)
+    meter = metrics.get_meter("flowspan", __version__, _provider)
     return meter.create_counter(
         semconv.INTERNAL_ERRORS, unit="{error}", description="Failures inside flowspan itself"
     )

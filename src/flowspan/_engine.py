@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import weakref
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -176,7 +177,9 @@ class EngineTelemetry(RunTelemetry):
         self.span = None
         self._enabled = False
         self._observer = observer
-        self._engine = engine
+        # The engine holds this object. A cycle would keep the arguments and results of every task
+        # in memory until Python's garbage collector runs.
+        self._engine_ref = weakref.ref(engine)
         self._start = time_ns()
         self.outer = context_api.get_current()
         self._is_flow = hasattr(engine, "flow")
@@ -190,8 +193,13 @@ class EngineTelemetry(RunTelemetry):
         self._is_terminated = False
         self.recorder: RunRecorder | None = None
         self.transaction: Any = None
+        self._told_state: PrefectState | None = None
         self.has_upstream = False
         engine._telemetry = self  # noqa: SLF001
+
+    @property
+    def _engine(self) -> Any:
+        return self._engine_ref()
 
     @property
     def _run(self) -> FlowRun | TaskRun | None:
@@ -245,6 +253,7 @@ class EngineTelemetry(RunTelemetry):
         """Record a state transition."""
         with _contained:
             if self.recorder is not None:
+                self._told_state = new_state
                 self.recorder.enter_state(_as_state(new_state))
                 if self._is_adopted and self.recorder.state_is_final:
                     # Its engine was entered before it could be wrapped: there is no later sign.
@@ -311,11 +320,13 @@ class EngineTelemetry(RunTelemetry):
         recorder, run = self.recorder, self._run
         if recorder is None or recorder.is_finished:
             return None
-        if run is not None and run.state is not None:
+        if run is not None and run.state is not None and run.state is not self._told_state:
             recorder.enter_state(_as_state(run.state))
-        if self._may_be_rolled_back():
+        self._told_state = None
+        own_transaction, self.transaction = self.transaction, None  # its hooks hold the engine
+        if _may_be_rolled_back(own_transaction):
             recorder.awaits_rollback = True
-            self.transaction.on_commit_hooks.append(_commit_hook(recorder))
+            own_transaction.on_commit_hooks.append(_commit_hook(recorder))
             return None
         recorder.finish()
         if not self._is_flow:
@@ -328,14 +339,6 @@ class EngineTelemetry(RunTelemetry):
             self._observer.flush()
             return None
         return self._observer.flush
-
-    def _may_be_rolled_back(self) -> bool:
-        """Whether a transaction around the task run's own, still open, can change its state."""
-        if self.transaction is None or self.transaction.state != TransactionState.STAGED:
-            return False
-        around = type(self.transaction).get_active()
-        ended = {TransactionState.COMMITTED, TransactionState.ROLLED_BACK}
-        return around is not None and around.state not in ended
 
     def roll_back(self) -> None:
         """Record that a transaction rolled the task run back, maybe long after its end."""
@@ -735,6 +738,15 @@ def _names_by_run_id(inputs: Inputs, subflows: Mapping[str, str]) -> dict[str, l
     return names
 
 
+def _may_be_rolled_back(transaction: Any) -> bool:
+    """Whether a transaction around a task run's own, still open, can change the run's state."""
+    if transaction is None or transaction.state != TransactionState.STAGED:
+        return False
+    around = type(transaction).get_active()
+    ended = {TransactionState.COMMITTED, TransactionState.ROLLED_BACK}
+    return around is not None and around.state not in ended
+
+
 def _commit_hook(recorder: RunRecorder) -> Callable[[Any], None]:
     def finish(_transaction: Any) -> None:
         with _contained:
@@ -880,7 +892,8 @@ class _Attempt(_Bracket):
         recorder = self._telemetry.recorder
         if recorder is not None:
             recorder.begin_attempt(time_ns())
-            context_api.attach(recorder.as_context())
+            if recorder.run.allows_retries or current_recorder() is not recorder:
+                context_api.attach(recorder.as_context())
 
     def _entered(self, value: Any) -> None:
         # A task's function is entered later, in its transaction.

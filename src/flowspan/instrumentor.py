@@ -18,12 +18,14 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 from packaging.version import Version
 
 from flowspan import sdk
+from flowspan._containment import count_failures_with
 from flowspan.identity import derive_trace_id
 from flowspan.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
+    from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
     from flowspan._engine import EngineObserver, Patch
@@ -67,6 +69,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         self,
         *,
         tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
         settings: Settings | None = None,
         **_: Any,
     ) -> None:
@@ -83,6 +86,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         )
         self._provider, self._settings, self._observer = provider, settings, observer
         self._flush_timeout = settings.flush_timeout
+        count_failures_with(meter_provider)
         try:
             for patch, owner in targets():
                 if owner is None:

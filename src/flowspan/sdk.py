@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -30,7 +30,6 @@ from flowspan._bounded import (
     shutdown,
 )
 from flowspan._version import __version__
-from flowspan.embedded import RotatingStream
 from flowspan.settings import Settings
 
 if TYPE_CHECKING:
@@ -213,7 +212,7 @@ def _entry_point(signal: str, name: str) -> EntryPoint:
 def _make_span_exporter(route: SignalRoute, settings: Settings) -> SpanExporter:
     """Import and make the exporter of one route; only now, so that gRPC is loaded only if used."""
     if route.exporter == EMBEDDED:
-        from opentelemetry.exporter.otlp.json.file import FileSpanExporter  # noqa: PLC0415
+        from flowspan.embedded import EmbeddedSpanExporter, RotatingStream  # noqa: PLC0415
 
         stream = RotatingStream(
             Path(route.destination).parent,
@@ -221,8 +220,7 @@ def _make_span_exporter(route: SignalRoute, settings: Settings) -> SpanExporter:
             max_bytes=settings.file_max_bytes,
             max_count=settings.file_max_count,
         )
-        # The exporter uses write, flush and closed, of all that IO[str] promises.
-        return FileSpanExporter(stream=cast("IO[str]", stream))
+        return EmbeddedSpanExporter(stream)
     entry_point = _entry_point(route.signal, route.exporter)
     arguments: dict[str, object] = {}
     if route.exporter in _OTLP_BY_PROTOCOL.values():
