@@ -331,7 +331,7 @@ def test_links_name_the_inputs(spans: RecordedSpans) -> None:
     def merge(left: list[int], right: list[int], *, other: Any = None) -> list[int]:
         return left + right
 
-    @flow
+    @flow(persist_result=True)
     def inner(rows: Any) -> list[int]:
         return make_list(len(rows))
 

@@ -38,6 +38,8 @@ def test_public_names() -> None:
         "__version__",
         "flush",
         "instrument",
+        "record_rows",
+        "register_rows",
         "trace_url",
         "uninstrument",
     ]

@@ -7,11 +7,12 @@ every flow and task run is a span.
 from __future__ import annotations
 
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from flowspan._version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from uuid import UUID
 
     from opentelemetry.metrics import MeterProvider
@@ -27,6 +28,8 @@ __all__ = [
     "__version__",
     "flush",
     "instrument",
+    "record_rows",
+    "register_rows",
     "trace_url",
     "uninstrument",
 ]
@@ -81,6 +84,58 @@ def flush(timeout: float = 5.0) -> bool:
     itself when it ends, and so does the process.
     """
     return _instrumentor().flush(timeout)
+
+
+def record_rows(
+    n: int, direction: Literal["output", "input"] = "output", name: str | None = None
+) -> None:
+    """Tell how many rows the run that calls this gives (``output``) or gets (``input``).
+
+    It takes the place of what flowspan counts by itself: the rows of a task's result and of its
+    arguments (see `flowspan.rows`), and for a flow run the rows that its leaves give, which are the
+    task and flow runs that it called itself and whose results none of its other runs consumed.
+    Further calls in the same run add up. Cached results count nothing.
+
+    Outside a run, or where nothing is instrumented, it does nothing.
+
+    Args:
+        n: Number of rows, 0 or more.
+        direction: Whether they come out of the run or go into it.
+        name: What the rows are of, such as a table: it is then told apart, too.
+
+    Raises:
+        TypeError: `n` is not an int.
+        ValueError: `n` is negative, or `direction` is not one of the two.
+    """
+    from flowspan import semconv  # noqa: PLC0415 - import flowspan is fast
+    from flowspan.recorder import current_recorder  # noqa: PLC0415 - as above
+
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise TypeError(f"record_rows() takes a number of rows as an int, not {n!r}")
+    if n < 0:
+        raise ValueError(f"record_rows() takes a number of rows, 0 or more, not {n}")
+    attributes = {"output": semconv.ROWS_OUTPUT, "input": semconv.ROWS_INPUT}
+    if direction not in attributes:
+        raise ValueError(f"direction is 'output' or 'input', not {direction!r}")
+    recorder = current_recorder()
+    if recorder is not None:
+        recorder.rows.tell(attributes[direction], n, name)
+
+
+def register_rows(kind: type, function: Callable[[Any], int | None]) -> None:
+    """Teach flowspan how many rows an object of the class `kind`, or of a subclass, holds.
+
+    Args:
+        kind: A class; it wins over classes that it derives from, and over flowspan's own rules.
+        function: Takes the object; returns 0 or more, or None if it cannot be told. It must not
+            compute anything lazy. What it raises costs nothing but the count.
+
+    Raises:
+        TypeError: `kind` is not a class, or `function` cannot be called.
+    """
+    from flowspan import rows  # noqa: PLC0415 - import flowspan is fast
+
+    rows.register_rows(kind, function)
 
 
 def trace_url(flow_run_id: UUID | str) -> str | None:

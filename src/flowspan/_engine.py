@@ -49,6 +49,7 @@ from flowspan._containment import Containment
 from flowspan.identity import derive_span_id, derive_trace_id
 from flowspan.recorder import Run, RunTracer, State, current_recorder
 from flowspan.redaction import redact
+from flowspan.rows import count_rows
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
@@ -304,6 +305,13 @@ class EngineTelemetry(RunTelemetry):
             with get_client(sync_client=True) as client:
                 client.update_flow_run_labels(run.id, labels)
 
+    def count_input(self) -> None:
+        """Count the rows that a task's function is about to get."""
+        if self.recorder is not None and self._engine.parameters:
+            counts = [count_rows(value) for value in self._engine.parameters.values()]
+            known = [count for count in counts if count is not None]
+            self.recorder.rows.count(semconv.ROWS_INPUT, sum(known) if known else None)
+
     def terminate(self) -> None:
         """Note that a signal ends the process; leave the run if its engine has no more to say."""
         self._is_terminated = True
@@ -390,6 +398,7 @@ class EngineTelemetry(RunTelemetry):
                 run_count=max(0, run.run_count - 1) if self._is_adopted else run.run_count,
                 allows_retries=description.allows_retries,
                 result_attribute=description.result_attribute,
+                upstream=upstream.keys(),
                 sampling_attributes=description.sampling_attributes(),
                 waits_before=_seconds(description.waits_before(self._start)),
             ),
@@ -919,6 +928,7 @@ class _TaskTransaction(_Bracket):
         self._telemetry.transaction = value
         recorder = self._telemetry.recorder
         if recorder is not None and not value.is_committed():
+            self._telemetry.count_input()
             recorder.begin_execution(time_ns())
 
     def _leaving(self, error: BaseException | None) -> None:  # noqa: ARG002
@@ -951,8 +961,11 @@ def _bracket(kind: type[_Bracket]) -> Callable[[EngineObserver], Wrapper]:
 def _function_returned(_observer: EngineObserver) -> Wrapper:
     def handle_success(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
         with _contained:
-            if recorder := getattr(engine._telemetry, "recorder", None):  # noqa: SLF001
-                recorder.end_execution(time_ns())
+            recorder = getattr(engine._telemetry, "recorder", None)  # noqa: SLF001
+            has_executed = recorder is not None and recorder.end_execution(time_ns())
+            if has_executed and hasattr(engine, "task"):
+                result = args[0] if args else kwargs["result"]
+                recorder.rows.count(semconv.ROWS_OUTPUT, count_rows(result))
         return wrapped(*args, **kwargs)
 
     return handle_success

@@ -31,7 +31,7 @@ from flowspan._version import __version__
 from flowspan.identity import DerivedIdGenerator, derive_attempt_span_id, derive_span_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.util.types import AttributeValue
@@ -83,6 +83,7 @@ class Run:
         run_count: How often the run had been running when the engine took it up.
         allows_retries: Whether each attempt gets a span of its own.
         result_attribute: The attribute that says how the run ended.
+        upstream: The ids of the runs that it consumes.
         sampling_attributes: The few attributes that a sampler gets to see.
         waits_before: Seconds waited before `start`, by attribute name.
     """
@@ -97,6 +98,7 @@ class Run:
     run_count: int
     allows_retries: bool
     result_attribute: str
+    upstream: Collection[str]
     sampling_attributes: Mapping[str, AttributeValue]
     waits_before: Mapping[str, float] = field(default_factory=dict)
 
@@ -120,6 +122,8 @@ class RunTracer:
         """
         recorder = RunRecorder(self, run, describe)
         self.active[run.id] = recorder
+        if (flow := recorder.calling_flow) is not None:
+            flow.rows.consumed.update(run.upstream)
         return recorder
 
     def start_span(
@@ -179,6 +183,7 @@ class RunRecorder:
         self._seen: set[str] = set()
         self._state_wait: tuple[str, int] | None = None
         self._account = _Account()
+        self.rows = _Rows()
         self._attempt = run.run_count
         self._attempt_span: Span | None = None
         self._attempt_is_over = False
@@ -207,6 +212,14 @@ class RunRecorder:
     def exception(self) -> BaseException | None:
         """The exception that ended the last attempt."""
         return self._exception
+
+    @property
+    def calling_flow(self) -> RunRecorder | None:
+        """The flow run that this run is part of, if it is in this process."""
+        caller = self.run.parent_recorder
+        while caller is not None and caller.run.result_attribute != semconv.PIPELINE_RESULT:
+            caller = caller.run.parent_recorder
+        return caller
 
     def is_below(self, ancestor: RunRecorder) -> bool:
         """Whether `ancestor` called this run, directly or through others, in this process."""
@@ -269,12 +282,17 @@ class RunRecorder:
         """Record that the user's function is entered at `now`."""
         self._account.begin_execution(now)
 
-    def end_execution(self, now: int) -> None:
-        """Record that the user's function is left at `now`; the next state ends the attempt."""
+    def end_execution(self, now: int) -> bool:
+        """Record that the user's function is left at `now`; the next state ends the attempt.
+
+        Returns whether it had been entered, which it is not for a result from the cache.
+        """
         self._attempt_is_over = True
-        if self._account.is_executing:
+        was_executing = self._account.is_executing
+        if was_executing:
             self._end_state_wait(now)
             self._account.end_execution(now)
+        return was_executing
 
     def fail(self, exception: BaseException, now: int) -> None:
         """Record on the attempt, or on a run without any, the exception that ended it."""
@@ -309,6 +327,9 @@ class RunRecorder:
         end = max(state.time if state and is_final else now, self.run.start)
         self.end_execution(min(now, end))
         self._end_attempt(end)
+        caller = self.run.parent_recorder
+        if caller is not None and caller is self.calling_flow:
+            caller.rows.of_leaves[self.run.id] = self.rows.total(semconv.ROWS_OUTPUT)
         try:
             if self._is_recording:
                 self._conclude(state, end)
@@ -330,6 +351,7 @@ class RunRecorder:
 
     def _conclude(self, state: State | None, end: int) -> None:
         attributes: Attributes = dict(self.run.waits_before)
+        attributes.update(self.rows.attributes(self._account.execution))
         attributes.update(self._account.attributes(end - self.run.start))
         if state is not None:
             attributes[semconv.RUN_STATE_TYPE] = state.type
@@ -363,6 +385,11 @@ class _Account:
         self._execution: int | None = None
         self._since: int | None = None
         self._until = 0
+
+    @property
+    def execution(self) -> float:
+        """Seconds in the user's function."""
+        return (self._execution or 0) / _NANOSECONDS
 
     @property
     def is_executing(self) -> bool:
@@ -410,6 +437,55 @@ class _Account:
         rest = duration - sum(self._waits.values()) - (self._execution or 0)
         account[semconv.ORCHESTRATION] = max(0, rest) / _NANOSECONDS
         return account
+
+
+class _Rows:
+    """How many rows went into a run and came out of it.
+
+    What the user tells replaces what was counted. A flow run holds what came out of its leaves: the
+    runs that it called itself and whose results no other run consumed.
+    """
+
+    def __init__(self) -> None:
+        self.consumed: set[str] = set()
+        self.of_leaves: dict[str, int | None] = {}
+        self._counted: dict[str, int] = {}
+        self._told: dict[str, int] = {}
+        self._told_by_name: dict[str, int] = {}
+
+    def count(self, direction: str, rows: int | None) -> None:
+        """Set what was counted, by the attribute of the direction."""
+        if rows is not None:
+            self._counted[direction] = rows
+
+    def tell(self, direction: str, rows: int, name: str | None) -> None:
+        """Add what the user tells, by the attribute of the direction."""
+        self._told[direction] = self._told.get(direction, 0) + rows
+        if name is not None:
+            key = f"{direction}.{name}"
+            self._told_by_name[key] = self._told_by_name.get(key, 0) + rows
+
+    def total(self, direction: str) -> int | None:
+        """Return the rows of one direction, None if they are not known."""
+        if (told := self._told.get(direction)) is not None:
+            return told
+        if direction == semconv.ROWS_OUTPUT:
+            leaves = self.of_leaves.items()
+            known = [n for run_id, n in leaves if n is not None and run_id not in self.consumed]
+            if known:
+                return sum(known)
+        return self._counted.get(direction)
+
+    def attributes(self, execution: float) -> Attributes:
+        """Return the rows, and the rows that came out in a second of `execution`."""
+        attributes: Attributes = dict(self._told_by_name)
+        for direction in (semconv.ROWS_INPUT, semconv.ROWS_OUTPUT):
+            if (rows := self.total(direction)) is not None:
+                attributes[direction] = rows
+        rows = self.total(semconv.ROWS_OUTPUT)
+        if rows is not None and execution > 0:
+            attributes[semconv.ROWS_PER_SECOND] = rows / execution
+        return attributes
 
 
 def current_recorder() -> RunRecorder | None:

@@ -46,6 +46,7 @@ ATTEMPT: Final = "prefect.run.attempt"
 # Rows
 ROWS_OUTPUT: Final = "prefect.rows.output"
 ROWS_INPUT: Final = "prefect.rows.input"
+ROWS_PER_SECOND: Final = "prefect.rows.per_second"
 
 # Where the time went, in seconds. Absent means that it did not happen.
 WAIT_PREFIX: Final = "prefect.wait."
