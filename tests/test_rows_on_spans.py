@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Any
 
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 from prefect import flow, task
 from prefect.cache_policies import INPUTS, NO_CACHE
@@ -25,10 +25,18 @@ def rows(span: Any) -> tuple[Any, Any]:
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_result_and_arguments_are_counted(spans: RecordedSpans, kind: str) -> None:
     """A task that takes and gives tables shows their rows, and how many a second came out."""
-    step = make_task(
-        kind, lambda frame, _: (time.sleep(0.05), frame.head(3))[1], cache_policy=NO_CACHE
-    )
-    flow_around(kind, step, FRAME, "label")()
+
+    @task(cache_policy=NO_CACHE)
+    def step(frame: Any, label: str) -> Any:
+        time.sleep(0.05)
+        return frame.head(3)
+
+    @task(name="step", cache_policy=NO_CACHE)
+    async def async_step(frame: Any, label: str) -> Any:
+        await asyncio.sleep(0.05)
+        return frame.head(3)
+
+    flow_around(kind, step if kind == "sync" else async_step, FRAME, "label")()
     span = spans.one("step")
     assert rows(span) == (5, 3)
     assert 0 < attributes(span)[semconv.ROWS_PER_SECOND] <= 60
@@ -116,7 +124,7 @@ def test_rows_of_a_flow_are_those_of_its_leaves(spans: RecordedSpans) -> None:
 
     @flow
     def main() -> None:
-        keep_half(extract.submit(100))
+        keep_half(extract.submit(100))  # type: ignore[call-overload]
         keep_half(inner())
         inner()
 

@@ -962,8 +962,7 @@ def _function_returned(_observer: EngineObserver) -> Wrapper:
     def handle_success(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
         with _contained:
             recorder = getattr(engine._telemetry, "recorder", None)  # noqa: SLF001
-            has_executed = recorder is not None and recorder.end_execution(time_ns())
-            if has_executed and hasattr(engine, "task"):
+            if recorder and recorder.end_execution(time_ns()) and hasattr(engine, "task"):
                 result = args[0] if args else kwargs["result"]
                 recorder.rows.count(semconv.ROWS_OUTPUT, count_rows(result))
         return wrapped(*args, **kwargs)
