@@ -13,7 +13,7 @@ from packaging.version import Version
 from prefect.telemetry.run_telemetry import RunTelemetry
 
 import flowspan
-from flowspan._engine import PATCHES, EngineTelemetry, Patch
+from flowspan._prefect import PATCHES, EngineTelemetry, Patch
 
 INSTALLED = Version(version("prefect"))
 
@@ -39,7 +39,7 @@ def test_target_is_what_we_wrap(patch: Patch) -> None:
     """Each target is there, is a function of its owner, and takes what the wrapper reads."""
     advice = (
         f"Prefect {INSTALLED} changed {patch.module}:{patch.owner or ''}.{patch.name}. Read its "
-        "source, adapt the wrapper in flowspan/_engine.py, and give the patch a `since`."
+        "source, adapt the wrapper in flowspan/_prefect/patches.py, and give the patch a `since`."
     )
     if Version(patch.since) > INSTALLED:
         pytest.skip(f"came with Prefect {patch.since}")
@@ -108,10 +108,10 @@ def test_missing_target_is_reported_and_survived(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A Prefect that lacks a target runs as ever; one line says what is missing."""
-    from flowspan import _engine
+    from flowspan import _prefect
 
     gone = Patch("prefect.task_engine", "SyncTaskRunEngine", "vanished", PATCHES[0].wrapper)
-    monkeypatch.setattr(_engine, "PATCHES", (*PATCHES, gone))
+    monkeypatch.setattr(_prefect, "PATCHES", (*PATCHES, gone))
     flowspan.instrument(tracer_provider=TracerProvider())
     flowspan.uninstrument()
     (record,) = [r for r in caplog.records if "which flowspan watches" in r.message]

@@ -299,12 +299,12 @@ def test_unsampled_runs_build_no_attributes(
     prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A trace that is not sampled costs no description of its runs, and still has its ids."""
-    from flowspan._engine import _Description
+    from flowspan._prefect.description import Description
 
     def unwanted(*_: Any) -> Any:
         raise AssertionError("described")
 
-    monkeypatch.setattr(_Description, "attributes", unwanted)
+    monkeypatch.setattr(Description, "attributes", unwanted)
     seen: list[int] = []
 
     @flow

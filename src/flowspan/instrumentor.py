@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
-    from flowspan._engine import EngineObserver, Patch
+    from flowspan._prefect import EngineObserver, Patch
 
 SUPPORTED_PREFECT: Final = "prefect >= 3.6, < 4"
 
@@ -77,7 +77,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         if is_switched_off(settings):
             return
         # Importing Prefect's engines is slow, and pointless where nothing is to be patched.
-        from flowspan._engine import EngineObserver  # noqa: PLC0415
+        from flowspan._prefect import EngineObserver  # noqa: PLC0415
         from flowspan.recorder import RunTracer  # noqa: PLC0415
 
         provider = _choose_provider(tracer_provider, settings)
@@ -146,7 +146,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
 
 def targets() -> Iterator[tuple[Patch, Any]]:
     """Yield each patch for this Prefect with the owner of its target, or None if that is gone."""
-    from flowspan._engine import PATCHES  # noqa: PLC0415 - it imports Prefect's engines
+    from flowspan._prefect import PATCHES  # noqa: PLC0415 - it imports Prefect's engines
 
     installed = Version(version("prefect"))
     for patch in PATCHES:

@@ -1,0 +1,217 @@
+"""What is said of a run: its names, attributes, upstream runs, and waits before its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from prefect.context import FlowRunContext
+from prefect.utilities.urls import url_for
+
+from flowspan import semconv
+from flowspan.recorder import State
+from flowspan.redaction import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
+
+    from opentelemetry.util.types import AttributeValue
+    from prefect.client.schemas.objects import State as PrefectState
+    from prefect.client.schemas.responses import DeploymentResponse
+
+    from flowspan._prefect.origin import Origin
+    from flowspan._prefect.telemetry import EngineObserver
+
+    Inputs = Mapping[str, Iterable[Any]]
+
+# A run id tells milliseconds, and to look at upstream runs takes part of one, whether or not there
+# is anything to wait for.
+SHORTEST_WAIT: Final = 1_000_000
+_UUID7: Final = 7
+_MILLISECOND: Final = 1_000_000
+_NANOSECONDS: Final = 1_000_000_000
+
+
+@dataclass(slots=True)
+class Past:
+    """What the API knows of a run from before the engine took it up."""
+
+    states: list[PrefectState] = field(default_factory=list)
+    deployment: DeploymentResponse | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What is said of a run, from its engine and what the API told; the base of both kinds."""
+
+    engine: Any
+    run: Any
+    given: Mapping[str, Any] | None
+    past: Past
+    observer: EngineObserver
+
+    def attributes(self) -> dict[str, AttributeValue]:
+        """Describe the run at its end; what flow and task runs have in common."""
+        run = self.engine.flow_run if hasattr(self.engine, "flow") else self.run
+        attributes: dict[str, AttributeValue] = {
+            name: value for name, value in run.labels.items() if not name.startswith("__")
+        }
+        attributes[semconv.RUN_ID] = str(run.id)
+        attributes[semconv.RUN_NAME] = run.name
+        attributes[semconv.RUN_COUNT] = run.run_count
+        attributes[semconv.TAGS] = run.tags
+        # By now the engine has replaced futures by their results.
+        parameters: Mapping[str, Any] = self.engine.parameters or self.given or {}
+        if self.observer.settings.capture_parameters == "values":
+            for name, value in parameters.items():
+                attributes[semconv.RUN_PARAMETER_PREFIX + name] = redact(value, name)
+        else:
+            for name, value in parameters.items():
+                attributes[semconv.RUN_PARAMETER_PREFIX + name] = type(value).__name__
+        return attributes
+
+
+class FlowRunDescription(Description):
+    __slots__ = ()
+    result_attribute = semconv.PIPELINE_RESULT
+
+    @property
+    def span_name(self) -> str:
+        return semconv.flow_span_name(self.engine.flow.name)
+
+    @property
+    def allows_retries(self) -> bool:
+        return bool(self.run.empirical_policy.retries or self.engine.flow.retries)
+
+    def sampling_attributes(self) -> dict[str, AttributeValue]:
+        name = self.engine.flow.name
+        return {semconv.RUN_TYPE: "flow", semconv.FLOW_NAME: name, semconv.PIPELINE_NAME: name}
+
+    def attributes(self) -> dict[str, AttributeValue]:
+        attributes = Description.attributes(self)
+        run, deployment = self.engine.flow_run, self.past.deployment
+        described = {
+            semconv.FLOW_RUN_ID: str(run.id),
+            semconv.PIPELINE_RUN_ID: str(run.id),
+            semconv.PIPELINE_RUN_URL: url_for("flow-run", obj_id=run.id),
+            semconv.FLOW_ID: run.flow_id and str(run.flow_id),
+            semconv.FLOW_VERSION: run.flow_version or self.engine.flow.version,
+            semconv.DEPLOYMENT_ID: run.deployment_id and str(run.deployment_id),
+            semconv.DEPLOYMENT_NAME: deployment and deployment.name,
+            semconv.WORK_POOL_NAME: run.work_pool_name,
+            semconv.WORK_QUEUE_NAME: run.work_queue_name,
+        }
+        attributes.update({name: value for name, value in described.items() if value is not None})
+        return attributes
+
+    def upstream(self, origin: Origin) -> dict[str, list[str]]:
+        """Return the upstream runs of a subflow with the names of the inputs they came by."""
+        if not origin.is_called:
+            return {}
+        # Finding them once more would not do: Prefect knows a result by its address, which may
+        # belong to another object by now (https://github.com/PrefectHQ/prefect/issues/20558).
+        inputs = self.observer.take_inputs(self.run.parent_task_run_id)
+        context = FlowRunContext.get()
+        caller = context.flow_run.id if context is not None and context.flow_run else None
+        return names_by_run_id(inputs, self.observer.subflows_of(caller))
+
+    def waits_before(self, start: int) -> dict[str, int]:
+        pending = [s for s in before_pick_up(self.past.states) if s.type.value == "PENDING"]
+        if not pending or self.run.expected_start_time is None:
+            return {}
+        first = nanoseconds(pending[0].timestamp)
+        return {
+            semconv.WAIT_LATE: first - nanoseconds(self.run.expected_start_time),
+            semconv.WAIT_INFRASTRUCTURE: start - first,
+        }
+
+
+class TaskRunDescription(Description):
+    __slots__ = ()
+    result_attribute = semconv.PIPELINE_TASK_RESULT
+
+    @property
+    def span_name(self) -> str:
+        name: str = self.engine.task.name
+        return name
+
+    @property
+    def allows_retries(self) -> bool:
+        return bool(self.engine.task.retries)
+
+    def sampling_attributes(self) -> dict[str, AttributeValue]:
+        context = FlowRunContext.get()
+        attributes = {semconv.RUN_TYPE: "task", semconv.TASK_NAME: self.engine.task.name}
+        if context is not None and context.flow is not None:
+            attributes[semconv.FLOW_NAME] = context.flow.name
+        return attributes
+
+    def attributes(self) -> dict[str, AttributeValue]:
+        attributes = Description.attributes(self)
+        run, run_id = self.run, str(self.run.id)
+        attributes[semconv.PIPELINE_TASK_NAME] = self.engine.task.name
+        attributes[semconv.PIPELINE_TASK_RUN_ID] = run_id
+        attributes[semconv.TASK_KEY] = self.engine.task.task_key
+        attributes[semconv.TASK_CACHED] = run.state_name == "Cached"
+        if run.flow_run_id is not None:
+            attributes[semconv.FLOW_RUN_ID] = str(run.flow_run_id)
+        if (url := self.observer.url_of_task_run(run_id)) is not None:
+            attributes[semconv.PIPELINE_TASK_RUN_URL] = url
+        return attributes
+
+    def upstream(self, _origin: Origin) -> dict[str, list[str]]:
+        """Return the upstream runs with the names of the inputs they came by."""
+        subflows = self.observer.subflows_of(self.run.flow_run_id)
+        return names_by_run_id(self.run.task_inputs, subflows)
+
+    def waits_before(self, start: int) -> dict[str, int]:
+        if self.run.id.version == _UUID7:
+            # RFC 9562, section 5.7: the first 48 bits are milliseconds since the epoch.
+            return {semconv.WAIT_QUEUE: start - (self.run.id.int >> 80) * _MILLISECOND}
+        if self.past.states:  # a deferred run: the API made its id
+            submitted = min(nanoseconds(state.timestamp) for state in self.past.states)
+            return {semconv.WAIT_QUEUE: start - submitted}
+        return {}
+
+
+def as_state(state: PrefectState) -> State:
+    return State(
+        state.type.value,
+        state.name or state.type.value,
+        str(state.id),
+        state.message,
+        nanoseconds(state.timestamp),
+    )
+
+
+def nanoseconds(moment: datetime) -> int:
+    # A float holds microseconds of our age exactly once they are rounded.
+    return round(moment.timestamp() * 1_000_000) * 1000
+
+
+def seconds(waits: Mapping[str, int]) -> dict[str, float]:
+    return {name: ns / _NANOSECONDS for name, ns in waits.items() if ns >= SHORTEST_WAIT}
+
+
+def before_pick_up(history: Iterable[PrefectState]) -> list[PrefectState]:
+    """Return the states after the last one that an earlier process of the run has recorded."""
+    states: list[PrefectState] = []
+    for state in sorted(history, key=lambda state: state.timestamp):
+        states = [*states, state] if state.type.value in {"SCHEDULED", "PENDING"} else []
+    return states
+
+
+def names_by_run_id(inputs: Inputs, subflows: Mapping[str, str]) -> dict[str, list[str]]:
+    """Turn Prefect's upstream runs by input name into the names by upstream run.
+
+    A subflow takes the place of the task run that stands for it in its parent.
+    """
+    names: dict[str, list[str]] = {}
+    for name, upstreams in inputs.items():
+        if name != "__parents__":
+            for upstream in upstreams:
+                if (run_id := getattr(upstream, "id", None)) is not None:
+                    upstream_id = subflows.get(str(run_id), str(run_id))
+                    names.setdefault(upstream_id, []).append(name)
+    return names

@@ -1,0 +1,115 @@
+"""Where a run comes from: its trace, its parent's span, an earlier process of its own."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry import context as context_api
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    TraceFlags,
+    get_current_span,
+    set_span_in_context,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from prefect.telemetry.run_telemetry import LABELS_TRACEPARENT_KEY
+
+from flowspan import semconv
+from flowspan.identity import derive_span_id, derive_trace_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from opentelemetry.context import Context
+    from prefect.client.schemas.objects import FlowRun, TaskRun
+    from prefect.telemetry.run_telemetry import RunTelemetry
+
+    from flowspan.recorder import RunRecorder
+
+# Beside Prefect's own label, and hidden from users like it by its prefix: the remote parent that a
+# run had before its own trace parent took that label's place. A later process needs it.
+PARENT_LABEL: Final = "__FLOWSPAN_PARENT"
+
+_propagator = TraceContextTextMapPropagator()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a run comes from: its trace, its parent's span, an earlier process of its own.
+
+    `keep` is the trace parent to remember in a label for a later process of the same run.
+    """
+
+    trace_id: int
+    parent: Context | None = None
+    recorder: RunRecorder | None = None
+    previous: SpanContext | None = None
+    keep: str | None = None
+    is_called: bool = False
+
+
+def origin_of_root(run: FlowRun | TaskRun, replaced: RunTelemetry) -> Origin:
+    """Find the remote parent of a run that no run of this process or its pool called, if any."""
+    run_id = str(run.id)
+    # A run that is adopted may have a span of Prefect's own, which ours replaces. It is the current
+    # one, and its ids are in the label.
+    is_begun = replaced.span is not None
+    remote = parse_traceparent(run.labels.get(LABELS_TRACEPARENT_KEY))
+    if is_begun:
+        remote = getattr(replaced.span, "parent", None)
+    own_ids = {derive_span_id(run_id, count) for count in range(run.run_count + 1)}
+    if remote is not None and remote.span_id in own_ids:
+        # An earlier process of this run wrote the label over the one of its parent.
+        kept = run.labels.get(PARENT_LABEL)
+        parent = parse_traceparent(kept)
+        return Origin(
+            remote.trace_id,
+            as_parent(parent) if parent else None,
+            previous=remote,
+            keep=str(kept) if kept else None,
+        )
+    if remote is not None:
+        return Origin(remote.trace_id, as_parent(remote), keep=format_traceparent(remote))
+    current = get_current_span().get_span_context()
+    if current.is_valid and not is_begun:
+        return Origin(current.trace_id, context_api.get_current(), keep=format_traceparent(current))
+    if (inherited := parse_traceparent(os.environ.get("TRACEPARENT"))) is not None:
+        keep = format_traceparent(inherited)
+        return Origin(inherited.trace_id, as_parent(inherited), keep=keep)
+    return Origin(derive_trace_id(run_id))
+
+
+def links_of(
+    origin: Origin, upstream: Mapping[str, list[str]], flags: TraceFlags
+) -> Iterator[Link]:
+    for run_id, names in upstream.items():
+        yield Link(
+            remote_context(origin.trace_id, derive_span_id(run_id), flags),
+            {semconv.LINK_TYPE: semconv.LINK_DEPENDENCY, semconv.INPUT_NAME: ",".join(names)},
+        )
+    if origin.previous is not None:
+        yield Link(origin.previous, {semconv.LINK_TYPE: semconv.LINK_PREVIOUS_ATTEMPT})
+
+
+def format_traceparent(context: SpanContext) -> str:
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+def parse_traceparent(traceparent: object | None) -> SpanContext | None:
+    if not isinstance(traceparent, str):
+        return None
+    extracted = _propagator.extract({"traceparent": traceparent}, context=context_api.Context())
+    context = get_current_span(extracted).get_span_context()
+    return context if context.is_valid else None
+
+
+def remote_context(trace_id: int, span_id: int, flags: TraceFlags) -> SpanContext:
+    return SpanContext(trace_id, span_id, is_remote=True, trace_flags=flags)
+
+
+def as_parent(context: SpanContext) -> Context:
+    return set_span_in_context(NonRecordingSpan(context))

@@ -1,0 +1,518 @@
+"""The functions of Prefect that are wrapped, and what their wrappers tell."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from itertools import islice
+from time import time_ns
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import context as context_api
+from opentelemetry.trace import NonRecordingSpan, set_span_in_context
+from prefect.exceptions import TerminationSignal
+from prefect.futures import PrefectFuture
+
+from flowspan import semconv
+from flowspan._prefect.description import SHORTEST_WAIT, as_state
+from flowspan._prefect.telemetry import NO_TRACER, EngineTelemetry, contained
+from flowspan.recorder import current_recorder
+from flowspan.rows import count_rows
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator
+    from types import TracebackType
+
+    from prefect.client.schemas.objects import State as PrefectState
+
+    from flowspan._prefect.telemetry import EngineObserver
+
+    Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
+
+_FUTURES_SEARCHED: Final = 1000
+
+
+class _Bracket:
+    """Wraps what an engine's context manager returns; a subclass says what lies around it.
+
+    Serves ``with`` and ``async with`` alike, since both pairs of methods only delegate.
+    """
+
+    def __init__(self, manager: Any, telemetry: EngineTelemetry) -> None:
+        self._manager: Any = manager
+        self._telemetry = telemetry
+
+    def _before(self) -> None: ...
+    def _entered(self, value: Any) -> None: ...
+    def _leaving(self, error: BaseException | None) -> None: ...
+    def _left(self) -> None: ...
+
+    def __enter__(self) -> Any:
+        with contained:
+            self._before()
+        try:
+            value = self._manager.__enter__()
+        except BaseException:
+            with contained:
+                self._left()
+            raise
+        with contained:
+            self._entered(value)
+        return value
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Any:
+        with contained:
+            self._leaving(error)
+        try:
+            return self._manager.__exit__(kind, error, traceback)
+        finally:
+            with contained:
+                self._left()
+
+    async def __aenter__(self) -> Any:
+        with contained:
+            self._before()
+        try:
+            value = await self._manager.__aenter__()
+        except BaseException:
+            # Such as a cancellation; it takes __aexit__ with it.
+            with contained:
+                self._left()
+            raise
+        with contained:
+            self._entered(value)
+        return value
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Any:
+        with contained:
+            self._leaving(error)
+        try:
+            return await self._manager.__aexit__(kind, error, traceback)
+        finally:
+            with contained:
+                self._left()
+
+
+class _WholeRun(_Bracket):
+    """Around ``initialize_run``: from the engine taking the run up to the engine leaving it."""
+
+    _remaining: Callable[[], object] | None = None
+
+    def _leaving(self, error: BaseException | None) -> None:
+        if isinstance(error, TerminationSignal):
+            self._telemetry.terminate()
+
+    def _left(self) -> None:
+        self._remaining = self._telemetry.leave()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Any:
+        try:
+            return super().__exit__(kind, error, traceback)
+        finally:
+            if self._remaining is not None:
+                self._remaining()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Any:
+        try:
+            return await super().__aexit__(kind, error, traceback)
+        finally:
+            if self._remaining is not None:
+                # Other flows may run in this event loop.
+                await asyncio.to_thread(self._remaining)
+
+
+class _Attempt(_Bracket):
+    """Around ``run_context``, which an engine enters once for each attempt."""
+
+    def _before(self) -> None:
+        self._outer = context_api.get_current()
+        recorder = self._telemetry.recorder
+        if recorder is not None:
+            recorder.begin_attempt(time_ns())
+            if recorder.run.allows_retries or current_recorder() is not recorder:
+                context_api.attach(recorder.as_context())
+
+    def _entered(self, value: Any) -> None:
+        # A task's function is entered later, in its transaction.
+        recorder = self._telemetry.recorder
+        if recorder is not None and hasattr(value, "flow"):
+            recorder.begin_execution(time_ns())
+
+    def _leaving(self, error: BaseException | None) -> None:  # noqa: ARG002
+        if self._telemetry.recorder is not None:
+            self._telemetry.recorder.end_execution(time_ns())
+
+    def _left(self) -> None:
+        recorder = self._telemetry.recorder
+        # An adopted run has ended by now, and its context with it.
+        is_over = recorder is not None and recorder.is_finished
+        context_api.attach(self._telemetry.outer if is_over else self._outer)
+
+
+class _TaskTransaction(_Bracket):
+    """Around ``transaction_context``, inside which a task's function is called."""
+
+    def _entered(self, value: Any) -> None:
+        self._telemetry.transaction = value
+        recorder = self._telemetry.recorder
+        if recorder is not None and not value.is_committed():
+            self._telemetry.count_input()
+            recorder.begin_execution(time_ns())
+
+    def _leaving(self, error: BaseException | None) -> None:  # noqa: ARG002
+        if self._telemetry.recorder is not None:
+            self._telemetry.recorder.end_execution(time_ns())
+
+
+def _take_over(observer: EngineObserver) -> Wrapper:
+    def initialize_run(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
+        telemetry = None
+        with contained:
+            telemetry = EngineTelemetry(observer, engine)
+        manager = wrapped(*args, **kwargs)
+        return manager if telemetry is None else _WholeRun(manager, telemetry)
+
+    return initialize_run
+
+
+def _bracket(kind: type[_Bracket]) -> Callable[[EngineObserver], Wrapper]:
+    def wrapper(_observer: EngineObserver) -> Wrapper:
+        def context_manager(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
+            telemetry, manager = engine._telemetry, wrapped(*args, **kwargs)  # noqa: SLF001
+            return kind(manager, telemetry) if isinstance(telemetry, EngineTelemetry) else manager
+
+        return context_manager
+
+    return wrapper
+
+
+def _function_returned(_observer: EngineObserver) -> Wrapper:
+    def handle_success(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
+        with contained:
+            recorder = getattr(engine._telemetry, "recorder", None)  # noqa: SLF001
+            if recorder and recorder.end_execution(time_ns()) and hasattr(engine, "task"):
+                result = args[0] if args else kwargs["result"]
+                recorder.rows.count(semconv.ROWS_OUTPUT, count_rows(result))
+        return wrapped(*args, **kwargs)
+
+    return handle_success
+
+
+def _function_raised(_observer: EngineObserver) -> Wrapper:
+    def handle_exception(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
+        with contained:
+            if recorder := getattr(engine._telemetry, "recorder", None):  # noqa: SLF001
+                recorder.fail(args[0] if args else kwargs["exc"], time_ns())
+        return wrapped(*args, **kwargs)
+
+    return handle_exception
+
+
+def _rolled_back(_observer: EngineObserver) -> Wrapper:
+    def handle_rollback(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
+        result = wrapped(*args, **kwargs)
+        with contained:
+            if isinstance(engine._telemetry, EngineTelemetry):  # noqa: SLF001
+                engine._telemetry.roll_back()  # noqa: SLF001
+        return result
+
+    return handle_rollback
+
+
+def _holds_future(value: object) -> bool:
+    """Whether a future is among the first thousand items of `value`, as deep as they nest."""
+    pending = [value]
+    for _ in range(_FUTURES_SEARCHED):
+        if not pending:
+            return False
+        item = pending.pop()
+        if isinstance(item, PrefectFuture):
+            return True
+        if isinstance(item, dict):
+            pending.extend(islice(item.values(), _FUTURES_SEARCHED))
+        elif isinstance(item, (list, tuple, set)):  # annotations such as allow_failure() are tuples
+            pending.extend(islice(item, _FUTURES_SEARCHED))
+    return False
+
+
+def _waits_for(inputs: str) -> Callable[[EngineObserver], Wrapper]:
+    """Wrap a method that waits for the futures in the engine's attribute `inputs`."""
+
+    def wrapper(_observer: EngineObserver) -> Wrapper:
+        def resolve(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
+            telemetry = engine._telemetry  # noqa: SLF001
+            if not isinstance(telemetry, EngineTelemetry) or not telemetry.has_upstream:
+                return wrapped(*args, **kwargs)
+            waits = False
+            with contained:
+                waits = _holds_future(getattr(engine, inputs))
+            outer, start = context_api.get_current(), time_ns()
+            if telemetry.recorder is not None:
+                # Prefect links upstream runs to the current span. Ours has those links already, so
+                # it is represented by one that records nothing.
+                span = NonRecordingSpan(telemetry.recorder.span_context)
+                context_api.attach(set_span_in_context(span))
+            try:
+                return wrapped(*args, **kwargs)
+            finally:
+                context_api.attach(outer)
+                with contained:
+                    waited = time_ns() - start
+                    if waits and waited >= SHORTEST_WAIT and telemetry.recorder is not None:
+                        telemetry.recorder.wait(semconv.WAIT_DEPENDENCIES, start, start + waited)
+
+        return resolve
+
+    return wrapper
+
+
+def _slot_acquired(start: int, response: Any) -> None:
+    """Account the wait for a concurrency slot, unless the answer was that there is no limit."""
+    with contained:
+        recorder, has_limits = current_recorder(), getattr(response, "limits", response)
+        if recorder is not None and (response is None or has_limits):
+            recorder.wait(semconv.WAIT_CONCURRENCY, start, time_ns())
+
+
+def _acquires_slots(_observer: EngineObserver) -> Wrapper:
+    def acquire(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        start, response = time_ns(), None
+        try:
+            response = wrapped(*args, **kwargs)
+            return response
+        finally:
+            _slot_acquired(start, response)
+
+    return acquire
+
+
+def _acquires_slots_async(_observer: EngineObserver) -> Wrapper:
+    async def acquire(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        start, response = time_ns(), None
+        try:
+            response = await wrapped(*args, **kwargs)
+            return response
+        finally:
+            _slot_acquired(start, response)
+
+    return acquire
+
+
+def _saw_state(observer: EngineObserver, flow_run_id: Any, state: PrefectState | None) -> None:
+    """Record a transition into or out of Paused, which the engine itself is not told of."""
+    with contained:
+        recorder = observer.tracer.active.get(str(flow_run_id))
+        if recorder is None or recorder.state is None or state is None:
+            return
+        if recorder.state.name == "Paused" or (state.name == "Paused" and state.is_paused()):
+            recorder.enter_state(as_state(state))
+
+
+def _proposes_state(observer: EngineObserver) -> Wrapper:
+    def propose_state(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        state = wrapped(*args, **kwargs)
+        _saw_state(observer, kwargs.get("flow_run_id"), state)
+        return state
+
+    return propose_state
+
+
+def _proposes_state_async(observer: EngineObserver) -> Wrapper:
+    async def propose_state(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        state = await wrapped(*args, **kwargs)
+        _saw_state(observer, kwargs.get("flow_run_id"), state)
+        return state
+
+    return propose_state
+
+
+def _reads_flow_run(observer: EngineObserver) -> Wrapper:
+    def read_flow_run(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        flow_run = wrapped(*args, **kwargs)
+        _saw_state(observer, flow_run.id, flow_run.state)
+        return flow_run
+
+    return read_flow_run
+
+
+def _reads_flow_run_async(observer: EngineObserver) -> Wrapper:
+    async def read_flow_run(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        flow_run = await wrapped(*args, **kwargs)
+        _saw_state(observer, flow_run.id, flow_run.state)
+        return flow_run
+
+    return read_flow_run
+
+
+def _creates_run_async(observer: EngineObserver) -> Wrapper:
+    async def create_run(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        task_run = await wrapped(*args, **kwargs)
+        with contained:
+            observer.remember_inputs(task_run)
+        return task_run
+
+    return create_run
+
+
+def _gives_no_tracer(_observer: EngineObserver) -> Wrapper:
+    # Each engine asks for a tracer when it is made, before its telemetry can be replaced.
+    return lambda _wrapped, _instance, _args, _kwargs: NO_TRACER
+
+
+def _runs_generator(_observer: EngineObserver) -> Wrapper:
+    def run_generator(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        return _in_own_context(wrapped(*args, **kwargs))
+
+    return run_generator
+
+
+def _runs_generator_async(_observer: EngineObserver) -> Wrapper:
+    def run_generator(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        return _in_own_context_async(wrapped(*args, **kwargs))
+
+    return run_generator
+
+
+def _in_own_context(generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """Run `generator` with a current span of its own, which its consumer does not see.
+
+    Python runs a generator in the context of whoever resumes it (PEP 568 was not accepted).
+    """
+    context = context_api.get_current()
+    resume: Callable[[], Any] = lambda: next(generator)  # noqa: E731
+    while True:
+        outer = context_api.get_current()
+        context_api.attach(context)
+        try:
+            item = resume()
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            context = context_api.get_current()
+            context_api.attach(outer)
+        try:
+            sent = yield item
+        except BaseException as error:  # noqa: BLE001 - all of it belongs to the generator
+            resume = _throwing(generator, error)
+        else:
+            resume = _sending(generator, sent)
+
+
+def _throwing(generator: Generator[Any, Any, Any], error: BaseException) -> Callable[[], Any]:
+    return lambda: generator.throw(error)
+
+
+def _sending(generator: Generator[Any, Any, Any], value: Any) -> Callable[[], Any]:
+    return lambda: generator.send(value)
+
+
+async def _in_own_context_async(generator: AsyncGenerator[Any, Any]) -> AsyncGenerator[Any, Any]:
+    """Run an asynchronous `generator` as `_in_own_context` runs one."""
+    context = context_api.get_current()
+    step: Any = generator.__anext__
+    arguments: tuple[Any, ...] = ()
+    while True:
+        outer = context_api.get_current()
+        context_api.attach(context)
+        try:
+            item = await step(*arguments)
+        except StopAsyncIteration:
+            return
+        finally:
+            context = context_api.get_current()
+            context_api.attach(outer)
+        try:
+            sent = yield item
+        except BaseException as error:  # noqa: BLE001 - all of it belongs to the generator
+            step, arguments = generator.athrow, (error,)
+        else:
+            step, arguments = generator.asend, (sent,)
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """One function of Prefect that is wrapped: `name` of the class or module `owner`."""
+
+    module: str
+    owner: str | None
+    name: str
+    wrapper: Callable[[EngineObserver], Wrapper]
+    since: str = "3.6.0"
+
+    @property
+    def target(self) -> str:
+        """What is wrapped, as a dotted name."""
+        return ".".join(part for part in (self.module, self.owner, self.name) if part)
+
+
+def _engine_patches(module: str, owner: str) -> list[Patch]:
+    return [
+        Patch(module, owner, "initialize_run", _take_over),
+        Patch(module, owner, "run_context", _bracket(_Attempt)),
+        Patch(module, owner, "handle_success", _function_returned),
+        Patch(module, owner, "handle_exception", _function_raised),
+        Patch(module, owner, "handle_timeout", _function_raised),
+        Patch(module, owner, "handle_crash", _function_raised),
+    ]
+
+
+_TASK_ENGINE: Final = "prefect.task_engine"
+_FLOW_ENGINE: Final = "prefect.flow_engine"
+_CLIENT: Final = "prefect.client.orchestration._flow_runs.client"
+
+PATCHES: Final = (
+    *_engine_patches(_TASK_ENGINE, "SyncTaskRunEngine"),
+    *_engine_patches(_TASK_ENGINE, "AsyncTaskRunEngine"),
+    *_engine_patches(_FLOW_ENGINE, "FlowRunEngine"),
+    *_engine_patches(_FLOW_ENGINE, "AsyncFlowRunEngine"),
+    Patch(_TASK_ENGINE, "SyncTaskRunEngine", "transaction_context", _bracket(_TaskTransaction)),
+    Patch(_TASK_ENGINE, "AsyncTaskRunEngine", "transaction_context", _bracket(_TaskTransaction)),
+    Patch(_TASK_ENGINE, "BaseTaskRunEngine", "handle_rollback", _rolled_back),
+    Patch(_TASK_ENGINE, "BaseTaskRunEngine", "_resolve_parameters", _waits_for("parameters")),
+    Patch(_TASK_ENGINE, "BaseTaskRunEngine", "_wait_for_dependencies", _waits_for("wait_for")),
+    Patch(_FLOW_ENGINE, "FlowRunEngine", "_resolve_parameters", _waits_for("parameters")),
+    Patch(_FLOW_ENGINE, "FlowRunEngine", "_wait_for_dependencies", _waits_for("wait_for")),
+    Patch(_FLOW_ENGINE, "AsyncFlowRunEngine", "_resolve_parameters", _waits_for("parameters")),
+    Patch(_FLOW_ENGINE, "AsyncFlowRunEngine", "_wait_for_dependencies", _waits_for("wait_for")),
+    Patch(_TASK_ENGINE, None, "run_generator_task_sync", _runs_generator),
+    Patch(_TASK_ENGINE, None, "run_generator_task_async", _runs_generator_async),
+    Patch(_FLOW_ENGINE, None, "run_generator_flow_sync", _runs_generator),
+    Patch(_FLOW_ENGINE, None, "run_generator_flow_async", _runs_generator_async),
+    Patch("prefect.telemetry.run_telemetry", None, "get_tracer", _gives_no_tracer),
+    Patch("prefect.tasks", "Task", "create_run", _creates_run_async),
+    Patch(
+        "prefect.concurrency._sync", None, "acquire_concurrency_slots_with_lease", _acquires_slots
+    ),
+    Patch(
+        "prefect.concurrency._asyncio",
+        None,
+        "aacquire_concurrency_slots_with_lease",
+        _acquires_slots_async,
+    ),
+    Patch("prefect.concurrency.sync", None, "_acquire_concurrency_slots", _acquires_slots),
+    Patch("prefect.concurrency.asyncio", None, "aacquire_concurrency_slots", _acquires_slots_async),
+    Patch("prefect.flow_runs", None, "propose_state", _proposes_state_async),
+    Patch("prefect.flow_runs", None, "propose_state_sync", _proposes_state, since="3.6.11"),
+    Patch(_CLIENT, "FlowRunClient", "read_flow_run", _reads_flow_run),
+    Patch(_CLIENT, "FlowRunAsyncClient", "read_flow_run", _reads_flow_run_async),
+)

@@ -1,0 +1,479 @@
+"""What stands where Prefect's engines keep their telemetry, and tells a recorder."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from functools import cached_property
+from time import time_ns
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from uuid import UUID
+
+from opentelemetry import context as context_api
+from opentelemetry.trace import NoOpTracer, SpanKind, set_span_in_context
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.flow_engine import AsyncFlowRunEngine, FlowRunEngine
+from prefect.logging.loggers import flow_run_logger
+from prefect.task_engine import AsyncTaskRunEngine, SyncTaskRunEngine
+from prefect.telemetry.run_telemetry import LABELS_TRACEPARENT_KEY, RunTelemetry
+from prefect.transactions import TransactionState
+from prefect.utilities.urls import url_for
+
+from flowspan import semconv
+from flowspan._containment import Containment
+from flowspan._prefect.description import (
+    FlowRunDescription,
+    Past,
+    TaskRunDescription,
+    as_state,
+    before_pick_up,
+    names_by_run_id,
+    nanoseconds,
+    seconds,
+)
+from flowspan._prefect.origin import (
+    PARENT_LABEL,
+    Origin,
+    as_parent,
+    format_traceparent,
+    links_of,
+    origin_of_root,
+    parse_traceparent,
+    remote_context,
+)
+from flowspan.identity import derive_span_id, derive_trace_id
+from flowspan.recorder import Run, RunTracer, State
+from flowspan.rows import count_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from prefect.client.orchestration import PrefectClient, SyncPrefectClient
+    from prefect.client.schemas.objects import State as PrefectState
+    from prefect.types import KeyValueLabels
+
+    from flowspan._prefect.description import Description, Inputs
+    from flowspan.recorder import RunRecorder
+    from flowspan.settings import Settings
+
+NO_TRACER: Final = NoOpTracer()
+_ANY_ID: Final = UUID(int=0)
+_ENGINES: Final = (SyncTaskRunEngine, AsyncTaskRunEngine, FlowRunEngine, AsyncFlowRunEngine)
+_REMEMBERED: Final = 1000
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+contained = Containment("engine")
+
+
+class _Recent(dict[K, V]):
+    """A dict that forgets its oldest entries."""
+
+    def __setitem__(self, key: K, value: V) -> None:
+        super().__setitem__(key, value)
+        if len(self) > _REMEMBERED:
+            self.pop(next(iter(self)), None)
+
+
+class EngineObserver:
+    """Watches all engines of this process on behalf of one `RunTracer`."""
+
+    def __init__(self, tracer: RunTracer, settings: Settings, flush: Callable[[], object]) -> None:
+        """Record on `tracer`; `flush` is called when a top-level flow run ends."""
+        self.tracer = tracer
+        self.settings = settings
+        self.flush = flush
+        self._subflows: dict[str, dict[str, str]] = {}
+        self._foreign_trace_ids = _Recent[str, int]()
+        self._inputs = _Recent[str, "Inputs"]()
+
+    def subflows_of(self, flow_run_id: object) -> Mapping[str, str]:
+        """Return a flow run's subflows by the task runs that stand for them in Prefect's API."""
+        return self._subflows.get(str(flow_run_id), {})
+
+    def remember_subflow(self, run: FlowRun) -> None:
+        """Note which task run stands for a subflow, until the flow that calls it is left."""
+        context = FlowRunContext.get()
+        caller = str(context.flow_run.id) if context and context.flow_run else None
+        if caller in self.tracer.active:
+            self._subflows.setdefault(caller, {})[str(run.parent_task_run_id)] = str(run.id)
+
+    def remember_inputs(self, run: TaskRun) -> None:
+        """Keep the inputs of a task run that the API made: it may come to stand for a subflow."""
+        self._inputs[str(run.id)] = run.task_inputs
+
+    def take_inputs(self, task_run_id: object) -> Inputs:
+        """Return the inputs of the task run that stands for a subflow, and forget them."""
+        return self._inputs.pop(str(task_run_id), {})
+
+    def remember_trace_id(self, flow_run_id: str, trace_id: int) -> None:
+        """Keep the trace id of a flow run if it does not follow from the run's own id."""
+        if trace_id != derive_trace_id(flow_run_id):
+            self._foreign_trace_ids[flow_run_id] = trace_id
+
+    def forget(self, flow_run_id: str) -> None:
+        """Drop what only the runs of a flow run that has ended needed."""
+        self._subflows.pop(flow_run_id, None)
+
+    def trace_id_of(self, flow_run_id: str) -> int:
+        """Return the trace id of a flow run, by its id if this process knows no better."""
+        return self._foreign_trace_ids.get(flow_run_id) or derive_trace_id(flow_run_id)
+
+    def url_of_task_run(self, run_id: str) -> str | None:
+        """Return where a task run can be seen; None if there is no UI."""
+        return self._url_of_any.replace(str(_ANY_ID), run_id) or None
+
+    @cached_property
+    def _url_of_any(self) -> str:
+        # Prefect reads several settings to make one; that is too slow for every task run.
+        return url_for("task-run", obj_id=_ANY_ID) or ""
+
+    def adopt_running(self) -> None:
+        """Take up the runs whose engines called the code that is running now."""
+        frame, engines = sys._getframe(), []  # noqa: SLF001 - the only way to reach the engines
+        while frame is not None:
+            engine = frame.f_locals.get("engine") if "engine" in frame.f_code.co_varnames else None
+            if isinstance(engine, _ENGINES):
+                engines.append(engine)
+            frame = frame.f_back  # type: ignore[assignment]
+        caller: RunRecorder | None = None
+        for engine in reversed(engines):
+            with contained:
+                telemetry = engine._telemetry  # noqa: SLF001
+                if not isinstance(telemetry, EngineTelemetry):
+                    telemetry = EngineTelemetry(self, engine)
+                    telemetry.adopt(caller)
+                caller = telemetry.recorder
+
+
+class EngineTelemetry(RunTelemetry):
+    """Stands where Prefect's engines keep their telemetry object and tells a recorder instead.
+
+    Prefect's own fields stay inert (`span` is None and `_enabled` False), so that whatever a later
+    release adds to the base class does nothing.
+    """
+
+    def __init__(self, observer: EngineObserver, engine: Any) -> None:
+        """Take over `engine`, which takes its run up now."""
+        self._tracer = NO_TRACER
+        self.span = None
+        self._enabled = False
+        self._observer = observer
+        # The engine holds this object. A cycle would keep the arguments and results of every task
+        # in memory until Python's garbage collector runs.
+        self._engine_ref = weakref.ref(engine)
+        self._start = time_ns()
+        self.outer = context_api.get_current()
+        self._is_flow = hasattr(engine, "flow")
+        # Once the run has begun, the context of a task run is its own.
+        self._calling_task = TaskRunContext.get()
+        # A run that the engine does not create itself has a past, which the API knows.
+        self._has_past = self._run is not None
+        self._replaced: RunTelemetry = engine._telemetry  # noqa: SLF001
+        self._is_adopted = False
+        self._adopted_caller: RunRecorder | None = None
+        self._is_terminated = False
+        self.recorder: RunRecorder | None = None
+        self.transaction: Any = None
+        self._told_state: PrefectState | None = None
+        self.has_upstream = False
+        engine._telemetry = self  # noqa: SLF001
+
+    @property
+    def _engine(self) -> Any:
+        return self._engine_ref()
+
+    @property
+    def _run(self) -> FlowRun | TaskRun | None:
+        engine = self._engine
+        run: FlowRun | TaskRun | None = engine.flow_run if self._is_flow else engine.task_run
+        return run
+
+    # What Prefect's engines call
+
+    def start_span(
+        self,
+        run: FlowRun | TaskRun,
+        client: SyncPrefectClient,
+        parameters: dict[str, Any] | None = None,
+    ) -> None:
+        """Begin to record `run`; asks and tells the API what it must, as Prefect's own would."""
+        past = Past()
+        with contained:
+            if self._has_past and isinstance(run, FlowRun):
+                past.states = client.read_flow_run_states(run.id)
+                if run.deployment_id is not None:
+                    past.deployment = client.read_deployment(run.deployment_id)
+            elif self._has_past:
+                past.states = client.read_task_run_states(run.id)
+        with contained:
+            labels = self._begin(run, parameters, past)
+            if labels and isinstance(run, FlowRun):
+                client.update_flow_run_labels(run.id, labels)
+
+    async def async_start_span(
+        self,
+        run: FlowRun | TaskRun,
+        client: PrefectClient,
+        parameters: dict[str, Any] | None = None,
+    ) -> None:
+        """Begin to record `run`, as `start_span` does."""
+        past = Past()
+        with contained:
+            if self._has_past and isinstance(run, FlowRun):
+                past.states = await client.read_flow_run_states(run.id)
+                if run.deployment_id is not None:
+                    past.deployment = await client.read_deployment(run.deployment_id)
+            elif self._has_past:
+                past.states = await client.read_task_run_states(run.id)
+        with contained:
+            labels = self._begin(run, parameters, past)
+            if labels and isinstance(run, FlowRun):
+                await client.update_flow_run_labels(run.id, labels)
+
+    def update_state(self, new_state: PrefectState) -> None:
+        """Record a state transition."""
+        with contained:
+            if self.recorder is not None:
+                self._told_state = new_state
+                self.recorder.enter_state(as_state(new_state))
+                if self._is_adopted and self.recorder.state_is_final:
+                    # Its engine was entered before it could be wrapped: there is no later sign.
+                    self.leave()
+
+    def record_exception(self, exc: BaseException) -> None:
+        """Record the exception that ended an attempt, if nothing has told of it before."""
+        with contained:
+            if self.recorder is not None:
+                self.recorder.fail(exc, time_ns())
+
+    def end_span_on_success(self) -> None:
+        """Do nothing: the run ends when its engine leaves it."""
+
+    def end_span_on_failure(self, terminal_message: str | None = None) -> None:
+        """Leave a run that is being terminated, for nothing may come after this."""
+        with contained:
+            if self._is_terminated and self.recorder is not None:
+                if not self.recorder.state_is_final:
+                    # Only a cancellation by Prefect's runner ends without a state of its own: the
+                    # runner sets Cancelled once this process is gone.
+                    self.recorder.leave_as(
+                        State("CANCELLED", "Cancelled", "", terminal_message, time_ns())
+                    )
+                # Prefect sends itself the signal again, which kills the process inside the engine.
+                self.leave()
+
+    # What the patches below call
+
+    def adopt(self, caller: RunRecorder | None) -> None:
+        """Begin to record a run whose user function is already running, called by `caller`."""
+        run = self._run
+        if run is None:
+            return
+        self._is_adopted, self._adopted_caller = True, caller
+        entered = run.state.timestamp if run.state is not None else None
+        started = run.start_time if run.run_count <= 1 else entered
+        if started is not None:
+            self._start = nanoseconds(started)
+        labels = self._begin(run, self._engine.parameters, Past())
+        if self.recorder is None:
+            return
+        self.recorder.begin_attempt(self._start)
+        self.recorder.begin_execution(self._start)
+        context_api.attach(self.recorder.as_context())
+        if labels and isinstance(run, FlowRun):
+            # Once in a run, and of a client of our own: the engine's may be asynchronous.
+            with get_client(sync_client=True) as client:
+                client.update_flow_run_labels(run.id, labels)
+
+    def count_input(self) -> None:
+        """Count the rows that a task's function is about to get."""
+        if self.recorder is not None and self._engine.parameters:
+            counts = [count_rows(value) for value in self._engine.parameters.values()]
+            known = [count for count in counts if count is not None]
+            self.recorder.rows.count(semconv.ROWS_INPUT, sum(known) if known else None)
+
+    def terminate(self) -> None:
+        """Note that a signal ends the process; leave the run if its engine has no more to say."""
+        self._is_terminated = True
+        if self.recorder is not None and self.recorder.state_is_final:
+            self.leave()
+
+    def leave(self) -> Callable[[], object] | None:
+        """End the run's span, as the engine leaves the run; return what is left to do, if anything.
+
+        That is the flush at the end of a top-level flow run, which may take its time. It is done at
+        once where the process is about to die.
+        """
+        context_api.attach(self.outer)
+        recorder, run = self.recorder, self._run
+        if recorder is None or recorder.is_finished:
+            return None
+        if run is not None and run.state is not None and run.state is not self._told_state:
+            recorder.enter_state(as_state(run.state))
+        self._told_state = None
+        own_transaction, self.transaction = self.transaction, None  # its hooks hold the engine
+        if _may_be_rolled_back(own_transaction):
+            recorder.awaits_rollback = True
+            own_transaction.on_commit_hooks.append(_commit_hook(recorder))
+            return None
+        recorder.finish()
+        if not self._is_flow:
+            return None
+        self._observer.forget(recorder.run.id)
+        self._observer.tracer.finish_descendants(recorder, everything=self._is_terminated)
+        if recorder.run.parent_recorder is not None:
+            return None
+        if self._is_terminated or self._is_adopted:
+            self._observer.flush()
+            return None
+        return self._observer.flush
+
+    def roll_back(self) -> None:
+        """Record that a transaction rolled the task run back, maybe long after its end."""
+        event = self._engine._last_event  # noqa: SLF001
+        if self.recorder is None or event is None:
+            return
+        state = event.payload["validated_state"]
+        moment = nanoseconds(event.occurred)
+        self.recorder.enter_state(
+            State(state["type"], state["name"], str(event.id), state["message"], moment)
+        )
+        if self.recorder.awaits_rollback:
+            self.recorder.finish()
+
+    def _begin(
+        self, run: FlowRun | TaskRun, parameters: Mapping[str, Any] | None, past: Past
+    ) -> KeyValueLabels:
+        """Start the recorder and return the labels that let other processes join the trace."""
+        origin: Origin
+        description: Description
+        if isinstance(run, FlowRun):
+            origin = self._origin_of_flow_run(run)
+            if origin.is_called:
+                self._observer.remember_subflow(run)
+            if run.state is not None and run.state.is_final():
+                return {}  # a retried flow reads the result of a subflow that ended before
+            if not origin.is_called and run.state is not None:
+                # The engine may have had to start a server before it could create the run.
+                created = nanoseconds(run.state.timestamp)
+                self._start = max(self._start, min(created, time_ns()))
+            description = FlowRunDescription(self._engine, run, parameters, past, self._observer)
+        else:
+            origin = self._origin_of_task_run(run)
+            description = TaskRunDescription(self._engine, run, parameters, past, self._observer)
+        upstream = description.upstream(origin)
+        self.has_upstream = bool(upstream)
+        recorder = self._observer.tracer.start(
+            Run(
+                id=str(run.id),
+                span_name=description.span_name,
+                kind=SpanKind.SERVER
+                if isinstance(run, FlowRun) and not origin.is_called
+                else SpanKind.INTERNAL,
+                start=self._start,
+                trace_id=origin.trace_id,
+                parent=origin.parent,
+                parent_recorder=origin.recorder,
+                # An adopted run has been counted already.
+                run_count=max(0, run.run_count - 1) if self._is_adopted else run.run_count,
+                allows_retries=description.allows_retries,
+                result_attribute=description.result_attribute,
+                upstream=upstream.keys(),
+                sampling_attributes=description.sampling_attributes(),
+                waits_before=seconds(description.waits_before(self._start)),
+            ),
+            description.attributes,
+        )
+        self.recorder = recorder
+        recorder.link(links_of(origin, upstream, recorder.span_context.trace_flags))
+        for state in before_pick_up(past.states) or ([run.state] if run.state else []):
+            recorder.enter_state(as_state(state))
+        context_api.attach(recorder.as_context())
+        context = recorder.span_context
+        if not context.is_valid:  # the provider is none that makes spans
+            return {}
+        labels: KeyValueLabels = {LABELS_TRACEPARENT_KEY: format_traceparent(context)}
+        if origin.keep is not None:
+            labels[PARENT_LABEL] = origin.keep
+        run.labels.update(labels)
+        if isinstance(run, FlowRun):
+            self._observer.remember_trace_id(str(run.id), context.trace_id)
+            if not origin.is_called:
+                self._log_trace_url(run, context.trace_id)
+        return labels
+
+    def _log_trace_url(self, run: FlowRun, trace_id: int) -> None:
+        if (url := self._observer.settings.url_of(trace_id)) is not None:
+            flow_run_logger(run, self._engine.flow).info("Trace: %s", url)
+
+    def _origin_of_flow_run(self, run: FlowRun) -> Origin:
+        if self._is_adopted:  # the context is its own already
+            if run.parent_task_run_id is not None and self._adopted_caller is not None:
+                return self._origin_below(self._adopted_caller.run.id, None)
+            return origin_of_root(run, self._replaced)
+        caller = self._parent_run()
+        if caller is not None:
+            return self._origin_below(str(caller.id), caller.labels.get(LABELS_TRACEPARENT_KEY))
+        return origin_of_root(run, self._replaced)
+
+    def _origin_of_task_run(self, run: TaskRun) -> Origin:
+        flow_context = FlowRunContext.get()
+        flow_run = flow_context.flow_run if flow_context is not None else None
+        label = flow_run.labels.get(LABELS_TRACEPARENT_KEY) if flow_run is not None else None
+        if (caller_id := self._calling_task_run(run)) is not None:
+            return self._origin_below(caller_id, label, is_task=True)
+        if run.flow_run_id is not None:
+            return self._origin_below(str(run.flow_run_id), label)
+        return origin_of_root(run, self._replaced)
+
+    def _calling_task_run(self, run: TaskRun) -> str | None:
+        """Return the task run that called this one, if it was not the flow itself."""
+        parents: Iterable[Any] = run.task_inputs.get("__parents__", ())
+        candidates = {str(parent.id) for parent in parents}
+        caller = str(self._calling_task.task_run.id) if self._calling_task is not None else None
+        if caller in candidates:
+            return caller
+        # Prefect also takes an upstream run that is still running for a parent. In a process pool
+        # the calling context comes over only now, so there the caller is what else is listed.
+        upstream = names_by_run_id(run.task_inputs, {})
+        return next(iter(candidates - upstream.keys()), None)
+
+    def _origin_below(
+        self, caller_id: str, label: object | None, *, is_task: bool = False
+    ) -> Origin:
+        """Find the span of the calling run: here, or else by what its process wrote into a label.
+
+        The label is that of the calling flow run. A calling task run's span id is derived.
+        """
+        recorder = self._observer.tracer.active.get(caller_id)
+        if recorder is not None:
+            parent = set_span_in_context(recorder.span)
+            return Origin(recorder.span_context.trace_id, parent, recorder, is_called=True)
+        remote = parse_traceparent(label)
+        if remote is None:
+            return Origin(derive_trace_id(caller_id), is_called=True)
+        if is_task:
+            remote = remote_context(remote.trace_id, derive_span_id(caller_id), remote.trace_flags)
+        return Origin(remote.trace_id, as_parent(remote), is_called=True)
+
+
+def _may_be_rolled_back(transaction: Any) -> bool:
+    """Whether a transaction around a task run's own, still open, can change the run's state."""
+    if transaction is None or transaction.state != TransactionState.STAGED:
+        return False
+    around = type(transaction).get_active()
+    ended = {TransactionState.COMMITTED, TransactionState.ROLLED_BACK}
+    return around is not None and around.state not in ended
+
+
+def _commit_hook(recorder: RunRecorder) -> Callable[[Any], None]:
+    def finish(_transaction: Any) -> None:
+        with contained:
+            recorder.finish()
+
+    finish.log_on_run = False  # type: ignore[attr-defined] # Prefect logs the user's hooks only
+    return finish
