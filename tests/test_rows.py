@@ -107,7 +107,7 @@ class Measured(pd.DataFrame):  # type: ignore[misc]
         (pa.table({}), 0),
         (np.zeros((4, 2)), 4),
         (np.zeros((0, 2)), 0),
-        (np.ma.masked_array([1, 2]), 2),
+        (np.ma.ones(2), 2),
         (np.array([(1, "a"), (2, "b")], dtype="i8,U1").view(np.recarray), 2),
         (np.array(5), None),
         (np.float64(5), None),
