@@ -125,7 +125,8 @@ class _WholeRun(_Bracket):
             return super().__exit__(kind, error, traceback)
         finally:
             if self._remaining is not None:
-                self._remaining()
+                with contained:
+                    self._remaining()
 
     async def __aexit__(
         self,
@@ -137,8 +138,8 @@ class _WholeRun(_Bracket):
             return await super().__aexit__(kind, error, traceback)
         finally:
             if self._remaining is not None:
-                # Other flows may run in this event loop.
-                await asyncio.to_thread(self._remaining)
+                with contained:  # Other flows may run in this event loop.
+                    await asyncio.to_thread(self._remaining)
 
 
 class _Attempt(_Bracket):
