@@ -67,7 +67,7 @@ PREFECTS = (
     Prefect("3.7.8", BEFORE_3_8_8),
     Prefect("3.8.0", BEFORE_3_8_8),
     Prefect("3.8.8"),
-    # 3.9 bounds FastAPI itself, and needs a certifi that a mirror may not hold yet.
+    # 3.9 bounds FastAPI itself, and needs a certifi that a registry may not hold yet.
     Prefect("3.9.0", ("certifi>=2026.10.19", "fastapi>=0.139"), may_be_missing=True),
     Prefect("3.9.1", ("certifi>=2026.10.19", "fastapi>=0.139"), may_be_missing=True),
 )
