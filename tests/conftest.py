@@ -40,8 +40,7 @@ for name in [name for name in os.environ if name.startswith(("OTEL_", "FLOWSPAN_
     del os.environ[name]
 os.environ.pop("TRACEPARENT", None)
 
-from opentelemetry import trace  # noqa: E402 - the environment comes first
-from opentelemetry.sdk.trace import TracerProvider  # noqa: E402
+from opentelemetry.sdk.trace import TracerProvider  # noqa: E402 - the environment comes first
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: E402
 
 import flowspan  # noqa: E402
@@ -96,17 +95,3 @@ def spans(prefect_server: str) -> Iterator[RecordedSpans]:
         yield recorded
     finally:
         flowspan.uninstrument()
-
-
-@pytest.fixture
-def global_tracer_provider() -> Iterator[None]:
-    """Give the test a process without a global tracer provider, and the next one too."""
-    _forget_global_provider()
-    yield
-    _forget_global_provider()
-
-
-def _forget_global_provider() -> None:
-    # What opentelemetry-test-utils does; the API offers no way back from a set provider.
-    trace._TRACER_PROVIDER = None
-    trace._TRACER_PROVIDER_SET_ONCE._done = False

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from flowspan._prefect.telemetry import EngineObserver
 
+    Look = Callable[[EngineObserver, Any, dict[str, Any]], None]
     Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 
 _FUTURES_SEARCHED: Final = 1000
@@ -321,58 +322,53 @@ def _acquires_slots_async(_observer: EngineObserver) -> Wrapper:
 
 def _saw_state(observer: EngineObserver, flow_run_id: Any, state: PrefectState | None) -> None:
     """Record a transition into or out of Paused, which the engine itself is not told of."""
-    with contained:
-        recorder = observer.tracer.active.get(str(flow_run_id))
-        if recorder is None or recorder.state is None or state is None:
-            return
-        if recorder.state.name == "Paused" or (state.name == "Paused" and state.is_paused()):
-            recorder.enter_state(as_state(state))
+    recorder = observer.tracer.active.get(str(flow_run_id))
+    if recorder is None or recorder.state is None or state is None:
+        return
+    if recorder.state.name == "Paused" or (state.name == "Paused" and state.is_paused()):
+        recorder.enter_state(as_state(state))
 
 
-def _proposes_state(observer: EngineObserver) -> Wrapper:
-    def propose_state(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        state = wrapped(*args, **kwargs)
-        _saw_state(observer, kwargs.get("flow_run_id"), state)
-        return state
-
-    return propose_state
+def _saw_proposed_state(observer: EngineObserver, result: Any, arguments: dict[str, Any]) -> None:
+    _saw_state(observer, arguments.get("flow_run_id"), result)
 
 
-def _proposes_state_async(observer: EngineObserver) -> Wrapper:
-    async def propose_state(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        state = await wrapped(*args, **kwargs)
-        _saw_state(observer, kwargs.get("flow_run_id"), state)
-        return state
-
-    return propose_state
+def _saw_flow_run(observer: EngineObserver, result: Any, _arguments: dict[str, Any]) -> None:
+    _saw_state(observer, result.id, result.state)
 
 
-def _reads_flow_run(observer: EngineObserver) -> Wrapper:
-    def read_flow_run(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        flow_run = wrapped(*args, **kwargs)
-        _saw_state(observer, flow_run.id, flow_run.state)
-        return flow_run
-
-    return read_flow_run
+def _saw_new_task_run(observer: EngineObserver, result: Any, _arguments: dict[str, Any]) -> None:
+    observer.remember_inputs(result)
 
 
-def _reads_flow_run_async(observer: EngineObserver) -> Wrapper:
-    async def read_flow_run(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        flow_run = await wrapped(*args, **kwargs)
-        _saw_state(observer, flow_run.id, flow_run.state)
-        return flow_run
+def _looks_at(look: Look) -> Callable[[EngineObserver], Wrapper]:
+    """Wrap a function whose result, and keyword arguments, `look` is shown."""
 
-    return read_flow_run
+    def wrapper(observer: EngineObserver) -> Wrapper:
+        def looked_at(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+            result = wrapped(*args, **kwargs)
+            with contained:
+                look(observer, result, kwargs)
+            return result
+
+        return looked_at
+
+    return wrapper
 
 
-def _creates_run_async(observer: EngineObserver) -> Wrapper:
-    async def create_run(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        task_run = await wrapped(*args, **kwargs)
-        with contained:
-            observer.remember_inputs(task_run)
-        return task_run
+def _looks_at_async(look: Look) -> Callable[[EngineObserver], Wrapper]:
+    """Wrap an asynchronous function as `_looks_at` wraps one."""
 
-    return create_run
+    def wrapper(observer: EngineObserver) -> Wrapper:
+        async def looked_at(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+            result = await wrapped(*args, **kwargs)
+            with contained:
+                look(observer, result, kwargs)
+            return result
+
+        return looked_at
+
+    return wrapper
 
 
 def _gives_no_tracer(_observer: EngineObserver) -> Wrapper:
@@ -500,7 +496,7 @@ PATCHES: Final = (
     Patch(_FLOW_ENGINE, None, "run_generator_flow_sync", _runs_generator),
     Patch(_FLOW_ENGINE, None, "run_generator_flow_async", _runs_generator_async),
     Patch("prefect.telemetry.run_telemetry", None, "get_tracer", _gives_no_tracer),
-    Patch("prefect.tasks", "Task", "create_run", _creates_run_async),
+    Patch("prefect.tasks", "Task", "create_run", _looks_at_async(_saw_new_task_run)),
     Patch(
         "prefect.concurrency._sync", None, "acquire_concurrency_slots_with_lease", _acquires_slots
     ),
@@ -512,8 +508,14 @@ PATCHES: Final = (
     ),
     Patch("prefect.concurrency.sync", None, "_acquire_concurrency_slots", _acquires_slots),
     Patch("prefect.concurrency.asyncio", None, "aacquire_concurrency_slots", _acquires_slots_async),
-    Patch("prefect.flow_runs", None, "propose_state", _proposes_state_async),
-    Patch("prefect.flow_runs", None, "propose_state_sync", _proposes_state, since="3.6.11"),
-    Patch(_CLIENT, "FlowRunClient", "read_flow_run", _reads_flow_run),
-    Patch(_CLIENT, "FlowRunAsyncClient", "read_flow_run", _reads_flow_run_async),
+    Patch("prefect.flow_runs", None, "propose_state", _looks_at_async(_saw_proposed_state)),
+    Patch(
+        "prefect.flow_runs",
+        None,
+        "propose_state_sync",
+        _looks_at(_saw_proposed_state),
+        since="3.6.11",
+    ),
+    Patch(_CLIENT, "FlowRunClient", "read_flow_run", _looks_at(_saw_flow_run)),
+    Patch(_CLIENT, "FlowRunAsyncClient", "read_flow_run", _looks_at_async(_saw_flow_run)),
 )
