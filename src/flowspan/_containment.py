@@ -55,7 +55,7 @@ class Containment:
                 "Further failures of this kind are only counted, in %s.",
                 self._component,
                 error,
-                semconv.INTERNAL_ERRORS,
+                semconv.METRIC_INTERNAL_ERRORS,
                 exc_info=error,
             )
 
@@ -81,5 +81,7 @@ def _internal_errors() -> metrics.Counter:
     # Asked for at each failure: failures are rare, and the provider may be set after the import.
     meter = metrics.get_meter("flowspan", __version__, _provider)
     return meter.create_counter(
-        semconv.INTERNAL_ERRORS, unit="{error}", description="Failures inside flowspan itself"
+        semconv.METRIC_INTERNAL_ERRORS,
+        unit="{error}",
+        description="Failures inside flowspan itself",
     )

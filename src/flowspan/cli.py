@@ -10,9 +10,14 @@ import typer
 from flowspan._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from flowspan.timeline.read import Problem, Trace, UnknownTraceError
+    from rich.console import Console
+    from rich.text import Text
+
+    from flowspan.otlp_json import Problem
+    from flowspan.report.summary import Report
+    from flowspan.timeline.read import Trace, UnknownTraceError
 
 _PIPED_WIDTH: Final = 120
 _WARNINGS_SHOWN: Final = 10
@@ -99,6 +104,53 @@ def timeline(
 
 
 @app.command()
+def metrics(
+    *,
+    flow: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Show only this flow and its tasks.", show_default=False),
+    ] = None,
+    file: Annotated[
+        Path,
+        typer.Option(
+            envvar="FLOWSPAN_DIR",
+            help="File of OTLP JSON lines, or folder of metrics*.jsonl files.",
+        ),
+    ] = Path(".flowspan"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything as one JSON document instead.")
+    ] = False,
+) -> None:
+    """Show how the runs of each flow and task went, added up over all processes.
+
+    The success rate is the share of success among success, failure, timeout and error: cancelled
+    and skipped runs do not count. Durations are the time in Running states, cached and skipped runs
+    left out; p50 and p95 are estimated from the buckets of histograms, by linear interpolation.
+
+    Exits with 1 if there are no metrics, or if something in the files could not be read.
+    """
+    from flowspan.otlp_json import SourceError  # noqa: PLC0415 - only two commands need it
+    from flowspan.report import read, summary  # noqa: PLC0415 - only this command needs it
+
+    try:
+        found = read.load(file)
+    except SourceError as error:
+        _fail(f"{error}\n{_HOW_TO_GET_METRICS}")
+    report = summary.summarize(found)
+    shown = report if flow is None else summary.only(report, flow)
+    if shown.is_empty:
+        _warn(found.problems)
+        _fail(_no_metrics(file, flow, report.flow_names))
+    if as_json:
+        typer.echo(summary.to_json(shown), nl=False)
+    else:
+        _draw_report(shown)
+    if found.problems:
+        _warn(found.problems)
+        raise typer.Exit(1)
+
+
+@app.command()
 def doctor() -> None:
     """Check what would be recorded here, where it would go, and what would double it.
 
@@ -131,6 +183,13 @@ _HOW_TO_GET_SPANS: Final = (
 )
 
 
+_HOW_TO_GET_METRICS: Final = (
+    "Run a flow that calls flowspan.instrument() first: with no OTEL_METRICS_EXPORTER and no OTLP\n"
+    "endpoint set, which would send them elsewhere, it writes its metrics to .flowspan/ in its\n"
+    "working directory. Or name a file or folder with --file PATH."
+)
+
+
 def _fail(message: str) -> NoReturn:
     typer.echo(f"flowspan: {message}", err=True)
     raise typer.Exit(1)
@@ -153,11 +212,37 @@ def _unknown(error: "UnknownTraceError") -> str:
     return "\n".join([f"{error} The latest traces there are:", *lines])
 
 
-def _draw(trace: "Trace", *, everything: bool) -> None:
-    """Print the timeline as wide as the terminal; a pipe has no width, so it gets a stable one."""
-    from rich.console import Console  # noqa: PLC0415 - heavy, and only drawing needs it
+def _no_metrics(file: Path, flow: str | None, known: "Sequence[str]") -> str:
+    if flow is None or not known:
+        return f"{file} holds no metrics of runs yet.\n{_HOW_TO_GET_METRICS}"
+    names = "\n".join(f"  {name}" for name in known)
+    return f"{file} holds no flow {flow!r}. The flows there are:\n{names}"
 
-    from flowspan.timeline import terminal, tree  # noqa: PLC0415 - likewise
+
+def _draw(trace: "Trace", *, everything: bool) -> None:
+    from flowspan.timeline import terminal, tree  # noqa: PLC0415 - heavy, and only drawing needs it
+
+    console = _console()
+    lines = terminal.draw(
+        tree.build(trace.spans, everything=everything),
+        width=console.width,
+        unicode=console.encoding.startswith("utf"),
+        everything=everything,
+    )
+    _print(lines, console)
+
+
+def _draw_report(report: "Report") -> None:
+    from flowspan.report import terminal  # noqa: PLC0415 - heavy, and only drawing needs it
+
+    console = _console()
+    unicode = console.encoding.startswith("utf")
+    _print(terminal.draw(report, width=console.width, unicode=unicode), console)
+
+
+def _console() -> "Console":
+    """Make a console as wide as the terminal; a pipe has no width, so it gets a stable one."""
+    from rich.console import Console  # noqa: PLC0415 - heavy, and only drawing needs it
 
     if hasattr(sys.stdout, "reconfigure"):  # a name may hold what the output's encoding lacks
         sys.stdout.reconfigure(errors="replace")
@@ -165,12 +250,9 @@ def _draw(trace: "Trace", *, everything: bool) -> None:
     width = None
     if not sys.stdout.isatty():
         width = int(columns) if columns.isdecimal() and int(columns) else _PIPED_WIDTH
-    console = Console(width=width, highlight=False, soft_wrap=False)
-    lines = terminal.draw(
-        tree.build(trace.spans, everything=everything),
-        width=console.width,
-        unicode=console.encoding.startswith("utf"),
-        everything=everything,
-    )
+    return Console(width=width, highlight=False, soft_wrap=False)
+
+
+def _print(lines: "Iterable[Text]", console: "Console") -> None:
     for line in lines:
         console.print(line, no_wrap=True, overflow="crop", crop=True)

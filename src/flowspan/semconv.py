@@ -1,4 +1,4 @@
-"""Every span, attribute and event name that flowspan writes, once.
+"""Every span, attribute, event and metric name that flowspan writes, once.
 
 Names that start with ``cicd.`` and ``error.`` follow the OpenTelemetry semantic conventions
 (https://opentelemetry.io/docs/specs/semconv/cicd/); names that start with ``prefect.`` extend them
@@ -44,6 +44,7 @@ TASK_CACHED: Final = "prefect.task.cached"
 ATTEMPT: Final = "prefect.run.attempt"
 
 # Rows
+ROWS_PREFIX: Final = "prefect.rows."
 ROWS_OUTPUT: Final = "prefect.rows.output"
 ROWS_INPUT: Final = "prefect.rows.input"
 ROWS_PER_SECOND: Final = "prefect.rows.per_second"
@@ -80,8 +81,39 @@ INPUT_NAME: Final = "prefect.input.name"
 # Errors
 ERROR_TYPE: Final = "error.type"
 
-# flowspan's own health
-INTERNAL_ERRORS: Final = "flowspan.internal.errors"
+# Objectives: the event on the flow run's span, its attributes, and the event sent to Prefect
+SLO_VIOLATED: Final = "slo.violated"
+SLO_OBJECTIVE: Final = "prefect.slo.objective"
+SLO_EXPECTED: Final = "prefect.slo.expected"
+SLO_ACTUAL: Final = "prefect.slo.actual"
+SLO_DETAIL: Final = "prefect.slo.detail"
+SLO_EVENT: Final = "flowspan.slo.violated"
+
+# Metrics of flow runs
+METRIC_PIPELINE_RUN_DURATION: Final = "cicd.pipeline.run.duration"
+METRIC_PIPELINE_RUN_ACTIVE: Final = "cicd.pipeline.run.active"
+METRIC_PIPELINE_RUN_ERRORS: Final = "cicd.pipeline.run.errors"
+METRIC_FLOW_RUNS: Final = "prefect.flow.runs"
+
+# Metrics of task runs
+METRIC_TASK_RUNS: Final = "prefect.task.runs"
+METRIC_TASK_RUN_DURATION: Final = "prefect.task.run.duration"
+METRIC_TASK_RUN_WAIT: Final = "prefect.task.run.wait"
+METRIC_TASK_RUN_ACTIVE: Final = "prefect.task.run.active"
+METRIC_TASK_RUN_RETRIES: Final = "prefect.task.run.retries"
+METRIC_TASK_ROWS: Final = "prefect.task.rows"
+
+# Metrics of objectives, of the user's, and of flowspan's own health
+METRIC_SLO_VIOLATIONS: Final = "prefect.slo.violations"
+METRIC_CUSTOM_PREFIX: Final = "prefect.metric."
+METRIC_INTERNAL_ERRORS: Final = "flowspan.internal.errors"
+
+# What only metrics carry
+PIPELINE_RUN_STATE: Final = "cicd.pipeline.run.state"
+PIPELINE_RUN_PENDING: Final = "pending"
+PIPELINE_RUN_EXECUTING: Final = "executing"
+WAIT_TYPE: Final = "prefect.wait.type"
+ROWS_DIRECTION: Final = "prefect.rows.direction"
 COMPONENT: Final = "flowspan.component"
 
 

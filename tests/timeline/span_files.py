@@ -30,6 +30,7 @@ class Plan:
     kind: SpanKind = SpanKind.INTERNAL
     running: float | None = None  # when its state became Running
     lost: bool = False  # its process was killed before it was exported
+    violation: str | None = None  # what its flow promised, and did not keep
 
 
 @dataclass
@@ -116,6 +117,8 @@ def write(path: Path, root: Plan, *, batch: int = 512, service: str = "nightly")
         if plan.running is not None:
             event = {semconv.STATE_TYPE: "RUNNING", semconv.STATE_NAME: "Running"}
             span.add_event("Running", event, timestamp=EPOCH + round(plan.running * 1e9))
+        if plan.violation is not None:
+            span.add_event(semconv.SLO_VIOLATED, {semconv.SLO_DETAIL: plan.violation})
         ids[plan.name] = f"{span.get_span_context().span_id:016x}"
         for child in plan.children:
             record(child, span)

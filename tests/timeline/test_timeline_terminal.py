@@ -150,6 +150,14 @@ def test_errors_and_waits_stand_below_their_row(folder: Path) -> None:
     ]
 
 
+def test_a_violated_objective_stands_below_its_flow(folder: Path) -> None:
+    """What the run promised and did not keep is told where the run is."""
+    root = run("RUN etl", 0, 10, run("load", 0, 9))
+    root.violation = "max_duration: the run took 10 s, more than 5 s"
+    notes = [line for line in body(draw(folder, root)) if "violates" in line]
+    assert notes == ["│  violates max_duration: the run took 10 s, more than 5 s"]
+
+
 def test_missing_parents_are_told_once(folder: Path) -> None:
     """The tasks of a killed flow are roots with one note for all of them."""
     file = folder / "traces.jsonl"

@@ -9,8 +9,6 @@ wanted id, or that look broken, are parsed.
 """
 
 import contextlib
-import json
-import math
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +18,27 @@ from typing import Any, Final
 
 import orjson
 
+from flowspan import otlp_json as otlp
 from flowspan import semconv
+from flowspan.otlp_json import Problem, SourceError, UnreadableError
+
+__all__ = [
+    "FILE_PATTERN",
+    "LATEST",
+    "Event",
+    "Link",
+    "Problem",
+    "SourceError",
+    "Span",
+    "Trace",
+    "TraceSummary",
+    "UnknownTraceError",
+    "find_files",
+    "load",
+    "parse_wanted",
+    "recent_traces",
+    "to_json",
+]
 
 LATEST: Final = "latest"
 FILE_PATTERN: Final = "traces*.jsonl"
@@ -33,13 +51,6 @@ _SPAN_ID: Final = re.compile(r"[0-9a-f]{16}")
 _END_TIME: Final = re.compile(rb'"endTimeUnixNano"\s*:\s*"?(\d{1,20})')
 _KINDS: Final = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 _STATUS_CODES: Final = ("UNSET", "OK", "ERROR")
-_OTHER_SIGNALS: Final = {"resourceLogs": "logs", "resourceMetrics": "metrics"}
-_INT64: Final = range(-(2**63), 2**63)
-_UINT64: Final = range(2**64)
-
-
-class SourceError(Exception):
-    """The file or folder is missing, or holds no file of spans."""
 
 
 class UnknownTraceError(Exception):
@@ -116,19 +127,6 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that could not be read; lines count from 1, 0 is the file itself."""
-
-    file: Path
-    line: int
-    reason: str
-
-    def __str__(self) -> str:
-        place = f"{self.file}:{self.line}" if self.line else str(self.file)
-        return f"{place}: {self.reason}"
-
-
-@dataclass(frozen=True, slots=True)
 class Trace:
     """The spans of one trace, by start time and each once, and what could not be read."""
 
@@ -155,10 +153,6 @@ class _Line:
     number: int
     offset: int
     last_end: int
-
-
-class _UnreadableError(Exception):
-    """A line or span is not what OTLP says; the message is a `Problem`'s reason."""
 
 
 @dataclass(slots=True)
@@ -223,14 +217,7 @@ def find_files(source: Path) -> list[Path]:
     Raises:
         SourceError: There are none.
     """
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise SourceError(f"{source} does not exist.")
-    files = [path for path in source.glob(FILE_PATTERN) if path.is_file()]
-    if not files:
-        raise SourceError(f"{source} holds no {FILE_PATTERN} file.")
-    return sorted(files, key=_modified, reverse=True)
+    return otlp.find_files(source, FILE_PATTERN)
 
 
 def recent_traces(files: Iterable[Path], count: int) -> list[TraceSummary]:
@@ -303,18 +290,13 @@ def _read_spans(files: Iterable[Path], trace_id: str | None) -> _Found:
     needles = _spellings(trace_id) if trace_id else ()
     for path in files:
         try:
-            for number, raw in _numbered_lines(path):
+            for number, raw in otlp.numbered_lines(path):
                 if any(needle in raw for needle in needles) or not _looks_whole(raw):
                     reasons = _read_line(raw, trace_id, found.spans)
                     found.problems += [Problem(path, number, reason) for reason in reasons]
         except OSError as error:  # noqa: PERF203 - one bad file must not cost the others
             found.problems.append(Problem(path, 0, error.strerror or str(error)))
     return found
-
-
-def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as file:
-        yield from enumerate(file, 1)
 
 
 def _read_line(raw: bytes, trace_id: str | None, spans: dict[str, Span]) -> list[str]:
@@ -362,88 +344,55 @@ def _parse_quietly(raw: bytes) -> Iterator[Span]:
 def _parse(raw: bytes, problems: list[str]) -> Iterator[Span]:
     """Yield the readable spans of one line and add the reasons why others are not."""
     try:
-        request = _request(raw)
-        for resource_spans in _objects(request.get("resourceSpans"), "resourceSpans"):
-            resource = _object(resource_spans.get("resource"), "resource")
-            attributes = _attributes(resource.get("attributes"))
-            for scope_spans in _objects(resource_spans.get("scopeSpans"), "scopeSpans"):
-                for span in _objects(scope_spans.get("spans"), "spans"):
+        request = otlp.request(raw, "resourceSpans")
+        for resource_spans in otlp.mappings(request.get("resourceSpans"), "resourceSpans"):
+            resource = otlp.mapping(resource_spans.get("resource"), "resource")
+            attributes = otlp.attributes(resource.get("attributes"))
+            for scope_spans in otlp.mappings(resource_spans.get("scopeSpans"), "scopeSpans"):
+                for span in otlp.mappings(scope_spans.get("spans"), "spans"):
                     try:
                         yield _span(span, attributes)
-                    except _UnreadableError as error:  # noqa: PERF203 - likewise one span
+                    except UnreadableError as error:  # noqa: PERF203 - likewise one span
                         problems.append(f"span skipped: {error}")
-    except _UnreadableError as error:
+    except UnreadableError as error:
         problems.append(str(error))
-
-
-def _request(raw: bytes) -> dict[str, Any]:
-    text = raw.strip().removeprefix(b"\xef\xbb\xbf")
-    if not text:
-        return {}
-    request = _json(text)
-    if not isinstance(request, dict):
-        raise _UnreadableError("not OTLP: JSON, but no object")
-    if "resourceSpans" not in request:
-        signal = next((name for key, name in _OTHER_SIGNALS.items() if key in request), None)
-        raise _UnreadableError(
-            f"holds {signal}, not spans" if signal else "not OTLP: no resourceSpans"
-        )
-    return request
-
-
-def _json(text: bytes) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        # An undecodable file name in an error message is a lone surrogate: legal for the writer
-        # and for the standard library, not for orjson. It must not cost the line's other spans.
-        return json.loads(json.dumps(json.loads(text), ensure_ascii=False).encode(errors="replace"))
-    except UnicodeDecodeError:
-        raise _UnreadableError("not UTF-8 text") from None
-    except (ValueError, RecursionError):
-        cut_off = text.startswith(b"{") and not text.endswith(b"}")
-        raise _UnreadableError(
-            "cut off: the line ends in the middle" if cut_off else "not JSON"
-        ) from None
 
 
 def _span(raw: dict[str, Any], resource: Mapping[str, Any]) -> Span:
     start = raw.get("startTimeUnixNano")
     end = raw.get("endTimeUnixNano")
-    status = _object(raw.get("status"), "status")
+    status = otlp.mapping(raw.get("status"), "status")
     return Span(
         trace_id=_id(raw.get("traceId"), _TRACE_ID, "trace id"),
         span_id=_id(raw.get("spanId"), _SPAN_ID, "span id"),
         parent_span_id=_parent_id(raw.get("parentSpanId")),
-        name=_text(raw.get("name")),
-        kind=_enum(raw.get("kind"), _KINDS, "SPAN_KIND_"),
-        start=_time(end if start is None else start, "start time"),
-        end=_time(start if end is None else end, "end time"),
-        attributes=_attributes(raw.get("attributes")),
-        events=tuple(_event(event) for event in _objects(raw.get("events"), "events")),
-        links=tuple(_link(link) for link in _objects(raw.get("links"), "links")),
-        status=_enum(status.get("code"), _STATUS_CODES, "STATUS_CODE_"),
-        status_message=_text(status.get("message")),
+        name=otlp.text(raw.get("name")),
+        kind=otlp.enum(raw.get("kind"), _KINDS, "SPAN_KIND_"),
+        start=otlp.unsigned(end if start is None else start, "start time"),
+        end=otlp.unsigned(start if end is None else end, "end time"),
+        attributes=otlp.attributes(raw.get("attributes")),
+        events=tuple(_event(event) for event in otlp.mappings(raw.get("events"), "events")),
+        links=tuple(_link(link) for link in otlp.mappings(raw.get("links"), "links")),
+        status=otlp.enum(status.get("code"), _STATUS_CODES, "STATUS_CODE_"),
+        status_message=otlp.text(status.get("message")),
         resource=resource,
     )
 
 
 def _event(raw: dict[str, Any]) -> Event:
-    time = _time(raw.get("timeUnixNano"), "event time")
-    return Event(_text(raw.get("name")), time, _attributes(raw.get("attributes")))
+    time = otlp.unsigned(raw.get("timeUnixNano"), "event time")
+    return Event(otlp.text(raw.get("name")), time, otlp.attributes(raw.get("attributes")))
 
 
 def _link(raw: dict[str, Any]) -> Link:
-    trace_id, span_id = _text(raw.get("traceId")).lower(), _text(raw.get("spanId")).lower()
-    return Link(trace_id, span_id, _attributes(raw.get("attributes")))
+    trace_id, span_id = otlp.text(raw.get("traceId")).lower(), otlp.text(raw.get("spanId")).lower()
+    return Link(trace_id, span_id, otlp.attributes(raw.get("attributes")))
 
 
 def _id(value: Any, pattern: re.Pattern[str], what: str) -> str:
     text = value.lower() if isinstance(value, str) else ""
     if not pattern.fullmatch(text) or not text.strip("0"):
-        raise _UnreadableError(f"no {what}" if not value else f"its {what} is malformed")
+        raise UnreadableError(f"no {what}" if not value else f"its {what} is malformed")
     return text
 
 
@@ -451,94 +400,6 @@ def _parent_id(value: Any) -> str | None:
     if value is None or value == "" or (isinstance(value, str) and not value.strip("0")):
         return None
     return _id(value, _SPAN_ID, "parent span id")
-
-
-def _time(value: Any, what: str) -> int:
-    """Nanoseconds, from the text that OTLP asks for or from a number."""
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise _UnreadableError(f"its {what} is no number")
-    try:
-        time = int(value)
-    except (ValueError, OverflowError):
-        raise _UnreadableError(f"its {what} is no number") from None
-    if time not in _UINT64:
-        raise _UnreadableError(f"its {what} is out of range")
-    return time
-
-
-def _enum(value: Any, names: Sequence[str], prefix: str) -> str:
-    """Name an enum value: OTLP JSON writes numbers, other writers of protobuf JSON names."""
-    if isinstance(value, str) and value.removeprefix(prefix) in names:
-        return value.removeprefix(prefix)
-    if isinstance(value, int) and 0 <= value < len(names):
-        return names[value]
-    return names[0]
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
-def _object(value: Any, what: str) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise _UnreadableError(f"not OTLP: {what} is no object")
-    return value
-
-
-def _objects(value: Any, what: str) -> list[dict[str, Any]]:
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise _UnreadableError(f"not OTLP: {what} is no list of objects")
-    return value
-
-
-def _attributes(value: Any) -> dict[str, Any]:
-    items = _objects(value, "attributes")
-    return {_text(item.get("key")): _value(item.get("value")) for item in items}
-
-
-def _value(wrapped: Any) -> Any:
-    """Unwrap an OTLP ``AnyValue``."""
-    if not isinstance(wrapped, dict) or not wrapped:
-        return None
-    kind, value = next(iter(wrapped.items()))
-    match kind:
-        case "stringValue" | "bytesValue":
-            value = _text(value)
-        case "intValue":
-            value = _integer(value)
-        case "doubleValue":
-            value = _double(value)
-        case "arrayValue":
-            value = [_value(item) for item in _objects(_object(value, kind).get("values"), kind)]
-        case "kvlistValue":
-            value = _attributes(_object(value, kind).get("values"))
-    return value
-
-
-def _integer(value: Any) -> Any:
-    with contextlib.suppress(ValueError, TypeError, OverflowError):
-        if int(value) in _INT64:
-            return int(value)
-    return value
-
-
-def _double(value: Any) -> Any:
-    with contextlib.suppress(ValueError, TypeError, OverflowError):
-        return float(value)
-    return value
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def to_json(trace: Trace) -> bytes:
@@ -562,29 +423,19 @@ def _plain_span(span: Span) -> dict[str, Any]:
         "kind": span.kind,
         "start": span.start,
         "end": span.end,
-        "attributes": _plain(span.attributes),
+        "attributes": otlp.plain(span.attributes),
         "links": [
             {
                 "trace_id": link.trace_id,
                 "span_id": link.span_id,
-                "attributes": _plain(link.attributes),
+                "attributes": otlp.plain(link.attributes),
             }
             for link in span.links
         ],
         "events": [
-            {"name": event.name, "time": event.time, "attributes": _plain(event.attributes)}
+            {"name": event.name, "time": event.time, "attributes": otlp.plain(event.attributes)}
             for event in span.events
         ],
         "status": {"code": span.status, "message": span.status_message},
-        "resource": _plain(span.resource),
+        "resource": otlp.plain(span.resource),
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"inf": "Infinity", "-inf": "-Infinity"}.get(str(value), "NaN")
-    return value

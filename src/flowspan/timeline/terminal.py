@@ -249,9 +249,9 @@ def _header(tree: Tree, *, unicode: bool) -> Iterator[Text]:
     attributes = main.attributes
     flow = attributes.get(semconv.FLOW_NAME) or attributes.get(semconv.PIPELINE_NAME) or main.name
     is_flow = attributes.get(semconv.RUN_TYPE) == "flow"
-    title = Text(_clean(flow), style="bold")
+    title = Text(clean(flow), style="bold")
     if is_flow and attributes.get(semconv.RUN_NAME):
-        title.append(f"  {_clean(attributes[semconv.RUN_NAME])}", style="not bold")
+        title.append(f"  {clean(attributes[semconv.RUN_NAME])}", style="not bold")
     outcome, word = _outcome(main), _result(main) if main.is_run else ""
     if main.is_run and not is_flow and main.parent_span_id:  # its flow's span is missing
         outcome, word = _NO_OUTCOME, "not ended"
@@ -262,7 +262,7 @@ def _header(tree: Tree, *, unicode: bool) -> Iterator[Text]:
     title.append(f"  {human(max(0, tree.end - first))}", style="not bold")
     yield title
     runs = f"{tree.runs:,} run" + ("" if tree.runs == 1 else "s")
-    services = sorted({_clean(span.service) for span in tree.spans if span.service})
+    services = sorted({clean(span.service) for span in tree.spans if span.service})
     service = f", service {', '.join(services)}" if services else ""
     yield Text(f"started {moment(first)}, {runs}{service}", style="dim")
     yield Text(f"trace {main.trace_id}", style="dim")
@@ -367,12 +367,12 @@ def _fitted_guides(guides: str, room: int) -> str:
 def _label(node: Node | Rest) -> Text:
     style = {"run": "", "attempt": "dim", "other": "dim"}[node.role]
     if isinstance(node, Rest):
-        return Text(f"… {len(node.spans):,} more {_clean(node.name)}", style="italic")
-    name = _clean(node.span.name) or "(no name)"
+        return Text(f"… {len(node.spans):,} more {clean(node.name)}", style="italic")
+    name = clean(node.span.name) or "(no name)"
     if node.span.attributes.get(semconv.RUN_TYPE) == "flow":
         style = "bold"
     label = Text(name, style=style)
-    alias = _clean(node.alias) if node.alias else ""
+    alias = clean(node.alias) if node.alias else ""
     if alias.startswith(name):
         label.append(alias[len(name) :], style="dim")
     elif alias:
@@ -392,11 +392,11 @@ def _result_word(node: Node | Rest) -> str:
 
 
 def _result(span: Span) -> str:
-    state = _clean(span.attributes.get(semconv.RUN_STATE_NAME))
+    state = clean(span.attributes.get(semconv.RUN_STATE_NAME))
     outcome = trees.result(span)
     if outcome is None:
         return state or "not ended"
-    return state if state and state not in _PLAIN_STATES else _clean(outcome)
+    return state if state and state not in _PLAIN_STATES else clean(outcome)
 
 
 def _outcome(span: Span) -> _Outcome:
@@ -421,7 +421,7 @@ def _row_count(node: Node | Rest) -> str:
 
 
 def _notes(row: _Row, least: int, told: set[str | None]) -> Iterator[tuple[str, str]]:
-    """Yield what stands below a row, with its style: missing parents, errors, waits."""
+    """Yield what stands below a row, with its style: missing parents, errors, objectives, waits."""
     node = row.node
     if isinstance(node, Rest):
         yield _totals(node), "dim"
@@ -432,6 +432,9 @@ def _notes(row: _Row, least: int, told: set[str | None]) -> Iterator[tuple[str, 
     message = _message(node)
     if message and message != _message(row.parent):  # an attempt's error is often its run's
         yield message, "red"
+    for event in node.span.events:
+        if event.name == semconv.SLO_VIOLATED:
+            yield f"violates {clean(event.attributes.get(semconv.SLO_DETAIL))}", "yellow"
     waits = [(trees.wait(node.span, name), where) for name, where in _WAITED.items()]
     if node.role == "run" and any(length >= least for length, _ in waits):
         parts = [f"{human(length)} {where}" for length, where in waits if length >= _MS // 2]
@@ -441,7 +444,7 @@ def _notes(row: _Row, least: int, told: set[str | None]) -> Iterator[tuple[str, 
 def _message(node: Node | Rest | None) -> str:
     if not isinstance(node, Node) or not node.span.failed:
         return ""
-    return _clean(node.span.status_message or node.span.attributes.get(semconv.ERROR_TYPE))
+    return clean(node.span.status_message or node.span.attributes.get(semconv.ERROR_TYPE))
 
 
 def _totals(rest: Rest) -> str:
@@ -472,7 +475,7 @@ def _legend(drawn: Container[str], width: int, *, unicode: bool) -> Iterator[Tex
     yield line
 
 
-def _clean(value: object) -> str:
+def clean(value: object) -> str:
     """Make a value from outside safe for one line of a terminal: no escapes, no line breaks."""
     text = " ".join(("" if value is None else str(value)).split())
     return text if text.isprintable() else "".join(c if c.isprintable() else "�" for c in text)

@@ -1,0 +1,1 @@
+"""How the runs of each flow and task went, added up from files of metrics."""
