@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from flowspan import sdk
 from flowspan._version import __version__
 from flowspan.instrumentor import SUPPORTED_PREFECT, is_switched_off, targets
-from flowspan.settings import Settings
+from flowspan.objectives import TAG_PREFIX
+from flowspan.settings import ConfigurationError, Settings, objectives_source
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -45,8 +46,14 @@ def examine() -> Iterator[Finding]:
     try:
         settings = Settings()
     except ValidationError as error:
-        lines = "; ".join(problem["msg"] for problem in error.errors())
+        lines = "; ".join(
+            ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
+            for problem in error.errors()
+        )
         yield Finding("settings", Verdict.WRONG, f"{lines} (FLOWSPAN_* variables)")
+        return
+    except ConfigurationError as error:
+        yield Finding("objectives", Verdict.WRONG, str(error))
         return
     if (reason := is_switched_off(settings)) is not None:
         yield Finding(
@@ -54,6 +61,7 @@ def examine() -> Iterator[Finding]:
         )
     if (yield from _examine_prefect()):
         yield from _examine_patches()
+    yield _examine_objectives(settings)
     yield from _examine_signals(settings)
     yield from _examine_duplicates(settings)
 
@@ -92,6 +100,16 @@ def _examine_patches() -> Iterator[Finding]:
         yield Finding("patches", Verdict.WELL, detail)
 
 
+def _examine_objectives(settings: Settings) -> Finding:
+    source = objectives_source()
+    if not settings.slo:
+        detail = f"none in {source}" if source else "none are set"
+        return Finding("objectives", Verdict.NOTE, detail)
+    tags = sum(key.startswith(TAG_PREFIX) for key in settings.slo)
+    detail = f"for flows: {len(settings.slo) - tags}, for tags: {tags}, from {source}"
+    return Finding("objectives", Verdict.WELL, detail)
+
+
 def _examine_signals(settings: Settings) -> Iterator[Finding]:
     try:
         routes = sdk.describe_signals(settings)
@@ -101,7 +119,8 @@ def _examine_signals(settings: Settings) -> Iterator[Finding]:
     for route in routes:
         place = f"to {route.destination} ({route.exporter})"
         if route.exporter == sdk.NONE:
-            yield Finding(route.signal, Verdict.NOTE, "are switched off by OTEL_TRACES_EXPORTER")
+            variable = f"OTEL_{route.signal.upper()}_EXPORTER"
+            yield Finding(route.signal, Verdict.NOTE, f"are switched off by {variable}")
         elif (problem := sdk.probe(route)) is None:
             yield Finding(route.signal, Verdict.WELL, f"{place}, which answers")
         else:
