@@ -46,7 +46,7 @@ DEMO_ENV := env -u PREFECT_API_URL -u PREFECT_API_KEY -u PREFECT_PROFILE \
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY)  ## Trace a real flow and print its timeline
+demo: $(READY)  ## Trace a real flow, print its timeline and its metrics
 	@echo "Running examples/nyc_flights.py on a temporary Prefect server, some 20 seconds ..."
 	@mkdir -p build
 	@$(DEMO_ENV) $(BIN)/python examples/nyc_flights.py || { \
@@ -54,7 +54,9 @@ demo: $(READY)  ## Trace a real flow and print its timeline
 	@echo
 	@$(BIN)/flowspan timeline latest
 	@echo
-	@echo "The trace lies in .flowspan/traces.jsonl. See it again with: $(BIN)/flowspan timeline"
+	@$(BIN)/flowspan metrics
+	@echo
+	@echo "Both lie in .flowspan/. See them again with: $(BIN)/flowspan timeline, or metrics"
 
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)

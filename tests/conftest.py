@@ -40,11 +40,18 @@ for name in [name for name in os.environ if name.startswith(("OTEL_", "FLOWSPAN_
     del os.environ[name]
 os.environ.pop("TRACEPARENT", None)
 
-from opentelemetry.sdk.trace import TracerProvider  # noqa: E402 - the environment comes first
+from opentelemetry.metrics import (  # noqa: E402 - the environment comes first
+    NoOpMeterProvider,
+    set_meter_provider,
+)
+from opentelemetry.sdk.trace import TracerProvider  # noqa: E402
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: E402
 
 import flowspan  # noqa: E402
-from support import RecordedSpans  # noqa: E402
+from support import RecordedMetrics, RecordedSpans  # noqa: E402
+
+# Tests that say nothing of metrics write none. Those of the embedded default start processes.
+set_meter_provider(NoOpMeterProvider())
 
 
 @pytest.fixture(scope="session")
@@ -85,12 +92,18 @@ def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]", log: Path) 
 
 
 @pytest.fixture
-def spans(prefect_server: str) -> Iterator[RecordedSpans]:
+def metrics() -> RecordedMetrics:
+    """What flowspan measures in one test, if that also asks for `spans`."""
+    return RecordedMetrics()
+
+
+@pytest.fixture
+def spans(prefect_server: str, metrics: RecordedMetrics) -> Iterator[RecordedSpans]:
     """Instrument Prefect for one test and collect the spans that end in it."""
     provider = TracerProvider()
     recorded = RecordedSpans(provider)
     provider.add_span_processor(SimpleSpanProcessor(recorded))
-    flowspan.instrument(tracer_provider=provider)
+    flowspan.instrument(tracer_provider=provider, meter_provider=metrics.provider)
     try:
         yield recorded
     finally:

@@ -1,10 +1,12 @@
 """Hold flowspan's spans against what Prefect's API has recorded of the same runs.
 
 `reconcile` is the judge of fidelity: it reads the tree of runs below a flow run from the API, with
-their state histories, and says in plain words everything in which the spans differ from it.
+their state histories, and says in plain words everything in which the spans, and the metrics that
+were counted meanwhile, differ from it.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +19,7 @@ from prefect.client.schemas.objects import FlowRun, State, TaskRun
 
 from flowspan import semconv
 from flowspan.identity import derive_span_id
-from support import accounted, attributes, context, seconds
+from support import RecordedMetrics, accounted, attributes, context, seconds
 
 _TOLERANCE = 5_000_000  # nanoseconds
 _PAGE = 200
@@ -29,9 +31,15 @@ class KnownRun:
 
     id: str
     name: str
+    is_flow: bool
+    seconds_running: float
     parents: frozenset[str]
     upstream: frozenset[str]
     states: tuple[State[Any], ...]
+
+    @property
+    def level(self) -> str:
+        return "flow" if self.is_flow else "task"
 
     @property
     def last(self) -> State[Any]:
@@ -42,10 +50,49 @@ class KnownRun:
         return next((_ns(s) for s in self.states if s.is_running()), None)
 
 
+@dataclass(frozen=True)
+class Totals:
+    """What was counted and measured of runs, over all flows and tasks."""
+
+    runs: Counter[tuple[str, str]]
+    """By level, ``flow`` or ``task``, and name of the last state."""
+    retries: int
+    seconds: dict[str, float]
+    """By level, in Running states."""
+
+    @classmethod
+    def of(cls, metrics: RecordedMetrics) -> "Totals":
+        runs: Counter[tuple[str, str]] = Counter()
+        for level in ("flow", "task"):
+            for point in metrics.points(f"prefect.{level}.runs"):
+                runs[level, point.attributes[semconv.RUN_STATE_NAME]] += int(point.value)
+        return cls(
+            +runs,
+            int(metrics.total("prefect.task.run.retries")),
+            {
+                "flow": metrics.total("cicd.pipeline.run.duration", phase="executing"),
+                "task": metrics.total("prefect.task.run.duration"),
+            },
+        )
+
+    def since(self, before: "Totals") -> "Totals":
+        return Totals(
+            self.runs - before.runs,
+            self.retries - before.retries,
+            {level: total - before.seconds[level] for level, total in self.seconds.items()},
+        )
+
+
 def reconcile(
-    spans: Iterable[ReadableSpan], flow_run_id: UUID | str, *, timeout: float = 30.0
+    spans: Iterable[ReadableSpan],
+    flow_run_id: UUID | str,
+    *,
+    totals: Totals | None = None,
+    timeout: float = 30.0,
 ) -> list[str]:
     """Return every difference between the run spans and the API's runs below a flow run.
+
+    With `totals`, those of these runs alone, it returns where the metrics differ, too.
 
     Task runs reach the API as events, some time after they have ended, so the comparison is
     repeated until it finds nothing or `timeout` seconds have passed.
@@ -59,6 +106,8 @@ def reconcile(
         with get_client(sync_client=True) as client:
             runs = known_runs(client, UUID(str(flow_run_id)))
         differences = _compare(by_run, runs)
+        if totals is not None:
+            differences += _differing_metrics(totals, runs)
         if not differences or time.monotonic() > deadline:
             return differences
         time.sleep(0.3)
@@ -107,7 +156,9 @@ def _known(
     states: list[State[Any]],
 ) -> KnownRun:
     ordered = tuple(sorted(states, key=lambda state: state.timestamp))
-    return KnownRun(str(run.id), run.name, parents, upstream, ordered)
+    running = run.total_run_time.total_seconds()
+    is_flow = isinstance(run, FlowRun)
+    return KnownRun(str(run.id), run.name, is_flow, running, parents, upstream, ordered)
 
 
 def _flow_states(client: SyncPrefectClient, flow_run_id: UUID) -> list[State[Any]]:
@@ -207,6 +258,22 @@ def _differing_events(span: ReadableSpan, run: KnownRun) -> list[str]:
         return [f"states are {names}, the API says {known}"]
     offsets = {state.name: events[str(state.id)][1] - _ns(state) for state in run.states}
     return [f"event {n} is {o / 1e6:.1f} ms off" for n, o in offsets.items() if abs(o) > _TOLERANCE]
+
+
+def _differing_metrics(totals: Totals, runs: dict[str, KnownRun]) -> list[str]:
+    ended = [run for run in runs.values() if run.last.is_final() or run.last.name == "NotReady"]
+    counted = Counter((run.level, str(run.last.name)) for run in ended)
+    found = []
+    if totals.runs != counted:
+        found.append(f"counted {dict(totals.runs)} runs, the API has {dict(counted)}")
+    retries = sum(state.name == "Retrying" for r in ended if not r.is_flow for state in r.states)
+    if totals.retries != retries:
+        found.append(f"counted {totals.retries} retries, the API has {retries}")
+    for level, measured in totals.seconds.items():
+        known = sum(run.seconds_running for run in ended if run.level == level)
+        if abs(measured - known) > 0.01 * known:
+            found.append(f"measured {measured:.6f} s in {level} runs, the API {known:.6f} s")
+    return found
 
 
 def _ns(state: State[Any]) -> int:

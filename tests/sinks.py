@@ -23,11 +23,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
@@ -37,7 +43,7 @@ class Request:
 
     path: str
     headers: dict[str, str]
-    message: ExportTraceServiceRequest
+    message: Any
 
 
 @dataclass
@@ -46,6 +52,8 @@ class Sink:
 
     endpoint: str = ""
     requests: list[Request] = field(default_factory=list)
+    """Those that bring spans."""
+    metric_requests: list[Request] = field(default_factory=list)
     status: int = 200
     """HTTP status of the answer; gRPC answers UNAVAILABLE for anything but 200."""
     latency: float = 0.0
@@ -61,6 +69,17 @@ class Sink:
             for resource_spans in request.message.resource_spans
             for scope_spans in resource_spans.scope_spans
             for span in scope_spans.spans
+        ]
+
+    @property
+    def metrics(self) -> list[tuple[dict[str, str], Metric]]:
+        """All metrics that were accepted, in the order of arrival, with their resource."""
+        return [
+            ({i.key: i.value.string_value for i in resource_metrics.resource.attributes}, metric)
+            for request in list(self.metric_requests)
+            for resource_metrics in request.message.resource_metrics
+            for scope_metrics in resource_metrics.scope_metrics
+            for metric in scope_metrics.metrics
         ]
 
     @property
@@ -83,7 +102,8 @@ class Sink:
         """Keep a request and say whether to answer that all is well."""
         self.closing.wait(self.latency)
         if self.status == 200:
-            self.requests.append(request)
+            is_trace = isinstance(request.message, ExportTraceServiceRequest)
+            (self.requests if is_trace else self.metric_requests).append(request)
         return self.status == 200
 
 
@@ -109,9 +129,10 @@ def http_sink(tls: Certificate | None = None) -> Iterator[Sink]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             if headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
-            message = ExportTraceServiceRequest.FromString(body)
-            sink.accept(Request(self.path, headers, message))
-            answer = ExportTraceServiceResponse().SerializeToString()
+            is_metrics = self.path.endswith("/metrics")
+            kind = ExportMetricsServiceRequest if is_metrics else ExportTraceServiceRequest
+            sink.accept(Request(self.path, headers, kind.FromString(body)))
+            answer = ExportTraceServiceResponse().SerializeToString()  # all answers are empty
             self.send_response(sink.status)
             self.send_header("Content-Type", "application/x-protobuf")
             self.send_header("Content-Length", str(len(answer)))
@@ -150,17 +171,28 @@ def grpc_sink(tls: Certificate | None = None) -> Iterator[Sink]:
     """Receive OTLP over gRPC; `endpoint` is a URL, as the exporters take it."""
     sink = Sink()
 
-    class Servicer(trace_service_pb2_grpc.TraceServiceServicer):
+    def accept(message: Any, context: Any) -> None:
+        headers = {item.key: str(item.value) for item in context.invocation_metadata()}
+        if not sink.accept(Request("Export", headers, message)):
+            context.abort(grpc.StatusCode.UNAVAILABLE, f"status {sink.status}")
+
+    class Traces(trace_service_pb2_grpc.TraceServiceServicer):
         def Export(  # noqa: N802
             self, message: ExportTraceServiceRequest, context: Any
         ) -> ExportTraceServiceResponse:
-            headers = {item.key: str(item.value) for item in context.invocation_metadata()}
-            if not sink.accept(Request("Export", headers, message)):
-                context.abort(grpc.StatusCode.UNAVAILABLE, f"status {sink.status}")
+            accept(message, context)
             return ExportTraceServiceResponse()
 
+    class Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
+        def Export(  # noqa: N802
+            self, message: ExportMetricsServiceRequest, context: Any
+        ) -> ExportMetricsServiceResponse:
+            accept(message, context)
+            return ExportMetricsServiceResponse()
+
     server = grpc.server(futures.ThreadPoolExecutor(4))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Servicer(), server)  # type: ignore[no-untyped-call]
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Traces(), server)  # type: ignore[no-untyped-call]
+    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(Metrics(), server)  # type: ignore[no-untyped-call]
     if tls is None:
         port = server.add_insecure_port("127.0.0.1:0")
     else:

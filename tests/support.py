@@ -1,10 +1,18 @@
-"""Spans as tests look at them."""
+"""Spans and metrics as tests look at them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from opentelemetry.sdk.metrics import Exemplar, MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    HistogramDataPoint,
+    Metric,
+    MetricReader,
+    MetricsData,
+)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -67,6 +75,101 @@ class RecordedSpans(SpanExporter):
         for root in roots:
             show(root, 0)
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One series of a metric; of a histogram `value` is the sum."""
+
+    attributes: Mapping[str, Any]
+    value: float
+    count: int
+
+
+class _Reader(MetricReader):
+    """Keeps the last totals, and the exemplars of each collection: the SDK tells them once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latest: MetricsData | None = None
+        self.exemplars: dict[str, list[Exemplar]] = {}
+
+    def _receive_metrics(
+        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: Any
+    ) -> None:
+        self.latest = metrics_data
+        for name, metric in _by_name(metrics_data).items():
+            for point in metric.data.data_points:
+                self.exemplars.setdefault(name, []).extend(point.exemplars or ())
+
+    def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:
+        pass
+
+
+def _by_name(data: MetricsData | None) -> dict[str, Metric]:
+    found = data.resource_metrics if data is not None else []
+    scopes = [scope for resource in found for scope in resource.scope_metrics]
+    return {metric.name: metric for scope in scopes for metric in scope.metrics}
+
+
+class RecordedMetrics:
+    """A real reader, with questions that tests ask; what it tells is cumulative."""
+
+    def __init__(self) -> None:
+        self._reader = _Reader()
+        self.provider = MeterProvider([self._reader], shutdown_on_exit=False)
+
+    @property
+    def all(self) -> dict[str, Metric]:
+        """Every metric, by name."""
+        self._reader.collect()
+        return _by_name(self._reader.latest)
+
+    def exemplars(self, metric: str) -> list[Exemplar]:
+        """All exemplars of a metric so far, of whichever series."""
+        self._reader.collect()
+        return self._reader.exemplars.get(metric, [])
+
+    def points(self, metric: str, **wanted: Any) -> list[Point]:
+        """The series of a metric with these attributes, which go by the names in `SHORT`."""
+        found = self.all.get(metric)
+        points = [_point(point) for point in found.data.data_points] if found else []
+        return [
+            point
+            for point in points
+            if all(
+                value in [point.attributes.get(key) for key in SHORT[name]]
+                for name, value in wanted.items()
+            )
+        ]
+
+    def count(self, metric: str, **wanted: Any) -> int:
+        """How often something with these attributes was measured or counted."""
+        return sum(point.count for point in self.points(metric, **wanted))
+
+    def total(self, metric: str, **wanted: Any) -> float:
+        """The sum of what was measured or counted with these attributes."""
+        return sum(point.value for point in self.points(metric, **wanted))
+
+
+SHORT = {
+    "flow": [semconv.FLOW_NAME],
+    "task": [semconv.TASK_NAME],
+    "state": [semconv.RUN_STATE_NAME],
+    "phase": [semconv.PIPELINE_RUN_STATE],
+    "result": [semconv.PIPELINE_RESULT, semconv.PIPELINE_TASK_RESULT],
+    "error": [semconv.ERROR_TYPE],
+    "wait": [semconv.WAIT_TYPE],
+    "direction": [semconv.ROWS_DIRECTION],
+    "objective": [semconv.SLO_OBJECTIVE],
+    "deployment": [semconv.DEPLOYMENT_NAME],
+}
+
+
+def _point(point: Any) -> Point:
+    if isinstance(point, HistogramDataPoint):
+        return Point(point.attributes or {}, point.sum, point.count)
+    return Point(point.attributes or {}, point.value, int(point.value))
 
 
 def context(span: ReadableSpan) -> SpanContext:

@@ -4,8 +4,6 @@ import logging
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from prefect import flow, task
 from prefect.exceptions import Abort
@@ -13,7 +11,7 @@ from prefect.exceptions import Abort
 import flowspan
 from flowspan._containment import Containment
 from flowspan.recorder import RunRecorder
-from support import RecordedSpans
+from support import RecordedMetrics, RecordedSpans
 
 
 def test_exceptions_are_swallowed_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -35,28 +33,21 @@ def test_control_flow_passes() -> None:
             raise signal
 
 
-def test_failures_are_counted(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_are_counted(
+    spans: RecordedSpans, metrics: RecordedMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """flowspan.internal.errors counts every failure by component, on the meter provider given."""
-    reader = InMemoryMetricReader()
 
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("flowspan's fault")
 
     monkeypatch.setattr(RunRecorder, "begin_attempt", broken)
-    flowspan.instrument(tracer_provider=TracerProvider(), meter_provider=MeterProvider([reader]))
-    try:
-        for _ in range(3):
-            flow(name="main")(lambda: 1)()
-    finally:
-        flowspan.uninstrument()
-    data = reader.get_metrics_data()
-    assert data is not None
-    metric = data.resource_metrics[0].scope_metrics[0].metrics[0]
-    (point,) = metric.data.data_points
-    assert metric.name == "flowspan.internal.errors"
-    assert metric.unit == "{error}"
-    assert point.value == 3  # type: ignore[union-attr]
-    assert dict(point.attributes or {}) == {"flowspan.component": "engine"}
+    for _ in range(3):
+        flow(name="main")(lambda: 1)()
+    (point,) = metrics.points("flowspan.internal.errors")
+    assert metrics.all["flowspan.internal.errors"].unit == "{error}"
+    assert point.value == 3
+    assert dict(point.attributes) == {"flowspan.component": "engine"}
 
 
 METHODS = ["enter_state", "begin_attempt", "begin_execution", "end_execution", "fail", "finish"]

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from flowspan import semconv
+from flowspan.cli import app
 
 pytest.importorskip("duckdb", reason="the extra 'demo' is not installed")
 
@@ -26,6 +28,7 @@ class Span:
     id: str
     parent: str
     attributes: Mapping[str, Any]
+    events: list[Mapping[str, Any]] = field(repr=False)
 
     @property
     def result(self) -> Any:
@@ -42,6 +45,8 @@ class Demo:
     stderr: str
     returncode: int
     spans: list[Span] = field(repr=False)
+    table: str = ""
+    """What ``flowspan metrics`` prints of it."""
 
     def named(self, name: str) -> list[Span]:
         return [span for span in self.spans if span.name == name]
@@ -62,7 +67,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     run = subprocess.run(
         [sys.executable, str(EXAMPLE)],
         check=False,
-        cwd=folder,
+        cwd=EXAMPLE.parent.parent,  # where its objectives are
         env=inherited
         | {
             "DO_NOT_TRACK": "1",
@@ -77,7 +82,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     )
     traces = folder / ".flowspan" / "traces.jsonl"
     spans = read(traces) if traces.exists() else []
-    return Demo(run.stdout, run.stderr, run.returncode, spans)
+    table = CliRunner().invoke(app, ["metrics", "--file", str(folder / ".flowspan")])
+    return Demo(run.stdout, run.stderr, run.returncode, spans, table.stdout)
+
+
+def values(holder: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a span or an event."""
+    return {a["key"]: next(iter(a["value"].values())) for a in holder.get("attributes", [])}
 
 
 def read(file: Path) -> list[Span]:
@@ -87,7 +98,8 @@ def read(file: Path) -> list[Span]:
             span["name"],
             span["spanId"],
             span.get("parentSpanId", ""),
-            {a["key"]: next(iter(a["value"].values())) for a in span.get("attributes", [])},
+            values(span),
+            [{"name": event["name"], **values(event)} for event in span.get("events", [])],
         )
         for line in file.read_text().splitlines()
         for resource in json.loads(line)["resourceSpans"]
@@ -168,3 +180,20 @@ def test_bottleneck(demo: Demo) -> None:
     ]
     slowest = max(tasks, key=lambda span: float(span.attributes[semconv.EXECUTION]))
     assert slowest.name == "validate"
+
+
+def test_objective(demo: Demo) -> None:
+    """Of the two objectives in the settings file the one that the slow step breaks is violated."""
+    (root,) = demo.named("RUN nyc-flights")
+    (violated,) = [event for event in root.events if event["name"] == "slo.violated"]
+    assert violated["prefect.slo.objective"] == "max_task_share"
+    assert "'validate'" in violated["prefect.slo.detail"]
+
+
+def test_metrics(demo: Demo) -> None:
+    """The table of metrics shows runs, success, rows, the retry and the violated objective."""
+    rows = {line.split()[0].lstrip("├─└ "): line for line in demo.table.splitlines() if line}
+    assert "max_task_share" in demo.table
+    assert "327,345" in demo.table
+    assert "16" in rows["summarize"]
+    assert "100" in rows["validate"]

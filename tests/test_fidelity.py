@@ -1,4 +1,4 @@
-"""The heart of the product: spans tell the same as Prefect's API, whatever a flow does."""
+"""The heart of the product: telemetry tells the same as Prefect's API, whatever a flow does."""
 
 import os
 
@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from flowspan import semconv
 from random_flows import Program, programs, run
-from reconcile import reconcile
-from support import RecordedSpans, attributes
+from reconcile import Totals, reconcile
+from support import RecordedMetrics, RecordedSpans, attributes
 
 # The same flows each time, so that a change is judged by itself; a number of one's own searches on.
 EXAMPLES = os.environ.get("FIDELITY_EXAMPLES")
@@ -22,9 +22,17 @@ EXAMPLES = os.environ.get("FIDELITY_EXAMPLES")
     print_blob=True,
 )
 @given(program=programs)
-def test_spans_are_true_to_the_api(spans: RecordedSpans, program: Program) -> None:
-    """Every run in the API has one span with its state, parent, upstream runs, events and times."""
+def test_telemetry_is_true_to_the_api(
+    spans: RecordedSpans, metrics: RecordedMetrics, program: Program
+) -> None:
+    """Every run in the API has one span with its state, parent, upstream runs, events and times.
+
+    Metrics count the same runs by state, the same retries, and the same time in Running states.
+    """
     spans.clear()
+    before = Totals.of(metrics)
     run(program)
-    differences = reconcile(spans.all, attributes(spans.one("RUN main"))[semconv.RUN_ID])
+    totals = Totals.of(metrics).since(before)
+    run_id = attributes(spans.one("RUN main"))[semconv.RUN_ID]
+    differences = reconcile(spans.all, run_id, totals=totals)
     assert not differences, "\n".join(differences)

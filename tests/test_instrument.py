@@ -38,6 +38,7 @@ def test_public_names() -> None:
         "__version__",
         "flush",
         "instrument",
+        "record_metric",
         "record_rows",
         "register_rows",
         "trace_url",

@@ -21,6 +21,7 @@ from prefect.states import Cancelling
 
 from flowspan import semconv
 from flowspan.identity import derive_span_id, derive_trace_id
+from flowspan.report import read
 from reconcile import reconcile
 from sinks import http_sink
 from support import RecordedSpans, attributes, context, embedded_spans, result, seconds, states
@@ -163,7 +164,7 @@ def test_served_flow(served: Path) -> None:
 
 
 def test_cancelled_flow(served: Path) -> None:
-    """A served flow that is cancelled exports its spans before its process is gone."""
+    """A served flow that is cancelled exports what it knows before its process is gone."""
     run_id = create_run("sleeper/served").id
     reaches(run_id, "Running")
     eventually(lambda: task_runs_of(run_id), "the sleeping task")
@@ -176,6 +177,12 @@ def test_cancelled_flow(served: Path) -> None:
     assert root.status.status_code.name == "UNSET"
     assert attributes(root)[semconv.RUN_STATE_NAME] == "Cancelled"
     assert spans.tree().splitlines() == ["RUN sleeper", "  sleep"]
+    counted = {
+        (counter.name, counter.attributes.get(semconv.PIPELINE_RESULT)): counter.value
+        for counter in read.load(served).counters
+        if counter.attributes.get(semconv.FLOW_NAME) == "sleeper"
+    }
+    assert counted[semconv.METRIC_FLOW_RUNS, "cancellation"] == 1
 
 
 def task_runs_of(run_id: UUID) -> list[Any]:

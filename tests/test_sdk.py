@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from flowspan import _bounded, sdk
+from flowspan import _reporting, sdk
 from flowspan.settings import Settings
 from sinks import (
     Certificate,
@@ -68,7 +68,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Iterator[Build]:
 
     yield build
     for provider in built:
-        sdk.shutdown(provider, 0.2)
+        sdk.shutdown([provider], 0.2)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ from flowspan.settings import Settings
 
 settings = Settings()
 provider = sdk.build_tracer_provider(settings)
-atexit.register(sdk.shutdown, provider, settings.flush_timeout)
+atexit.register(sdk.shutdown, [provider], settings.flush_timeout)
 tracer = provider.get_tracer("test")
 """
 
@@ -128,7 +128,7 @@ def test_spans_arrive(protocol: str, build: Build) -> None:
             EXPORTER_OTLP_HEADERS="api-key=secret,team=data%20platform",
         )
         end_span(provider, "hello")
-        assert sdk.flush(provider, 20)
+        assert sdk.flush([provider], 20)
     assert [span.name for span in sink.spans] == ["hello"]
     assert sink.requests[0].headers["api-key"] == "secret"
     assert sink.requests[0].headers["team"] == "data platform"
@@ -139,7 +139,7 @@ def test_grpc_is_the_default_protocol(build: Build) -> None:
     with grpc_sink() as sink:
         provider = build(EXPORTER_OTLP_ENDPOINT=sink.endpoint)
         end_span(provider)
-        assert sdk.flush(provider, 20)
+        assert sdk.flush([provider], 20)
     assert len(sink.spans) == 1
 
 
@@ -157,7 +157,7 @@ def test_variables_of_the_signal_win(protocol: str, build: Build) -> None:
             EXPORTER_OTLP_TRACES_HEADERS="from=traces",
         )
         end_span(provider)
-        assert sdk.flush(provider, 20)
+        assert sdk.flush([provider], 20)
     assert sink.requests[0].headers["from"] == "traces"
     assert sink.requests[0].path == {"grpc": "Export", "http/protobuf": "/own/path"}[protocol]
 
@@ -172,7 +172,7 @@ def test_compression(protocol: str, compression: str | None, build: Build) -> No
             EXPORTER_OTLP_ENDPOINT=wire.endpoint, EXPORTER_OTLP_PROTOCOL=protocol, **variables
         )
         end_span(provider, text="x" * 100_000)
-        assert sdk.flush(provider, 20)
+        assert sdk.flush([provider], 20)
     assert len(sink.spans[0].attributes[0].value.string_value) == 100_000
     assert (wire.sent < 20_000) == (compression == "gzip")
 
@@ -189,7 +189,7 @@ def test_timeout(protocol: str, build: Build) -> None:
         )
         end_span(provider)
         started = time.monotonic()
-        assert not sdk.flush(provider, 30)
+        assert not sdk.flush([provider], 30)
         assert time.monotonic() - started < 8
 
 
@@ -217,7 +217,7 @@ def test_tls(
             EXPORTER_OTLP_CERTIFICATE=certificate.certificate,
         )
         end_span(provider)
-        assert sdk.flush(provider, 20)
+        assert sdk.flush([provider], 20)
     assert len(sink.spans) == 1
 
 
@@ -233,7 +233,7 @@ def test_tls_of_an_unknown_authority(
             EXPORTER_OTLP_TIMEOUT=1,
         )
         end_span(provider)
-        assert not sdk.flush(provider, 20)
+        assert not sdk.flush([provider], 20)
     assert sink.spans == []
     assert len(warnings()) == 1
 
@@ -253,7 +253,7 @@ def test_sampler(sampler: str, argument: str, least: int, most: int, build: Buil
         )
         for _ in range(400):
             end_span(provider)
-        assert sdk.flush(provider, 20)
+        assert sdk.flush([provider], 20)
     assert least <= len(sink.spans) <= most
 
 
@@ -313,7 +313,7 @@ def test_embedded_default(build: Build, tmp_path: Path) -> None:
     provider = build()
     assert not (tmp_path / ".flowspan").exists()
     end_span(provider, "hello")
-    assert sdk.flush(provider, 20)
+    assert sdk.flush([provider], 20)
     (line,) = (tmp_path / ".flowspan" / "traces.jsonl").read_text().splitlines()
     (resource_spans,) = json.loads(line)["resourceSpans"]
     assert resource_spans["scopeSpans"][0]["spans"][0]["name"] == "hello"
@@ -324,7 +324,7 @@ def test_embedded_files_are_bounded_by_the_settings(build: Build, tmp_path: Path
     provider = build(Settings(dir=tmp_path / "here", file_max_bytes=2000, file_max_count=3))
     for _ in range(40):
         end_span(provider)
-        assert sdk.flush(provider, 20)
+        assert sdk.flush([provider], 20)
     files = list((tmp_path / "here").glob("traces*.jsonl"))
     assert len(files) == 3
     assert all(path.stat().st_size <= 2000 for path in files)
@@ -334,7 +334,7 @@ def test_none(build: Build, tmp_path: Path) -> None:
     """OTEL_TRACES_EXPORTER=none exports nothing, even with an endpoint."""
     provider = build(TRACES_EXPORTER="none", EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
     end_span(provider)
-    assert sdk.flush(provider, 5)
+    assert sdk.flush([provider], 5)
     assert not (tmp_path / ".flowspan").exists()
 
 
@@ -385,7 +385,7 @@ def test_registered_exporter(build: Build) -> None:
     """Any exporter that an installed package registers can be named."""
     provider = build(TRACES_EXPORTER="kept")
     end_span(provider, "hello")
-    assert sdk.flush(provider, 20)
+    assert sdk.flush([provider], 20)
     assert [span.name for span in KeptSpans.spans] == ["hello"]
 
 
@@ -442,7 +442,7 @@ def test_dead_endpoint_costs_a_flush_no_more_than_its_timeout(
     with DEAD[dead]() as endpoint:
         provider = build(EXPORTER_OTLP_ENDPOINT=endpoint, EXPORTER_OTLP_PROTOCOL=protocol)
         end_span(provider)
-        for close in (lambda: sdk.flush(provider, 0.5), lambda: sdk.shutdown(provider, 0.5)):
+        for close in (lambda: sdk.flush([provider], 0.5), lambda: sdk.shutdown([provider], 0.5)):
             started = time.monotonic()
             assert not close()
             assert time.monotonic() - started < 4
@@ -462,7 +462,7 @@ def test_dead_endpoint_is_one_line_of_a_process_that_ends_in_time(protocol: str,
             BUILD_AND_CLOSE
             + "for _ in range(3):\n"
             + "    tracer.start_span('hello').end()\n"
-            + "    sdk.flush(provider, settings.flush_timeout)\n",
+            + "    sdk.flush([provider], settings.flush_timeout)\n",
             FLOWSPAN_FLUSH_TIMEOUT=0.5,
             OTEL_EXPORTER_OTLP_ENDPOINT=endpoint,
             OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
@@ -487,7 +487,7 @@ def test_endpoint_that_recovers(
         for name, status in (("a", 503), ("b", 200), ("c", 503), ("d", 200)):
             sink.status = status
             end_span(provider, name)
-            assert sdk.flush(provider, 20) == (status == 200)
+            assert sdk.flush([provider], 20) == (status == 200)
     assert [span.name for span in sink.spans] == ["b", "d"]
     assert len(warnings()) == 1
 
@@ -496,7 +496,7 @@ def test_second_outage_is_said_again_later(
     build: Build, warnings: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once the interval has passed, an endpoint that dies again is reported again, once."""
-    monkeypatch.setattr(_bounded, "_WARNING_INTERVAL", 0.0)
+    monkeypatch.setattr(_reporting, "_WARNING_INTERVAL", 0.0)
     with http_sink() as sink:
         provider = build(
             EXPORTER_OTLP_ENDPOINT=sink.endpoint, EXPORTER_OTLP_PROTOCOL="http/protobuf"
@@ -504,7 +504,7 @@ def test_second_outage_is_said_again_later(
         for status in (400, 400, 200, 400, 400):  # 400 is not retried
             sink.status = status
             end_span(provider)
-            sdk.flush(provider, 20)
+            sdk.flush([provider], 20)
     assert len(warnings()) == 2
 
 
@@ -514,7 +514,7 @@ def test_exporter_that_raises(build: Build, warnings: Callable[[], list[str]]) -
     provider = build(TRACES_EXPORTER="raising")
     for _ in range(3):
         end_span(provider)
-        assert not sdk.flush(provider, 20)
+        assert not sdk.flush([provider], 20)
     (line,) = warnings()
     assert "RuntimeError: no luck with 1" in line
 
@@ -529,7 +529,7 @@ def test_full_queue_adds_no_lines(build: Build, warnings: Callable[[], list[str]
             EXPORTER_OTLP_TIMEOUT=30,
         )
         end_span(provider)
-        assert not sdk.flush(provider, 1)
+        assert not sdk.flush([provider], 1)
         for _ in range(50):
             end_span(provider)
     assert len(warnings()) == 1
@@ -540,12 +540,12 @@ def test_concurrent_flushes_share_one_thread(build: Build) -> None:
     with silent_endpoint() as endpoint:
         provider = build(EXPORTER_OTLP_ENDPOINT=endpoint, EXPORTER_OTLP_PROTOCOL="http/protobuf")
         end_span(provider)
-        callers = [threading.Thread(target=sdk.flush, args=(provider, 1)) for _ in range(20)]
+        callers = [threading.Thread(target=sdk.flush, args=([provider], 1)) for _ in range(20)]
         for caller in callers:
             caller.start()
         for caller in callers:
             caller.join(10)
-        sdk.flush(provider, 0.1)
+        sdk.flush([provider], 0.1)
         assert sum(thread.name == "flowspan-flush" for thread in threading.enumerate()) == 1
 
 
@@ -555,7 +555,7 @@ def test_dead_endpoint_takes_nothing_from_the_embedded_files(build: Build, tmp_p
         provider = build(TRACES_EXPORTER="otlp,embedded", EXPORTER_OTLP_ENDPOINT=endpoint)
         end_span(provider, "hello")
         started = time.monotonic()
-        sdk.shutdown(provider, 2)
+        sdk.shutdown([provider], 2)
         assert time.monotonic() - started < 6
     assert '"hello"' in (tmp_path / ".flowspan" / "traces.jsonl").read_text()
 
@@ -579,10 +579,10 @@ def test_unwritable_folder(build: Build, tmp_path: Path, warnings: Callable[[], 
     provider = build(Settings(dir=obstacle / ".flowspan"))
     for _ in range(3):
         end_span(provider, "lost")
-        assert not sdk.flush(provider, 20)
+        assert not sdk.flush([provider], 20)
     obstacle.unlink()
     end_span(provider, "kept")
-    assert sdk.flush(provider, 20)
+    assert sdk.flush([provider], 20)
     assert '"kept"' in (obstacle / ".flowspan" / "traces.jsonl").read_text()
     (line,) = warnings()
     assert "Not a directory" in line
@@ -594,7 +594,7 @@ def test_unwritable_folder(build: Build, tmp_path: Path, warnings: Callable[[], 
 
 def test_provider_without_flush() -> None:
     """A provider of the API alone holds nothing back."""
-    assert sdk.flush(trace_api.NoOpTracerProvider(), 1)
+    assert sdk.flush([trace_api.NoOpTracerProvider()], 1)
 
 
 class ForeignProvider(trace_api.NoOpTracerProvider):
@@ -612,13 +612,13 @@ class ForeignProvider(trace_api.NoOpTracerProvider):
 def test_flush_covers_what_ended_before_it() -> None:
     """A flush that finds another under way waits for one that began after itself."""
     provider = ForeignProvider()
-    callers = [threading.Thread(target=sdk.flush, args=(provider, 20)) for _ in range(5)]
+    callers = [threading.Thread(target=sdk.flush, args=([provider], 20)) for _ in range(5)]
     for caller in callers:
         caller.start()
     while provider.started == 0:
         time.sleep(0.01)
     provider.allowed.set()
-    assert sdk.flush(provider, 20)
+    assert sdk.flush([provider], 20)
     for caller in callers:
         caller.join(20)
     assert 2 <= provider.started <= 6
@@ -628,7 +628,7 @@ def test_flush_of_a_provider_that_raises() -> None:
     """Not even a provider that raises breaks the user's flow."""
     provider: Any = trace_api.NoOpTracerProvider()
     provider.force_flush = lambda **_: 1 / 0
-    assert not sdk.flush(provider, 20)
+    assert not sdk.flush([provider], 20)
 
 
 def test_foreign_provider_is_not_shut_down() -> None:
@@ -636,7 +636,7 @@ def test_foreign_provider_is_not_shut_down() -> None:
     closed = []
     provider: Any = trace_api.NoOpTracerProvider()
     provider.shutdown = lambda: closed.append(1)
-    sdk.shutdown(provider, 1)
+    sdk.shutdown([provider], 1)
     assert closed == []
 
 
@@ -646,7 +646,7 @@ def test_flush_while_the_interpreter_exits() -> None:
         ended = run(
             BUILD_AND_CLOSE + "def last():\n"
             "    tracer.start_span('last').end()\n"
-            "    sdk.flush(provider, 10)\n"
+            "    sdk.flush([provider], 10)\n"
             "atexit.register(last)\n",
             OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
             OTEL_EXPORTER_OTLP_ENDPOINT=sink.endpoint,
@@ -662,7 +662,7 @@ FORK = (
     + """
 def record(name):
     tracer.start_span(name).end()
-    print(name, sdk.flush(provider, 10), flush=True)
+    print(name, sdk.flush([provider], 10), flush=True)
 
 record("before")
 os.makedirs("elsewhere")
@@ -709,16 +709,16 @@ def test_fork_during_a_flush() -> None:
     with silent_endpoint() as endpoint:
         ended = run(
             BUILD_AND_CLOSE + "tracer.start_span('before').end()\n"
-            "sdk.flush(provider, 0.5)\n"
+            "sdk.flush([provider], 0.5)\n"
             "child = os.fork()\n"
             "if child == 0:\n"
-            "    print(sdk.flush(provider, 30))\n"
+            "    print(sdk.flush([provider], 30))\n"
             "    os._exit(sys.stdout.flush() or 0)\n"
             "os.waitpid(child, 0)\n",
             FLOWSPAN_FLUSH_TIMEOUT=0.5,
             OTEL_EXPORTER_OTLP_ENDPOINT=endpoint,
         )
-    assert ended.stdout.startswith(("True", "False"))
+    assert ended.stdout.startswith(("True", "False")), ended.stderr
 
 
 def test_spawn(tmp_path: Path) -> None:
@@ -727,7 +727,7 @@ def test_spawn(tmp_path: Path) -> None:
     script.write_text(
         "import multiprocessing\n" + BUILD_AND_CLOSE + "def work(name):\n"
         "    tracer.start_span(name).end()\n"
-        "    return sdk.flush(provider, 10)\n"
+        "    return sdk.flush([provider], 10)\n"
         "if __name__ == '__main__':\n"
         "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
         "        print(work('parent'), pool.apply(work, ('child',)))\n"
@@ -753,22 +753,23 @@ def test_spawn(tmp_path: Path) -> None:
 # What `flowspan doctor` says
 
 
+@pytest.mark.parametrize("signal", ["traces", "metrics"])
 @pytest.mark.parametrize(
     ("variables", "routes"),
     [
-        ({}, [("embedded", "{cwd}/.flowspan/traces.jsonl")]),
-        ({"FLOWSPAN_DIR": "/x"}, [("embedded", "/x/traces.jsonl")]),
-        ({"OTEL_TRACES_EXPORTER": "none"}, [("none", "nowhere")]),
-        ({"OTEL_TRACES_EXPORTER": "otlp"}, [("otlp_proto_grpc", "http://localhost:4317")]),
+        ({}, [("embedded", "{cwd}/.flowspan/{signal}.jsonl")]),
+        ({"FLOWSPAN_DIR": "/x"}, [("embedded", "/x/{signal}.jsonl")]),
+        ({"OTEL_{SIGNAL}_EXPORTER": "none"}, [("none", "nowhere")]),
+        ({"OTEL_{SIGNAL}_EXPORTER": "otlp"}, [("otlp_proto_grpc", "http://localhost:4317")]),
         (
-            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
-            [("otlp_proto_http", "http://localhost:4318/v1/traces")],
+            {"OTEL_{SIGNAL}_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
+            [("otlp_proto_http", "http://localhost:4318/v1/{signal}")],
         ),
         (
-            {"OTEL_TRACES_EXPORTER": "otlp_proto_http,console,none"},
+            {"OTEL_{SIGNAL}_EXPORTER": "otlp_proto_http,console,none"},
             [
-                ("otlp_proto_http", "http://localhost:4318/v1/traces"),
-                ("console", "opentelemetry.sdk.trace.export:ConsoleSpanExporter"),
+                ("otlp_proto_http", "http://localhost:4318/v1/{signal}"),
+                ("console", "{console}"),
             ],
         ),
         (
@@ -785,42 +786,48 @@ def test_spawn(tmp_path: Path) -> None:
                 "OTEL_EXPORTER_OTLP_ENDPOINT": "https://host/base/",
                 "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             },
-            [("otlp_proto_http", "https://host/base/v1/traces")],
+            [("otlp_proto_http", "https://host/base/v1/{signal}")],
         ),
         (
             {
-                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://user:pass@host/own",
+                "OTEL_EXPORTER_OTLP_{SIGNAL}_ENDPOINT": "https://user:pass@host/own",
                 "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             },
             [("otlp_proto_http", "https://host/own")],
         ),
         (
-            {"OTEL_EXPORTER_OTLP_ENDPOINT": "", "OTEL_TRACES_EXPORTER": ""},
-            [("embedded", "{cwd}/.flowspan/traces.jsonl")],
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "", "OTEL_{SIGNAL}_EXPORTER": ""},
+            [("embedded", "{cwd}/.flowspan/{signal}.jsonl")],
         ),
     ],
 )
 def test_describe(
     variables: dict[str, str],
     routes: list[tuple[str, str]],
+    signal: str,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     """Each route names the exporter and where it leads, without credentials."""
     for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name.format(SIGNAL=signal.upper()), value)
+    of_console = {
+        "traces": "opentelemetry.sdk.trace.export:ConsoleSpanExporter",
+        "metrics": "opentelemetry.sdk.metrics.export:ConsoleMetricExporter",
+    }
+    names = {"cwd": tmp_path, "signal": signal, "console": of_console[signal]}
     expected = [
-        sdk.SignalRoute("traces", exporter, destination.format(cwd=tmp_path))
+        sdk.SignalRoute(signal, exporter, destination.format(**names))
         for exporter, destination in routes
     ]
-    assert sdk.describe_signals(Settings()) == expected
+    assert [r for r in sdk.describe_signals(Settings()) if r.signal == signal] == expected
 
 
 def described(monkeypatch: pytest.MonkeyPatch, **variables: object) -> sdk.SignalRoute:
-    """Describe the only route under some variables, given without their ``OTEL_``."""
+    """Describe the only route of spans under some variables, given without their ``OTEL_``."""
     for name, value in variables.items():
         monkeypatch.setenv(f"OTEL_{name}", str(value))
-    (route,) = sdk.describe_signals(Settings())
+    (route,) = [route for route in sdk.describe_signals(Settings()) if route.signal == "traces"]
     return route
 
 

@@ -1,7 +1,7 @@
 """flowspan, the OpenTelemetry bridge for Prefect 3.
 
 Call `instrument` once, at module level or as the first line inside a running flow; from then on
-every flow and task run is a span.
+every flow and task run is a span, and is measured.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from flowspan._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from uuid import UUID
 
     from opentelemetry.metrics import MeterProvider
@@ -28,6 +28,7 @@ __all__ = [
     "__version__",
     "flush",
     "instrument",
+    "record_metric",
     "record_rows",
     "register_rows",
     "trace_url",
@@ -50,14 +51,15 @@ def instrument(
     Args:
         tracer_provider: Where spans go. Without it: the provider that the application has set
             globally, or else one that is built from the standard ``OTEL_*`` variables and set.
-        meter_provider: What counts flowspan's own failures (``flowspan.internal.errors``). Without
-            it: the global one.
-        settings: What else to do. Without it: read from the ``FLOWSPAN_*`` variables.
+        meter_provider: Where metrics go. Without it: as for spans.
+        settings: What else to do. Without it: read from the ``FLOWSPAN_*`` variables, and
+            objectives from ``flowspan.toml`` or ``pyproject.toml`` (see `flowspan.objectives`).
 
     Raises:
         pydantic.ValidationError: A ``FLOWSPAN_*`` variable is unknown or has a bad value.
-        flowspan.sdk.ConfigurationError: An ``OTEL_*`` variable names what is not installed.
-        TypeError: `tracer_provider` is not a provider.
+        flowspan.sdk.ConfigurationError: An ``OTEL_*`` variable names what is not installed, or a
+            file of objectives is wrong: it says where, and what.
+        TypeError: `tracer_provider` or `meter_provider` is not a provider.
     """
     with _lock:
         instrumentor = _instrumentor()
@@ -78,7 +80,7 @@ def uninstrument() -> None:
 
 
 def flush(timeout: float = 5.0) -> bool:
-    """Export the spans that have ended, waiting at most `timeout` seconds.
+    """Export the spans that have ended and the metrics so far, in at most `timeout` seconds.
 
     Returns False if they could not all be exported in time. A top-level flow run does this by
     itself when it ends, and so does the process.
@@ -120,6 +122,36 @@ def record_rows(
     recorder = current_recorder()
     if recorder is not None:
         recorder.rows.tell(attributes[direction], n, name)
+
+
+def record_metric(
+    name: str,
+    value: float,
+    unit: str = "1",
+    attributes: Mapping[str, str | bool | int | float] | None = None,
+) -> None:
+    """Record a value of your own, as the gauge ``prefect.metric.<name>``.
+
+    It carries the names of the flow and the task that call this. The log line
+    ``METRIC: name=value`` in any logger does the same (see `flowspan.log_metrics.parse`). A process
+    has at most 200 names.
+
+    Outside a run, or where nothing is instrumented, it does nothing.
+
+    Args:
+        name: Up to 200 letters, digits and ``_ . - /``, the first one a letter.
+        value: Any real number: Python's, NumPy's, a Fraction or a Decimal.
+        unit: A code of UCUM (https://ucum.org/ucum), such as ``s``, ``By`` or ``{row}``.
+        attributes: What the metric is told apart by, such as a table; nothing that is different in
+            every run, since each combination is a series of its own.
+
+    Raises:
+        TypeError: An argument is of another type.
+        ValueError: `name` or `unit` has other characters or is too long, or `value` is not finite.
+    """
+    from flowspan import log_metrics  # noqa: PLC0415 - import flowspan is fast
+
+    log_metrics.record_in_run(log_metrics.check(name, value, unit, attributes))
 
 
 def register_rows(kind: type, function: Callable[[Any], int | None]) -> None:

@@ -1,7 +1,6 @@
-"""What flowspan adds to the SDK's pipeline, since the user's thread pays for it.
+"""What flowspan adds to the SDK's pipelines, since the user's thread pays for them.
 
-Flush and shutdown take no longer than they are told to; an endpoint that does not answer is
-reported in one line; a forked process exports on its own.
+Flush and shutdown take no longer than they are told to, and a forked process exports on its own.
 """
 
 import contextlib
@@ -10,156 +9,48 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from opentelemetry.sdk.environment_variables import (
     OTEL_SPAN_EVENT_COUNT_LIMIT,
     OTEL_SPAN_LINK_COUNT_LIMIT,
 )
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from flowspan._reporting import (
+    Reporter,
+    ReportingMetricExporter,
+    ReportingSpanExporter,
+    log_listener,
+)
 
 logger = logging.getLogger("flowspan")
 
 _MANY: Final = 10_000
-_WARNING_INTERVAL: Final = 60.0
-"""Seconds between two warnings about one endpoint, however often it comes and goes."""
 
-_Listener = Callable[[logging.LogRecord], bool]
-_listener: contextvars.ContextVar[_Listener | None] = contextvars.ContextVar(
-    "flowspan_exporter_log_listener", default=None
-)
-
-
-def _hear(record: logging.LogRecord) -> bool:
-    """Filter for the exporters' loggers: while one of ours works, it decides what is logged."""
-    listener = _listener.get()
-    return listener is None or listener(record)
-
-
-@contextlib.contextmanager
-def _listening(listener: _Listener) -> Iterator[None]:
-    token = _listener.set(listener)
-    try:
-        yield
-    finally:
-        _listener.reset(token)
-
-
-def _listen_to(exporter: SpanExporter) -> None:
-    """Put the filter on the loggers of an exporter: libraries name them after their modules."""
-    modules = {kind.__module__ for kind in type(exporter).__mro__}
-    # Where the batch processor says that its queue is full.
-    for module in (*modules, "opentelemetry.sdk._shared_internal"):
-        logging.getLogger(module).addFilter(_hear)  # adding it twice has no effect
-
-
-class ReportingExporter(SpanExporter):
-    """One route's exporter: one of its own in each process, and silent but for one line.
-
-    A fork inherits locks that nobody will release and connections that the parent still uses, so
-    the child makes a new exporter. The inherited one stays referenced, lest its destructor closes
-    what is not its own.
-
-    An outage is said once, in one line. A later one, after the endpoint has answered again, is
-    said too, but no two lines come within `_WARNING_INTERVAL`.
-    """
-
-    def __init__(self, signal: str, destination: str, make: Callable[[], SpanExporter]) -> None:
-        self.failing = False  # the last batch was lost
-        self._signal = signal
-        self._destination = destination
-        self._make = make
-        self._by_process: dict[int, SpanExporter] = {}
-        self._busy = False
-        self._reason = ""
-        self._said = False
-        self._said_at = -_WARNING_INTERVAL
-        _listen_to(self._own())
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export with the exporter of this process; a failure of any kind is said, not raised."""
-        result = SpanExportResult.FAILURE
-        self._reason = ""
-        with _listening(self._note):
-            try:
-                exporter = self._own()
-                self._busy = True
-                result = exporter.export(spans)
-            except Exception as error:  # noqa: BLE001
-                self._reason = self._reason or f"{type(error).__name__}: {error}"
-        self._busy = False
-        self.failing = result is not SpanExportResult.SUCCESS
-        if self.failing:
-            self._complain(self._reason or "the exporter gives no reason")
-        else:
-            self._said = False
-        return result
-
-    def shutdown(self) -> None:
-        """Interrupt the export under way, if any, and close."""
-        if self._busy:
-            self._complain(self._reason or "no answer until the process ended")
-        exporter = self._by_process.get(os.getpid())
-        if exporter is not None:
-            with _listening(self._note), contextlib.suppress(Exception):
-                exporter.shutdown()
-
-    def complain_if_stuck(self) -> None:
-        """Say that the endpoint is dead if attempts have failed and the exporter tries on."""
-        if self._busy and self._reason:
-            self._complain(self._reason)
-
-    def is_news(self, _record: logging.LogRecord) -> bool:
-        """Whether to let the SDK say that its queue is full: not if we have said why."""
-        self.complain_if_stuck()
-        return not self._said
-
-    def _own(self) -> SpanExporter:
-        pid = os.getpid()
-        if pid not in self._by_process:
-            self._by_process[pid] = self._make()
-            self._busy = False
-        return self._by_process[pid]
-
-    def _note(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.WARNING:
-            return True
-        # The first says what went wrong, the last often only that attempts are over.
-        self._reason = self._reason or record.getMessage()
-        return False
-
-    def _complain(self, reason: str) -> None:
-        now = time.monotonic()
-        if self._said or now - self._said_at < _WARNING_INTERVAL:
-            return
-        self._said, self._said_at = True, now
-        logger.warning(
-            "Telemetry is being dropped: %s do not reach %s (%s)",
-            self._signal,
-            self._destination,
-            " ".join(reason.split()),
-        )
+T = TypeVar("T")
 
 
 class BoundedProcessor(BatchSpanProcessor):
     """The SDK's batch processor, whose shutdown takes no longer than `timeout` seconds."""
 
-    def __init__(self, exporter: ReportingExporter, timeout: float) -> None:
+    def __init__(self, exporter: ReportingSpanExporter, timeout: float) -> None:
         super().__init__(exporter)
-        self.exporter = exporter
+        self.reporter = exporter.reporter
         self._timeout = timeout
 
     def on_end(self, span: ReadableSpan) -> None:
-        # As `_listening` does; but each span costs its user's thread this.
-        token = _listener.set(self.exporter.is_news)
+        token = log_listener.set(self.reporter.is_news)
         try:
             super().on_end(span)
         finally:
-            _listener.reset(token)
+            log_listener.reset(token)
 
     def shutdown(self, timeout: float | None = None) -> None:
         seconds = self._timeout if timeout is None else timeout
@@ -176,16 +67,62 @@ class BoundedTracerProvider(TracerProvider):
         super().__init__(resource=resource, span_limits=_span_limits(), shutdown_on_exit=False)
         for processor in processors:
             self.add_span_processor(processor)
-        self.processors = processors
+        self.reporters: list[Reporter[Any]] = [processor.reporter for processor in processors]
+        self._processors = processors
         self._timeout = timeout
 
     def shutdown(self, timeout: float | None = None) -> None:
-        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
-        for index, processor in enumerate(self.processors):
-            # An equal share of what is left, so that a dead endpoint takes nothing from the others.
-            left = len(self.processors) - index
-            processor.shutdown((deadline - time.monotonic()) / left)
+        shares = _shares(self._processors, self._timeout if timeout is None else timeout)
+        for processor, share in shares:
+            processor.shutdown(share)
         super().shutdown()
+
+
+class BoundedReader(PeriodicExportingMetricReader):
+    """The SDK's periodic reader, one that a fork leaves in order."""
+
+    def __init__(self, exporter: ReportingMetricExporter) -> None:
+        super().__init__(exporter)
+        self.reporter = exporter.reporter
+
+    def _at_fork_reinit(self) -> None:
+        # The SDK's own leaves the lock as it was, maybe held by a thread that is no more.
+        self._export_lock = threading.Lock()
+        super()._at_fork_reinit()  # type: ignore[no-untyped-call] # the SDK's
+
+
+class BoundedMeterProvider(MeterProvider):
+    """The SDK's meter provider, whose shutdown takes no longer than `timeout` seconds.
+
+    A forked process begins at zero. With the SDK's own it would export what the parent had counted
+    once more, as its own.
+    """
+
+    def __init__(self, readers: Sequence[MetricReader], resource: Resource, timeout: float) -> None:
+        super().__init__(readers, resource, shutdown_on_exit=False)
+        self.reporters: list[Reporter[Any]] = [
+            reader.reporter for reader in readers if isinstance(reader, BoundedReader)
+        ]
+        self._readers = readers
+        self._timeout = timeout
+        self._is_shut_down = False
+
+    def shutdown(self, timeout_millis: float | None = None) -> None:
+        if self._is_shut_down:
+            return
+        self._is_shut_down = True
+        timeout = self._timeout if timeout_millis is None else timeout_millis / 1000
+        # The SDK's own would leave to the last readers what the first have left of the time.
+        for reader, share in _shares(self._readers, timeout):
+            reader.shutdown(timeout_millis=share * 1000)
+
+    def _handle_fork(self) -> None:
+        super()._handle_fork()
+        # Private, but it keeps the instruments that everybody holds already.
+        consumer: Any = self._measurement_consumer
+        observable = consumer._async_instruments  # noqa: SLF001
+        consumer.__init__(self._sdk_config, self._readers)
+        consumer._async_instruments = observable  # noqa: SLF001
 
 
 def _span_limits() -> SpanLimits:
@@ -214,8 +151,8 @@ class _Flush:
 _under_way: dict[tuple[int, int], _Flush] = {}
 
 
-def flush(provider: object, timeout: float) -> bool:
-    """Export what has ended, waiting no longer than `timeout` seconds; never raise.
+def flush(providers: Iterable[object], timeout: float) -> bool:
+    """Export what has ended, waiting no longer than `timeout` seconds in all; never raise.
 
     The SDK's own `force_flush` ignores its timeout
     (https://github.com/open-telemetry/opentelemetry-python/issues/4568), so it runs in a daemon
@@ -225,33 +162,48 @@ def flush(provider: object, timeout: float) -> bool:
     flushed here: `shutdown` exports what is left, with the thread that the SDK already has.
 
     Returns:
-        Whether all of it has been exported, as far as the provider can tell; True for providers
-        that hold nothing back and so have no `force_flush`.
+        Whether all of it has been exported, as far as the providers can tell; True for those that
+        hold nothing back and so have no `force_flush`.
     """
-    if not hasattr(provider, "force_flush"):
-        return True
     deadline = time.monotonic() + timeout
-    succeeded = False
-    # A flush that others started may have begun before our last span ended. The next one has not.
-    for _ in range(2):
-        current, ours = _join_or_start(provider, timeout)
-        if not current.ended.wait(max(0.0, deadline - time.monotonic())):
+    flushable = [provider for provider in providers if hasattr(provider, "force_flush")]
+    begun = [(provider, *_join_or_start(provider, timeout)) for provider in flushable]
+    succeeded = True
+    for provider, current, is_ours in begun:
+        ended = current.ended.wait(max(0.0, deadline - time.monotonic()))
+        if ended and not is_ours:
+            # One that others started may have begun before our last span ended. The next has not.
+            current, _ = _join_or_start(provider, timeout)  # noqa: PLW2901
+            ended = current.ended.wait(max(0.0, deadline - time.monotonic()))
+        if not ended:
             _complain_if_stuck(provider)
-            return False
-        succeeded = current.succeeded
-        if ours:
-            break
-    return succeeded and not any(exporter.failing for exporter in _exporters(provider))
+        lost = any(reporter.failing for reporter in _reporters(provider))
+        succeeded = succeeded and ended and current.succeeded and not lost
+    return succeeded
 
 
-def shutdown(provider: object, timeout: float) -> None:
+def shutdown(providers: Sequence[object], timeout: float) -> None:
     """Export what is left and close, within `timeout` seconds in all; never raise.
 
-    A provider that flowspan did not build is left to its owner.
+    Providers that flowspan did not build are left to their owner.
     """
-    if isinstance(provider, BoundedTracerProvider):
+    ours = [p for p in providers if isinstance(p, (BoundedTracerProvider, BoundedMeterProvider))]
+    for provider, share in _shares(ours, timeout):
         with contextlib.suppress(Exception):
-            provider.shutdown(timeout)
+            if isinstance(provider, BoundedTracerProvider):
+                provider.shutdown(share)
+            else:
+                provider.shutdown(share * 1000)
+
+
+def _shares(items: Sequence[T], timeout: float) -> Iterator[tuple[T, float]]:
+    """Yield each item with an equal share, in seconds, of what is left of the time by then.
+
+    So a dead endpoint takes nothing from the others.
+    """
+    deadline = time.monotonic() + timeout
+    for index, item in enumerate(items):
+        yield item, max(0.0, deadline - time.monotonic()) / (len(items) - index)
 
 
 def _join_or_start(provider: Any, timeout: float) -> tuple[_Flush, bool]:
@@ -285,12 +237,12 @@ def _end(key: tuple[int, int], current: _Flush) -> None:
     current.ended.set()
 
 
-def _exporters(provider: object) -> list[ReportingExporter]:
-    if not isinstance(provider, BoundedTracerProvider):
-        return []
-    return [processor.exporter for processor in provider.processors]
+def _reporters(provider: object) -> list[Reporter[Any]]:
+    if isinstance(provider, (BoundedTracerProvider, BoundedMeterProvider)):
+        return provider.reporters
+    return []
 
 
 def _complain_if_stuck(provider: object) -> None:
-    for exporter in _exporters(provider):
-        exporter.complain_if_stuck()
+    for reporter in _reporters(provider):
+        reporter.complain_if_stuck()

@@ -53,6 +53,10 @@ class RotatingStream:
         self._max_bytes = max_bytes
         self._max_count = max_count
         self.path = self._folder / f"{signal}.jsonl"
+        self.closed = False  # with `flush`, what the package's exporters ask of a stream
+
+    def flush(self) -> None:
+        """Do nothing: what is written is in the file."""
 
     def write(self, text: str) -> int:
         """Append whole lines; return the number of characters.

@@ -7,11 +7,12 @@ import importlib
 import logging
 import multiprocessing.util
 import os
+import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import wrapt
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-defined] # it carries no types
     BaseInstrumentor,
 )
@@ -20,6 +21,7 @@ from packaging.version import Version
 from flowspan import sdk
 from flowspan._containment import count_failures_with
 from flowspan.identity import derive_trace_id
+from flowspan.log_metrics import LogWatcher
 from flowspan.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,9 +49,10 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         if not hasattr(self, "_originals"):  # the base class hands out one instance
             self._originals: list[tuple[Any, str, Any]] = []
             self._observer: EngineObserver | None = None
-            self._provider: TracerProvider | None = None
+            self._providers: tuple[TracerProvider, MeterProvider] | None = None
             self._settings: Settings | None = None
             self._flush_timeout = 0.0
+            self._log_watcher = LogWatcher()
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Return the range of Prefect releases that flowspan supports."""
@@ -63,7 +66,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
     @property
     def provider(self) -> TracerProvider | None:
         """The provider that spans go to while Prefect is instrumented."""
-        return self._provider
+        return self._providers[0] if self._providers is not None else None
 
     def _instrument(
         self,
@@ -78,21 +81,25 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
             return
         # Importing Prefect's engines is slow, and pointless where nothing is to be patched.
         from flowspan._prefect import EngineObserver  # noqa: PLC0415
+        from flowspan.metrics import RunMetrics  # noqa: PLC0415
         from flowspan.recorder import RunTracer  # noqa: PLC0415
 
-        provider = _choose_provider(tracer_provider, settings)
+        providers = _choose_providers(tracer_provider, meter_provider, settings)
         observer = EngineObserver(
-            RunTracer(provider), settings, lambda: sdk.flush(provider, settings.flush_timeout)
+            RunTracer(providers[0], RunMetrics(providers[1])),
+            settings,
+            lambda: sdk.flush(providers, settings.flush_timeout),
         )
-        self._provider, self._settings, self._observer = provider, settings, observer
+        self._providers, self._settings, self._observer = providers, settings, observer
         self._flush_timeout = settings.flush_timeout
-        count_failures_with(meter_provider)
+        count_failures_with(providers[1])
         try:
             for patch, owner in targets():
                 if owner is None:
                     _report_missing(patch)
                 else:
                     self._wrap(owner, patch.name, patch.wrapper(observer))
+            self._log_watcher.install()
             _finish_at_exit(self)
             self.adopt_running()
         except BaseException:  # such as the timeout of the flow that this is called in
@@ -110,6 +117,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
             self._observer.adopt_running()
 
     def _uninstrument(self, **_: Any) -> None:
+        self._log_watcher.remove()
         while self._originals:
             owner, name, original = self._originals.pop()
             if original is _INHERITED:
@@ -117,11 +125,11 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
             else:
                 setattr(owner, name, original)
         self.flush(self._flush_timeout)
-        self._provider = self._settings = self._observer = None
+        self._providers = self._settings = self._observer = None
 
     def flush(self, timeout: float) -> bool:
         """Export what has ended within `timeout` seconds; False if that was not enough."""
-        return sdk.flush(self._provider, timeout) if self._provider is not None else True
+        return sdk.flush(self._providers or (), timeout)
 
     def trace_url(self, flow_run_id: object) -> str | None:
         """Return where the trace of a flow run can be seen, or None without a template."""
@@ -138,10 +146,9 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         """End the spans that are still open and export everything, within the flush timeout."""
         if self._observer is not None:
             self._observer.tracer.finish_all()
-        if _owned is not None:
-            sdk.shutdown(_owned, self._flush_timeout)
-        elif self._provider is not None:
-            sdk.flush(self._provider, self._flush_timeout)
+        deadline = time.monotonic() + self._flush_timeout
+        sdk.flush(set(self._providers or ()) - set(_owned), self._flush_timeout)
+        sdk.shutdown(_owned, deadline - time.monotonic())
 
 
 def targets() -> Iterator[tuple[Patch, Any]]:
@@ -180,26 +187,41 @@ def is_switched_off(settings: Settings) -> str | None:
     return None
 
 
-_owned: TracerProvider | None = None
+_owned: list[object] = []
 _exits_cleanly = False
 
 
-def _choose_provider(given: TracerProvider | None, settings: Settings) -> TracerProvider:
-    """Take the given provider, else the application's global one, else build and set our own."""
-    global _owned  # noqa: PLW0603 - like the global provider that it remembers
-    if given is not None:
-        if not callable(getattr(given, "get_tracer", None)):
-            raise TypeError(
-                f"tracer_provider must be an OpenTelemetry TracerProvider, not {given!r}. "
-                "Leave it out to let flowspan build one from the OTEL_* variables."
-            )
-        return given
-    current = trace.get_tracer_provider()
-    if not isinstance(current, trace.ProxyTracerProvider):
-        return current
-    _owned = sdk.build_tracer_provider(settings)
-    trace.set_tracer_provider(_owned)
-    return _owned
+def _choose_providers(
+    tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None, settings: Settings
+) -> tuple[TracerProvider, MeterProvider]:
+    """Take the given providers, else the application's global ones, else build and set our own."""
+    _check_provider("tracer_provider", tracer_provider, "get_tracer")
+    _check_provider("meter_provider", meter_provider, "get_meter")
+    if tracer_provider is None:
+        tracer_provider = trace.get_tracer_provider()
+    if meter_provider is None:
+        meter_provider = metrics.get_meter_provider()
+    # Both are built before one is set: a bad variable must leave nothing behind.
+    own_traces = own_metrics = None
+    if isinstance(tracer_provider, trace.ProxyTracerProvider):
+        own_traces = tracer_provider = sdk.build_tracer_provider(settings)
+    if type(meter_provider).__name__ == "_ProxyMeterProvider":  # unlike the other, it is private
+        own_metrics = meter_provider = sdk.build_meter_provider(settings)
+    if own_traces is not None:
+        trace.set_tracer_provider(own_traces)
+    if own_metrics is not None:
+        metrics.set_meter_provider(own_metrics)
+    _owned.extend(provider for provider in (own_traces, own_metrics) if provider is not None)
+    return tracer_provider, meter_provider
+
+
+def _check_provider(name: str, given: object, method: str) -> None:
+    if given is not None and not callable(getattr(given, method, None)):
+        kind = "".join(part.capitalize() for part in name.split("_"))
+        raise TypeError(
+            f"{name} must be an OpenTelemetry {kind}, not {given!r}. "
+            "Leave it out to let flowspan build one from the OTEL_* variables."
+        )
 
 
 def _finish_at_exit(instrumentor: PrefectInstrumentor) -> None:

@@ -29,12 +29,16 @@ from opentelemetry.trace import (
 from flowspan import semconv
 from flowspan._version import __version__
 from flowspan.identity import DerivedIdGenerator, derive_attempt_span_id, derive_span_id
+from flowspan.metrics import Outcome, RunMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.util.types import AttributeValue
+
+    from flowspan.objectives import Violation
+    from flowspan.watch import Watch
 
     Attributes = dict[str, AttributeValue]
 
@@ -52,6 +56,7 @@ _RESULT_BY_STATE_TYPE: Final = {
     # Left in this state only by a process that is told to stop: what follows is Cancelled.
     "CANCELLING": "cancellation",
 }
+_RUNNING: Final = "RUNNING"
 _FINAL_STATE_TYPES: Final = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 _ERROR_RESULTS: Final = frozenset({"failure", "timeout", "error"})
 # States that a run waits in, by the wait that they begin; the next state ends it.
@@ -74,7 +79,8 @@ class Run:
 
     Attributes:
         id: The flow or task run's id.
-        span_name: The low-cardinality name of its span.
+        flow_name: The name of its flow; None for a task run outside any.
+        task_name: The name of its task; None for a flow run.
         kind: The kind of its span.
         start: When the engine took the run up in this process.
         trace_id: The trace of a run without a parent.
@@ -82,14 +88,16 @@ class Run:
         parent_recorder: The recorder of the calling run, if that is in this process.
         run_count: How often the run had been running when the engine took it up.
         allows_retries: Whether each attempt gets a span of its own.
-        result_attribute: The attribute that says how the run ended.
         upstream: The ids of the runs that it consumes.
-        sampling_attributes: The few attributes that a sampler gets to see.
+        deployment_name: The name of the deployment that a flow run is of.
         waits_before: Seconds waited before `start`, by attribute name.
+        watch: What watches the objectives of a flow run, if it has any.
+        time_running: Nanoseconds in Running states before the engine took it up.
     """
 
     id: str
-    span_name: str
+    flow_name: str | None
+    task_name: str | None
     kind: SpanKind
     start: int
     trace_id: int
@@ -97,18 +105,50 @@ class Run:
     parent_recorder: RunRecorder | None
     run_count: int
     allows_retries: bool
-    result_attribute: str
     upstream: Collection[str]
-    sampling_attributes: Mapping[str, AttributeValue]
+    deployment_name: str | None = None
     waits_before: Mapping[str, float] = field(default_factory=dict)
+    watch: Watch | None = None
+    time_running: int = 0
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether this is a flow run, not a task run."""
+        return self.task_name is None
+
+    @property
+    def span_name(self) -> str:
+        """The low-cardinality name of its span."""
+        return self.task_name or semconv.flow_span_name(self.flow_name or "")
+
+    @property
+    def result_attribute(self) -> str:
+        """The attribute that says how the run ended."""
+        return semconv.PIPELINE_RESULT if self.is_flow else semconv.PIPELINE_TASK_RESULT
+
+    @property
+    def names(self) -> Attributes:
+        """The names of its flow and task, as all its metrics carry them."""
+        names = {semconv.FLOW_NAME: self.flow_name, semconv.TASK_NAME: self.task_name}
+        return {key: name for key, name in names.items() if name is not None}
+
+    @property
+    def sampling_attributes(self) -> Attributes:
+        """The few attributes that a sampler gets to see."""
+        attributes = self.names
+        attributes[semconv.RUN_TYPE] = "flow" if self.is_flow else "task"
+        if self.is_flow:
+            attributes[semconv.PIPELINE_NAME] = self.flow_name or ""
+        return attributes
 
 
 class RunTracer:
     """Starts recorders on one tracer and knows those that are active in this process."""
 
-    def __init__(self, provider: TracerProvider) -> None:
+    def __init__(self, provider: TracerProvider, metrics: RunMetrics) -> None:
         """Take a tracer of `provider`; derive its ids if it is the SDK's, else leave its own."""
         self._tracer: Tracer = provider.get_tracer("flowspan", __version__)
+        self.metrics = metrics
         self.active: dict[str, RunRecorder] = {}
         if hasattr(self._tracer, "id_generator"):
             # The SDK copies the provider's generator into each tracer: only ours derives ids.
@@ -179,19 +219,31 @@ class RunRecorder:
             attributes=run.sampling_attributes,
         )
         self._is_recording = self.span.is_recording()
+        self._metrics = tracer.metrics
+        # With the run's span, so that exemplars lead from a metric to the trace.
+        self._context = set_span_in_context(self.span)
         self._state: State | None = None
         self._seen: set[str] = set()
         self._state_wait: tuple[str, int] | None = None
         self._account = _Account()
+        self._running = _Stopwatch(run.time_running)
         self.rows = _Rows()
         self._attempt = run.run_count
+        self._errors_below: set[int] = set()
         self._attempt_span: Span | None = None
         self._attempt_is_over = False
         self._exception: BaseException | None = None
         self._left_as: State | None = None
         self._describe = describe
         self.is_finished = False
+        self._is_left = False
         self.awaits_rollback = False
+        self._metrics.taken_up(run, self._context)
+        caller = run.parent_recorder
+        self._watches: tuple[Watch, ...] = caller._watches if caller is not None else ()  # noqa: SLF001 - its own kind
+        if run.watch is not None:
+            self._watches += (run.watch,)
+            run.watch.begin(self._violate, self._late())
 
     @property
     def span_context(self) -> SpanContext:
@@ -217,7 +269,7 @@ class RunRecorder:
     def calling_flow(self) -> RunRecorder | None:
         """The flow run that this run is part of, if it is in this process."""
         caller = self.run.parent_recorder
-        while caller is not None and caller.run.result_attribute != semconv.PIPELINE_RESULT:
+        while caller is not None and not caller.run.is_flow:
             caller = caller.run.parent_recorder
         return caller
 
@@ -251,6 +303,10 @@ class RunRecorder:
             self._state_wait = (wait, state.time)
         if self._attempt_is_over:
             self._end_attempt(state.time)
+        if state.type == _RUNNING:
+            self._enter_running(state.time)
+        else:
+            self._leave_running(state.time)
         if self._is_recording:
             self.span.add_event(
                 state.name,
@@ -265,6 +321,11 @@ class RunRecorder:
 
     def begin_attempt(self, now: int) -> None:
         """Record that the engine begins an attempt at `now`."""
+        if self._exception is not None:  # of the attempt before
+            self._count_error(_qualified_name(self._exception))
+            if not self.run.is_flow:
+                error_type = _qualified_name(self._exception)
+                self._metrics.retried(self.run, error_type, self._context)
         self._attempt += 1
         self._attempt_is_over = False
         self._exception = None
@@ -310,6 +371,17 @@ class RunRecorder:
         """Account a wait by its attribute; one inside the user's function is not execution."""
         self._account.wait(attribute, start, end)
 
+    def measure(
+        self, name: str, value: float, unit: str, attributes: Mapping[str, AttributeValue]
+    ) -> None:
+        """Record a measurement of the user's own, as the metric ``prefect.metric.<name>``."""
+        self._metrics.measured(self.run, name, value, unit, attributes, context=self._context)
+
+    def await_rollback(self) -> None:
+        """Record that the engine leaves the run, whose state a transaction may still change."""
+        self.awaits_rollback = True
+        self._leave()
+
     def leave_as(self, state: State) -> None:
         """Conclude with a `state` that the run will enter only after this process has left it."""
         self._left_as = state
@@ -327,15 +399,69 @@ class RunRecorder:
         end = max(state.time if state and is_final else now, self.run.start)
         self.end_execution(min(now, end))
         self._end_attempt(end)
+        self._leave_running(end)
         caller = self.run.parent_recorder
         if caller is not None and caller is self.calling_flow:
             caller.rows.of_leaves[self.run.id] = self.rows.total(semconv.ROWS_OUTPUT)
+        outcome = self._outcome(state)
+        try:
+            self._measure(outcome)
+            if self.run.watch is not None:
+                result = outcome.result if outcome is not None else None
+                rows = self.rows.total(semconv.ROWS_OUTPUT)
+                self.run.watch.end(result, self._running.seconds, rows)
+        finally:
+            self._end_span(state, outcome, end)
+
+    def _end_span(self, state: State | None, outcome: Outcome | None, end: int) -> None:
         try:
             if self._is_recording:
-                self._conclude(state, end)
+                self._conclude(state, outcome, end)
         finally:
             self._describe = None  # it holds the run's parameters
             self.span.end(end_time=end)
+
+    def _enter_running(self, now: int) -> None:
+        if not self._running.has_run:
+            pending = sum(self.run.waits_before.values())
+            pending += max(0, now - self.run.start) / _NANOSECONDS
+            self._metrics.executing(self.run, pending, self._context)
+        self._running.start(now)
+        if self.run.watch is not None:
+            self.run.watch.resume(self._running.total, now)
+
+    def _leave_running(self, now: int) -> None:
+        since = self._running.stop(now)
+        if self.run.watch is not None:
+            self.run.watch.pause()
+        if since is not None and self.run.task_name is not None:
+            for watch in self._watches:
+                watch.task_ran(self.run.task_name, since, now)
+
+    def _late(self) -> float | None:
+        """Tell how many seconds the run is behind its schedule when it is first taken up."""
+        waits = self.run.waits_before
+        if self.run.run_count > 0 or semconv.WAIT_LATE not in waits:
+            return None
+        return waits[semconv.WAIT_LATE] + waits.get(semconv.WAIT_INFRASTRUCTURE, 0.0)
+
+    def _violate(self, violation: Violation) -> None:
+        self._metrics.violated(self.run, violation.objective, self._context)
+        self.span.add_event(
+            semconv.SLO_VIOLATED,
+            {
+                semconv.SLO_OBJECTIVE: violation.objective,
+                semconv.SLO_EXPECTED: violation.expected,
+                semconv.SLO_ACTUAL: violation.actual,
+                semconv.SLO_DETAIL: violation.detail,
+            },
+        )
+
+    def _leave(self) -> None:
+        if not self._is_left:
+            self._is_left = True
+            has_executed = self._running.has_run
+            self._metrics.left(self.run, self._context, has_executed=has_executed)
 
     def _end_state_wait(self, now: int) -> None:
         if self._state_wait is not None:
@@ -349,26 +475,83 @@ class RunRecorder:
             self._attempt_span = None
         self._attempt_is_over = False
 
-    def _conclude(self, state: State | None, end: int) -> None:
+    def _count_error(self, error_type: str) -> None:
+        """Count an error, unless it has come up from a run below that it was counted for."""
+        error = id(self._exception)
+        if self._exception is None or error not in self._errors_below:
+            self._metrics.error(self.run, error_type, self._context)
+        if self._exception is not None and self.run.parent_recorder is not None:
+            self.run.parent_recorder._errors_below.add(error)  # noqa: SLF001 - its own kind
+
+    def _outcome(self, state: State | None) -> Outcome | None:
+        """Tell how the run ended in `state`; None if it has not ended for good."""
+        if state is None:
+            return None
+        result = _RESULT_BY_STATE_NAME.get(state.name) or _RESULT_BY_STATE_TYPE.get(state.type)
+        if result is None:
+            return None
+        error_type = None
+        if result in _ERROR_RESULTS:
+            error_type = _qualified_name(self._exception) if self._exception else state.name
+        return Outcome(state.name, result, error_type)
+
+    def _measure(self, outcome: Outcome | None) -> None:
+        metrics, run, context = self._metrics, self.run, self._context
+        self._leave()
+        for attribute, waited in (*run.waits_before.items(), *self._account.waits.items()):
+            metrics.waited(run, attribute, waited, context)
+        for direction in (semconv.ROWS_INPUT, semconv.ROWS_OUTPUT):
+            if (rows := self.rows.total(direction)) is not None:
+                metrics.moved(run, direction, rows, context)
+        if outcome is not None:
+            if outcome.error_type is not None:
+                self._count_error(outcome.error_type)
+            metrics.ended(run, outcome, self._running.seconds, context)
+
+    def _conclude(self, state: State | None, outcome: Outcome | None, end: int) -> None:
         attributes: Attributes = dict(self.run.waits_before)
         attributes.update(self.rows.attributes(self._account.execution))
         attributes.update(self._account.attributes(end - self.run.start))
         if state is not None:
             attributes[semconv.RUN_STATE_TYPE] = state.type
             attributes[semconv.RUN_STATE_NAME] = state.name
-            result = _RESULT_BY_STATE_NAME.get(state.name) or _RESULT_BY_STATE_TYPE.get(state.type)
-            if result is not None:
-                attributes[self.run.result_attribute] = result
-            if result in _ERROR_RESULTS:
-                attributes[semconv.ERROR_TYPE] = (
-                    _qualified_name(self._exception) if self._exception else state.name
-                )
-                self.span.set_status(Status(StatusCode.ERROR, state.message))
+        if outcome is not None:
+            attributes[self.run.result_attribute] = outcome.result
+            if outcome.error_type is not None:
+                attributes[semconv.ERROR_TYPE] = outcome.error_type
+                message = state.message if state is not None else None
+                self.span.set_status(Status(StatusCode.ERROR, message))
         try:
             if self._describe is not None:
                 attributes.update(self._describe())
         finally:
             self.span.set_attributes(attributes)
+
+
+class _Stopwatch:
+    """How long a run has been in Running states, in nanoseconds, as Prefect's total run time."""
+
+    def __init__(self, before: int) -> None:
+        self.total = before  # until it was last stopped
+        self.has_run = False
+        self._since: int | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The time until it was last stopped."""
+        return self.total / _NANOSECONDS
+
+    def start(self, now: int) -> None:
+        """Go on counting; one Running state may follow another."""
+        self.has_run = True
+        self._since = now if self._since is None else self._since
+
+    def stop(self, now: int) -> int | None:
+        """Count no longer; return since when it was counting, if it was."""
+        since, self._since = self._since, None
+        if since is not None:
+            self.total += max(0, now - since)
+        return since
 
 
 class _Account:
@@ -427,11 +610,14 @@ class _Account:
             if length > 0:
                 self._waits[attribute] = self._waits.get(attribute, 0) + length
 
+    @property
+    def waits(self) -> dict[str, float]:
+        """Seconds waited, by attribute."""
+        return {wait: nanoseconds / _NANOSECONDS for wait, nanoseconds in self._waits.items()}
+
     def attributes(self, duration: int) -> Attributes:
         """Return the account in seconds; the engine's own share is what remains of `duration`."""
-        account: Attributes = {
-            wait: nanoseconds / _NANOSECONDS for wait, nanoseconds in self._waits.items()
-        }
+        account: Attributes = {**self.waits}
         if self._execution is not None:
             account[semconv.EXECUTION] = self._execution / _NANOSECONDS
         rest = duration - sum(self._waits.values()) - (self._execution or 0)

@@ -1,9 +1,10 @@
 """The OpenTelemetry SDK that flowspan builds when the application has set none.
 
 The standard variables decide (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
-This module reads those that choose an exporter: ``OTEL_TRACES_EXPORTER``, the OTLP endpoint and the
-OTLP protocol. All others are read by the SDK and its exporters themselves: headers, TLS files,
-compression, timeouts, sampler, span limits, batching, resource.
+This module reads those that choose an exporter: ``OTEL_TRACES_EXPORTER``,
+``OTEL_METRICS_EXPORTER``, the OTLP endpoint and the OTLP protocol. All others are read by the SDK
+and its exporters themselves: headers, TLS files, compression, timeouts, sampler, span limits,
+batching, export interval, temporality, resource.
 
 What flowspan adds to the SDK's pipeline is in `flowspan._bounded`.
 """
@@ -15,29 +16,34 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SpanExporter
 
 from flowspan._bounded import (
+    BoundedMeterProvider,
     BoundedProcessor,
+    BoundedReader,
     BoundedTracerProvider,
-    ReportingExporter,
     flush,
     shutdown,
 )
+from flowspan._reporting import Reporter, ReportingMetricExporter, ReportingSpanExporter
 from flowspan._version import __version__
-from flowspan.settings import Settings
+from flowspan.settings import ConfigurationError, Settings
 
 if TYPE_CHECKING:
     import requests
+    from opentelemetry.sdk.trace.export import SpanExporter
 
 __all__ = [
     "ConfigurationError",
     "SignalRoute",
+    "build_meter_provider",
     "build_tracer_provider",
     "describe_signals",
     "flush",
@@ -48,6 +54,8 @@ __all__ = [
 EMBEDDED: Final = "embedded"  # not an entry point: flowspan's own name for its files
 NONE: Final = "none"
 
+_TRACES: Final = "traces"
+_METRICS: Final = "metrics"
 _OTLP: Final = "otlp"
 _OTLP_GRPC: Final = "otlp_proto_grpc"
 _OTLP_HTTP: Final = "otlp_proto_http"
@@ -57,16 +65,12 @@ _GRPC_AUTHORITY: Final = ("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",)
 _DEFAULT_PROTOCOL: Final = "grpc"  # OpenTelemetry Python's; the specification recommends HTTP
 
 
-class ConfigurationError(ValueError):
-    """An ``OTEL_*`` variable asks for something that cannot be had."""
-
-
 @dataclass(frozen=True)
 class SignalRoute:
     """One way by which one signal leaves this process."""
 
     signal: str
-    """``traces``"""
+    """``traces`` or ``metrics``"""
 
     exporter: str
     """``embedded``, ``none``, or a name of the entry point group of the signal's exporters."""
@@ -83,17 +87,41 @@ def build_tracer_provider(settings: Settings) -> TracerProvider:
     Raises:
         ConfigurationError: An exporter or protocol is unknown, or an exporter rejects its settings.
     """
-    exporters = [
-        ReportingExporter(
-            route.signal, route.destination, partial(_make_span_exporter, route, settings)
-        )
-        for route in _routes("traces", settings)
-    ]
-    try:
-        processors = [BoundedProcessor(exporter, settings.flush_timeout) for exporter in exporters]
-    except ValueError as error:
-        raise ConfigurationError(f"OTEL_BSP_*: {error}") from error
+    processors = []
+    for route in _routes(_TRACES, settings):
+        make = partial(_make_exporter, route, settings)
+        reporter: Reporter[SpanExporter] = Reporter(route.signal, route.destination, make)
+        try:
+            exporter = ReportingSpanExporter(reporter)
+            processors.append(BoundedProcessor(exporter, settings.flush_timeout))
+        except ValueError as error:
+            raise ConfigurationError(f"OTEL_BSP_*: {error}") from error
     return BoundedTracerProvider(processors, _resource(), settings.flush_timeout)
+
+
+def build_meter_provider(settings: Settings) -> MeterProvider:
+    """Build the SDK's meter provider from the ``OTEL_*`` variables, or with the embedded default.
+
+    It does not shut itself down when the process ends: call `shutdown`.
+
+    Raises:
+        ConfigurationError: As `build_tracer_provider`.
+    """
+    readers = [_make_reader(route, settings) for route in _routes(_METRICS, settings)]
+    return BoundedMeterProvider(readers, _resource(), settings.flush_timeout)
+
+
+def _make_reader(route: SignalRoute, settings: Settings) -> MetricReader:
+    if route.exporter != EMBEDDED:
+        kind = _entry_point(route.signal, route.exporter).load()
+        if isinstance(kind, type) and issubclass(kind, MetricReader):
+            return kind()  # Prometheus', which is asked instead of exporting
+    make = partial(_make_exporter, route, settings)
+    reporter: Reporter[MetricExporter] = Reporter(route.signal, route.destination, make)
+    try:
+        return BoundedReader(ReportingMetricExporter(reporter))
+    except ValueError as error:
+        raise ConfigurationError(f"OTEL_METRIC_EXPORT_INTERVAL: {error}") from error
 
 
 def describe_signals(settings: Settings) -> list[SignalRoute]:
@@ -102,7 +130,11 @@ def describe_signals(settings: Settings) -> list[SignalRoute]:
     Raises:
         ConfigurationError: As `build_tracer_provider`.
     """
-    return _routes("traces", settings) or [SignalRoute("traces", NONE, "nowhere")]
+    return [
+        route
+        for signal in (_TRACES, _METRICS)
+        for route in _routes(signal, settings) or [SignalRoute(signal, NONE, "nowhere")]
+    ]
 
 
 def _resource() -> Resource:
@@ -209,18 +241,10 @@ def _entry_point(signal: str, name: str) -> EntryPoint:
     return group[name]
 
 
-def _make_span_exporter(route: SignalRoute, settings: Settings) -> SpanExporter:
+def _make_exporter(route: SignalRoute, settings: Settings) -> Any:
     """Import and make the exporter of one route; only now, so that gRPC is loaded only if used."""
     if route.exporter == EMBEDDED:
-        from flowspan.embedded import EmbeddedSpanExporter, RotatingStream  # noqa: PLC0415
-
-        stream = RotatingStream(
-            Path(route.destination).parent,
-            route.signal,
-            max_bytes=settings.file_max_bytes,
-            max_count=settings.file_max_count,
-        )
-        return EmbeddedSpanExporter(stream)
+        return _make_embedded_exporter(route, settings)
     entry_point = _entry_point(route.signal, route.exporter)
     arguments: dict[str, object] = {}
     if route.exporter in _OTLP_BY_PROTOCOL.values():
@@ -234,11 +258,27 @@ def _make_span_exporter(route: SignalRoute, settings: Settings) -> SpanExporter:
     ):
         arguments["session"] = _session()
     try:
-        return cast("SpanExporter", entry_point.load()(**arguments))
+        return entry_point.load()(**arguments)
     except Exception as error:
         raise ConfigurationError(
             f"The {route.signal} exporter {route.exporter!r} cannot be set up: {error}"
         ) from error
+
+
+def _make_embedded_exporter(route: SignalRoute, settings: Settings) -> Any:
+    from opentelemetry.exporter.otlp.json.file import FileMetricExporter  # noqa: PLC0415
+
+    from flowspan.embedded import EmbeddedSpanExporter, RotatingStream  # noqa: PLC0415
+
+    stream = RotatingStream(
+        Path(route.destination).parent,
+        route.signal,
+        max_bytes=settings.file_max_bytes,
+        max_count=settings.file_max_count,
+    )
+    if route.signal == _TRACES:
+        return EmbeddedSpanExporter(stream)
+    return FileMetricExporter(stream=cast("IO[str]", stream))
 
 
 def _check_tls_files(signal: str) -> None:

@@ -74,23 +74,24 @@ class Description:
 
 class FlowRunDescription(Description):
     __slots__ = ()
-    result_attribute = semconv.PIPELINE_RESULT
+    task_name = None
 
     @property
-    def span_name(self) -> str:
-        return semconv.flow_span_name(self.engine.flow.name)
+    def flow_name(self) -> str:
+        name: str = self.engine.flow.name
+        return name
+
+    @property
+    def deployment_name(self) -> str | None:
+        return self.past.deployment.name if self.past.deployment is not None else None
 
     @property
     def allows_retries(self) -> bool:
         return bool(self.run.empirical_policy.retries or self.engine.flow.retries)
 
-    def sampling_attributes(self) -> dict[str, AttributeValue]:
-        name = self.engine.flow.name
-        return {semconv.RUN_TYPE: "flow", semconv.FLOW_NAME: name, semconv.PIPELINE_NAME: name}
-
     def attributes(self) -> dict[str, AttributeValue]:
         attributes = Description.attributes(self)
-        run, deployment = self.engine.flow_run, self.past.deployment
+        run = self.engine.flow_run
         described = {
             semconv.FLOW_RUN_ID: str(run.id),
             semconv.PIPELINE_RUN_ID: str(run.id),
@@ -98,7 +99,7 @@ class FlowRunDescription(Description):
             semconv.FLOW_ID: run.flow_id and str(run.flow_id),
             semconv.FLOW_VERSION: run.flow_version or self.engine.flow.version,
             semconv.DEPLOYMENT_ID: run.deployment_id and str(run.deployment_id),
-            semconv.DEPLOYMENT_NAME: deployment and deployment.name,
+            semconv.DEPLOYMENT_NAME: self.deployment_name,
             semconv.WORK_POOL_NAME: run.work_pool_name,
             semconv.WORK_QUEUE_NAME: run.work_queue_name,
         }
@@ -117,10 +118,11 @@ class FlowRunDescription(Description):
         return names_by_run_id(inputs, self.observer.subflows_of(caller))
 
     def waits_before(self, start: int) -> dict[str, int]:
-        pending = [s for s in before_pick_up(self.past.states) if s.type.value == "PENDING"]
-        if not pending or self.run.expected_start_time is None:
+        states = before_pick_up(self.past.states)
+        if not states or self.run.expected_start_time is None:
             return {}
-        first = nanoseconds(pending[0].timestamp)
+        pending = [nanoseconds(s.timestamp) for s in states if s.type.value == "PENDING"]
+        first = min(pending, default=start)
         return {
             semconv.WAIT_LATE: first - nanoseconds(self.run.expected_start_time),
             semconv.WAIT_INFRASTRUCTURE: start - first,
@@ -129,10 +131,15 @@ class FlowRunDescription(Description):
 
 class TaskRunDescription(Description):
     __slots__ = ()
-    result_attribute = semconv.PIPELINE_TASK_RESULT
+    deployment_name = None
 
     @property
-    def span_name(self) -> str:
+    def flow_name(self) -> str | None:
+        context = FlowRunContext.get()
+        return context.flow.name if context is not None and context.flow is not None else None
+
+    @property
+    def task_name(self) -> str:
         name: str = self.engine.task.name
         return name
 
@@ -140,17 +147,10 @@ class TaskRunDescription(Description):
     def allows_retries(self) -> bool:
         return bool(self.engine.task.retries)
 
-    def sampling_attributes(self) -> dict[str, AttributeValue]:
-        context = FlowRunContext.get()
-        attributes = {semconv.RUN_TYPE: "task", semconv.TASK_NAME: self.engine.task.name}
-        if context is not None and context.flow is not None:
-            attributes[semconv.FLOW_NAME] = context.flow.name
-        return attributes
-
     def attributes(self) -> dict[str, AttributeValue]:
         attributes = Description.attributes(self)
         run, run_id = self.run, str(self.run.id)
-        attributes[semconv.PIPELINE_TASK_NAME] = self.engine.task.name
+        attributes[semconv.PIPELINE_TASK_NAME] = self.task_name
         attributes[semconv.PIPELINE_TASK_RUN_ID] = run_id
         attributes[semconv.TASK_KEY] = self.engine.task.task_key
         attributes[semconv.TASK_CACHED] = run.state_name == "Cached"

@@ -33,6 +33,7 @@ from flowspan._prefect.description import (
     nanoseconds,
     seconds,
 )
+from flowspan._prefect.objectives import watch_for
 from flowspan._prefect.origin import (
     PARENT_LABEL,
     Origin,
@@ -317,7 +318,7 @@ class EngineTelemetry(RunTelemetry):
         self._told_state = None
         own_transaction, self.transaction = self.transaction, None  # its hooks hold the engine
         if _may_be_rolled_back(own_transaction):
-            recorder.awaits_rollback = True
+            recorder.await_rollback()
             own_transaction.on_commit_hooks.append(_commit_hook(recorder))
             return None
         recorder.finish()
@@ -370,7 +371,8 @@ class EngineTelemetry(RunTelemetry):
         recorder = self._observer.tracer.start(
             Run(
                 id=str(run.id),
-                span_name=description.span_name,
+                flow_name=description.flow_name,
+                task_name=description.task_name,
                 kind=SpanKind.SERVER
                 if isinstance(run, FlowRun) and not origin.is_called
                 else SpanKind.INTERNAL,
@@ -381,10 +383,13 @@ class EngineTelemetry(RunTelemetry):
                 # An adopted run has been counted already.
                 run_count=max(0, run.run_count - 1) if self._is_adopted else run.run_count,
                 allows_retries=description.allows_retries,
-                result_attribute=description.result_attribute,
                 upstream=upstream.keys(),
-                sampling_attributes=description.sampling_attributes(),
+                deployment_name=description.deployment_name,
                 waits_before=seconds(description.waits_before(self._start)),
+                watch=watch_for(run, self._engine.flow, self._observer.settings)
+                if isinstance(run, FlowRun)
+                else None,
+                time_running=round(run.total_run_time.total_seconds() * 1e9),
             ),
             description.attributes,
         )

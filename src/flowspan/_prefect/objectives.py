@@ -1,0 +1,115 @@
+"""What objectives need of Prefect: the history of a flow, the run's log, an event."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, Final
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.events import emit_event
+from prefect.logging.loggers import flow_run_logger
+
+from flowspan import semconv
+from flowspan.objectives import objectives_for
+from flowspan.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from uuid import UUID
+
+    from prefect import Flow
+
+    from flowspan.objectives import SuccessRate, Violation
+    from flowspan.settings import Settings
+
+_FINISHED: Final = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED)
+_PAGE: Final = 200  # what Prefect's API gives at most
+
+
+def watch_for(run: FlowRun, flow: Flow[Any, Any], settings: Settings) -> Watch | None:
+    """Return what watches the objectives of a flow run; None if it has none."""
+    objectives = objectives_for(settings.slo, flow.name, run.tags)
+    if objectives is None:
+        return None
+    return Watch(
+        objectives,
+        flow.name,
+        report=lambda violation: _report(run, flow, violation),
+        history=lambda success_rate: _read_history(run.flow_id, success_rate),
+        patience=settings.flush_timeout,
+    )
+
+
+def _report(run: FlowRun, flow: Flow[Any, Any], violation: Violation) -> None:
+    flow_run_logger(run, flow).warning("Objective violated: %s", violation.detail)
+    related = [_related("flow", run.flow_id, flow.name)]
+    if run.deployment_id is not None:
+        related.append(_related("deployment", run.deployment_id))
+    related += [
+        {"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"}
+        for tag in sorted(run.tags)
+    ]
+    emit_event(
+        semconv.SLO_EVENT,
+        resource={
+            "prefect.resource.id": f"prefect.flow-run.{run.id}",
+            "prefect.resource.name": run.name,
+            semconv.SLO_OBJECTIVE: violation.objective,  # what an automation can match on
+        },
+        related=related,
+        payload={
+            "objective": violation.objective,
+            "expected": violation.expected,
+            "actual": violation.actual,
+            "detail": violation.detail,
+        },
+    )
+
+
+def _related(kind: str, identity: UUID, name: str | None = None) -> dict[str, str]:
+    resource = {
+        "prefect.resource.id": f"prefect.{kind}.{identity}",
+        "prefect.resource.role": kind,
+    }
+    return resource if name is None else {**resource, "prefect.resource.name": name}
+
+
+def _read_history(flow_id: UUID, success_rate: SuccessRate) -> tuple[int, int]:
+    """Ask the API how many of a flow's last finished runs succeeded, and how many there were.
+
+    The run that is going on is the last of those that `success_rate` looks back at, and not yet
+    among them.
+    """
+    flow = FlowFilter.model_validate({"id": {"any_": [flow_id]}})
+    with get_client(sync_client=True) as client:
+        if success_rate.days is not None:
+            since = datetime.now(timezone.utc) - timedelta(days=success_rate.days)
+            succeeded, finished = (
+                client.count_flow_runs(flow_filter=flow, flow_run_filter=_ended_in(states, since))
+                for states in ([StateType.COMPLETED], _FINISHED)
+            )
+            return succeeded, finished
+        wanted = (success_rate.runs or 1) - 1
+        found: list[FlowRun] = []
+        while len(found) < wanted:
+            page = client.read_flow_runs(
+                flow_filter=flow,
+                flow_run_filter=_ended_in(_FINISHED),
+                sort=FlowRunSort.END_TIME_DESC,
+                limit=min(_PAGE, wanted - len(found)),
+                offset=len(found),
+            )
+            if not page:
+                break
+            found += page
+        return sum(run.state_type == StateType.COMPLETED for run in found), len(found)
+
+
+def _ended_in(states: Collection[StateType], since: datetime | None = None) -> FlowRunFilter:
+    fields: dict[str, Any] = {"state": {"type": {"any_": list(states)}}}
+    if since is not None:
+        fields["end_time"] = {"after_": since}
+    return FlowRunFilter.model_validate(fields)

@@ -1,0 +1,189 @@
+"""Exporters that are silent but for one line when their endpoint is not there."""
+
+import contextlib
+import contextvars
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+logger = logging.getLogger("flowspan")
+
+_WARNING_INTERVAL: Final = 60.0
+"""Seconds between two warnings about one endpoint, however often it comes and goes."""
+
+E = TypeVar("E", SpanExporter, MetricExporter)
+
+_Listener = Callable[[logging.LogRecord], bool]
+log_listener: contextvars.ContextVar[_Listener | None] = contextvars.ContextVar(
+    "flowspan_exporter_log_listener", default=None
+)
+"""Decides which records of the exporters' loggers are logged."""
+
+
+def _hear(record: logging.LogRecord) -> bool:
+    """Filter for the exporters' loggers: while one of ours works, it decides what is logged."""
+    listener = log_listener.get()
+    return listener is None or listener(record)
+
+
+@contextlib.contextmanager
+def _listening(listener: _Listener) -> Iterator[None]:
+    token = log_listener.set(listener)
+    try:
+        yield
+    finally:
+        log_listener.reset(token)
+
+
+def _listen_to(exporter: object) -> None:
+    """Put the filter on the loggers of an exporter: libraries name them after their modules."""
+    modules = {kind.__module__ for kind in type(exporter).__mro__}
+    # Where the batch processor says that its queue is full.
+    for module in (*modules, "opentelemetry.sdk._shared_internal"):
+        logging.getLogger(module).addFilter(_hear)  # adding it twice has no effect
+
+
+class Reporter(Generic[E]):
+    """One route's exporter: one of its own in each process, and silent but for one line.
+
+    A fork inherits locks that nobody will release and connections that the parent still uses, so
+    the child makes a new exporter. The inherited one stays referenced, lest its destructor closes
+    what is not its own.
+
+    An outage is said once, in one line. A later one, after the endpoint has answered again, is
+    said too, but no two lines come within `_WARNING_INTERVAL`.
+    """
+
+    def __init__(self, signal: str, destination: str, make: Callable[[], E]) -> None:
+        self.failing = False  # the last batch was lost
+        self._signal = signal
+        self._destination = destination
+        self._make: Callable[[], E] = make
+        self._by_process: dict[int, E] = {}
+        self._busy = False
+        self._reason = ""
+        self._said = False
+        self._said_at = -_WARNING_INTERVAL
+        _listen_to(self.own())
+
+    def deliver(self, export: Callable[[E], bool]) -> bool:
+        """Let `export` use the exporter of this process; a failure of any kind is said, not raised.
+
+        Returns whether it succeeded, as `export` must.
+        """
+        succeeded = False
+        self._reason = ""
+        with _listening(self._note):
+            try:
+                exporter = self.own()
+                self._busy = True
+                succeeded = export(exporter)
+            except Exception as error:  # noqa: BLE001
+                self._reason = self._reason or f"{type(error).__name__}: {error}"
+        self._busy = False
+        self.failing = not succeeded
+        if self.failing:
+            self._complain(self._reason or "the exporter gives no reason")
+        else:
+            self._said = False
+        return succeeded
+
+    def close(self) -> None:
+        """Interrupt the export under way, if any, and close."""
+        if self._busy:
+            self._complain(self._reason or "no answer until the process ended")
+        exporter = self._by_process.get(os.getpid())
+        if exporter is not None:
+            with _listening(self._note), contextlib.suppress(Exception):
+                exporter.shutdown()
+
+    def complain_if_stuck(self) -> None:
+        """Say that the endpoint is dead if attempts have failed and the exporter tries on."""
+        if self._busy and self._reason:
+            self._complain(self._reason)
+
+    def is_news(self, _record: logging.LogRecord) -> bool:
+        """Whether to let the SDK say that its queue is full: not if we have said why."""
+        self.complain_if_stuck()
+        return not self._said
+
+    def own(self) -> E:
+        """Return the exporter of this process."""
+        pid = os.getpid()
+        if pid not in self._by_process:
+            self._by_process[pid] = self._make()
+            self._busy = False
+        return self._by_process[pid]
+
+    def _note(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        # The first says what went wrong, the last often only that attempts are over.
+        self._reason = self._reason or record.getMessage()
+        return False
+
+    def _complain(self, reason: str) -> None:
+        now = time.monotonic()
+        if self._said or now - self._said_at < _WARNING_INTERVAL:
+            return
+        self._said, self._said_at = True, now
+        logger.warning(
+            "Telemetry is being dropped: %s do not reach %s (%s)",
+            self._signal,
+            self._destination,
+            " ".join(reason.split()),
+        )
+
+
+class ReportingSpanExporter(SpanExporter):
+    """One route's exporter of spans, that reports as `reporter` does."""
+
+    def __init__(self, reporter: Reporter[SpanExporter]) -> None:
+        self.reporter = reporter
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Export with the exporter of this process; never raise."""
+        succeeded = self.reporter.deliver(
+            lambda exporter: exporter.export(spans) is SpanExportResult.SUCCESS
+        )
+        return SpanExportResult.SUCCESS if succeeded else SpanExportResult.FAILURE
+
+    def shutdown(self) -> None:
+        """Interrupt the export under way, if any, and close."""
+        self.reporter.close()
+
+
+class ReportingMetricExporter(MetricExporter):
+    """One route's exporter of metrics, that reports as `reporter` does."""
+
+    def __init__(self, reporter: Reporter[MetricExporter]) -> None:
+        exporter: Any = reporter.own()
+        # Private, but it is how the SDK's reader learns of them from an exporter.
+        super().__init__(exporter._preferred_temporality, exporter._preferred_aggregation)  # noqa: SLF001
+        self.reporter = reporter
+
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
+    ) -> MetricExportResult:
+        """Export with the exporter of this process; never raise."""
+        succeeded = self.reporter.deliver(
+            lambda exporter: (
+                exporter.export(metrics_data, timeout_millis, **kwargs)
+                is MetricExportResult.SUCCESS
+            )
+        )
+        return MetricExportResult.SUCCESS if succeeded else MetricExportResult.FAILURE
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:  # noqa: ARG002
+        """Do nothing: what is collected is exported at once."""
+        return True
+
+    def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:  # noqa: ARG002
+        """Interrupt the export under way, if any, and close."""
+        self.reporter.close()
