@@ -192,7 +192,8 @@ def test_objective(demo: Demo) -> None:
 
 def test_metrics(demo: Demo) -> None:
     """The table of metrics shows runs, success, rows, the retry and the violated objective."""
-    rows = {line.split()[0].lstrip("├─└ "): line for line in demo.table.splitlines() if line}
+    lines = [line.lstrip("├─└│ ") for line in demo.table.splitlines()]
+    rows = {line.split()[0]: line for line in lines if line}
     assert "max_task_share" in demo.table
     assert "327,345" in demo.table
     assert "16" in rows["summarize"]

@@ -12,7 +12,8 @@ import flowspan
 from flowspan import sdk
 from flowspan.doctor import Finding, Verdict, examine
 from flowspan.objectives import Objectives
-from flowspan.settings import ConfigurationError, Settings, objectives_source
+from flowspan.settings import Settings, objectives_source
+from flowspan.settings_file import ConfigurationError
 
 OWN = "flowspan.toml"
 SHARED = "pyproject.toml"
@@ -346,3 +347,16 @@ def test_doctor_names_the_bad_objective_of_a_variable(monkeypatch: pytest.Monkey
     *_, last = examine()
     assert (last.subject, last.verdict) == ("settings", Verdict.WRONG)
     assert last.detail.startswith("slo.f.max_rows: Input should be greater than or equal to 0")
+
+
+def test_a_bad_file_does_not_matter_to_who_is_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLOWSPAN_ENABLED=false switches flowspan off, whatever is wrong in a file."""
+    (tmp_path / "flowspan.toml").write_text("[slo.etl]\nmax_duration = -1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLOWSPAN_ENABLED", "off")
+    assert Settings().slo == {}
+    monkeypatch.setenv("FLOWSPAN_ENABLED", "on")
+    with pytest.raises(ConfigurationError, match="max_duration"):
+        Settings()

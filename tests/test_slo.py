@@ -153,17 +153,17 @@ def test_too_long_a_run_is_noticed_while_it_runs(
 
 def test_waiting_for_a_retry_is_not_running(begin: Begin) -> None:
     """The time between two attempts does not count, that in both attempts does."""
-    spans = begin(patient={"max_duration": 3}, busy={"max_duration": 3})
+    spans = begin(patient={"max_duration": 2.6}, busy={"max_duration": 2.6})
 
     def make(name: str, seconds: float) -> Flow[Any, Any]:
-        @flow(name=name, retries=1, retry_delay_seconds=1.5)
+        @flow(name=name, retries=1, retry_delay_seconds=2.7)
         def main() -> None:
             time.sleep(seconds)
             raise ValueError("no")
 
         return main
 
-    for main in (make("patient", 0.0), make("busy", 0.6)):
+    for main in (make("patient", 0.0), make("busy", 1.4)):
         with pytest.raises(ValueError, match="no"):
             main()
     assert violations(spans.one("RUN patient")) == []

@@ -17,7 +17,8 @@ from flowspan import sdk
 from flowspan._version import __version__
 from flowspan.instrumentor import SUPPORTED_PREFECT, is_switched_off, targets
 from flowspan.objectives import TAG_PREFIX
-from flowspan.settings import ConfigurationError, Settings, objectives_source
+from flowspan.settings import Settings, objectives_source
+from flowspan.settings_file import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

@@ -34,7 +34,8 @@ from flowspan._bounded import (
 )
 from flowspan._reporting import Reporter, ReportingMetricExporter, ReportingSpanExporter
 from flowspan._version import __version__
-from flowspan.settings import ConfigurationError, Settings
+from flowspan.settings import Settings
+from flowspan.settings_file import ConfigurationError
 
 if TYPE_CHECKING:
     import requests

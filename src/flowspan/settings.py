@@ -1,30 +1,25 @@
 """``FLOWSPAN_*`` settings: argument before environment before default, parsed once.
 
-Objectives may also stand in a file: ``flowspan.toml``, or the table ``tool.flowspan`` of a
-``pyproject.toml``. The nearest folder that has one of them counts, from the working directory
-upward, and in it ``flowspan.toml`` before ``pyproject.toml``.
+Objectives may also stand in a file (see `flowspan.settings_file`).
 """
 
 import json
 import os
-import re
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveInt,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -32,20 +27,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from flowspan.objectives import FlowOrTag, Objectives, SuccessRate
+from flowspan import settings_file
+from flowspan.objectives import FlowOrTag, Objectives
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-_OWN_FILE: Final = "flowspan.toml"
-_SHARED_FILE: Final = "pyproject.toml"
 _VARIABLE: Final = "FLOWSPAN_SLO"
-
-
-class ConfigurationError(ValueError):
-    """A setting, an ``OTEL_*`` variable or an objective asks for something that cannot be had."""
 
 
 def _read_json(value: Any) -> Any:
@@ -128,139 +113,26 @@ def objectives_source() -> str | None:
     Raises:
         ConfigurationError: A file cannot be read.
     """
-    if _VARIABLE in os.environ:
-        return _VARIABLE
-    found = _find_table()
-    return found and found.file
+    return _VARIABLE if _VARIABLE in os.environ else settings_file.find_file()
 
 
 class _FileSource(PydanticBaseSettingsSource):
     """The objectives of the nearest file, looked for only if nothing else gave any."""
 
     def __call__(self) -> dict[str, Any]:
-        if "slo" in self.current_state or (found := _find_table()) is None:
+        # A bad file must not come between users and the switch that turns flowspan off.
+        if "slo" in self.current_state or _is_false(self.current_state.get("enabled", True)):
             return {}
-        return {"slo": _validate(found)}
+        objectives = settings_file.read_objectives()
+        return {} if objectives is None else {"slo": objectives}
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Never called: `__call__` takes the place of the loop over the fields."""
         raise NotImplementedError
 
 
-class _Table(BaseModel):
-    """What a file may hold."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    slo: dict[FlowOrTag, Objectives] = Field(default_factory=dict)
-
-
-class _Found(NamedTuple):
-    file: str
-    """Its name if it lies in the working directory, else its path."""
-
-    keys: tuple[str, ...]
-    """Where in the file the table is."""
-
-    table: Any
-
-
-def _find_table() -> _Found | None:
+def _is_false(value: object) -> bool:
     try:
-        here = Path.cwd()
-    except OSError:  # it may have been removed
-        return None
-    return next((found for folder in (here, *here.parents) for found in _tables(folder)), None)
-
-
-def _tables(folder: Path) -> Iterator[_Found]:
-    own, shared = folder / _OWN_FILE, folder / _SHARED_FILE
-    # Not Path.is_file(), which raises in a folder that may not be searched.
-    if os.path.isfile(own):  # noqa: PTH113
-        yield _own_table(own)
-    if os.path.isfile(shared):  # noqa: PTH113
-        yield from _shared_tables(shared)
-
-
-def _own_table(path: Path) -> _Found:
-    try:
-        return _Found(_shown(path), (), _parse(path.read_bytes()))
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _shared_tables(path: Path) -> Iterator[_Found]:
-    """Yield flowspan's table; a broken file is for others to report unless it seems to have one."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return
-    if b"flowspan" not in content:  # most have not, and parsing takes milliseconds
-        return
-    try:
-        tool = _parse(content).get("tool")
-    except ValueError as error:
-        if b"tool.flowspan" in content:
-            raise _unreadable(path, error) from error
-        return
-    if isinstance(tool, dict) and "flowspan" in tool:
-        yield _Found(_shown(path), ("tool", "flowspan"), tool["flowspan"])
-
-
-def _parse(content: bytes) -> dict[str, Any]:
-    return tomllib.loads(content.decode("utf-8-sig"))  # Windows' editors like to put a mark first
-
-
-def _unreadable(path: Path, error: Exception) -> ConfigurationError:
-    reason = error.strerror if isinstance(error, OSError) else error
-    return ConfigurationError(f"{_shown(path)}: {reason}")
-
-
-def _shown(path: Path) -> str:
-    return path.name if path.parent == Path.cwd() else str(path)
-
-
-# What is wrong in a file, said in its own terms
-
-_MODEL_AT_DEPTH: Final[dict[int, type[BaseModel]]] = {1: _Table, 3: Objectives, 4: SuccessRate}
-_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
-
-
-def _validate(found: _Found) -> dict[str, Objectives]:
-    try:
-        return _Table.model_validate(found.table).slo
-    except ValidationError as error:
-        lines = [f"{found.file}: {_explain(problem, found)}" for problem in error.errors()]
-        raise ConfigurationError("\n".join(lines)) from error
-
-
-def _explain(problem: ErrorDetails, found: _Found) -> str:
-    keys, value = list(found.keys), found.table
-    for part in problem["loc"]:  # which goes on where a number stands for a table
-        if not isinstance(value, dict) or part not in value:
-            break
-        keys.append(str(part))
-        value = value[part]
-    reason = _reason(problem)
-    if reason.startswith("must"):
-        reason += f", not {json.dumps(value, default=str, ensure_ascii=False)}"
-    return f"{'.'.join(map(_quoted, keys))}: {reason}"
-
-
-def _reason(problem: ErrorDetails) -> str:
-    place = problem["loc"]
-    match problem["type"]:
-        case "extra_forbidden":
-            known = ", ".join(_MODEL_AT_DEPTH[len(place)].model_fields)
-            return f"is unknown: there is only {known}"
-        case "missing":
-            return f"has no {place[-1]}"
-        case "model_type" | "dict_type" if len(place) == 2:  # noqa: PLR2004 - slo, name
-            return "must be a flow's name or tag:NAME, with a table of objectives"
-        case "model_type" | "dict_type":
-            return "must be a table"
-    return problem["msg"].replace("Input should", "must", 1)
-
-
-def _quoted(key: str) -> str:
-    return key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
+        return not TypeAdapter(bool).validate_python(value)
+    except ValidationError:  # which the model itself will raise
+        return False
