@@ -8,9 +8,10 @@ The same flow runs in a fresh process for each variant and round, the variants t
     bare          Prefect with its telemetry off
     native otlp   Prefect's own spans, a plain SDK, OTLP over HTTP to a sink
     native file   the same with the JSON file exporter
+    otlp spans    flowspan's spans alone to the same sink, without its metrics
     otlp          flowspan to the same sink
     embedded      flowspan with its embedded files
-    ... against   the two above with flowspan's source from another folder, to judge a change
+    ... against   the last two with flowspan's source from another folder, to judge a change
 
 One Prefect server and one sink, each in a process of its own on loopback, serve all of them, so
 what is measured is the flow's process alone. Its flow calls a trivial task directly, and one time
@@ -82,6 +83,7 @@ class Variant:
     mode: str
     """``bare``, ``native`` or ``flowspan``."""
     to_file: bool = False
+    with_metrics: bool = True
     source: Path | None = None
     """Where flowspan is imported from, if not from what is installed."""
 
@@ -162,6 +164,7 @@ def variants(against: Path | None) -> list[Variant]:
     chosen = [
         Variant(BARE, "bare"),
         Variant(NATIVE["otlp"], "native"),
+        Variant("otlp spans", "flowspan", with_metrics=False),
         Variant("otlp", "flowspan"),
         Variant(NATIVE["embedded"], "native", to_file=True),
         Variant("embedded", "flowspan", to_file=True),
@@ -397,6 +400,8 @@ def environment_of(bench: Bench, variant: Variant, folder: Path) -> dict[str, st
     if not variant.to_file:
         env["OTEL_EXPORTER_OTLP_ENDPOINT"] = bench.sink
         env["OTEL_EXPORTER_OTLP_PROTOCOL"] = "http/protobuf"
+    if not variant.with_metrics:
+        env["OTEL_METRICS_EXPORTER"] = "none"
     if variant.source is not None:
         env["PYTHONPATH"] = str(variant.source)
     return env
@@ -511,7 +516,9 @@ def serve_sink() -> None:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path == "/v1/traces":
+                bodies.append(body)
             self.answer(b"")
 
         def do_GET(self) -> None:

@@ -24,6 +24,7 @@ BEHAVIOURS = [
     "hit_cache",
     "crash",
     "return_failed",
+    "return_failed_and_retry",
     "return_cancelled",
     "generate",
     "generate_and_stop",
@@ -237,6 +238,7 @@ def _runnable(step: Step) -> Flow[Any, Any] | Task[Any, Any]:  # noqa: C901 - on
             "retry_jitter_factor": 0.5,
         },
         "exhaust_retries": {"retries": 1},
+        "return_failed_and_retry": {"retries": 1},
         "time_out": {"timeout_seconds": 0.05},
         "hit_cache": {"cache_policy": INPUTS, "persist_result": True},
     }
@@ -261,7 +263,7 @@ def _runnable(step: Step) -> Flow[Any, Any] | Task[Any, Any]:  # noqa: C901 - on
         if behaviour == "crash":
             raise Outage(behaviour)
         if behaviour.startswith("return_"):
-            make_state = Failed if behaviour == "return_failed" else Cancelled
+            make_state = Cancelled if behaviour == "return_cancelled" else Failed
             return make_state(message="returned")
         if behaviour == "nest":
             return inner(x)

@@ -17,8 +17,9 @@ from opentelemetry.trace import SpanKind
 from prefect import flow, get_client, task
 from prefect.cache_policies import INPUTS
 from prefect.concurrency.sync import concurrency
+from prefect.flow_engine import run_flow
 from prefect.logging import get_run_logger
-from prefect.states import Cancelled, Failed
+from prefect.states import Cancelled, Failed, Scheduled
 from prefect.task_runners import ThreadPoolTaskRunner
 
 import flowspan
@@ -280,6 +281,92 @@ def test_a_retried_run_is_one_run(spans: RecordedSpans, metrics: RecordedMetrics
     assert metrics.count("prefect.task.run.duration", result="success") == 1
     # The convention counts errors that were not fatal, too.
     assert metrics.count("cicd.pipeline.run.errors") == 2
+
+
+def test_a_run_that_returns_a_failed_state_is_retried_like_others(
+    spans: RecordedSpans, metrics: RecordedMetrics
+) -> None:
+    """A retry without an exception is one, too, and has the state as its error."""
+    run(make("task", "sync", lambda: Failed(message="so"), retries=2), Exception)
+    assert metrics.count("prefect.task.runs") == 1
+    assert metrics.count("prefect.task.run.retries", error="Failed") == 2
+    assert metrics.count("cicd.pipeline.run.errors", error="Failed") == 3
+
+
+def test_caught_errors_count_each(spans: RecordedSpans, metrics: RecordedMetrics) -> None:
+    """Errors that a flow catches count once each, and so does the one that it ends with itself."""
+
+    @task
+    def step() -> None:
+        raise ValueError("caught")
+
+    @flow(name="main")
+    def main() -> None:
+        for _ in range(20):
+            with contextlib.suppress(ValueError):
+                step()
+        raise KeyError("its own")
+
+    run(main, KeyError)
+    assert metrics.count("cicd.pipeline.run.errors", error="ValueError") == 20
+    assert metrics.count("cicd.pipeline.run.errors", error="KeyError") == 1
+
+
+def test_a_flow_that_fails_by_what_it_returns_adds_no_error(
+    spans: RecordedSpans, metrics: RecordedMetrics
+) -> None:
+    """A failed future that a flow returns makes it fail, and is one error."""
+
+    @task
+    def step() -> None:
+        raise ValueError("once")
+
+    @flow(name="main")
+    def main() -> Any:
+        return step.submit()
+
+    run(main, ValueError)
+    assert metrics.count("prefect.flow.runs", result="failure") == 1
+    assert metrics.count("cicd.pipeline.run.errors") == 1
+
+
+def test_a_run_that_never_ran_has_no_duration(
+    spans: RecordedSpans, metrics: RecordedMetrics
+) -> None:
+    """A flow run that is refused before it is Running counts, but spoils no quantile."""
+
+    @flow(name="main")
+    def main(number: int) -> None: ...
+
+    run(lambda: main("no number"), Exception)
+    assert metrics.count("prefect.flow.runs", result="failure") == 1
+    assert metrics.count("cicd.pipeline.run.duration", phase="executing") == 0
+    assert_nothing_is_active(metrics)
+
+
+def test_a_run_that_is_begun_anew_adds_what_is_new(
+    spans: RecordedSpans, metrics: RecordedMetrics
+) -> None:
+    """The durations of a run that failed and was run again add up to Prefect's total run time."""
+
+    @flow(name="main")
+    def main() -> None:
+        time.sleep(0.3)
+        if not begun:
+            begun.append(True)
+            raise ValueError("no")
+
+    begun: list[bool] = []
+    with get_client(sync_client=True) as client:
+        created = client.create_flow_run(main)
+        with contextlib.suppress(ValueError):
+            run_flow(main, flow_run=created)
+        client.set_flow_run_state(created.id, Scheduled(), force=True)
+        run_flow(main, flow_run=client.read_flow_run(created.id))
+        total = client.read_flow_run(created.id).total_run_time.total_seconds()
+    measured = metrics.total("cicd.pipeline.run.duration", phase="executing")
+    assert measured == pytest.approx(total, rel=0.01)
+    assert metrics.count("cicd.pipeline.run.duration", phase="pending") == 1
 
 
 def test_an_error_that_comes_up_counts_once(spans: RecordedSpans, metrics: RecordedMetrics) -> None:
@@ -600,6 +687,26 @@ def test_names_are_bounded(
     assert [p.value for p in metrics.points("prefect.metric.name3")] == [33]
     (record,) = [record for record in caplog.records if record.name == "flowspan"]
     assert "200 metrics" in record.getMessage()
+
+
+def test_what_hears_our_warnings_may_measure(
+    metrics: RecordedMetrics, gauges: Callable[..., None]
+) -> None:
+    """A log handler that counts warnings as a metric of its own does not stop the process."""
+
+    class Counting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            gauges("warnings", 1)
+
+    handler = Counting()
+    logging.getLogger("flowspan").addHandler(handler)
+    try:
+        gauges("warnings", 0)
+        for number in range(250):
+            gauges(f"name{number}", number)
+    finally:
+        logging.getLogger("flowspan").removeHandler(handler)
+    assert metrics.total("prefect.metric.warnings") == 1
 
 
 def test_series_are_bounded(

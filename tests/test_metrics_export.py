@@ -14,6 +14,7 @@ import pytest
 from opentelemetry import metrics as metrics_api
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import Resource
 
 import flowspan
@@ -132,6 +133,14 @@ def test_runs_in_a_process_pool_are_all_counted(prefect_server: str, tmp_path: P
     assert {counter.attributes["prefect.flow.name"] for counter in runs} == {"pooled"}
 
 
+def test_an_error_in_a_process_pool_counts_once(prefect_server: str, tmp_path: Path) -> None:
+    """The process that ran the task tells its error, and not the flow that it came up in."""
+    finished = run_script("pooled.py", "pooled_failing", env=environment(tmp_path))
+    assert "ValueError" in finished.stderr
+    errors = [c for c in read.load(tmp_path).counters if c.name == "cicd.pipeline.run.errors"]
+    assert [(c.attributes["error.type"], c.value) for c in errors] == [("ValueError", 1)]
+
+
 @pytest.mark.parametrize("dead", [refusing_endpoint, silent_endpoint])
 def test_a_dead_endpoint_costs_a_bounded_time(prefect_server: str, dead: Any) -> None:
     """With both signals lost the process ends in time, and says of each in one line that it is."""
@@ -179,6 +188,23 @@ def test_what_is_no_meter_provider_is_refused() -> None:
     """A wrong argument fails at instrument() and leaves nothing behind."""
     with pytest.raises(TypeError, match="meter_provider must be an OpenTelemetry MeterProvider"):
         flowspan.instrument(meter_provider="prometheus")  # type: ignore[arg-type]
+
+
+def test_a_reader_whose_port_is_taken_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """Each process of a pool makes a reader such as Prometheus', and only one can have the port."""
+
+    class Asked(MetricReader):
+        def __init__(self) -> None:
+            super().__init__()
+            raise OSError(98, "Address already in use")
+
+        def _receive_metrics(self, *_: Any, **__: Any) -> None: ...
+        def shutdown(self, *_: Any, **__: Any) -> None: ...
+
+    route = sdk.SignalRoute("metrics", "prometheus", "somewhere")
+    assert sdk._make_asked_reader(route, Asked) is None
+    (record,) = [record for record in caplog.records if record.name == "flowspan"]
+    assert "Address already in use" in record.getMessage()
 
 
 def test_both_signals_or_none() -> None:

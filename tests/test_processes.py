@@ -205,8 +205,10 @@ def test_suspended_and_resumed_flow(served: Path) -> None:
     assert states(first)[-1] == "Suspended"
     assert result(first) is None
     assert first.status.status_code.name == "UNSET"
+    resumed = time.monotonic()
     resume_flow_run(run_id)
     reaches(run_id, "Completed")
+    since_resumed = time.monotonic() - resumed
 
     def both() -> RecordedSpans | None:
         spans = spans_of(served, run_id)
@@ -223,6 +225,14 @@ def test_suspended_and_resumed_flow(served: Path) -> None:
     assert result(second) == "success"
     assert states(second)[0] == "Resuming"
     assert "Suspended" not in states(second)
+    assert attributes(second).get(semconv.WAIT_LATE, 0.0) < since_resumed
+    phases = [
+        (histogram.attributes[semconv.PIPELINE_RUN_STATE], histogram.values.count)
+        for histogram in read.load(served).histograms
+        if histogram.name == semconv.METRIC_PIPELINE_RUN_DURATION
+        and histogram.attributes[semconv.FLOW_NAME] == "suspender"
+    ]
+    assert sorted(phases) == [("executing", 1), ("pending", 1)]
     (load,) = spans.named("load")
     assert load.parent is not None
     assert load.parent.span_id == context(second).span_id

@@ -1,9 +1,12 @@
 """Objectives of real flows: who is told when one is broken, and when."""
 
+import asyncio
+import contextlib
 import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
@@ -18,10 +21,12 @@ from prefect.automations import Automation
 from prefect.events.actions import PauseDeployment
 from prefect.events.schemas.automations import EventTrigger
 from prefect.flow_engine import run_flow
-from prefect.states import Scheduled
+from prefect.states import Pending, Scheduled
 
 import flowspan
+from flowspan.objectives import Objectives, Violation
 from flowspan.settings import Settings
+from flowspan.watch import Watch
 from support import RecordedMetrics, RecordedSpans, attributes
 
 Begin = Callable[..., RecordedSpans]
@@ -214,6 +219,50 @@ def test_a_late_start_is_noticed_at_once(begin: Begin, behind: float) -> None:
         assert 3600 <= (event.attributes or {})["prefect.slo.actual"] < 3700  # type: ignore[operator]
 
 
+def test_time_in_infrastructure_is_late_too(begin: Begin) -> None:
+    """A worker may set Pending ahead of time: what counts is when the run starts."""
+    name = unique("prefetched")
+    spans = begin(**{name: {"max_late": 0.5}})
+    prefetched = flow(name=name)(lambda: 1)
+    with get_client(sync_client=True) as client:
+        due = datetime.now(timezone.utc) + timedelta(seconds=0.5)
+        run = client.create_flow_run(prefetched, state=Scheduled(scheduled_time=due))
+        client.set_flow_run_state(run.id, Pending())
+        time.sleep(1.6)
+        run_flow(prefetched, flow_run=client.read_flow_run(run.id))
+    assert violations(spans.one(f"RUN {name}")) == ["max_late"]
+
+
+def test_a_run_that_calls_instrument_itself_is_judged(
+    prefect_server: str, spans: RecordedSpans, metrics: RecordedMetrics
+) -> None:
+    """instrument() in a flow asks what was before: schedule, deployment, time pending."""
+    flowspan.uninstrument()
+    name = unique("adopted")
+
+    @flow(name=name)
+    def adopted() -> None:
+        flowspan.instrument(
+            tracer_provider=spans.provider,
+            meter_provider=metrics.provider,
+            settings=Settings(slo={name: Objectives(max_late=1)}),
+        )
+
+    with get_client(sync_client=True) as client:
+        deployment_id = client.create_deployment(client.create_flow(adopted), name="daily")
+        due = datetime.now(timezone.utc) - timedelta(seconds=5)
+        run = client.create_flow_run_from_deployment(
+            deployment_id, state=Scheduled(scheduled_time=due)
+        )
+        run_flow(adopted, flow_run=run)
+    span = spans.one(f"RUN {name}")
+    assert violations(span) == ["max_late"]
+    assert attributes(span)["prefect.deployment.name"] == "daily"
+    (pending,) = metrics.points("cicd.pipeline.run.duration", phase="pending")
+    assert 5 <= pending.value < 20
+    assert metrics.count("prefect.flow.runs", deployment="daily", result="success") == 1
+
+
 @pytest.mark.parametrize("window", [{"runs": 4}, {"days": 1}, {"runs": 450}])
 def test_the_success_rate_is_that_of_the_api(begin: Begin, window: dict[str, int]) -> None:
     """A failed run breaks it if too few of those before succeeded, too; a success never does."""
@@ -249,7 +298,7 @@ def test_the_success_rate_is_that_of_the_api(begin: Begin, window: dict[str, int
 
 
 def test_an_api_that_does_not_answer_costs_the_flow_nothing(
-    begin: Begin, monkeypatch: pytest.MonkeyPatch
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without its history a success rate is not judged, and the run's own failure is the user's."""
     spans = begin(main={"min_success_rate": 1})
@@ -259,13 +308,92 @@ def test_an_api_that_does_not_answer_costs_the_flow_nothing(
         raise ValueError("the user's")
 
     def broken(*_: Any) -> Any:
-        raise ConnectionError("no API")
+        raise ConnectionError("no API today")
 
     monkeypatch.setattr("flowspan._prefect.objectives._read_history", broken)
     with pytest.raises(ValueError, match="the user's"):
         main()
     assert violations(spans.one("RUN main")) == []
     assert attributes(spans.one("RUN main"))["prefect.run.state.name"] == "Failed"
+    (warning,) = warnings(caplog)
+    assert "no API today" in warning
+
+
+def test_a_slow_api_does_not_stop_other_coroutines(
+    begin: Begin, metrics: RecordedMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an event loop nobody waits for the history; the violation is told when it comes."""
+    spans = begin(below={"min_success_rate": 1})
+
+    def slow(*_: Any) -> tuple[int, int]:
+        time.sleep(3)
+        return 0, 0
+
+    monkeypatch.setattr("flowspan._prefect.objectives._read_history", slow)
+    gaps: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            gaps.append(time.monotonic() - before)
+
+    @flow(name="below")
+    async def below() -> None:
+        raise ValueError("no")
+
+    @flow(name="main")
+    async def main() -> None:
+        ticking = asyncio.create_task(tick())
+        with contextlib.suppress(ValueError):
+            await below()
+        await asyncio.sleep(0.05)
+        ticking.cancel()
+
+    asyncio.run(main())
+    assert max(gaps) < 1.5
+    assert violations(spans.one("RUN below")) == []
+    deadline = time.monotonic() + 20
+    while not metrics.total("prefect.slo.violations", objective="min_success_rate"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def watch(told: list[Violation], **objectives: Any) -> Watch:
+    return Watch(
+        Objectives(**objectives),
+        "main",
+        report=told.append,
+        history=lambda _: (0, 0),
+        patience=1,
+    )
+
+
+def test_what_was_told_in_an_earlier_process_is_not_told_again() -> None:
+    """A run that had been running for too long before it was suspended broke it there."""
+    told: list[Violation] = []
+    watched = watch(told, max_duration=1)
+    watched.begin(told.append, late=None, time_running=2_000_000_000)
+    watched.resume(2_000_000_000, time.time_ns())
+    watched.end("success", 2.5, None)
+    assert told == []
+
+
+def test_an_objective_that_cannot_be_watched_costs_only_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where no more threads can be started, the end of the run is judged nevertheless."""
+
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    told: list[Violation] = []
+    watched = watch(told, max_duration=1, min_success_rate=1)
+    watched.begin(told.append, late=None, time_running=0)
+    watched.resume(0, time.time_ns())
+    watched.end("failure", 2.0, None)
+    assert [violation.objective for violation in told] == ["max_duration"] * 2
 
 
 def test_one_task_takes_too_much_of_the_run(begin: Begin) -> None:

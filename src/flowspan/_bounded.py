@@ -33,6 +33,8 @@ from flowspan._reporting import (
 logger = logging.getLogger("flowspan")
 
 _MANY: Final = 10_000
+_STRUGGLING: Final = 1.0
+"""Seconds that the shutdown of an exporter may take whose endpoint has not answered before."""
 
 T = TypeVar("T")
 
@@ -84,6 +86,14 @@ class BoundedReader(PeriodicExportingMetricReader):
     def __init__(self, exporter: ReportingMetricExporter) -> None:
         super().__init__(exporter)
         self.reporter = exporter.reporter
+
+    def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:
+        if self._daemon_thread is None:  # with an infinite interval nobody else collects at the end
+            self.force_flush(timeout_millis)
+        if self.reporter.is_struggling:
+            # The last collection would only wait for the export under way.
+            timeout_millis = min(timeout_millis, _STRUGGLING * 1000)
+        super().shutdown(timeout_millis=timeout_millis)
 
     def _at_fork_reinit(self) -> None:
         # The SDK's own leaves the lock as it was, maybe held by a thread that is no more.

@@ -108,6 +108,11 @@ class Reporter(Generic[E]):
         if self._busy and self._reason:
             self._complain(self._reason)
 
+    @property
+    def is_struggling(self) -> bool:
+        """Whether the last batch was lost, or attempts to export one have failed so far."""
+        return self.failing or (self._busy and bool(self._reason))
+
     def is_news(self, _record: logging.LogRecord) -> bool:
         """Whether to let the SDK say that its queue is full: not if we have said why."""
         self.complain_if_stuck()

@@ -8,7 +8,6 @@ CI/CD pipelines (https://opentelemetry.io/docs/specs/semconv/cicd/cicd-metrics/)
 from __future__ import annotations
 
 import logging
-import threading
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry.metrics import get_meter
@@ -119,13 +118,14 @@ class RunMetrics:
         """An engine has taken `run` up."""
         self._count_active(run, 1, context, semconv.PIPELINE_RUN_PENDING)
 
-    def executing(self, run: Run, pending: float, context: Context) -> None:
-        """A run has entered its first Running state here, after having been `pending`."""
+    def executing(self, run: Run, pending: float | None, context: Context) -> None:
+        """A run has entered its first Running state here, after having been `pending` if known."""
         if run.is_flow:
             self._count_active(run, -1, context, semconv.PIPELINE_RUN_PENDING)
             self._count_active(run, 1, context, semconv.PIPELINE_RUN_EXECUTING)
-            attributes = _with_deployment(run, _pipeline(run, semconv.PIPELINE_RUN_PENDING))
-            self._pipeline_duration.record(pending, attributes, context)
+            if pending is not None:
+                attributes = _with_deployment(run, _pipeline(run, semconv.PIPELINE_RUN_PENDING))
+                self._pipeline_duration.record(pending, attributes, context)
 
     def left(self, run: Run, context: Context, *, has_executed: bool) -> None:
         """The engine has left `run`."""
@@ -133,16 +133,20 @@ class RunMetrics:
         self._count_active(run, -1, context, state)
 
     def retried(self, run: Run, error_type: str, context: Context) -> None:
-        """The engine begins another attempt of a task run, since one has failed."""
-        attributes = {**run.names, semconv.ERROR_TYPE: error_type}
-        self._task_retries.add(1, attributes, context)
+        """The engine begins another attempt, since one has failed."""
+        if not run.is_flow:
+            attributes = {**run.names, semconv.ERROR_TYPE: error_type}
+            self._task_retries.add(1, attributes, context)
 
     def error(self, run: Run, error_type: str, context: Context) -> None:
         """An error has ended an attempt of a flow or task run, be it the last one or not."""
-        attributes: Attributes = {semconv.ERROR_TYPE: error_type}
-        if run.flow_name is not None:
-            attributes[semconv.PIPELINE_NAME] = attributes[semconv.FLOW_NAME] = run.flow_name
-        self._pipeline_errors.add(1, attributes, context)
+        if run.flow_name is not None:  # a task run by itself is part of no pipeline
+            attributes = {
+                semconv.PIPELINE_NAME: run.flow_name,
+                semconv.FLOW_NAME: run.flow_name,
+                semconv.ERROR_TYPE: error_type,
+            }
+            self._pipeline_errors.add(1, attributes, context)
 
     def waited(self, run: Run, attribute: str, seconds: float, context: Context) -> None:
         """A task run has waited in all `seconds` for the reason that the span's attribute tells."""
@@ -158,8 +162,8 @@ class RunMetrics:
             attributes = {**run.names, semconv.ROWS_DIRECTION: direction}
             self._task_rows.record(rows, attributes, context)
 
-    def ended(self, run: Run, outcome: Outcome, duration: float, context: Context) -> None:
-        """A run has ended for good, after a time of `duration` in Running states."""
+    def ended(self, run: Run, outcome: Outcome, duration: float | None, context: Context) -> None:
+        """A run has ended for good, after `duration` in Running states, if it was in any."""
         attributes: Attributes = {
             **run.names,
             semconv.RUN_STATE_NAME: outcome.state_name,
@@ -176,7 +180,8 @@ class RunMetrics:
             duration_of = self._task_duration
         if outcome.error_type is not None:
             attributes[semconv.ERROR_TYPE] = outcome.error_type
-        duration_of.record(duration, attributes, context)
+        if duration is not None:
+            duration_of.record(duration, attributes, context)
 
     def violated(self, run: Run, objective: str, context: Context) -> None:
         """A flow run has broken an objective."""
@@ -233,7 +238,6 @@ class _CustomGauges:
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
-        self._lock = threading.RLock()  # what hears our warnings may measure, too
         self._by_name: dict[str, tuple[_Gauge, str]] = {}
         self._series: set[tuple[str, frozenset[tuple[str, AttributeValue]]]] = set()
         self._warned: set[str] = set()
@@ -241,11 +245,11 @@ class _CustomGauges:
     def set(
         self, name: str, value: float, unit: str, attributes: Attributes, context: Context
     ) -> None:
+        # No lock: a fork might inherit it taken, and a log handler that hears a warning of ours may
+        # measure, too. At worst there are a few more than the bounds say.
         key = name.lower()  # OpenTelemetry takes names that differ in case only for the same
-        with self._lock:
-            gauge = self._gauge(key, name, unit)
-            if gauge is not None:
-                gauge.set(value, self._bounded(key, attributes), context)
+        if (gauge := self._gauge(key, name, unit)) is not None:
+            gauge.set(value, self._bounded(key, attributes), context)
 
     def _gauge(self, key: str, name: str, unit: str) -> _Gauge | None:
         if key not in self._by_name:
@@ -261,7 +265,7 @@ class _CustomGauges:
                 unit=unit,
                 description="Measured by the user's code: a METRIC log line or record_metric()",
             )
-            self._by_name[key] = gauge, unit
+            self._by_name.setdefault(key, (gauge, unit))
         gauge, known = self._by_name[key]
         if unit not in (known, "1"):
             self._warn_once(

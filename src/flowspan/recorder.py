@@ -7,8 +7,9 @@ the account of where the time went. All times are integer nanoseconds since the 
 
 from __future__ import annotations
 
-import threading
+import contextlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from time import time_ns
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -27,7 +28,9 @@ from opentelemetry.trace import (
 )
 
 from flowspan import semconv
+from flowspan._containment import Containment
 from flowspan._version import __version__
+from flowspan.accounts import NANOSECONDS, Account, Rows, Stopwatch
 from flowspan.identity import DerivedIdGenerator, derive_attempt_span_id, derive_span_id
 from flowspan.metrics import Outcome, RunMetrics
 
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
 
     Attributes = dict[str, AttributeValue]
 
-_NANOSECONDS: Final = 1_000_000_000
+_contained = Containment("recorder")
 _RECORDER_KEY: Final = context_api.create_key("flowspan-recorder")
 # One for all: the SDK hands out the same tracer again for the same name.
 _ids: Final = DerivedIdGenerator()
@@ -57,6 +60,9 @@ _RESULT_BY_STATE_TYPE: Final = {
     "CANCELLING": "cancellation",
 }
 _RUNNING: Final = "RUNNING"
+_FAILED: Final = "Failed"
+# The attribute by which an exception tells which run raised it first
+_FIRST_RUN: Final = "__flowspan_run_id__"
 _FINAL_STATE_TYPES: Final = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 _ERROR_RESULTS: Final = frozenset({"failure", "timeout", "error"})
 # States that a run waits in, by the wait that they begin; the next state ends it.
@@ -73,7 +79,7 @@ class State(NamedTuple):
     time: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Run:
     """What is known of a run when the engine takes it up.
 
@@ -91,8 +97,10 @@ class Run:
         upstream: The ids of the runs that it consumes.
         deployment_name: The name of the deployment that a flow run is of.
         waits_before: Seconds waited before `start`, by attribute name.
-        watch: What watches the objectives of a flow run, if it has any.
         time_running: Nanoseconds in Running states before the engine took it up.
+        is_adopted: Whether it was running already when it was taken up.
+        watch: What watches the objectives of a flow run, if it has any.
+        late: Seconds behind its schedule at `start`, if it has one.
     """
 
     id: str
@@ -108,8 +116,10 @@ class Run:
     upstream: Collection[str]
     deployment_name: str | None = None
     waits_before: Mapping[str, float] = field(default_factory=dict)
-    watch: Watch | None = None
     time_running: int = 0
+    is_adopted: bool = False
+    watch: Watch | None = None
+    late: float | None = None
 
     @property
     def is_flow(self) -> bool:
@@ -126,7 +136,7 @@ class Run:
         """The attribute that says how the run ended."""
         return semconv.PIPELINE_RESULT if self.is_flow else semconv.PIPELINE_TASK_RESULT
 
-    @property
+    @cached_property
     def names(self) -> Attributes:
         """The names of its flow and task, as all its metrics carry them."""
         names = {semconv.FLOW_NAME: self.flow_name, semconv.TASK_NAME: self.task_name}
@@ -135,7 +145,7 @@ class Run:
     @property
     def sampling_attributes(self) -> Attributes:
         """The few attributes that a sampler gets to see."""
-        attributes = self.names
+        attributes = dict(self.names)
         attributes[semconv.RUN_TYPE] = "flow" if self.is_flow else "task"
         if self.is_flow:
             attributes[semconv.PIPELINE_NAME] = self.flow_name or ""
@@ -197,7 +207,8 @@ class RunTracer:
     def finish_all(self) -> None:
         """End every span that is still open, as the process is about to end."""
         for recorder in tuple(self.active.values()):
-            recorder.finish()
+            with _contained:
+                recorder.finish()
 
 
 class RunRecorder:
@@ -225,11 +236,11 @@ class RunRecorder:
         self._state: State | None = None
         self._seen: set[str] = set()
         self._state_wait: tuple[str, int] | None = None
-        self._account = _Account()
-        self._running = _Stopwatch(run.time_running)
-        self.rows = _Rows()
+        self._account = Account()
+        self._running = Stopwatch(run.time_running)
+        self.rows = Rows()
         self._attempt = run.run_count
-        self._errors_below: set[int] = set()
+        self._has_failed_below = False
         self._attempt_span: Span | None = None
         self._attempt_is_over = False
         self._exception: BaseException | None = None
@@ -243,7 +254,7 @@ class RunRecorder:
         self._watches: tuple[Watch, ...] = caller._watches if caller is not None else ()  # noqa: SLF001 - its own kind
         if run.watch is not None:
             self._watches += (run.watch,)
-            run.watch.begin(self._violate, self._late())
+            run.watch.begin(self._violate, late=run.late, time_running=run.time_running)
 
     @property
     def span_context(self) -> SpanContext:
@@ -321,11 +332,10 @@ class RunRecorder:
 
     def begin_attempt(self, now: int) -> None:
         """Record that the engine begins an attempt at `now`."""
-        if self._exception is not None:  # of the attempt before
-            self._count_error(_qualified_name(self._exception))
-            if not self.run.is_flow:
-                error_type = _qualified_name(self._exception)
-                self._metrics.retried(self.run, error_type, self._context)
+        if self._attempt > self.run.run_count:
+            error_type = self._error_type(_FAILED)
+            self._count_error(error_type)
+            self._metrics.retried(self.run, error_type, self._context)
         self._attempt += 1
         self._attempt_is_over = False
         self._exception = None
@@ -409,7 +419,7 @@ class RunRecorder:
             if self.run.watch is not None:
                 result = outcome.result if outcome is not None else None
                 rows = self.rows.total(semconv.ROWS_OUTPUT)
-                self.run.watch.end(result, self._running.seconds, rows)
+                self.run.watch.end(result, self._duration, rows)
         finally:
             self._end_span(state, outcome, end)
 
@@ -423,12 +433,12 @@ class RunRecorder:
 
     def _enter_running(self, now: int) -> None:
         if not self._running.has_run:
-            pending = sum(self.run.waits_before.values())
-            pending += max(0, now - self.run.start) / _NANOSECONDS
-            self._metrics.executing(self.run, pending, self._context)
+            self._metrics.executing(self.run, self._pending(now), self._context)
         self._running.start(now)
         if self.run.watch is not None:
-            self.run.watch.resume(self._running.total, now)
+            # The server stamps the states of flow runs, whose clock may be another.
+            since = now if self.run.is_adopted else time_ns()
+            self.run.watch.resume(self._running.total, since)
 
     def _leave_running(self, now: int) -> None:
         since = self._running.stop(now)
@@ -438,24 +448,30 @@ class RunRecorder:
             for watch in self._watches:
                 watch.task_ran(self.run.task_name, since, now)
 
-    def _late(self) -> float | None:
-        """Tell how many seconds the run is behind its schedule when it is first taken up."""
-        waits = self.run.waits_before
-        if self.run.run_count > 0 or semconv.WAIT_LATE not in waits:
+    @property
+    def _duration(self) -> float | None:
+        """Seconds in Running states; None if there was none."""
+        return self._running.seconds if self._running.has_run else None
+
+    def _pending(self, now: int) -> float | None:
+        """Tell how many seconds the run was pending; None if unknown, or told before."""
+        run = self.run
+        if run.run_count > 0 or (run.is_adopted and not run.waits_before):
             return None
-        return waits[semconv.WAIT_LATE] + waits.get(semconv.WAIT_INFRASTRUCTURE, 0.0)
+        return sum(run.waits_before.values()) + max(0, now - run.start) / NANOSECONDS
 
     def _violate(self, violation: Violation) -> None:
         self._metrics.violated(self.run, violation.objective, self._context)
-        self.span.add_event(
-            semconv.SLO_VIOLATED,
-            {
-                semconv.SLO_OBJECTIVE: violation.objective,
-                semconv.SLO_EXPECTED: violation.expected,
-                semconv.SLO_ACTUAL: violation.actual,
-                semconv.SLO_DETAIL: violation.detail,
-            },
-        )
+        if self.span.is_recording():
+            self.span.add_event(
+                semconv.SLO_VIOLATED,
+                {
+                    semconv.SLO_OBJECTIVE: violation.objective,
+                    semconv.SLO_EXPECTED: violation.expected,
+                    semconv.SLO_ACTUAL: violation.actual,
+                    semconv.SLO_DETAIL: violation.detail,
+                },
+            )
 
     def _leave(self) -> None:
         if not self._is_left:
@@ -475,13 +491,24 @@ class RunRecorder:
             self._attempt_span = None
         self._attempt_is_over = False
 
+    def _error_type(self, state_name: str) -> str:
+        return _qualified_name(self._exception) if self._exception is not None else state_name
+
     def _count_error(self, error_type: str) -> None:
-        """Count an error, unless it has come up from a run below that it was counted for."""
-        error = id(self._exception)
-        if self._exception is None or error not in self._errors_below:
+        """Count the error of an attempt, unless it came up from a run below that had it first."""
+        caller, error = self.run.parent_recorder, self._exception
+        # The mark goes with a copy from another process, too.
+        came_up = (
+            self._has_failed_below
+            if error is None
+            else getattr(error, _FIRST_RUN, self.run.id) != self.run.id
+        )
+        if not came_up:
             self._metrics.error(self.run, error_type, self._context)
-        if self._exception is not None and self.run.parent_recorder is not None:
-            self.run.parent_recorder._errors_below.add(error)  # noqa: SLF001 - its own kind
+            with contextlib.suppress(Exception):  # some exceptions take no attributes
+                setattr(error, _FIRST_RUN, self.run.id)
+        if caller is not None:
+            caller._has_failed_below = True  # noqa: SLF001 - its own kind
 
     def _outcome(self, state: State | None) -> Outcome | None:
         """Tell how the run ended in `state`; None if it has not ended for good."""
@@ -492,7 +519,7 @@ class RunRecorder:
             return None
         error_type = None
         if result in _ERROR_RESULTS:
-            error_type = _qualified_name(self._exception) if self._exception else state.name
+            error_type = self._error_type(state.name)
         return Outcome(state.name, result, error_type)
 
     def _measure(self, outcome: Outcome | None) -> None:
@@ -506,7 +533,7 @@ class RunRecorder:
         if outcome is not None:
             if outcome.error_type is not None:
                 self._count_error(outcome.error_type)
-            metrics.ended(run, outcome, self._running.seconds, context)
+            metrics.ended(run, outcome, self._duration, context)
 
     def _conclude(self, state: State | None, outcome: Outcome | None, end: int) -> None:
         attributes: Attributes = dict(self.run.waits_before)
@@ -526,152 +553,6 @@ class RunRecorder:
                 attributes.update(self._describe())
         finally:
             self.span.set_attributes(attributes)
-
-
-class _Stopwatch:
-    """How long a run has been in Running states, in nanoseconds, as Prefect's total run time."""
-
-    def __init__(self, before: int) -> None:
-        self.total = before  # until it was last stopped
-        self.has_run = False
-        self._since: int | None = None
-
-    @property
-    def seconds(self) -> float:
-        """The time until it was last stopped."""
-        return self.total / _NANOSECONDS
-
-    def start(self, now: int) -> None:
-        """Go on counting; one Running state may follow another."""
-        self.has_run = True
-        self._since = now if self._since is None else self._since
-
-    def stop(self, now: int) -> int | None:
-        """Count no longer; return since when it was counting, if it was."""
-        since, self._since = self._since, None
-        if since is not None:
-            self.total += max(0, now - since)
-        return since
-
-
-class _Account:
-    """Where the time of a run went; each moment counts once, for a wait before execution.
-
-    Waits of several threads or coroutines of one run may overlap. They are told when they end, so
-    the intervals that are accounted already lie in the order of their ends.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waits: dict[str, int] = {}
-        self._intervals: list[tuple[int, int]] = []
-        self._execution: int | None = None
-        self._since: int | None = None
-        self._until = 0
-
-    @property
-    def execution(self) -> float:
-        """Seconds in the user's function."""
-        return (self._execution or 0) / _NANOSECONDS
-
-    @property
-    def is_executing(self) -> bool:
-        """Whether the user's function is entered and not yet left."""
-        return self._since is not None
-
-    def begin_execution(self, now: int) -> None:
-        """Begin to count execution."""
-        self._since = now
-
-    def end_execution(self, now: int) -> None:
-        """Count what has been executed since it began, less what was waited meanwhile."""
-        with self._lock:
-            if self._since is not None:
-                waited = sum(
-                    max(0, min(end, now) - max(start, self._since))
-                    for start, end in self._intervals
-                )
-                self._execution = (self._execution or 0) + max(0, now - self._since) - waited
-                self._since, self._until = None, now
-
-    def wait(self, attribute: str, start: int, end: int) -> None:
-        """Count the part of a wait that no other wait has been counted for."""
-        with self._lock:
-            if self._since is None:
-                # What a thread waited while the function ran was counted as its execution.
-                start = max(start, self._until)
-            merged = (start, end)
-            length = end - start
-            while self._intervals and self._intervals[-1][1] >= merged[0]:
-                begun, ended = self._intervals.pop()
-                length -= max(0, min(ended, end) - max(begun, start))
-                merged = (min(begun, merged[0]), max(ended, merged[1]))
-            self._intervals.append(merged)
-            if length > 0:
-                self._waits[attribute] = self._waits.get(attribute, 0) + length
-
-    @property
-    def waits(self) -> dict[str, float]:
-        """Seconds waited, by attribute."""
-        return {wait: nanoseconds / _NANOSECONDS for wait, nanoseconds in self._waits.items()}
-
-    def attributes(self, duration: int) -> Attributes:
-        """Return the account in seconds; the engine's own share is what remains of `duration`."""
-        account: Attributes = {**self.waits}
-        if self._execution is not None:
-            account[semconv.EXECUTION] = self._execution / _NANOSECONDS
-        rest = duration - sum(self._waits.values()) - (self._execution or 0)
-        account[semconv.ORCHESTRATION] = max(0, rest) / _NANOSECONDS
-        return account
-
-
-class _Rows:
-    """How many rows went into a run and came out of it.
-
-    What the user tells replaces what was counted. A flow run holds what came out of its leaves: the
-    runs that it called itself and whose results no other run consumed.
-    """
-
-    def __init__(self) -> None:
-        self.consumed: set[str] = set()
-        self.of_leaves: dict[str, int | None] = {}
-        self._counted: dict[str, int] = {}
-        self._told: dict[str, int] = {}
-        self._told_by_name: dict[str, int] = {}
-
-    def count(self, direction: str, rows: int | None) -> None:
-        """Set what was counted, by the attribute of the direction."""
-        if rows is not None:
-            self._counted[direction] = rows
-
-    def tell(self, direction: str, rows: int, name: str | None) -> None:
-        """Add what the user tells, by the attribute of the direction."""
-        self._told[direction] = self._told.get(direction, 0) + rows
-        if name is not None:
-            key = f"{direction}.{name}"
-            self._told_by_name[key] = self._told_by_name.get(key, 0) + rows
-
-    def total(self, direction: str) -> int | None:
-        """Return the rows of one direction, None if they are not known."""
-        if (told := self._told.get(direction)) is not None:
-            return told
-        if direction == semconv.ROWS_OUTPUT:
-            leaves = self.of_leaves.items()
-            known = [n for run_id, n in leaves if n is not None and run_id not in self.consumed]
-            if known:
-                return sum(known)
-        return self._counted.get(direction)
-
-    def attributes(self, execution: float) -> Attributes:
-        """Return the rows, and the rows that came out in a second of `execution`."""
-        attributes: Attributes = dict(self._told_by_name)
-        for direction in (semconv.ROWS_INPUT, semconv.ROWS_OUTPUT):
-            if (rows := self.total(direction)) is not None:
-                attributes[direction] = rows
-        rows = self.total(semconv.ROWS_OUTPUT)
-        if rows is not None and execution > 0:
-            attributes[semconv.ROWS_PER_SECOND] = rows / execution
-        return attributes
 
 
 def current_recorder() -> RunRecorder | None:

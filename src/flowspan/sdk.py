@@ -9,6 +9,7 @@ batching, export interval, temporality, resource.
 What flowspan adds to the SDK's pipeline is in `flowspan._bounded`.
 """
 
+import logging
 import os
 import socket
 import ssl
@@ -51,6 +52,8 @@ __all__ = [
     "probe",
     "shutdown",
 ]
+
+_logger = logging.getLogger("flowspan")
 
 EMBEDDED: Final = "embedded"  # not an entry point: flowspan's own name for its files
 NONE: Final = "none"
@@ -108,21 +111,41 @@ def build_meter_provider(settings: Settings) -> MeterProvider:
     Raises:
         ConfigurationError: As `build_tracer_provider`.
     """
-    readers = [_make_reader(route, settings) for route in _routes(_METRICS, settings)]
+    made = [_make_reader(route, settings) for route in _routes(_METRICS, settings)]
+    readers = [reader for reader in made if reader is not None]
     return BoundedMeterProvider(readers, _resource(), settings.flush_timeout)
 
 
-def _make_reader(route: SignalRoute, settings: Settings) -> MetricReader:
+def _make_reader(route: SignalRoute, settings: Settings) -> MetricReader | None:
     if route.exporter != EMBEDDED:
         kind = _entry_point(route.signal, route.exporter).load()
         if isinstance(kind, type) and issubclass(kind, MetricReader):
-            return kind()  # Prometheus', which is asked instead of exporting
+            return _make_asked_reader(route, kind)
     make = partial(_make_exporter, route, settings)
     reporter: Reporter[MetricExporter] = Reporter(route.signal, route.destination, make)
     try:
         return BoundedReader(ReportingMetricExporter(reporter))
     except ValueError as error:
         raise ConfigurationError(f"OTEL_METRIC_EXPORT_INTERVAL: {error}") from error
+
+
+def _make_asked_reader(route: SignalRoute, kind: type[MetricReader]) -> MetricReader | None:
+    """Make a reader that is asked instead of exporting, as that of Prometheus is."""
+    try:
+        return kind()
+    except OSError as error:
+        # One process of a host has the port. The others, such as those of a pool, must run, too.
+        _logger.warning(
+            "The metrics of process %d cannot be asked for: the reader %s says %s",
+            os.getpid(),
+            route.exporter,
+            error,
+        )
+        return None
+    except Exception as error:
+        raise ConfigurationError(
+            f"The {route.signal} exporter {route.exporter!r} cannot be set up: {error}"
+        ) from error
 
 
 def describe_signals(settings: Settings) -> list[SignalRoute]:

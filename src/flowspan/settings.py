@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     """Seconds that the end of a top-level run, and the end of the process, may wait for export."""
 
     dir: Path = Path(".flowspan")
-    """Folder of the embedded files, made when the first span is written."""
+    """Folder of the embedded files, made when the first telemetry is written."""
 
     file_max_bytes: PositiveInt = 16 * 1024 * 1024
     """Size at which an embedded file is rotated."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import logging
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from time import time_ns
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from flowspan._containment import Containment
+from flowspan.accounts import NANOSECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,14 +24,13 @@ _logger = logging.getLogger("flowspan")
 _contained = Containment("objectives")
 
 _LONGEST_DELAY: Final = 86_400.0  # seconds; a timer cannot be set for any time
-_NANOSECONDS: Final = 1_000_000_000
 _SUCCESS: Final = "success"
 # Only these can lower a success rate: a run that is cancelled has neither succeeded nor failed.
 _FAILURES: Final = frozenset({"failure", "timeout", "error"})
 
 
 class Watch:
-    """Watches one flow run on behalf of its recorder.
+    """Watches one flow run on behalf of its recorder; nothing that fails here is the run's problem.
 
     Args:
         objectives: What the run promises.
@@ -37,7 +38,7 @@ class Watch:
         report: Is told of each objective that is broken, once; it may be called in any thread.
         history: Reads how many of the flow's last finished runs succeeded, and how many there
             were. It may take its time: it is called in a thread of its own when the run starts.
-        patience: Seconds that the end of the run may wait for `history`.
+        patience: Seconds that the end of the run may wait for `history`, if it blocks nothing else.
     """
 
     _flows_without_rows: ClassVar[set[str]] = set()
@@ -56,7 +57,7 @@ class Watch:
         self._report = report
         self._read_history = history
         self._patience = patience
-        self._record: Callable[[Violation], None] = lambda _: None
+        self._record: Callable[[Violation], None] = _ignore
         self._lock = threading.Lock()
         self._broken: set[str] = set()
         self._timer: threading.Timer | None = None
@@ -64,20 +65,26 @@ class Watch:
         self._history: Future[tuple[int, int]] | None = None
         self._intervals: dict[str, list[tuple[int, int]]] = {}
 
-    def begin(self, record: Callable[[Violation], None], late: float | None) -> None:
-        """Begin; `late` is how many seconds the run is behind its schedule, if it has one.
+    def begin(
+        self, record: Callable[[Violation], None], *, late: float | None, time_running: int
+    ) -> None:
+        """Begin, with how many seconds the run is behind its schedule, if it has one.
 
-        `record` is told what `report` is, before it.
+        `record` is told what `report` is, before it. A run that was running for too long in earlier
+        processes, by `time_running` in nanoseconds, has broken that objective there.
         """
-        self._record = record
-        if late is not None:
-            self._break(self._objectives.judge_late(late))
-        if (success_rate := self._objectives.min_success_rate) is not None:
-            self._history = _in_background(self._read_history, success_rate)
+        with _contained:
+            self._record = record
+            if self._objectives.judge_duration(time_running / NANOSECONDS, still_running=True):
+                self._broken.add("max_duration")
+            if late is not None:
+                self._break(self._objectives.judge_late(late))
+            if (success_rate := self._objectives.min_success_rate) is not None:
+                self._history = _in_background(self._read_history, success_rate)
 
     def resume(self, time_running: int, since: int) -> None:
         """The run is in a Running state `since`, after `time_running` nanoseconds in others."""
-        if self._objectives.max_duration is not None:
+        with _contained:
             self.pause()
             self._look_at_clock(self._phase, time_running, since)
 
@@ -91,16 +98,16 @@ class Watch:
 
     def _look_at_clock(self, phase: int, time_running: int, since: int) -> None:
         """Judge how long the run has been running so far, now and when it will be too long."""
+        limit = self._objectives.max_duration
         with self._lock:
-            if phase != self._phase or self._objectives.max_duration is None:
+            if phase != self._phase or limit is None or "max_duration" in self._broken:
                 return
-            # The state's clock may be the server's.
-            elapsed = (time_running + max(0, time_ns() - since)) / _NANOSECONDS
+            elapsed = (time_running + max(0, time_ns() - since)) / NANOSECONDS
             violation = self._objectives.judge_duration(elapsed, still_running=True)
             if violation is None:
                 look = contextvars.copy_context().run
                 # A little later, since at its limit the objective is still kept.
-                delay = min(self._objectives.max_duration - elapsed + 0.001, _LONGEST_DELAY)
+                delay = min(limit - elapsed + 0.001, _LONGEST_DELAY)
                 arguments = (self._look_at_clock, phase, time_running, since)
                 self._timer = threading.Timer(delay, look, arguments)
                 self._timer.daemon = True
@@ -109,25 +116,55 @@ class Watch:
 
     def task_ran(self, name: str, since: int, until: int) -> None:
         """A task of this name was running in this run, or in one below it, between these times."""
-        if self._objectives.max_task_share is not None:
-            with self._lock:
-                self._intervals.setdefault(name, []).append((since, until))
+        if self._objectives.max_task_share is None:
+            return
+        with self._lock:
+            # Intervals come in the order of their ends, or nearly so. Runs of a task may overlap.
+            merged = self._intervals.setdefault(name, [])
+            while merged and merged[-1][1] >= since:
+                begun, ended = merged.pop()
+                since, until = min(begun, since), max(ended, until)
+            merged.append((since, until))
 
-    def end(self, result: str | None, duration: float, rows: int | None) -> None:
+    def end(self, result: str | None, duration: float | None, rows: int | None) -> None:
         """Judge the run that ended with `result` after `duration` seconds in Running states.
 
-        `rows` are those that it gave, None if they are unknown.
+        `duration` is None if it was in none, and `rows`, those that it gave, if they are unknown.
         """
-        self.pause()
-        objectives = self._objectives
-        self._break(objectives.judge_duration(duration, still_running=False))
-        if result == _SUCCESS:  # one that failed has done part of its work
-            self._break(objectives.judge_task_share(self._shares(duration)))
-            self._judge_rows(rows)
-        if result in _FAILURES and self._history is not None:
+        with _contained:
+            self.pause()
+            if duration is not None:
+                self._break(self._objectives.judge_duration(duration, still_running=False))
+            if result == _SUCCESS and duration:  # one that failed has done part of its work
+                self._break(self._objectives.judge_task_share(self._shares(duration)))
+                self._judge_rows(rows)
+            if result not in _FAILURES:
+                self._history = None
+            if self._history is not None:
+                if not _in_event_loop():
+                    wait([self._history], self._patience)
+                # At once if it is there. If not, the run's span has ended by then.
+                self._history.add_done_callback(self._judge_success_rate)
+        if self._history is None:
+            self._let_go()
+
+    def _judge_success_rate(self, history: Future[tuple[int, int]]) -> None:
+        if (error := history.exception()) is not None:
+            _logger.warning(
+                "The objective min_success_rate of the flow %r cannot be judged: "
+                "Prefect's API does not tell its last runs (%s)",
+                self._flow_name,
+                error or type(error).__name__,
+            )
+        else:
             with _contained:
-                succeeded, finished = self._history.result(self._patience)
-                self._break(objectives.judge_success_rate(succeeded, finished + 1))
+                succeeded, finished = history.result()
+                self._break(self._objectives.judge_success_rate(succeeded, finished + 1))
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Drop what holds the recorder, which holds this."""
+        self._record = _ignore
 
     def _judge_rows(self, rows: int | None) -> None:
         for violation in self._objectives.judge_rows(rows):
@@ -142,12 +179,12 @@ class Watch:
             )
 
     def _shares(self, duration: float) -> Mapping[str, float]:
-        if duration <= 0:
-            return {}
         with self._lock:
             return {
-                name: min(1.0, _length(intervals) / _NANOSECONDS / duration)
-                for name, intervals in self._intervals.items()
+                name: min(
+                    1.0, sum(until - since for since, until in merged) / NANOSECONDS / duration
+                )
+                for name, merged in self._intervals.items()
             }
 
     def _break(self, violation: Violation | None) -> None:
@@ -163,13 +200,17 @@ class Watch:
             self._report(violation)
 
 
-def _length(intervals: list[tuple[int, int]]) -> int:
-    """Measure the union of intervals: runs of a mapped task may overlap."""
-    length = reached = 0
-    for since, until in sorted(intervals):
-        length += max(0, until - max(since, reached))
-        reached = max(reached, until)
-    return length
+def _ignore(_: Violation) -> None:
+    """Do nothing: the span of the run has ended, or not begun."""
+
+
+def _in_event_loop() -> bool:
+    """Whether to wait here would stop other coroutines."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _in_background(read: History, success_rate: SuccessRate) -> Future[tuple[int, int]]:

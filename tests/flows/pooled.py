@@ -22,6 +22,16 @@ def pooled() -> int:
 
 
 @task
+def fail() -> None:
+    raise ValueError("no")
+
+
+@flow(task_runner=ProcessPoolTaskRunner(max_workers=1))
+def pooled_failing() -> None:
+    fail.submit().result()
+
+
+@task
 def forks() -> None:
     child = multiprocessing.get_context("fork").Process(target=in_child)
     child.start()

@@ -9,6 +9,8 @@ from prefect.context import FlowRunContext
 from prefect.utilities.urls import url_for
 
 from flowspan import semconv
+from flowspan._prefect.objectives import watch_for
+from flowspan.accounts import NANOSECONDS
 from flowspan.recorder import State
 from flowspan.redaction import redact
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from flowspan._prefect.origin import Origin
     from flowspan._prefect.telemetry import EngineObserver
+    from flowspan.watch import Watch
 
     Inputs = Mapping[str, Iterable[Any]]
 
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
 SHORTEST_WAIT: Final = 1_000_000
 _UUID7: Final = 7
 _MILLISECOND: Final = 1_000_000
-_NANOSECONDS: Final = 1_000_000_000
 
 
 @dataclass(slots=True)
@@ -50,6 +52,15 @@ class Description:
     given: Mapping[str, Any] | None
     past: Past
     observer: EngineObserver
+    run_count: int  # how often the run had been running when the engine took it up
+
+    @property
+    def time_running(self) -> int:
+        """Nanoseconds in Running states before the engine took the run up."""
+        if any(state.is_final() for state in self.past.states):
+            return 0  # what was before an end has been told, even if the run was begun anew
+        seconds: float = self.run.total_run_time.total_seconds()
+        return round(seconds * NANOSECONDS)
 
     def attributes(self) -> dict[str, AttributeValue]:
         """Describe the run at its end; what flow and task runs have in common."""
@@ -118,20 +129,42 @@ class FlowRunDescription(Description):
         return names_by_run_id(inputs, self.observer.subflows_of(caller))
 
     def waits_before(self, start: int) -> dict[str, int]:
-        states = before_pick_up(self.past.states)
-        if not states or self.run.expected_start_time is None:
+        states, expected = before_pick_up(self.past.states), self._expected_start()
+        if not states or expected is None:
             return {}
         pending = [nanoseconds(s.timestamp) for s in states if s.type.value == "PENDING"]
         first = min(pending, default=start)
-        return {
-            semconv.WAIT_LATE: first - nanoseconds(self.run.expected_start_time),
-            semconv.WAIT_INFRASTRUCTURE: start - first,
-        }
+        return {semconv.WAIT_LATE: first - expected, semconv.WAIT_INFRASTRUCTURE: start - first}
+
+    def watch(self) -> Watch | None:
+        """Return what watches the objectives of the run, if it has any."""
+        return watch_for(self.run, self.engine.flow, self.observer.settings)
+
+    def late(self, start: int) -> float | None:
+        """Tell how many seconds behind its schedule the run is when it is first taken up."""
+        expected = self._expected_start()
+        if self.run_count > 0 or expected is None or not before_pick_up(self.past.states):
+            return None
+        return max(0, start - expected) / NANOSECONDS
+
+    def _expected_start(self) -> int | None:
+        """Tell when the run was to start, or to go on; the API keeps the first of these times."""
+        expected = self.run.expected_start_time
+        for state in before_pick_up(self.past.states):
+            if self.run_count > 0 and state.type.value == "SCHEDULED":
+                expected = state.state_details.scheduled_time or state.timestamp
+        return None if expected is None else nanoseconds(expected)
 
 
 class TaskRunDescription(Description):
     __slots__ = ()
     deployment_name = None
+
+    def watch(self) -> None:
+        """Return nothing: objectives are those of flow runs."""
+
+    def late(self, _start: int) -> None:
+        """Return nothing: task runs have no schedule."""
 
     @property
     def flow_name(self) -> str | None:
@@ -191,7 +224,7 @@ def nanoseconds(moment: datetime) -> int:
 
 
 def seconds(waits: Mapping[str, int]) -> dict[str, float]:
-    return {name: ns / _NANOSECONDS for name, ns in waits.items() if ns >= SHORTEST_WAIT}
+    return {name: ns / NANOSECONDS for name, ns in waits.items() if ns >= SHORTEST_WAIT}
 
 
 def before_pick_up(history: Iterable[PrefectState]) -> list[PrefectState]:

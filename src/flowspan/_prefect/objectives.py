@@ -38,7 +38,7 @@ def watch_for(run: FlowRun, flow: Flow[Any, Any], settings: Settings) -> Watch |
         objectives,
         flow.name,
         report=lambda violation: _report(run, flow, violation),
-        history=lambda success_rate: _read_history(run.flow_id, success_rate),
+        history=lambda success_rate: _read_history(run, success_rate),
         patience=settings.flush_timeout,
     )
 
@@ -77,18 +77,20 @@ def _related(kind: str, identity: UUID, name: str | None = None) -> dict[str, st
     return resource if name is None else {**resource, "prefect.resource.name": name}
 
 
-def _read_history(flow_id: UUID, success_rate: SuccessRate) -> tuple[int, int]:
+def _read_history(run: FlowRun, success_rate: SuccessRate) -> tuple[int, int]:
     """Ask the API how many of a flow's last finished runs succeeded, and how many there were.
 
-    The run that is going on is the last of those that `success_rate` looks back at, and not yet
-    among them.
+    `run` itself, the last of those that `success_rate` looks back at, is not among them.
     """
-    flow = FlowFilter.model_validate({"id": {"any_": [flow_id]}})
-    with get_client(sync_client=True) as client:
+    flow = FlowFilter.model_validate({"id": {"any_": [run.flow_id]}})
+    others: dict[str, Any] = {"id": {"not_any_": [run.id]}}
+    # A client of our own, since this is not the engine's thread: with settings there is no sharing.
+    with get_client(httpx_settings={}, sync_client=True) as client:
         if success_rate.days is not None:
             since = datetime.now(timezone.utc) - timedelta(days=success_rate.days)
+            others["end_time"] = {"after_": since}
             succeeded, finished = (
-                client.count_flow_runs(flow_filter=flow, flow_run_filter=_ended_in(states, since))
+                client.count_flow_runs(flow_filter=flow, flow_run_filter=_in_states(states, others))
                 for states in ([StateType.COMPLETED], _FINISHED)
             )
             return succeeded, finished
@@ -97,7 +99,7 @@ def _read_history(flow_id: UUID, success_rate: SuccessRate) -> tuple[int, int]:
         while len(found) < wanted:
             page = client.read_flow_runs(
                 flow_filter=flow,
-                flow_run_filter=_ended_in(_FINISHED),
+                flow_run_filter=_in_states(_FINISHED, others),
                 sort=FlowRunSort.END_TIME_DESC,
                 limit=min(_PAGE, wanted - len(found)),
                 offset=len(found),
@@ -105,11 +107,8 @@ def _read_history(flow_id: UUID, success_rate: SuccessRate) -> tuple[int, int]:
             if not page:
                 break
             found += page
-        return sum(run.state_type == StateType.COMPLETED for run in found), len(found)
+        return sum(one.state_type == StateType.COMPLETED for one in found), len(found)
 
 
-def _ended_in(states: Collection[StateType], since: datetime | None = None) -> FlowRunFilter:
-    fields: dict[str, Any] = {"state": {"type": {"any_": list(states)}}}
-    if since is not None:
-        fields["end_time"] = {"after_": since}
-    return FlowRunFilter.model_validate(fields)
+def _in_states(states: Collection[StateType], others: dict[str, Any]) -> FlowRunFilter:
+    return FlowRunFilter.model_validate({"state": {"type": {"any_": list(states)}}, **others})

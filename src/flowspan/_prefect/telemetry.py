@@ -33,7 +33,6 @@ from flowspan._prefect.description import (
     nanoseconds,
     seconds,
 )
-from flowspan._prefect.objectives import watch_for
 from flowspan._prefect.origin import (
     PARENT_LABEL,
     Origin,
@@ -55,7 +54,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State as PrefectState
     from prefect.types import KeyValueLabels
 
-    from flowspan._prefect.description import Description, Inputs
+    from flowspan._prefect.description import Inputs
     from flowspan.recorder import RunRecorder
     from flowspan.settings import Settings
 
@@ -279,16 +278,18 @@ class EngineTelemetry(RunTelemetry):
         started = run.start_time if run.run_count <= 1 else entered
         if started is not None:
             self._start = nanoseconds(started)
-        labels = self._begin(run, self._engine.parameters, Past())
-        if self.recorder is None:
-            return
-        self.recorder.begin_attempt(self._start)
-        self.recorder.begin_execution(self._start)
-        context_api.attach(self.recorder.as_context())
-        if labels and isinstance(run, FlowRun):
+        if isinstance(run, FlowRun):
             # Once in a run, and of a client of our own: the engine's may be asynchronous.
             with get_client(sync_client=True) as client:
-                client.update_flow_run_labels(run.id, labels)
+                labels = self._begin(run, self._engine.parameters, _past_of_running(run, client))
+                if labels:
+                    client.update_flow_run_labels(run.id, labels)
+        else:
+            self._begin(run, self._engine.parameters, Past())
+        if self.recorder is not None:
+            self.recorder.begin_attempt(self._start)
+            self.recorder.begin_execution(self._start)
+            context_api.attach(self.recorder.as_context())
 
     def count_input(self) -> None:
         """Count the rows that a task's function is about to get."""
@@ -351,7 +352,6 @@ class EngineTelemetry(RunTelemetry):
     ) -> KeyValueLabels:
         """Start the recorder and return the labels that let other processes join the trace."""
         origin: Origin
-        description: Description
         if isinstance(run, FlowRun):
             origin = self._origin_of_flow_run(run)
             if origin.is_called:
@@ -362,10 +362,13 @@ class EngineTelemetry(RunTelemetry):
                 # The engine may have had to start a server before it could create the run.
                 created = nanoseconds(run.state.timestamp)
                 self._start = max(self._start, min(created, time_ns()))
-            description = FlowRunDescription(self._engine, run, parameters, past, self._observer)
+            kind: type[FlowRunDescription | TaskRunDescription] = FlowRunDescription
         else:
             origin = self._origin_of_task_run(run)
-            description = TaskRunDescription(self._engine, run, parameters, past, self._observer)
+            kind = TaskRunDescription
+        # An adopted run has been counted already.
+        run_count = max(0, run.run_count - 1) if self._is_adopted else run.run_count
+        description = kind(self._engine, run, parameters, past, self._observer, run_count)
         upstream = description.upstream(origin)
         self.has_upstream = bool(upstream)
         recorder = self._observer.tracer.start(
@@ -380,22 +383,21 @@ class EngineTelemetry(RunTelemetry):
                 trace_id=origin.trace_id,
                 parent=origin.parent,
                 parent_recorder=origin.recorder,
-                # An adopted run has been counted already.
-                run_count=max(0, run.run_count - 1) if self._is_adopted else run.run_count,
+                run_count=run_count,
                 allows_retries=description.allows_retries,
                 upstream=upstream.keys(),
                 deployment_name=description.deployment_name,
                 waits_before=seconds(description.waits_before(self._start)),
-                watch=watch_for(run, self._engine.flow, self._observer.settings)
-                if isinstance(run, FlowRun)
-                else None,
-                time_running=round(run.total_run_time.total_seconds() * 1e9),
+                watch=description.watch(),
+                time_running=description.time_running,
+                is_adopted=self._is_adopted,
+                late=description.late(self._start),
             ),
             description.attributes,
         )
         self.recorder = recorder
         recorder.link(links_of(origin, upstream, recorder.span_context.trace_flags))
-        for state in before_pick_up(past.states) or ([run.state] if run.state else []):
+        for state in self._states_so_far(run, past):
             recorder.enter_state(as_state(state))
         context_api.attach(recorder.as_context())
         context = recorder.span_context
@@ -410,6 +412,12 @@ class EngineTelemetry(RunTelemetry):
             if not origin.is_called:
                 self._log_trace_url(run, context.trace_id)
         return labels
+
+    def _states_so_far(self, run: FlowRun | TaskRun, past: Past) -> list[PrefectState]:
+        states = before_pick_up(past.states)
+        if run.state is not None and (self._is_adopted or not states):
+            states.append(run.state)
+        return states
 
     def _log_trace_url(self, run: FlowRun, trace_id: int) -> None:
         if (url := self._observer.settings.url_of(trace_id)) is not None:
@@ -464,6 +472,20 @@ class EngineTelemetry(RunTelemetry):
         if is_task:
             remote = remote_context(remote.trace_id, derive_span_id(caller_id), remote.trace_flags)
         return Origin(remote.trace_id, as_parent(remote), is_called=True)
+
+
+def _past_of_running(run: FlowRun, client: SyncPrefectClient) -> Past:
+    """Ask the API for what was before the Running state of a run that was scheduled."""
+    past = Past()
+    with contained:
+        states = sorted(client.read_flow_run_states(run.id), key=lambda state: state.timestamp)
+        while states and not states.pop().is_running():
+            pass
+        if any(state.is_scheduled() for state in states):
+            past.states = states
+        if run.deployment_id is not None:
+            past.deployment = client.read_deployment(run.deployment_id)
+    return past
 
 
 def _may_be_rolled_back(transaction: Any) -> bool:
