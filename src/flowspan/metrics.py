@@ -119,13 +119,12 @@ class RunMetrics:
         self._count_active(run, 1, context, semconv.PIPELINE_RUN_PENDING)
 
     def executing(self, run: Run, pending: float | None, context: Context) -> None:
-        """A run has entered its first Running state here, after having been `pending` if known."""
-        if run.is_flow:
-            self._count_active(run, -1, context, semconv.PIPELINE_RUN_PENDING)
-            self._count_active(run, 1, context, semconv.PIPELINE_RUN_EXECUTING)
-            if pending is not None:
-                attributes = _with_deployment(run, _pipeline(run, semconv.PIPELINE_RUN_PENDING))
-                self._pipeline_duration.record(pending, attributes, context)
+        """A flow run has entered its first Running state here, after `pending` seconds if known."""
+        self._count_active(run, -1, context, semconv.PIPELINE_RUN_PENDING)
+        self._count_active(run, 1, context, semconv.PIPELINE_RUN_EXECUTING)
+        if pending is not None:
+            attributes = _with_deployment(run, _pipeline(run, semconv.PIPELINE_RUN_PENDING))
+            self._pipeline_duration.record(pending, attributes, context)
 
     def left(self, run: Run, context: Context, *, has_executed: bool) -> None:
         """The engine has left `run`."""

@@ -432,7 +432,7 @@ class RunRecorder:
             self.span.end(end_time=end)
 
     def _enter_running(self, now: int) -> None:
-        if not self._running.has_run:
+        if self.run.is_flow and not self._running.has_run:
             self._metrics.executing(self.run, self._pending(now), self._context)
         self._running.start(now)
         if self.run.watch is not None:
