@@ -56,6 +56,8 @@ class BoundedProcessor(BatchSpanProcessor):
 
     def shutdown(self, timeout: float | None = None) -> None:
         seconds = self._timeout if timeout is None else timeout
+        if self.reporter.is_struggling:
+            seconds = min(seconds, _STRUGGLING)
         # Private, since the public method takes no timeout and waits up to 30 s for its thread.
         self._batch_processor.shutdown(timeout_millis=round(max(0.0, seconds) * 1000))
 

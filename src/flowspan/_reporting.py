@@ -16,6 +16,8 @@ logger = logging.getLogger("flowspan")
 
 _WARNING_INTERVAL: Final = 60.0
 """Seconds between two warnings about one endpoint, however often it comes and goes."""
+_LONG: Final = 2.0
+"""Seconds after which an export is one that may well fail."""
 
 E = TypeVar("E", SpanExporter, MetricExporter)
 
@@ -66,7 +68,7 @@ class Reporter(Generic[E]):
         self._destination = destination
         self._make: Callable[[], E] = make
         self._by_process: dict[int, E] = {}
-        self._busy = False
+        self._busy_since: float | None = None
         self._reason = ""
         self._said = False
         self._said_at = -_WARNING_INTERVAL
@@ -82,11 +84,11 @@ class Reporter(Generic[E]):
         with _listening(self._note):
             try:
                 exporter = self.own()
-                self._busy = True
+                self._busy_since = time.monotonic()
                 succeeded = export(exporter)
             except Exception as error:  # noqa: BLE001
                 self._reason = self._reason or f"{type(error).__name__}: {error}"
-        self._busy = False
+        self._busy_since = None
         self.failing = not succeeded
         if self.failing:
             self._complain(self._reason or "the exporter gives no reason")
@@ -96,7 +98,7 @@ class Reporter(Generic[E]):
 
     def close(self) -> None:
         """Interrupt the export under way, if any, and close."""
-        if self._busy:
+        if self._busy_since is not None:
             self._complain(self._reason or "no answer until the process ended")
         exporter = self._by_process.get(os.getpid())
         if exporter is not None:
@@ -105,13 +107,14 @@ class Reporter(Generic[E]):
 
     def complain_if_stuck(self) -> None:
         """Say that the endpoint is dead if attempts have failed and the exporter tries on."""
-        if self._busy and self._reason:
+        if self._busy_since is not None and self._reason:
             self._complain(self._reason)
 
     @property
     def is_struggling(self) -> bool:
-        """Whether the last batch was lost, or attempts to export one have failed so far."""
-        return self.failing or (self._busy and bool(self._reason))
+        """Whether the last batch was lost, or the one under way is having a hard time."""
+        since = self._busy_since
+        return self.failing or (since is not None and time.monotonic() - since > _LONG)
 
     def is_news(self, _record: logging.LogRecord) -> bool:
         """Whether to let the SDK say that its queue is full: not if we have said why."""
@@ -123,7 +126,7 @@ class Reporter(Generic[E]):
         pid = os.getpid()
         if pid not in self._by_process:
             self._by_process[pid] = self._make()
-            self._busy = False
+            self._busy_since = None
         return self._by_process[pid]
 
     def _note(self, record: logging.LogRecord) -> bool:
