@@ -95,6 +95,7 @@ class Run:
         run_count: How often the run had been running when the engine took it up.
         allows_retries: Whether each attempt gets a span of its own.
         upstream: The ids of the runs that it consumes.
+        identify: Tells the run and its flow run by ids and present names, by attribute.
         deployment_name: The name of the deployment that a flow run is of.
         waits_before: Seconds waited before `start`, by attribute name.
         time_running: Nanoseconds in Running states before the engine took it up.
@@ -114,6 +115,7 @@ class Run:
     run_count: int
     allows_retries: bool
     upstream: Collection[str]
+    identify: Callable[[], Attributes] = dict
     deployment_name: str | None = None
     waits_before: Mapping[str, float] = field(default_factory=dict)
     time_running: int = 0
@@ -275,6 +277,14 @@ class RunRecorder:
     def exception(self) -> BaseException | None:
         """The exception that ended the last attempt."""
         return self._exception
+
+    @property
+    def log_attributes(self) -> Attributes:
+        """What log records of this run carry: the names and ids of its flow and task runs.
+
+        Empty once the run has ended.
+        """
+        return {} if self.is_finished else self.run.identify()
 
     @property
     def calling_flow(self) -> RunRecorder | None:

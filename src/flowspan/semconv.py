@@ -81,6 +81,11 @@ INPUT_NAME: Final = "prefect.input.name"
 # Errors
 ERROR_TYPE: Final = "error.type"
 
+# What only log records carry
+FLOW_RUN_NAME: Final = "prefect.flow_run.name"
+TASK_RUN_ID: Final = "prefect.task_run.id"
+TASK_RUN_NAME: Final = "prefect.task_run.name"
+
 # Objectives: the event on the flow run's span, its attributes, and the event sent to Prefect
 SLO_VIOLATED: Final = "slo.violated"
 SLO_OBJECTIVE: Final = "prefect.slo.objective"

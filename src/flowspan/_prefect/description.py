@@ -128,6 +128,17 @@ class FlowRunDescription(Description):
         caller = context.flow_run.id if context is not None and context.flow_run else None
         return names_by_run_id(inputs, self.observer.subflows_of(caller))
 
+    def identify(self) -> dict[str, AttributeValue]:
+        """Tell the run by its id and its name, which may be set after its start."""
+        identity: dict[str, AttributeValue] = {
+            semconv.FLOW_NAME: self.flow_name,
+            semconv.FLOW_RUN_ID: str(self.run.id),
+            semconv.FLOW_RUN_NAME: self.run.name,
+        }
+        if self.deployment_name is not None:
+            identity[semconv.DEPLOYMENT_NAME] = self.deployment_name
+        return identity
+
     def waits_before(self, start: int) -> dict[str, int]:
         states, expected = before_pick_up(self.past.states), self._expected_start()
         if not states or expected is None:
@@ -159,6 +170,21 @@ class FlowRunDescription(Description):
 class TaskRunDescription(Description):
     __slots__ = ()
     deployment_name = None
+
+    def identify(self) -> dict[str, AttributeValue]:
+        """Tell the run and its flow run by their ids and names, which may be set later."""
+        identity: dict[str, AttributeValue] = {
+            semconv.TASK_NAME: self.task_name,
+            semconv.TASK_RUN_ID: str(self.run.id),
+            semconv.TASK_RUN_NAME: self.run.name,
+        }
+        if self.run.flow_run_id is not None:
+            identity[semconv.FLOW_RUN_ID] = str(self.run.flow_run_id)
+        context = FlowRunContext.get()  # in a process pool it has come over, too
+        if context is not None and context.flow_run is not None and context.flow is not None:
+            identity[semconv.FLOW_NAME] = context.flow.name
+            identity[semconv.FLOW_RUN_NAME] = context.flow_run.name
+        return identity
 
     def watch(self) -> None:
         """Return nothing: objectives are those of flow runs."""

@@ -386,6 +386,7 @@ class EngineTelemetry(RunTelemetry):
                 run_count=run_count,
                 allows_retries=description.allows_retries,
                 upstream=upstream.keys(),
+                identify=description.identify,
                 deployment_name=description.deployment_name,
                 waits_before=seconds(description.waits_before(self._start)),
                 watch=description.watch(),
