@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     from flowspan.otlp_json import Problem
     from flowspan.report.summary import Report
-    from flowspan.timeline.read import Trace, UnknownTraceError
+    from flowspan.timeline.logs import Log, Logs
+    from flowspan.timeline.read import Trace
+    from flowspan.timeline.wanted import UnknownRunError
 
 _PIPED_WIDTH: Final = 120
 _WARNINGS_SHOWN: Final = 10
@@ -76,28 +79,122 @@ def timeline(
         bool, typer.Option("--json", help="Print every span as one JSON document instead.")
     ] = False,
     everything: Annotated[
-        bool, typer.Option("--all", help="Collapse nothing, whatever the number of spans.")
+        bool,
+        typer.Option("--all", help="Collapse nothing, whatever the number of spans or log lines."),
     ] = False,
+    with_logs: Annotated[
+        bool, typer.Option("--logs", help="Show log lines below the spans they belong to.")
+    ] = False,
+    level: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LEVEL",
+            help="Show log lines of this level, e.g. WARNING, or above.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Show where the time of a run went.
 
+    Log lines come from the logs*.jsonl files beside those of the spans, and their times count from
+    the left edge of the bars. 'flowspan logs' shows them in full.
+
     Exits with 1 if there is no such trace, or if something in the files could not be read.
     """
-    from flowspan.timeline import read  # noqa: PLC0415 - only this command needs it
+    from flowspan.otlp_json import SourceError  # noqa: PLC0415 - only some commands need it
+    from flowspan.timeline import read  # noqa: PLC0415 - likewise
+    from flowspan.timeline.wanted import UnknownRunError  # noqa: PLC0415 - likewise
 
+    if level is not None and not with_logs:
+        raise typer.BadParameter("It is the level of log lines: add --logs.", param_hint="--level")
+    floor = _floor(level)
     try:
         found = read.load(file, trace)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="TRACE_ID|FLOW_RUN_ID|latest") from None
-    except read.SourceError as error:
+    except SourceError as error:
         _fail(f"{error}\n{_HOW_TO_GET_SPANS}")
-    except read.UnknownTraceError as error:
+    except UnknownRunError as error:
         _warn(error.problems)
-        _fail(_unknown(error))
+        _fail(_unknown(error, [known.trace_id for known in error.known], _HOW_TO_GET_SPANS))
+    lines = _logs_beside(file, found.trace_id, floor) if with_logs else None
     if as_json:
-        typer.echo(read.to_json(found), nl=False)
+        typer.echo(_as_json(found, lines), nl=False)
     else:
-        _draw(found, everything=everything)
+        _draw(found, lines, everything=everything)
+    problems = (*found.problems, *(lines.problems if lines else ()))
+    if problems:
+        _warn(problems)
+        raise typer.Exit(1)
+
+
+@app.command()
+def logs(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="FLOW_RUN_ID|TRACE_ID|latest",
+            help="The id of a flow run or of a trace, or (default) the trace that logged last.",
+            show_default=False,
+        ),
+    ] = "latest",
+    *,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Print only lines of this task or task run.", show_default=False
+        ),
+    ] = None,
+    level: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LEVEL",
+            help="Print only lines of this level, e.g. WARNING, or above.",
+            show_default=False,
+        ),
+    ] = None,
+    file: Annotated[
+        Path,
+        typer.Option(
+            envvar="FLOWSPAN_DIR",
+            help="File of OTLP JSON lines, or folder of logs*.jsonl files.",
+        ),
+    ] = Path(".flowspan"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object for each line instead.")
+    ] = False,
+) -> None:
+    """Print the log lines of a run, in order of time.
+
+    Of a flow run these are its own and those of its tasks; of the one that a trace begins with,
+    those of the whole trace. Nothing is cut; stacks of exceptions and further lines of a message
+    are indented.
+
+    Exits with 1 if there is no such run or task, or if something in the files could not be read.
+    """
+    from flowspan.otlp_json import SourceError  # noqa: PLC0415 - only some commands need it
+    from flowspan.timeline import logs as reader  # noqa: PLC0415 - likewise
+    from flowspan.timeline.wanted import UnknownRunError  # noqa: PLC0415 - likewise
+
+    floor = _floor(level)
+    try:
+        found = reader.load(file, run, _trace_of_root)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="FLOW_RUN_ID|TRACE_ID|latest") from None
+    except SourceError as error:
+        _fail(f"{error}\n{_HOW_TO_GET_LOGS}")
+    except UnknownRunError as error:
+        _warn(error.problems)
+        ids = [known.run_id or known.trace_id for known in error.known]
+        _fail(_unknown(error, ids, _HOW_TO_GET_LOGS))
+    of_task = found.logs if task is None else reader.of_task(found.logs, task)
+    if task is not None and not of_task:
+        _warn(found.problems)
+        _fail(_no_task(task, found.logs))
+    shown = reader.at_least(of_task, floor)
+    if not shown:
+        _note("no line of this run is of this level or above.")
+    _print_logs(shown, as_json=as_json)
     if found.problems:
         _warn(found.problems)
         raise typer.Exit(1)
@@ -183,6 +280,13 @@ _HOW_TO_GET_SPANS: Final = (
 )
 
 
+_HOW_TO_GET_LOGS: Final = (
+    "Run a flow that calls flowspan.instrument() first: with no OTEL_LOGS_EXPORTER and no OTLP\n"
+    "endpoint set, which would send them elsewhere, and FLOWSPAN_LOGS not false, it writes its\n"
+    "log lines to .flowspan/ in its working directory. Or name a file or folder with --file PATH."
+)
+
+
 _HOW_TO_GET_METRICS: Final = (
     "Run a flow that calls flowspan.instrument() first: with no OTEL_METRICS_EXPORTER and no OTLP\n"
     "endpoint set, which would send them elsewhere, it writes its metrics to .flowspan/ in its\n"
@@ -190,8 +294,12 @@ _HOW_TO_GET_METRICS: Final = (
 )
 
 
-def _fail(message: str) -> NoReturn:
+def _note(message: str) -> None:
     typer.echo(f"flowspan: {message}", err=True)
+
+
+def _fail(message: str) -> NoReturn:
+    _note(message)
     raise typer.Exit(1)
 
 
@@ -203,13 +311,22 @@ def _warn(problems: "Sequence[Problem]") -> None:
         typer.echo(f"flowspan: warning: {more:,} more like these", err=True)
 
 
-def _unknown(error: "UnknownTraceError") -> str:
-    from flowspan.timeline.terminal import moment  # noqa: PLC0415 - only a failure needs it
+def _unknown(error: "UnknownRunError", ids: "Iterable[str]", how_to_get_them: str) -> str:
+    from flowspan.timeline.text import clean, moment  # noqa: PLC0415 - only a failure needs it
 
     if not error.known:
-        return f"{error}\n{_HOW_TO_GET_SPANS}"
-    lines = [f"  {known.trace_id}  {moment(known.end)}  {known.name}" for known in error.known]
-    return "\n".join([f"{error} The latest traces there are:", *lines])
+        return f"{error}\n{how_to_get_them}"
+    known = zip(ids, error.known, strict=True)
+    lines = [f"  {one}  {moment(summary.end)}  {clean(summary.name)}" for one, summary in known]
+    return "\n".join([f"{error} The latest there are:", *lines])
+
+
+def _no_task(name: str, logs: "Iterable[Log]") -> str:
+    from flowspan.timeline.text import clean  # noqa: PLC0415 - only a failure needs it
+
+    tasks = sorted({clean(log.task_names[0]) for log in logs if log.task_names})
+    lines = [f"  {task}" for task in tasks] or ["  none"]
+    return "\n".join([f"no line of this run is of task {name!r}. Tasks with lines are:", *lines])
 
 
 def _no_metrics(file: Path, flow: str | None, known: "Sequence[str]") -> str:
@@ -219,17 +336,79 @@ def _no_metrics(file: Path, flow: str | None, known: "Sequence[str]") -> str:
     return f"{file} holds no flow {flow!r}. The flows there are:\n{names}"
 
 
-def _draw(trace: "Trace", *, everything: bool) -> None:
-    from flowspan.timeline import terminal, tree  # noqa: PLC0415 - heavy, and only drawing needs it
+def _floor(level: str | None) -> int:
+    """Tell the least severity number to show."""
+    from flowspan.timeline.logs import parse_level  # noqa: PLC0415 - only some commands need it
+
+    try:
+        return 0 if level is None else parse_level(level)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--level") from None
+
+
+def _trace_of_root(run_id: str) -> str:
+    from flowspan.identity import derive_trace_id  # noqa: PLC0415 - imports the SDK
+
+    return f"{derive_trace_id(run_id):032x}"
+
+
+def _logs_beside(file: Path, trace_id: str, floor: int) -> "Logs":
+    """Read the log lines of a trace from the folder that its spans come from."""
+    from flowspan.otlp_json import SourceError  # noqa: PLC0415 - only some commands need it
+    from flowspan.timeline import logs as reader  # noqa: PLC0415 - likewise
+
+    folder = file if file.is_dir() else file.parent
+    try:
+        found = reader.load_trace(reader.find_files(folder), trace_id)
+    except SourceError as error:
+        _fail(f"{error}\n{_HOW_TO_GET_LOGS}")
+    shown = reader.at_least(found.logs, floor)
+    if not shown:
+        _note(f"{folder} holds no log lines of this trace" + (" and level." if floor else "."))
+    return replace(found, logs=tuple(shown))
+
+
+def _as_json(trace: "Trace", lines: "Logs | None") -> bytes:
+    from flowspan.timeline import log_places, read, tree  # noqa: PLC0415 - heavy
+
+    if lines is None:
+        return read.to_json(trace)
+    return read.to_json(trace, log_places.by_span(lines.logs, tree.build(trace.spans)))
+
+
+def _draw(trace: "Trace", lines: "Logs | None", *, everything: bool) -> None:
+    from flowspan.timeline import log_places, terminal, tree  # noqa: PLC0415 - heavy
 
     console = _console()
-    lines = terminal.draw(
-        tree.build(trace.spans, everything=everything),
+    made = tree.build(trace.spans, everything=everything)
+    placed = log_places.by_span(lines.logs if lines else (), made)
+    drawn = terminal.draw(
+        made,
         width=console.width,
         unicode=console.encoding.startswith("utf"),
         everything=everything,
+        logs=log_places.by_row(placed, made),
     )
-    _print(lines, console)
+    _print(drawn, console)
+
+
+def _print_logs(logs: "Sequence[Log]", *, as_json: bool) -> None:
+    if as_json:
+        import orjson  # noqa: PLC0415 - only this needs it
+
+        from flowspan.timeline.logs import as_object  # noqa: PLC0415 - likewise
+
+        for log in logs:
+            typer.echo(orjson.dumps(as_object(log), option=orjson.OPT_APPEND_NEWLINE), nl=False)
+    else:
+        from flowspan.timeline.log_lines import write  # noqa: PLC0415 - heavy
+
+        console = _console()
+        for line in write(logs):
+            if console.is_terminal:
+                console.print(line, soft_wrap=True)
+            else:  # a tenth of the time, which counts where there are many
+                console.file.write(f"{line.plain}\n")
 
 
 def _draw_report(report: "Report") -> None:

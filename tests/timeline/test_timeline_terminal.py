@@ -9,7 +9,8 @@ from rich.text import Text
 from span_files import EPOCH, Plan, attempt, raw_line, raw_span, run, write
 
 from flowspan.timeline import read, terminal, tree
-from flowspan.timeline.terminal import Axis, cells, human
+from flowspan.timeline.terminal import Axis, cells
+from flowspan.timeline.text import human, moment
 from flowspan.timeline.tree import Segment
 
 SECOND = 10**9
@@ -176,7 +177,7 @@ def test_the_header_tells_what_ran(folder: Path) -> None:
     head = lines(folder / "traces.jsonl", 100)[:3]
     assert head == [
         "etl  meaty-vicugna  ✓ success  10.0 s",
-        f"started {terminal.moment(EPOCH)}, 2 runs, service nightly",
+        f"started {moment(EPOCH)}, 2 runs, service nightly",
         f"trace {trace_id}",
     ]
 

@@ -155,13 +155,10 @@ def load(source: Path) -> Metrics:
         SourceError: There is nothing to read at `source`.
     """
     found = _Found()
-    for path in otlp.find_files(source, FILE_PATTERN):
-        try:
-            for number, raw in otlp.numbered_lines(path):
-                with found.noting(path, number):
-                    _read_line(raw, path, number, found)
-        except OSError as error:  # noqa: PERF203 - one bad file must not cost the others
-            found.problems.append(Problem(path, 0, error.strerror or str(error)))
+    files = otlp.find_files(source, FILE_PATTERN)
+    for path, number, raw in otlp.lines(files, found.problems):
+        with found.noting(path, number):
+            _read_line(raw, path, number, found)
     for point in found.latest.values():
         with found.noting(point.stream.file, point.stream.line, point.stream.name):
             _add(point, found)
@@ -176,7 +173,7 @@ def load(source: Path) -> Metrics:
 
 
 def _read_line(raw: bytes, file: Path, line: int, found: _Found) -> None:
-    for origin, metric in _metrics(otlp.request(raw, "resourceMetrics")):
+    for origin, metric in _metrics(raw):
         name = str(metric.get("name"))
         kinds = _GAUGE if name.startswith(semconv.METRIC_CUSTOM_PREFIX) else _KINDS.get(name)
         if kinds is None:
@@ -190,16 +187,12 @@ def _read_line(raw: bytes, file: Path, line: int, found: _Found) -> None:
                     _take(_point(raw_point, stream, found.decoded), found)
 
 
-def _metrics(request: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _metrics(raw: bytes) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield all metrics, each with a text that tells its resource and scope from others."""
-    for resource_metrics in otlp.mappings(request.get("resourceMetrics"), "resourceMetrics"):
-        resource = otlp.mapping(resource_metrics.get("resource"), "resource")
-        process = _key(otlp.attributes(resource.get("attributes")))
-        for scope_metrics in otlp.mappings(resource_metrics.get("scopeMetrics"), "scopeMetrics"):
-            scope = otlp.mapping(scope_metrics.get("scope"), "scope")
-            origin = f"{process} {scope.get('name')} {scope.get('version')}"
-            for metric in otlp.mappings(scope_metrics.get("metrics"), "metrics"):
-                yield origin, metric
+    for resource, scope, metrics in otlp.groups(raw, otlp.METRICS):
+        origin = f"{_key(resource)} {scope.get('name')} {scope.get('version')}"
+        for metric in metrics:
+            yield origin, metric
 
 
 def _data(metric: Mapping[str, Any], kinds: Sequence[str]) -> tuple[str, Mapping[str, Any]]:

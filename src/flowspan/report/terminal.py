@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from flowspan.report.summary import CustomMetric, FlowRuns, Report, Runs
-from flowspan.timeline.terminal import clean, human, moment
+from flowspan.timeline.text import clean, human, moment
 
 _MIN_WIDTH: Final = 48
 _GAP: Final = 2

@@ -8,10 +8,8 @@ Parsing JSON costs some forty times as much as looking for bytes in it, so only 
 wanted id, or that look broken, are parsed.
 """
 
-import contextlib
 import re
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +19,14 @@ import orjson
 from flowspan import otlp_json as otlp
 from flowspan import semconv
 from flowspan.otlp_json import Problem, SourceError, UnreadableError
+from flowspan.timeline.logs import Log, as_object
+from flowspan.timeline.wanted import (
+    LATEST,
+    Summary,
+    UnknownRunError,
+    most_recent,
+    parse_wanted,
+)
 
 __all__ = [
     "FILE_PATTERN",
@@ -31,8 +37,6 @@ __all__ = [
     "SourceError",
     "Span",
     "Trace",
-    "TraceSummary",
-    "UnknownTraceError",
     "find_files",
     "load",
     "parse_wanted",
@@ -40,28 +44,11 @@ __all__ = [
     "to_json",
 ]
 
-LATEST: Final = "latest"
 FILE_PATTERN: Final = "traces*.jsonl"
 
-# OpenTelemetry's own resource attribute; flowspan's semconv lists only what flowspan writes.
-_SERVICE_NAME: Final = "service.name"
-
-_TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")
-_SPAN_ID: Final = re.compile(r"[0-9a-f]{16}")
 _END_TIME: Final = re.compile(rb'"endTimeUnixNano"\s*:\s*"?(\d{1,20})')
 _KINDS: Final = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 _STATUS_CODES: Final = ("UNSET", "OK", "ERROR")
-
-
-class UnknownTraceError(Exception):
-    """No trace in the files is the wanted one."""
-
-    def __init__(
-        self, message: str, known: Sequence["TraceSummary"], problems: Sequence["Problem"]
-    ) -> None:
-        super().__init__(message)
-        self.known = tuple(known)
-        self.problems = tuple(problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +109,7 @@ class Span:
     @property
     def service(self) -> str | None:
         """Name of the service that made the span."""
-        name = self.resource.get(_SERVICE_NAME)
+        name = self.resource.get(otlp.SERVICE_NAME)
         return None if name is None else str(name)
 
 
@@ -133,26 +120,6 @@ class Trace:
     trace_id: str
     spans: tuple[Span, ...]
     problems: tuple[Problem, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TraceSummary:
-    """What a list of traces shows of one: its flow, and when its last run ended (ns)."""
-
-    trace_id: str
-    name: str
-    end: int
-    has_run: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """A line in a file, remembered by where it is instead of by what it says."""
-
-    file: Path
-    number: int
-    offset: int
-    last_end: int
 
 
 @dataclass(slots=True)
@@ -172,7 +139,7 @@ def load(source: Path, wanted: str = LATEST) -> Trace:
     Raises:
         ValueError: `wanted` is none of these.
         SourceError: There is nothing to read at `source`.
-        UnknownTraceError: The files hold no such trace.
+        UnknownRunError: The files hold no such trace.
     """
     trace_id, run_id = parse_wanted(wanted)
     files = find_files(source)
@@ -187,28 +154,9 @@ def load(source: Path, wanted: str = LATEST) -> Trace:
         known = recent_traces(files, 5)
         where = f"{source} holds no"
         message = f"{where} trace or run {wanted}." if known else f"{where} spans yet."
-        raise UnknownTraceError(message, known, found.problems)
+        raise UnknownRunError(message, known, found.problems)
     spans = sorted(found.spans.values(), key=lambda span: (span.start, -span.end, span.span_id))
     return Trace(trace_id, tuple(spans), tuple(found.problems))
-
-
-def parse_wanted(wanted: str) -> tuple[str | None, str | None]:
-    """Tell which trace id and which run id the text may be; both None for ``latest``.
-
-    Raises:
-        ValueError: It can be none of them.
-    """
-    text = wanted.strip().lower()
-    if text == LATEST:
-        return None, None
-    try:
-        run_id = str(uuid.UUID(text))
-    except ValueError:
-        raise ValueError(
-            f"{wanted!r} is no trace id (32 hex digits), no run id (a UUID) and not {LATEST!r}."
-        ) from None
-    # A UUID without dashes looks like a trace id, so it may be either.
-    return (text if _TRACE_ID.fullmatch(text) else None), run_id
 
 
 def find_files(source: Path) -> list[Path]:
@@ -220,82 +168,45 @@ def find_files(source: Path) -> list[Path]:
     return otlp.find_files(source, FILE_PATTERN)
 
 
-def recent_traces(files: Iterable[Path], count: int) -> list[TraceSummary]:
+def recent_traces(files: Iterable[Path], count: int) -> list[Summary]:
     """Find the traces whose runs ended last, the latest first.
 
-    Traces without any run come after those with one. Lines are parsed in the order of the last
-    end time they mention, until no further line can change the answer.
+    Traces without any run come after those with one.
     """
-    best: dict[str, TraceSummary] = {}
-    for line in sorted(_index(files), key=lambda line: line.last_end, reverse=True):
-        ranked = _ranked(best.values())[:count]
-        if len(ranked) == count and ranked[-1].has_run and ranked[-1].end >= line.last_end:
-            break
-        for span in _parse_quietly(_read_at(line)):
-            known = best.get(span.trace_id)
-            if known is None or (span.is_run, span.end) > (known.has_run, known.end):
-                best[span.trace_id] = _summary(span)
-    return _ranked(best.values())[:count]
+    return most_recent(files, _END_TIME, _summaries, lambda found: found.trace_id, count)
 
 
-def _ranked(summaries: Iterable[TraceSummary]) -> list[TraceSummary]:
-    return sorted(summaries, key=lambda trace: (trace.has_run, trace.end), reverse=True)
-
-
-def _summary(span: Span) -> TraceSummary:
-    name = span.attributes.get(semconv.FLOW_NAME) or span.name
-    return TraceSummary(span.trace_id, str(name), span.end, span.is_run)
-
-
-def _index(files: Iterable[Path]) -> Iterator[_Line]:
-    """Note the last end time each line mentions; costs a tenth of a second for 128 MB."""
-    for path in files:
-        offset = 0
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                ends = _END_TIME.findall(raw)
-                if ends:
-                    yield _Line(path, number, offset, max(map(int, ends)))
-                offset += len(raw)
-
-
-def _read_at(line: _Line) -> bytes:
-    with contextlib.suppress(OSError), line.file.open("rb") as file:
-        file.seek(line.offset)
-        return file.readline()
-    return b""
+def _summaries(raw: bytes) -> Iterator[Summary]:
+    for span in _parse_quietly(raw):
+        run_id = str(span.attributes.get(semconv.RUN_ID)) if span.is_run else None
+        name = span.attributes.get(semconv.FLOW_NAME) or span.name
+        yield Summary(span.trace_id, run_id, str(name), span.end)
 
 
 def _trace_of_run(files: Iterable[Path], run_id: str) -> str | None:
     """Find the trace of a run, by its own span, else by the spans of its tasks."""
-    needles = _spellings(run_id)
+    needles = otlp.spellings(run_id)
     best: tuple[bool, int, str] | None = None
-    for path in files:
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            for raw in file:
-                if not any(needle in raw for needle in needles):
-                    continue
-                for span in _parse_quietly(raw):
-                    own = str(span.attributes.get(semconv.RUN_ID)).lower() == run_id
-                    flow = str(span.attributes.get(semconv.FLOW_RUN_ID)).lower() == run_id
-                    if own or flow:
-                        candidate = (own, span.end, span.trace_id)
-                        best = candidate if best is None else max(best, candidate)
+    for _, _, raw in otlp.lines(files, []):
+        if not any(needle in raw for needle in needles):
+            continue
+        for span in _parse_quietly(raw):
+            own = str(span.attributes.get(semconv.RUN_ID)).lower() == run_id
+            flow = str(span.attributes.get(semconv.FLOW_RUN_ID)).lower() == run_id
+            if own or flow:
+                candidate = (own, span.end, span.trace_id)
+                best = candidate if best is None else max(best, candidate)
     return best[2] if best else None
 
 
 def _read_spans(files: Iterable[Path], trace_id: str | None) -> _Found:
     """Read the spans of a trace, and every problem on the way; no id reads only problems."""
     found = _Found()
-    needles = _spellings(trace_id) if trace_id else ()
-    for path in files:
-        try:
-            for number, raw in otlp.numbered_lines(path):
-                if any(needle in raw for needle in needles) or not _looks_whole(raw):
-                    reasons = _read_line(raw, trace_id, found.spans)
-                    found.problems += [Problem(path, number, reason) for reason in reasons]
-        except OSError as error:  # noqa: PERF203 - one bad file must not cost the others
-            found.problems.append(Problem(path, 0, error.strerror or str(error)))
+    needles = otlp.spellings(trace_id) if trace_id else ()
+    for path, number, raw in otlp.lines(files, found.problems):
+        if any(needle in raw for needle in needles) or not _looks_whole(raw):
+            reasons = _read_line(raw, trace_id, found.spans)
+            found.problems += [Problem(path, number, reason) for reason in reasons]
     return found
 
 
@@ -315,24 +226,14 @@ def _fullness(span: Span) -> tuple[int, int]:
     return span.end, len(span.attributes) + len(span.events) + len(span.links)
 
 
-def _spellings(identifier: str) -> tuple[bytes, bytes]:
-    """Spell an id as files may hold it: hex is case-insensitive in OTLP JSON."""
-    return identifier.encode(), identifier.upper().encode()
-
-
 def _looks_whole(raw: bytes) -> bool:
-    """Tell cheaply that a line needs no parsing to be called an intact line of spans.
-
-    Braces inside strings, text beyond ASCII or another layout make it say no: then it is parsed.
-    """
-    text = raw.strip()
-    return not text or (
-        text.startswith(b'{"resourceSpans":[{')
-        and text.endswith(b"]}")
-        and text.isascii()
-        and text.count(b"{") == text.count(b"}")
-        and text.count(b'"traceId":"') == text.count(b'"spanId":"')
-        and text.count(b'"traceId":"') >= text.count(b'"startTimeUnixNano"') > 0
+    """Tell cheaply that a line is intact, and each of its spans has an id and a time."""
+    return otlp.looks_whole(raw, otlp.SPANS) and (
+        not raw.strip()
+        or (
+            raw.count(b'"traceId":"') == raw.count(b'"spanId":"')
+            and raw.count(b'"traceId":"') >= raw.count(b'"startTimeUnixNano"') > 0
+        )
     )
 
 
@@ -344,16 +245,12 @@ def _parse_quietly(raw: bytes) -> Iterator[Span]:
 def _parse(raw: bytes, problems: list[str]) -> Iterator[Span]:
     """Yield the readable spans of one line and add the reasons why others are not."""
     try:
-        request = otlp.request(raw, "resourceSpans")
-        for resource_spans in otlp.mappings(request.get("resourceSpans"), "resourceSpans"):
-            resource = otlp.mapping(resource_spans.get("resource"), "resource")
-            attributes = otlp.attributes(resource.get("attributes"))
-            for scope_spans in otlp.mappings(resource_spans.get("scopeSpans"), "scopeSpans"):
-                for span in otlp.mappings(scope_spans.get("spans"), "spans"):
-                    try:
-                        yield _span(span, attributes)
-                    except UnreadableError as error:  # noqa: PERF203 - likewise one span
-                        problems.append(f"span skipped: {error}")
+        for resource, _, spans in otlp.groups(raw, otlp.SPANS):
+            for span in spans:
+                try:
+                    yield _span(span, resource)
+                except UnreadableError as error:  # noqa: PERF203 - likewise one span
+                    problems.append(f"span skipped: {error}")
     except UnreadableError as error:
         problems.append(str(error))
 
@@ -363,9 +260,11 @@ def _span(raw: dict[str, Any], resource: Mapping[str, Any]) -> Span:
     end = raw.get("endTimeUnixNano")
     status = otlp.mapping(raw.get("status"), "status")
     return Span(
-        trace_id=_id(raw.get("traceId"), _TRACE_ID, "trace id"),
-        span_id=_id(raw.get("spanId"), _SPAN_ID, "span id"),
-        parent_span_id=_parent_id(raw.get("parentSpanId")),
+        trace_id=otlp.identifier(raw.get("traceId"), otlp.TRACE_ID, "trace id"),
+        span_id=otlp.identifier(raw.get("spanId"), otlp.SPAN_ID, "span id"),
+        parent_span_id=otlp.optional_identifier(
+            raw.get("parentSpanId"), otlp.SPAN_ID, "parent span id"
+        ),
         name=otlp.text(raw.get("name")),
         kind=otlp.enum(raw.get("kind"), _KINDS, "SPAN_KIND_"),
         start=otlp.unsigned(end if start is None else start, "start time"),
@@ -389,20 +288,7 @@ def _link(raw: dict[str, Any]) -> Link:
     return Link(trace_id, span_id, otlp.attributes(raw.get("attributes")))
 
 
-def _id(value: Any, pattern: re.Pattern[str], what: str) -> str:
-    text = value.lower() if isinstance(value, str) else ""
-    if not pattern.fullmatch(text) or not text.strip("0"):
-        raise UnreadableError(f"no {what}" if not value else f"its {what} is malformed")
-    return text
-
-
-def _parent_id(value: Any) -> str | None:
-    if value is None or value == "" or (isinstance(value, str) and not value.strip("0")):
-        return None
-    return _id(value, _SPAN_ID, "parent span id")
-
-
-def to_json(trace: Trace) -> bytes:
+def to_json(trace: Trace, logs: Mapping[str, Iterable[Log]] | None = None) -> bytes:
     """Write a trace as the documented JSON document.
 
     ``{"trace_id", "spans": [{"span_id", "parent_span_id", "name", "kind", "start", "end",
@@ -410,8 +296,17 @@ def to_json(trace: Trace) -> bytes:
     nanoseconds since the epoch, attributes plain objects, ``parent_span_id`` null for a root,
     ``status`` ``{"code": "UNSET" | "OK" | "ERROR", "message"}``. Numbers that JSON lacks are the
     texts "NaN", "Infinity" and "-Infinity", as in OTLP.
+
+    Args:
+        trace: What to write.
+        logs: Log records by the id of the span that they belong to. With it each span has
+            ``"logs"``, a list of the objects that `flowspan.timeline.logs` documents.
     """
-    document = {"trace_id": trace.trace_id, "spans": [_plain_span(span) for span in trace.spans]}
+    spans = [_plain_span(span) for span in trace.spans]
+    if logs is not None:
+        for span in spans:
+            span["logs"] = [as_object(log) for log in logs.get(span["span_id"], ())]
+    document = {"trace_id": trace.trace_id, "spans": spans}
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 

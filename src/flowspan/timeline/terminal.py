@@ -4,9 +4,9 @@ Readable without colour: every phase has its own glyph, every result its own sym
 """
 
 import itertools
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from types import MappingProxyType
 from typing import Final
 
 from rich.cells import cell_len, set_cell_size
@@ -14,14 +14,13 @@ from rich.text import Text
 
 from flowspan import semconv
 from flowspan.timeline import tree as trees
+from flowspan.timeline.log_lines import shorten
+from flowspan.timeline.logs import Log
 from flowspan.timeline.read import Span
+from flowspan.timeline.text import DAY, HOUR, MINUTE, MS, SECOND, clean, cut, human, moment
 from flowspan.timeline.tree import Node, Rest, Segment, Tree
 
-_MS: Final = 1_000_000
-_SECOND: Final = 1_000 * _MS
-_MINUTE: Final = 60 * _SECOND
-_HOUR: Final = 60 * _MINUTE
-_DAY: Final = 24 * _HOUR
+_NO_LOGS: Final[Mapping[str, Sequence[Log]]] = MappingProxyType({})
 
 # Waits before the first span may be hours for a run of seconds. They get at most this many times
 # the room of the spans themselves, and a mark where they are cut.
@@ -125,7 +124,12 @@ class _Layout:
 
 
 def draw(
-    tree: Tree, *, width: int, unicode: bool = True, everything: bool = False
+    tree: Tree,
+    *,
+    width: int,
+    unicode: bool = True,
+    everything: bool = False,
+    logs: Mapping[str, Sequence[Log]] = _NO_LOGS,
 ) -> Iterator[Text]:
     """Yield the lines of a timeline.
 
@@ -133,54 +137,33 @@ def draw(
         tree: What to draw.
         width: Cells that a line may take.
         unicode: False draws with ASCII only, for outputs that cannot show more.
-        everything: Name every wait, also those too short to matter.
+        everything: Name every wait, also those too short to matter, and show all log lines.
+        logs: Log records by the key of the row that they stand below, in order of time. Their
+            times count from the left edge of the bars.
     """
+    width = max(width, _MIN_WIDTH)
     rows = list(_rows(tree, unicode=unicode))
-    layout = _layout(tree, rows, max(width, _MIN_WIDTH))
+    layout = _layout(tree, rows, width)
     yield from _header(tree, unicode=unicode)
     yield Text()
     yield _columns(layout)
-    least = 0 if everything else min(_SECOND, (layout.axis.end - layout.axis.start) // 200)
+    least = 0 if everything else min(SECOND, (layout.axis.end - layout.axis.start) // 200)
     drawn: set[str] = set()
     told: set[str | None] = {None}
     for row in rows:
         phases = cells(row.node.segments, layout.axis)
         drawn.update(phase for phase in phases if phase)
         yield _line(row, phases, layout, unicode=unicode)
-        for text, style in _notes(row, max(least, _MS // 2), told):
-            note = Text().append(_fitted_guides(row.below, layout.label + _GAP), style="dim")
-            room = max(width, _MIN_WIDTH) - note.cell_len
-            yield note.append(_cut(text, room), style=style)
+        guides = Text().append(_fitted_guides(row.below, layout.label + _GAP), style="dim")
+        room = width - guides.cell_len
+        for text, style in _notes(row, max(least, MS // 2), told):
+            yield Text.assemble(guides, (cut(text, room), style))
+        own = logs.get(row.node.key, ())
+        for line in shorten(own, layout.axis.start, everything=everything, unicode=unicode):
+            line.truncate(room, overflow="ellipsis")
+            yield Text.assemble(guides, line)
     yield Text()
-    yield from _legend(drawn, max(width, _MIN_WIDTH), unicode=unicode)
-
-
-def human(nanoseconds: int) -> str:
-    """Write a duration the way people say it: ``12 ms``, ``3.41 s``, ``2 m 05 s``."""
-    if nanoseconds < _MS:
-        tenths = f"{nanoseconds / _MS:.1f}"
-        return "0 ms" if nanoseconds <= 0 else "<0.1 ms" if tenths == "0.0" else f"{tenths} ms"
-    if nanoseconds < _SECOND - _MS // 2:
-        return f"{nanoseconds / _MS:.0f} ms"
-    if nanoseconds < 60 * _SECOND - 50 * _MS:
-        seconds = nanoseconds / _SECOND
-        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"  # noqa: PLR2004
-    seconds = round(nanoseconds / _SECOND)
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
-    if not hours:
-        return f"{minutes} m {seconds % 60:02} s"
-    if not days:
-        return f"{hours} h {minutes % 60:02} m"
-    return f"{days:,} d {hours % 24:02} h"
-
-
-def moment(nanoseconds: int) -> str:
-    """Write a time since the epoch as local date and time with its offset from UTC."""
-    try:
-        time = datetime.fromtimestamp(nanoseconds // _SECOND, tz=timezone.utc).astimezone()
-    except (OverflowError, OSError, ValueError):
-        return f"{nanoseconds} ns after 1970"
-    return f"{time:%Y-%m-%d %H:%M:%S} {time.isoformat()[-6:]}"
+    yield from _legend(drawn, width, unicode=unicode)
 
 
 def cells(segments: Sequence[Segment], axis: Axis) -> list[str | None]:
@@ -296,23 +279,23 @@ def _steps() -> Iterator[int]:
     """Yield distances of ticks, from a microsecond up, that make round numbers."""
     for power in range(3, 10):
         yield from (10**power, 2 * 10**power, 5 * 10**power)
-    yield from (_SECOND * seconds for seconds in (10, 20, 30))
-    yield from (_MINUTE * minutes for minutes in (1, 2, 5, 10, 20, 30))
-    yield from (_HOUR * hours for hours in (1, 2, 3, 6, 12))
+    yield from (SECOND * seconds for seconds in (10, 20, 30))
+    yield from (MINUTE * minutes for minutes in (1, 2, 5, 10, 20, 30))
+    yield from (HOUR * hours for hours in (1, 2, 3, 6, 12))
     for power in itertools.count():
-        yield from (_DAY * 10**power, 2 * _DAY * 10**power, 5 * _DAY * 10**power)
+        yield from (DAY * 10**power, 2 * DAY * 10**power, 5 * DAY * 10**power)
 
 
 def _tick(time: int) -> str:
-    if time < _SECOND:
-        return f"{time / _MS:g} ms" if time else "0"
-    if time < _MINUTE:
-        return f"{time / _SECOND:g} s"
+    if time < SECOND:
+        return f"{time / MS:g} ms" if time else "0"
+    if time < MINUTE:
+        return f"{time / SECOND:g} s"
     parts = (
-        (time // _DAY, "d"),
-        (time % _DAY // _HOUR, "h"),
-        (time % _HOUR // _MINUTE, "m"),
-        (time % _MINUTE // _SECOND, "s"),
+        (time // DAY, "d"),
+        (time % DAY // HOUR, "h"),
+        (time % HOUR // MINUTE, "m"),
+        (time % MINUTE // SECOND, "s"),
     )
     return " ".join(f"{value:,} {unit}" for value, unit in parts if value)
 
@@ -437,7 +420,7 @@ def _notes(row: _Row, least: int, told: set[str | None]) -> Iterator[tuple[str, 
             yield f"violates {clean(event.attributes.get(semconv.SLO_DETAIL))}", "yellow"
     waits = [(trees.wait(node.span, name), where) for name, where in _WAITED.items()]
     if node.role == "run" and any(length >= least for length, _ in waits):
-        parts = [f"{human(length)} {where}" for length, where in waits if length >= _MS // 2]
+        parts = [f"{human(length)} {where}" for length, where in waits if length >= MS // 2]
         yield f"waited {', '.join(parts)}", "dim"
 
 
@@ -473,13 +456,3 @@ def _legend(drawn: Container[str], width: int, *, unicode: bool) -> Iterator[Tex
             line = Text()
         line.append_text(Text("   ") if line else Text()).append_text(entry)
     yield line
-
-
-def clean(value: object) -> str:
-    """Make a value from outside safe for one line of a terminal: no escapes, no line breaks."""
-    text = " ".join(("" if value is None else str(value)).split())
-    return text if text.isprintable() else "".join(c if c.isprintable() else "�" for c in text)
-
-
-def _cut(text: str, width: int) -> str:
-    return text if cell_len(text) <= width else set_cell_size(text, max(0, width - 1)) + "…"

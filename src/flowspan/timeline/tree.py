@@ -54,6 +54,11 @@ class Node:
     alias: str | None = None
     missing_parent: str | None = None
 
+    @property
+    def key(self) -> str:
+        """Tells it from every other node of the tree."""
+        return self.span.span_id
+
 
 @dataclass(frozen=True, slots=True)
 class Rest:
@@ -63,6 +68,11 @@ class Rest:
     role: Role
     spans: tuple[Span, ...]
     segments: tuple[Segment, ...]
+
+    @property
+    def key(self) -> str:
+        """Tells it from every other node of the tree."""
+        return self.spans[0].span_id
 
     @property
     def results(self) -> Counter[str]:
