@@ -1,0 +1,471 @@
+"""Log lines that tell which run they come from.
+
+`add_run_context` is for those who have set up structlog, `configure` for those who have set up
+nothing, and `RunContextFilter` for format strings of the standard library, such as those of
+Prefect's ``logging.yml``. To import this module imports neither Prefect nor OpenTelemetry's SDK nor
+structlog.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import unquote
+
+import orjson
+from opentelemetry import trace
+
+from flowspan import semconv
+from flowspan._containment import Containment
+from flowspan.redaction import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, MutableMapping
+
+    from opentelemetry.trace import SpanContext
+
+    from flowspan.recorder import RunRecorder
+
+    EventDict = MutableMapping[str, Any]
+
+__all__ = ["RunContextFilter", "add_run_context", "configure"]
+
+_contained: Final = Containment("logs")
+
+_FIELDS: Final = {
+    semconv.FLOW_NAME: "flow_name",
+    semconv.FLOW_RUN_ID: "flow_run_id",
+    semconv.FLOW_RUN_NAME: "flow_run_name",
+    semconv.TASK_NAME: "task_name",
+    semconv.TASK_RUN_ID: "task_run_id",
+    semconv.TASK_RUN_NAME: "task_run_name",
+}
+_ALL_FIELDS: Final = ("trace_id", "span_id", "trace_flags", "service", *_FIELDS.values())
+_CONSOLE_FIELDS: Final = ("flow_run_name", "task_run_name", "trace_id")
+_NOTHING: Final = "-"
+_DEFAULT_SERVICE: Final = "prefect"
+
+_FORMATS: Final = ("json", "console", "auto")
+_NO_SECRETS: Final = ("timestamp", "level", "logger")
+_FIRST: Final = (*_NO_SECRETS, "event")
+# What every record has or gets from a formatter, Prefect's switch for its own shipping, and what
+# the export of records may have added
+_NO_EXTRAS: Final = {
+    *vars(logging.makeLogRecord({})),
+    *("asctime", "message", "send_to_api"),
+    *(*_FIELDS, semconv.DEPLOYMENT_NAME),
+}
+# What Prefect and `RunContextFilter` write for what they do not know
+_UNKNOWN: Final = (None, "<unknown>", _NOTHING)
+_PREFECT_RUN_LOGGERS: Final = ("prefect.flow_runs", "prefect.task_runs")
+
+
+def add_run_context(_logger: Any, _method_name: str, event_dict: EventDict) -> EventDict:
+    """Add the run and the span that the calling code is in; a processor for structlog.
+
+    Adds ``trace_id``, ``span_id`` and ``trace_flags`` (32, 16 and 2 lower-case hexadecimal digits)
+    of the current span, which is the attempt's where a run has attempts, or one of your own;
+    ``service``, as in the traces; ``flow_name``, ``flow_run_id``, ``flow_run_name``; and in a task
+    run ``task_name``, ``task_run_id``, ``task_run_name``. Keys that the event already has stay as
+    they are. What is unknown is absent, and outside of runs so is everything, as it is once the run
+    has ended, and where nothing is instrumented.
+
+    Put it anywhere before the renderer; under ``ProcessorFormatter`` either in ``processors``, or
+    both in structlog's chain and in ``foreign_pre_chain``. It never raises.
+    """
+    with _contained:
+        for field, value in _run_context():
+            event_dict.setdefault(field, value)
+    return event_dict
+
+
+class RunContextFilter(logging.Filter):
+    """Give every record what `add_run_context` adds to events, for format strings.
+
+    A handler that has it can format ``%(trace_id)s``, ``%(span_id)s``, ``%(trace_flags)s``,
+    ``%(service)s``, ``%(flow_name)s`` and so on. What is unknown is ``-``, so that no format string
+    fails, inside or outside of runs. Attributes that a record already has stay as they are.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add the attributes to `record`, and let it pass."""
+        context = dict.fromkeys(_ALL_FIELDS, _NOTHING)
+        with _contained:
+            context.update(_run_context())
+        for field, value in context.items():
+            if not hasattr(record, field):
+                setattr(record, field, value)
+        return bool(super().filter(record))
+
+
+def configure(
+    format: Literal["json", "console", "auto"] = "auto",  # noqa: A002 - what it is called everywhere
+    *,
+    datadog: bool = False,
+) -> None:
+    """Write what structlog, Prefect and the standard library log as one kind of line, to stderr.
+
+    For those who have not set up structlog: it replaces structlog's configuration and every handler
+    that writes to the terminal, with its level and filters kept. All other handlers stay, such as
+    files and those that ship logs to Prefect's API. Calling it again changes nothing else. Call it
+    where your flow is defined, so that processes of a pool and served runs do, too.
+
+    Lines have ``timestamp`` (UTC), ``level``, ``logger``, ``event``, your keys and what
+    `add_run_context` adds; exceptions are text in ``exception``. Secrets are masked, and what JSON
+    has no type for is its ``repr``, cut to 1,000 characters (see `flowspan.redaction.redact`).
+
+    Levels stay what they are: ``PREFECT_LOGGING_LEVEL`` for Prefect's loggers, and
+    ``PREFECT_LOGGING_ROOT_LEVEL``, a warning by default, for the others. Loggers of structlog's
+    without a level of their own take Prefect's, so that they say as much as ``get_run_logger()``.
+
+    Args:
+        format: ``json`` is one object per line, ``console`` is for reading, with colours where
+            stderr is a terminal and ``NO_COLOR`` is not set; of the run it only shows the names and
+            the trace id. ``auto`` is ``console`` where stderr is a terminal, else ``json``.
+        datadog: Whether lines in JSON also have what Datadog connects them with traces by:
+            ``dd.trace_id`` and ``dd.span_id``, decimal numbers of 64 bits as text (of a trace id
+            the lower half), ``dd.service``, ``dd.env``, ``dd.version`` and, as its body,
+            ``message``. The tags are ``DD_SERVICE``, ``DD_ENV`` and ``DD_VERSION``, or else
+            ``service.name``, ``deployment.environment.name`` (or ``deployment.environment``) and
+            ``service.version`` of the resource. See
+            https://docs.datadoghq.com/tracing/other_telemetry/connect_logs_and_traces/opentelemetry/
+            and https://docs.datadoghq.com/logs/log_configuration/processors/log_message_remapper/.
+
+    Raises:
+        ValueError: `format` is none of the three.
+        ImportError: structlog is not installed.
+    """
+    if format not in _FORMATS:
+        raise ValueError(f"format is 'json', 'console' or 'auto', not {format!r}")
+    try:
+        import structlog  # noqa: PLC0415 - an optional dependency
+    except ImportError as error:
+        raise ImportError(
+            "flowspan.logs.configure() needs structlog: pip install structlog", name="structlog"
+        ) from error
+    import prefect.main  # noqa: F401, PLC0415 - it sets up Prefect's logging, which comes first
+
+    common: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _format_arguments,
+    ]
+    structlog.configure(
+        processors=[
+            _filter_by_level,
+            *common,
+            structlog.processors.StackInfoRenderer(),
+            _as_record,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    renderers: list[Any] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.format_exc_info,
+        _mask_secrets,
+    ]
+    if format == "json" or (format == "auto" and not _is_terminal(sys.stderr)):
+        renderers += [add_run_context, *([_add_datadog] if datadog else []), _to_json]
+    else:
+        colors = _is_terminal(sys.stderr) and not os.environ.get("NO_COLOR")
+        renderers += [
+            _add_console_context,
+            structlog.dev.ConsoleRenderer(
+                colors=colors,
+                sort_keys=False,
+                # The one that takes what has been formatted before
+                exception_formatter=structlog.dev.plain_traceback,
+            ),
+        ]
+    # Whatever depends on the arguments is in the formatter: structlog's loggers keep their
+    # processors once they have been used.
+    formatter = structlog.stdlib.ProcessorFormatter(
+        processors=renderers,
+        foreign_pre_chain=[*common, _add_extras],
+        use_get_message=False,
+        pass_foreign_args=True,
+    )
+    _replace_terminal_handlers(formatter)
+
+
+# The run
+
+
+def _current_run() -> RunRecorder | None:
+    """Return the recorder of the run that the calling code is in, until that has ended."""
+    module = sys.modules.get("flowspan.recorder")  # where it is not, nothing is instrumented
+    recorder: RunRecorder | None = module.current_recorder() if module is not None else None
+    return None if recorder is None or recorder.is_finished else recorder
+
+
+def _current_span() -> SpanContext | None:
+    span = trace.get_current_span().get_span_context()
+    return span if span.is_valid else None
+
+
+def _run_context() -> Iterator[tuple[str, Any]]:
+    """Yield the fields one by one, so that a failure costs only those that come after."""
+    recorder = _current_run()
+    if recorder is None:
+        return
+    span = _current_span()
+    if span is not None:
+        yield "trace_id", f"{span.trace_id:032x}"
+        yield "span_id", f"{span.span_id:016x}"
+        yield "trace_flags", f"{span.trace_flags:02x}"
+    yield "service", _service()
+    attributes = recorder.log_attributes
+    for attribute, field in _FIELDS.items():
+        if attribute in attributes:
+            yield field, attributes[attribute]
+
+
+def _service() -> str:
+    return str(_resource().get("service.name") or _DEFAULT_SERVICE)
+
+
+def _resource() -> Mapping[str, Any]:
+    """Return the attributes of the resource that spans have, or else those of the environment."""
+    instrumentor = sys.modules.get("flowspan.instrumentor")
+    if instrumentor is not None:
+        resource = getattr(instrumentor.PrefectInstrumentor().provider, "resource", None)
+        if resource is not None:
+            attributes: Mapping[str, Any] = resource.attributes
+            return attributes
+    # https://opentelemetry.io/docs/specs/otel/resource/sdk/#specifying-resource-information-via-an-environment-variable
+    pairs = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")
+    parts = (pair.partition("=") for pair in pairs)
+    found = {key.strip(): unquote(value.strip()) for key, _, value in parts}
+    if service := os.environ.get("OTEL_SERVICE_NAME"):
+        found["service.name"] = service
+    return found
+
+
+# Processors of what `configure` sets up; at module level, since loggers are pickled with them
+
+
+def _filter_by_level(logger: Any, method_name: str, event_dict: EventDict) -> EventDict:
+    """Drop what the logger does not let pass; one without a level takes that of Prefect's."""
+    from structlog import DropEvent  # noqa: PLC0415 - an optional dependency
+
+    if isinstance(logger, logging.Logger) and _inherits_from_root(logger):
+        level = logging.getLogger("prefect").getEffectiveLevel()
+        if level < logging.getLogger().level:
+            logger.setLevel(level)
+    # Unlike structlog's own filter it takes adapters, too. exception() logs an error.
+    if not logger.isEnabledFor(getattr(logging, method_name.upper(), logging.ERROR)):
+        raise DropEvent
+    return event_dict
+
+
+def _inherits_from_root(logger: logging.Logger) -> bool:
+    ancestor: logging.Logger | None = logger
+    while ancestor is not None and ancestor.level == logging.NOTSET:
+        ancestor = ancestor.parent
+    return ancestor is None or ancestor is logging.getLogger()
+
+
+def _format_arguments(_logger: Any, _method_name: str, event_dict: EventDict) -> EventDict:
+    """Put ``%``-style arguments into the event; leave both apart if they do not fit."""
+    args = event_dict.get("positional_args")
+    if args:
+        # As the standard library's records take a single mapping: for the names in the message.
+        is_mapping = len(args) == 1 and isinstance(args, tuple) and isinstance(args[0], Mapping)
+        try:
+            event_dict["event"] = str(event_dict["event"]) % (
+                args[0] if is_mapping and args[0] else args
+            )
+        except Exception:  # noqa: BLE001 - it is the user's, who wants the line above all
+            return event_dict
+    event_dict.pop("positional_args", None)
+    return event_dict
+
+
+def _as_record(
+    logger: Any, method_name: str, event_dict: EventDict
+) -> tuple[tuple[_Event], dict[str, Any]]:
+    """Make of an event what ``ProcessorFormatter`` understands, and so do other formatters."""
+    extra = {"_logger": logger, "_name": method_name}
+    return (_Event(event_dict),), {"exc_info": event_dict.get("exc_info"), "extra": extra}
+
+
+class _Event(dict[str, Any]):
+    """An event that reads well as the message of a record, for other handlers than ours."""
+
+    _OF_THE_RECORD: Final = ("event", "exc_info", "level", "logger", "stack", "timestamp")
+
+    def __str__(self) -> str:
+        fields = [
+            f"{key}={redact(value, key)!r}"
+            for key, value in self.items()
+            if key not in self._OF_THE_RECORD
+        ]
+        return " ".join([str(self.get("event", "")), *fields])
+
+
+def _add_extras(_logger: Any, _method_name: str, event_dict: EventDict) -> EventDict:
+    """Add what came with a record of the standard library: its ``extra`` and its stack."""
+    record: logging.LogRecord = event_dict["_record"]
+    if "stack_info" in event_dict:
+        event_dict["stack"] = event_dict.pop("stack_info")
+    # In a subflow that a task calls, Prefect's logger mixes up both runs.
+    is_told_better = record.name.startswith(_PREFECT_RUN_LOGGERS) and _current_run() is not None
+    for key, value in vars(record).items():
+        if key in _NO_EXTRAS or (key in _ALL_FIELDS and (is_told_better or value in _UNKNOWN)):
+            continue
+        if key == "deployment_name" and value is None:
+            continue
+        event_dict.setdefault(key, value)
+    return event_dict
+
+
+def _mask_secrets(_logger: Any, _method_name: str, event_dict: EventDict) -> EventDict:
+    return {
+        key: value if key in _NO_SECRETS else redact(value, str(key))
+        for key, value in event_dict.items()
+    }
+
+
+def _add_console_context(_logger: Any, _method_name: str, event_dict: EventDict) -> EventDict:
+    """Add what a person wants to read of the run."""
+    with _contained:
+        context = dict(_run_context())
+        for field in _CONSOLE_FIELDS:
+            if field in context:
+                event_dict.setdefault(field, context[field])
+    return event_dict
+
+
+def _add_datadog(_logger: Any, _method_name: str, event_dict: EventDict) -> EventDict:
+    with _contained:
+        for key, value in _datadog_fields(event_dict):
+            if value:
+                event_dict.setdefault(key, value)
+    return event_dict
+
+
+def _datadog_fields(event_dict: EventDict) -> Iterator[tuple[str, object]]:
+    yield "message", event_dict.get("event")
+    resource, variable = _resource(), os.environ.get
+    environment = resource.get("deployment.environment.name")
+    yield "dd.service", variable("DD_SERVICE") or _service()
+    yield "dd.env", variable("DD_ENV") or environment or resource.get("deployment.environment")
+    yield "dd.version", variable("DD_VERSION") or resource.get("service.version")
+    span = _current_span()
+    if span is not None and _current_run() is not None:
+        yield "dd.trace_id", str(span.trace_id & 0xFFFF_FFFF_FFFF_FFFF)
+        yield "dd.span_id", str(span.span_id)
+
+
+def _to_json(_logger: Any, _method_name: str, event_dict: EventDict) -> str:
+    first = {key: event_dict.pop(key) for key in _FIRST if key in event_dict}
+    line = {**first, **event_dict}
+    try:
+        return _dumps(line)
+    except TypeError:  # a key of `extra` can be anything, even no Unicode
+        return _dumps({redact(str(key)): value for key, value in line.items()})
+
+
+def _dumps(line: Mapping[str, Any]) -> str:
+    # All that is left for `default` is bytes.
+    return orjson.dumps(line, default=repr).decode()
+
+
+# Handlers
+
+
+class StderrHandler(logging.Handler):
+    """Writes to the stderr of the moment, in place of other handlers.
+
+    Its name has no underscore: from such handlers on the root logger Prefect would take that it may
+    set up its own when it sets up logging once more.
+    """
+
+    def __init__(self, replaced: list[logging.Handler]) -> None:
+        super().__init__(min((handler.level for handler in replaced), default=logging.NOTSET))
+        for handler in replaced:
+            for condition in handler.filters:
+                self.addFilter(condition)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format `record`; should that fail, say at least what it is about."""
+        try:
+            return super().format(record)
+        except Exception:  # whatever values of the user's do when they are rendered
+            with _contained:
+                raise
+            return _to_json(
+                None,
+                "",
+                {
+                    "level": record.levelname.lower(),
+                    "logger": record.name,
+                    "event": redact(record.msg),
+                },
+            )
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write `record` as a line, unless stderr is closed, as it may be at the very end."""
+        stream = sys.stderr
+        if stream is None or getattr(stream, "closed", False):
+            return
+        try:
+            stream.write(f"{self.format(record)}\n")
+            stream.flush()
+        except RecursionError:  # https://bugs.python.org/issue36272
+            raise
+        except Exception:  # noqa: BLE001 - as every handler
+            self.handleError(record)
+
+
+# Alive, since Prefect sets up all its logging anew if it misses one that it knows by name
+_replaced: Final[list[logging.Handler]] = []
+
+
+def _replace_terminal_handlers(formatter: logging.Formatter) -> None:
+    root = logging.getLogger()
+    known = list(root.manager.loggerDict.values())  # of which other threads may make more
+    for logger in [root, *(item for item in known if isinstance(item, logging.Logger))]:
+        replaced = [handler for handler in logger.handlers if _writes_to_terminal(handler)]
+        if logger is not root and not replaced:
+            continue
+        kept = [handler for handler in logger.handlers if handler not in replaced]
+        if logger is root or not _is_written_above(logger):
+            handler = StderrHandler(replaced)
+            handler.setFormatter(formatter)
+            kept.append(handler)
+        logger.handlers = kept  # at once, for the sake of other threads
+        _replaced.extend(item for item in replaced if not isinstance(item, StderrHandler))
+
+
+def _writes_to_terminal(handler: logging.Handler) -> bool:
+    from prefect.logging.handlers import PrefectConsoleHandler  # noqa: PLC0415 - importing is slow
+
+    if isinstance(handler, (StderrHandler, PrefectConsoleHandler)):
+        return True
+    console = getattr(handler, "console", None)  # Rich's handler has one
+    stream = getattr(console, "file", None) or getattr(handler, "stream", None)
+    terminals = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+    return stream is not None and any(stream is terminal for terminal in terminals)
+
+
+def _is_written_above(logger: logging.Logger) -> bool:
+    """Tell whether the records of a logger also reach one above that writes to the terminal."""
+    ancestor: logging.Logger | None = logger
+    while ancestor is not None and ancestor.propagate:
+        ancestor = ancestor.parent
+        if ancestor is not None and any(map(_writes_to_terminal, ancestor.handlers)):
+            return True
+    return False
+
+
+def _is_terminal(stream: Any) -> bool:
+    is_closed = getattr(stream, "closed", False)
+    return hasattr(stream, "isatty") and not is_closed and bool(stream.isatty())
