@@ -40,18 +40,21 @@ for name in [name for name in os.environ if name.startswith(("OTEL_", "FLOWSPAN_
     del os.environ[name]
 os.environ.pop("TRACEPARENT", None)
 
-from opentelemetry.metrics import (  # noqa: E402 - the environment comes first
-    NoOpMeterProvider,
-    set_meter_provider,
+from opentelemetry._logs import (  # noqa: E402 - the environment comes first
+    NoOpLoggerProvider,
+    set_logger_provider,
 )
+from opentelemetry.metrics import NoOpMeterProvider, set_meter_provider  # noqa: E402
 from opentelemetry.sdk.trace import TracerProvider  # noqa: E402
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: E402
 
 import flowspan  # noqa: E402
 from support import RecordedMetrics, RecordedSpans  # noqa: E402
 
-# Tests that say nothing of metrics write none. Those of the embedded default start processes.
+# Tests that say nothing of metrics and logs write none. Those of the embedded default start
+# processes.
 set_meter_provider(NoOpMeterProvider())
+set_logger_provider(NoOpLoggerProvider())
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2_grpc
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+)
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
@@ -33,6 +38,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -54,6 +60,7 @@ class Sink:
     requests: list[Request] = field(default_factory=list)
     """Those that bring spans."""
     metric_requests: list[Request] = field(default_factory=list)
+    log_requests: list[Request] = field(default_factory=list)
     status: int = 200
     """HTTP status of the answer; gRPC answers UNAVAILABLE for anything but 200."""
     latency: float = 0.0
@@ -83,6 +90,17 @@ class Sink:
         ]
 
     @property
+    def logs(self) -> list[LogRecord]:
+        """All log records that were accepted, in the order of arrival."""
+        return [
+            record
+            for request in list(self.log_requests)
+            for resource_logs in request.message.resource_logs
+            for scope_logs in resource_logs.scope_logs
+            for record in scope_logs.log_records
+        ]
+
+    @property
     def resources(self) -> list[dict[str, str]]:
         """The string attributes of each resource that was received."""
         return [
@@ -102,8 +120,12 @@ class Sink:
         """Keep a request and say whether to answer that all is well."""
         self.closing.wait(self.latency)
         if self.status == 200:
-            is_trace = isinstance(request.message, ExportTraceServiceRequest)
-            (self.requests if is_trace else self.metric_requests).append(request)
+            requests: dict[type[Any], list[Request]] = {
+                ExportTraceServiceRequest: self.requests,
+                ExportMetricsServiceRequest: self.metric_requests,
+                ExportLogsServiceRequest: self.log_requests,
+            }
+            requests[type(request.message)].append(request)
         return self.status == 200
 
 
@@ -129,8 +151,11 @@ def http_sink(tls: Certificate | None = None) -> Iterator[Sink]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             if headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
-            is_metrics = self.path.endswith("/metrics")
-            kind = ExportMetricsServiceRequest if is_metrics else ExportTraceServiceRequest
+            kinds: dict[str, Any] = {
+                "metrics": ExportMetricsServiceRequest,
+                "logs": ExportLogsServiceRequest,
+            }
+            kind = kinds.get(self.path.rpartition("/")[2], ExportTraceServiceRequest)
             sink.accept(Request(self.path, headers, kind.FromString(body)))
             answer = ExportTraceServiceResponse().SerializeToString()  # all answers are empty
             self.send_response(sink.status)
@@ -190,9 +215,17 @@ def grpc_sink(tls: Certificate | None = None) -> Iterator[Sink]:
             accept(message, context)
             return ExportMetricsServiceResponse()
 
+    class Logs(logs_service_pb2_grpc.LogsServiceServicer):
+        def Export(  # noqa: N802
+            self, message: ExportLogsServiceRequest, context: Any
+        ) -> ExportLogsServiceResponse:
+            accept(message, context)
+            return ExportLogsServiceResponse()
+
     server = grpc.server(futures.ThreadPoolExecutor(4))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Traces(), server)  # type: ignore[no-untyped-call]
     metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(Metrics(), server)  # type: ignore[no-untyped-call]
+    logs_service_pb2_grpc.add_LogsServiceServicer_to_server(Logs(), server)  # type: ignore[no-untyped-call]
     if tls is None:
         port = server.add_insecure_port("127.0.0.1:0")
     else:

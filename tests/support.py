@@ -6,6 +6,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from opentelemetry._logs import LogRecord
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter
 from opentelemetry.sdk.metrics import Exemplar, MeterProvider
 from opentelemetry.sdk.metrics.export import (
     HistogramDataPoint,
@@ -19,6 +21,9 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 
 from flowspan import semconv
+from flowspan._bounded import BoundedLoggerProvider, BoundedLogProcessor
+from flowspan._reporting import Reporter, ReportingLogExporter
+from flowspan.log_hooks import LogHooks
 from flowspan.timeline import read
 
 
@@ -75,6 +80,32 @@ class RecordedSpans(SpanExporter):
         for root in roots:
             show(root, 0)
         return "\n".join(lines)
+
+
+class RecordedLogs:
+    """flowspan's own pipeline of log records into memory, with questions that tests ask."""
+
+    def __init__(self) -> None:
+        self.exporter: Any = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call] # the SDK's
+        reporter = Reporter("logs", "memory", lambda: self.exporter)
+        processor = BoundedLogProcessor(ReportingLogExporter(reporter), 5)
+        self.provider = BoundedLoggerProvider([processor], Resource({}), 5)
+        self.hooks = LogHooks()
+
+    @property
+    def all(self) -> list[LogRecord]:
+        """Every record so far, in the order of time."""
+        self.provider.force_flush()
+        found = [readable.log_record for readable in self.exporter.get_finished_logs()]
+        return sorted(found, key=lambda record: record.timestamp or 0)
+
+    def saying(self, body: Any) -> list[LogRecord]:
+        return [record for record in self.all if record.body == body]
+
+    def one(self, body: Any) -> LogRecord:
+        found = self.saying(body)
+        assert len(found) == 1, [record.body for record in self.all]
+        return found[0]
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ def test_dead_endpoint(tmp_path: Path) -> None:
     [
         ({"FLOWSPAN_FILE_MAX_COUNT": "none"}, "valid integer"),
         ({"FLOWSPAN_TYPO": "1"}, "no such setting: typo"),
+        ({"FLOWSPAN_LOG_LEVEL": "loud"}, "level of logging, such as DEBUG"),
         ({"OTEL_TRACES_EXPORTER": "jaegerr"}, "jaegerr"),
         ({"OTEL_TRACES_EXPORTER": "otlp,otlp_proto_grpc"}, "2 times"),
     ],
@@ -68,6 +69,20 @@ def test_mistakes(tmp_path: Path, variables: dict[str, str], said: str) -> None:
     assert done.returncode == 1
     assert said in " ".join(done.stdout.split())
     assert "Traceback" not in done.stderr
+
+
+def test_who_exports_log_records(tmp_path: Path) -> None:
+    """Where OpenTelemetry's own instrumentations are installed, it says what becomes of lines."""
+    said = " ".join(doctor(tmp_path, FLOWSPAN_LOG_LEVEL="warning").stdout.split())
+    assert "flowspan exports the lines of every logger from WARNING up" in said
+    assert "opentelemetry-instrumentation-logging is installed" in said
+    assert "opentelemetry-instrumentation-structlog is installed" in said
+    disabled = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "logging, structlog"}
+    said = " ".join(doctor(tmp_path, **disabled).stdout.split())
+    assert "from INFO up, with the run's ids; nothing is installed that would" in said
+    said = " ".join(doctor(tmp_path, FLOWSPAN_LOGS="false").stdout.split())
+    assert "logs are switched off by FLOWSPAN_LOGS" in said
+    assert "exports the lines" not in said
 
 
 @pytest.mark.parametrize("variable", ["FLOWSPAN_ENABLED=false", "OTEL_SDK_DISABLED=true"])

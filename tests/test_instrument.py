@@ -348,6 +348,28 @@ def test_captured_parameters(prefect_server: str) -> None:
     assert not [value for value in a.values() if "hidden" in str(value)]
 
 
+def test_secrets_in_failures(spans: RecordedSpans) -> None:
+    """What an exception and a state say of a failure has its credentials masked on the spans."""
+    secret = "hunter" + "2"  # or else the stack traces show this very test
+
+    @task(retries=1)
+    def load() -> None:
+        try:
+            raise OSError(f"refused by postgresql://me:{secret}@db/x")
+        except OSError as error:
+            raise ValueError(f"cannot load with password={secret}") from error
+
+    with pytest.raises(ValueError, match=secret):
+        flow(name="main")(lambda: load())()
+    told = [
+        (attributes(span), [event.attributes for event in span.events], span.status.description)
+        for span in spans.all
+    ]
+    assert len(told) == 4
+    assert "password=[redacted]" in str(told)
+    assert secret not in str(told)
+
+
 @pytest.mark.parametrize("variable", ["FLOWSPAN_ENABLED=false", "OTEL_SDK_DISABLED=true"])
 def test_switched_off(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     """Switched off, flowspan patches nothing, and everything may still be called."""

@@ -5,6 +5,7 @@ import contextvars
 import io
 import logging
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -24,9 +25,21 @@ from prefect import flow, task
 from prefect.logging import get_run_logger
 from prefect.logging.loggers import flow_run_logger
 
-from flowspan import log_metrics
+from flowspan import log_hooks, log_metrics
 from flowspan._containment import Containment
-from flowspan.log_metrics import LogWatcher, Measurement, check, parse, record_in_run
+from flowspan.log_hooks import LogHooks
+from flowspan.log_metrics import Measure, Measurement, Sink, check, parse, record_in_run
+
+
+class LogWatcher(LogHooks):
+    """The hooks with the listener for measurements alone."""
+
+    def __init__(self, sink: Sink = record_in_run) -> None:
+        super().__init__()
+        self._sink = sink
+
+    def install(self) -> None:  # type: ignore[override]
+        super().install(Measure(self._sink))
 
 
 def brief(measurements: list[Measurement]) -> dict[str, Any]:
@@ -40,7 +53,8 @@ def brief(measurements: list[Measurement]) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def fresh_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     """A failure that one test causes is reported again in the next."""
-    monkeypatch.setattr(log_metrics, "_contained", Containment("logs"))
+    for module in (log_metrics, log_hooks):
+        monkeypatch.setattr(module, "_contained", Containment("logs"))
 
 
 @pytest.fixture(autouse=True)
@@ -66,8 +80,7 @@ def _reported(records: list[logging.LogRecord]) -> list[str]:
 @pytest.fixture
 def heard() -> Iterator[list[Measurement]]:
     """What a watcher hears while the test runs; it must leave everything as it was."""
-    factory = logging.getLogRecordFactory()
-    method = vars(structlog.BoundLoggerBase)["_process_event"]
+    methods = watched()
     found: list[Measurement] = []
     watcher = LogWatcher(found.append)
     watcher.install()
@@ -76,8 +89,13 @@ def heard() -> Iterator[list[Measurement]]:
     finally:
         watcher.remove()
         structlog.reset_defaults()
-        assert logging.getLogRecordFactory() is factory
-        assert vars(structlog.BoundLoggerBase)["_process_event"] is method
+        assert watched() == methods
+
+
+def watched() -> tuple[Any, ...]:
+    """What the hooks change."""
+    factory, of_logging = logging.getLogRecordFactory(), dict(vars(logging.Logger))
+    return factory, of_logging, vars(structlog.BoundLoggerBase)["_process_event"]
 
 
 @pytest.fixture
@@ -472,7 +490,8 @@ def test_messages_that_cannot_be_formatted(
 
 def test_records_from_elsewhere(heard: list[Measurement], logger: logging.Logger) -> None:
     """A record that another process has logged, and this one only handles, is not heard."""
-    logger.handle(logging.makeLogRecord({"msg": "METRIC: rows=5", "levelno": logging.ERROR}))
+    record = {"msg": "METRIC: rows=5", "levelno": logging.ERROR, "process": os.getpid() + 1}
+    logger.handle(logging.makeLogRecord(record))
     assert heard == []
 
 
@@ -480,8 +499,9 @@ def test_logging_may_be_configured_later() -> None:
     """Configuring `logging` anew, which drops every handler and filter, changes nothing."""
     program = """if True:
         import logging.config
-        from flowspan.log_metrics import LogWatcher
-        LogWatcher(lambda found: print(found.name, found.value)).install()
+        from flowspan.log_hooks import LogHooks
+        from flowspan.log_metrics import Measure
+        LogHooks().install(Measure(lambda found: print(found.name, found.value)))
         logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
         logging.getLogger("pipelines").error("METRIC: rows=5")
     """
@@ -772,16 +792,17 @@ def test_structlog_is_not_imported() -> None:
     """Whoever does not use structlog does not get it; once it is imported, it is heard."""
     program = """if True:
         import sys
-        from flowspan.log_metrics import LogWatcher
+        from flowspan.log_hooks import LogHooks
+        from flowspan.log_metrics import Measure
         found, never = [], []
-        gone = LogWatcher(never.append)
-        gone.install()
+        gone = LogHooks()
+        gone.install(Measure(never.append))
         gone.remove()
-        watcher = LogWatcher(found.append)
+        watcher = LogHooks()
         for _ in range(3):
-            watcher.install()
+            watcher.install(Measure(found.append))
             watcher.remove()
-        watcher.install()
+        watcher.install(Measure(found.append))
         print("structlog" in sys.modules)
         import structlog
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
@@ -816,7 +837,7 @@ def test_another_structlog(failures: Callable[[], list[str]]) -> None:
 
 def test_installing_twice(logger: logging.Logger) -> None:
     """Installing a watcher again changes nothing, and neither does removing it again."""
-    factory = logging.getLogRecordFactory()
+    methods = watched()
     found: list[Measurement] = []
     watcher = LogWatcher(found.append)
     watcher.remove()
@@ -829,40 +850,41 @@ def test_installing_twice(logger: logging.Logger) -> None:
         watcher.remove()
         logger.info("METRIC: rows=7")
         native().info("METRIC: rows=8")
-        assert logging.getLogRecordFactory() is factory
+        assert watched() == methods
     assert [measurement.value for measurement in found] == [5, 6, 5, 6]
 
 
-def test_other_record_factories(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A factory that was there before, and one that is chained after ours, go on as before."""
-    monkeypatch.setattr(logging, "_logRecordFactory", logging.getLogRecordFactory())
-
-    class Stamped(logging.LogRecord):
-        pass
-
-    calls: list[str] = []
+def test_other_patches_of_logging(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others have wrapped around the watched method goes on, and no line counts twice."""
+    monkeypatch.setattr(logging.Logger, "filter", logging.Logger.filter)
     found: list[Measurement] = []
-    logging.setLogRecordFactory(Stamped)
     watcher = LogWatcher(found.append)
     watcher.install()
-    ours = logging.getLogRecordFactory()
+    ours = logging.Logger.filter
 
-    def later(*args: Any, **kwargs: Any) -> Any:
-        calls.append("later")
-        return ours(*args, **kwargs)
+    def later(self: Any, record: Any) -> Any:
+        return ours(self, record)
 
-    logging.setLogRecordFactory(later)
+    monkeypatch.setattr(logging.Logger, "filter", later)
     logger.info("METRIC: rows=1")
     watcher.remove()
-    assert logging.getLogRecordFactory() is later
+    assert vars(logging.Logger)["filter"] is later
     logger.info("METRIC: rows=2")
     watcher.install()
     logger.info("METRIC: rows=3")
-    assert type(logging.makeLogRecord({})) is Stamped
     watcher.remove()
-    assert logging.getLogRecordFactory() is later
+    assert vars(logging.Logger)["filter"] is later
     assert [measurement.value for measurement in found] == [1, 3]
-    assert len(calls) == 4
+
+
+def test_filters(heard: list[Measurement], logger: logging.Logger) -> None:
+    """What a filter of its logger leaves out does not count; what a handler leaves out does."""
+    (handler,) = logger.handlers
+    handler.setLevel(logging.CRITICAL)
+    logger.addFilter(lambda record: "left out" not in record.msg)
+    logger.info("METRIC: a=1 # left out")
+    logger.info("METRIC: b=2")
+    assert brief(heard) == {"b": 2}
 
 
 def test_other_patches_of_structlog(monkeypatch: pytest.MonkeyPatch) -> None:

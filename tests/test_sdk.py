@@ -753,7 +753,7 @@ def test_spawn(tmp_path: Path) -> None:
 # What `flowspan doctor` says
 
 
-@pytest.mark.parametrize("signal", ["traces", "metrics"])
+@pytest.mark.parametrize("signal", ["traces", "metrics", "logs"])
 @pytest.mark.parametrize(
     ("variables", "routes"),
     [
@@ -814,6 +814,7 @@ def test_describe(
     of_console = {
         "traces": "opentelemetry.sdk.trace.export:ConsoleSpanExporter",
         "metrics": "opentelemetry.sdk.metrics.export:ConsoleMetricExporter",
+        "logs": "opentelemetry.sdk._logs.export:ConsoleLogRecordExporter",
     }
     names = {"cwd": tmp_path, "signal": signal, "console": of_console[signal]}
     expected = [

@@ -1,7 +1,7 @@
 """flowspan, the OpenTelemetry bridge for Prefect 3.
 
 Call `instrument` once, at module level or as the first line inside a running flow; from then on
-every flow and task run is a span, and is measured.
+every flow and task run is a span, and is measured, and what is logged goes where these go.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from uuid import UUID
 
+    from opentelemetry._logs import LoggerProvider
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
@@ -40,6 +41,7 @@ def instrument(
     *,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
+    logger_provider: LoggerProvider | None = None,
     settings: Settings | None = None,
 ) -> None:
     """Record every flow and task run of this process from now on.
@@ -52,6 +54,7 @@ def instrument(
         tracer_provider: Where spans go. Without it: the provider that the application has set
             globally, or else one that is built from the standard ``OTEL_*`` variables and set.
         meter_provider: Where metrics go. Without it: as for spans.
+        logger_provider: Where log records go. Without it: as for spans.
         settings: What else to do. Without it: read from the ``FLOWSPAN_*`` variables, and
             objectives from ``flowspan.toml`` or ``pyproject.toml`` (see `flowspan.objectives`).
 
@@ -59,7 +62,7 @@ def instrument(
         pydantic.ValidationError: A ``FLOWSPAN_*`` variable is unknown or has a bad value.
         flowspan.sdk.ConfigurationError: An ``OTEL_*`` variable names what is not installed, or a
             file of objectives is wrong: it says where, and what.
-        TypeError: `tracer_provider` or `meter_provider` is not a provider.
+        TypeError: What is given as a provider is none.
     """
     with _lock:
         instrumentor = _instrumentor()
@@ -67,7 +70,10 @@ def instrument(
             instrumentor.adopt_running()
         else:
             instrumentor.instrument(
-                tracer_provider=tracer_provider, meter_provider=meter_provider, settings=settings
+                tracer_provider=tracer_provider,
+                meter_provider=meter_provider,
+                logger_provider=logger_provider,
+                settings=settings,
             )
 
 
@@ -80,7 +86,7 @@ def uninstrument() -> None:
 
 
 def flush(timeout: float = 5.0) -> bool:
-    """Export the spans that have ended and the metrics so far, in at most `timeout` seconds.
+    """Export what has ended, was measured and was logged so far, in at most `timeout` seconds.
 
     Returns False if they could not all be exported in time. A top-level flow run does this by
     itself when it ends, and so does the process.

@@ -9,11 +9,22 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
 
+from opentelemetry._logs import LogRecord
+from opentelemetry.context import Context, get_current
+from opentelemetry.sdk._logs import (
+    LoggerProvider,
+    LogRecordProcessor,
+    ReadableLogRecord,
+    ReadWriteLogRecord,
+)
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.environment_variables import (
+    OTEL_BLRP_MAX_QUEUE_SIZE,
     OTEL_SPAN_EVENT_COUNT_LIMIT,
     OTEL_SPAN_LINK_COUNT_LIMIT,
 )
@@ -25,6 +36,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from flowspan._reporting import (
     Reporter,
+    ReportingLogExporter,
     ReportingMetricExporter,
     ReportingSpanExporter,
     log_listener,
@@ -137,6 +149,99 @@ class BoundedMeterProvider(MeterProvider):
         consumer._async_instruments = observable  # noqa: SLF001
 
 
+class Draft(Protocol):
+    """A log record that is still to be made."""
+
+    logger: str
+    """The name of its logger."""
+
+    def record(self, context: Context | None) -> LogRecord:
+        """Make the record; `context` is the one in which it was logged, if anybody looks at it."""
+
+
+class BoundedLogProcessor(BatchLogRecordProcessor):
+    """The SDK's batch processor, whose shutdown takes no longer than `timeout` seconds.
+
+    It also takes records that are still to be made, which its thread then does.
+    """
+
+    def __init__(self, exporter: ReportingLogExporter, timeout: float) -> None:
+        # A loop logs more in a second than the SDK's default queue of 2,048 holds.
+        size = None if os.environ.get(OTEL_BLRP_MAX_QUEUE_SIZE) else _MANY
+        super().__init__(exporter, max_queue_size=size)
+        self.reporter = exporter.reporter
+        self._timeout = timeout
+
+    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
+        token = log_listener.set(self.reporter.is_news)
+        try:
+            super().on_emit(log_record)
+        finally:
+            log_listener.reset(token)
+
+    def emit_later(self, make: Callable[[], ReadableLogRecord]) -> None:
+        # Private, but what it queues may be anything: the exporter is all that looks at it.
+        queue: Any = self._batch_processor
+        if len(queue._queue) < queue._max_queue_size:  # noqa: SLF001
+            queue.emit(make)
+            return
+        token = log_listener.set(self.reporter.is_news)
+        try:
+            queue.emit(make)
+        finally:
+            log_listener.reset(token)
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        seconds = self._timeout if timeout is None else timeout
+        # As for spans
+        self._batch_processor.shutdown(timeout_millis=round(max(0.0, seconds) * 1000))
+
+
+class BoundedLoggerProvider(LoggerProvider):
+    """The SDK's logger provider, whose shutdown takes no longer than `timeout` seconds."""
+
+    def __init__(
+        self, processors: Sequence[BoundedLogProcessor], resource: Resource, timeout: float
+    ) -> None:
+        super().__init__(resource, shutdown_on_exit=False)
+        for processor in processors:
+            super().add_log_record_processor(processor)
+        self.reporters: list[Reporter[Any]] = [processor.reporter for processor in processors]
+        self._processors = processors
+        self._timeout = timeout
+        self._has_others = False
+        self._is_shut_down = False
+
+    def add_log_record_processor(self, log_record_processor: LogRecordProcessor) -> None:
+        self._has_others = True
+        super().add_log_record_processor(log_record_processor)
+
+    def emit_later(self, draft: Draft) -> None:
+        """Emit the record of a draft, which is made in another thread.
+
+        To make it costs more than to log a line. Only where the application has added processors
+        of its own is it made at once, for they may look at the context.
+        """
+        if self._has_others:
+            self.get_logger(draft.logger).emit(draft.record(get_current()))
+        elif not self._is_shut_down:  # else the SDK would log that, for each line
+            for processor in self._processors:
+                processor.emit_later(partial(self._make, draft))
+
+    def _make(self, draft: Draft) -> ReadableLogRecord:
+        logger: Any = self.get_logger(draft.logger)
+        scope, limits = logger.instrumentation_scope, self._log_record_limits
+        bounded = ReadWriteLogRecord(draft.record(None), self.resource, scope, limits)
+        return ReadableLogRecord(bounded.log_record, self.resource, scope, limits)
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        self._is_shut_down = True
+        shares = _shares(self._processors, self._timeout if timeout is None else timeout)
+        for processor, share in shares:
+            processor.shutdown(share)
+        super().shutdown()
+
+
 def _span_limits() -> SpanLimits:
     """Read the limits from the ``OTEL_*`` variables, with room for a run's links and events.
 
@@ -149,6 +254,8 @@ def _span_limits() -> SpanLimits:
 
 
 # Flush and shutdown
+
+_OURS: Final = (BoundedTracerProvider, BoundedMeterProvider, BoundedLoggerProvider)
 
 
 @dataclass(eq=False)
@@ -199,13 +306,13 @@ def shutdown(providers: Sequence[object], timeout: float) -> None:
 
     Providers that flowspan did not build are left to their owner.
     """
-    ours = [p for p in providers if isinstance(p, (BoundedTracerProvider, BoundedMeterProvider))]
+    ours = [provider for provider in providers if isinstance(provider, _OURS)]
     for provider, share in _shares(ours, timeout):
         with contextlib.suppress(Exception):
-            if isinstance(provider, BoundedTracerProvider):
-                provider.shutdown(share)
-            else:
+            if isinstance(provider, BoundedMeterProvider):
                 provider.shutdown(share * 1000)
+            else:
+                provider.shutdown(share)
 
 
 def _shares(items: Sequence[T], timeout: float) -> Iterator[tuple[T, float]]:
@@ -250,9 +357,7 @@ def _end(key: tuple[int, int], current: _Flush) -> None:
 
 
 def _reporters(provider: object) -> list[Reporter[Any]]:
-    if isinstance(provider, (BoundedTracerProvider, BoundedMeterProvider)):
-        return provider.reporters
-    return []
+    return provider.reporters if isinstance(provider, _OURS) else []
 
 
 def _complain_if_stuck(provider: object) -> None:

@@ -8,18 +8,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar
 
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from flowspan._containment import Containment
+
 logger = logging.getLogger("flowspan")
 
+_contained = Containment("logs")
 _WARNING_INTERVAL: Final = 60.0
 """Seconds between two warnings about one endpoint, however often it comes and goes."""
 _LONG: Final = 2.0
 """Seconds after which an export is one that may well fail."""
 
-E = TypeVar("E", SpanExporter, MetricExporter)
+E = TypeVar("E", SpanExporter, MetricExporter, LogRecordExporter)
 
 _Listener = Callable[[logging.LogRecord], bool]
 log_listener: contextvars.ContextVar[_Listener | None] = contextvars.ContextVar(
@@ -103,7 +109,7 @@ class Reporter(Generic[E]):
         exporter = self._by_process.get(os.getpid())
         if exporter is not None:
             with _listening(self._note), contextlib.suppress(Exception):
-                exporter.shutdown()
+                exporter.shutdown()  # type: ignore[no-untyped-call] # that of log records
 
     def complain_if_stuck(self) -> None:
         """Say that the endpoint is dead if attempts have failed and the exporter tries on."""
@@ -141,12 +147,13 @@ class Reporter(Generic[E]):
         if self._said or now - self._said_at < _WARNING_INTERVAL:
             return
         self._said, self._said_at = True, now
-        logger.warning(
-            "Telemetry is being dropped: %s do not reach %s (%s)",
-            self._signal,
-            self._destination,
-            " ".join(reason.split()),
-        )
+        with suppress_instrumentation():  # else it would wait in line for the same endpoint
+            logger.warning(
+                "Telemetry is being dropped: %s do not reach %s (%s)",
+                self._signal,
+                self._destination,
+                " ".join(reason.split()),
+            )
 
 
 class ReportingSpanExporter(SpanExporter):
@@ -193,5 +200,33 @@ class ReportingMetricExporter(MetricExporter):
         return True
 
     def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:  # noqa: ARG002
+        """Interrupt the export under way, if any, and close."""
+        self.reporter.close()
+
+
+class ReportingLogExporter(LogRecordExporter):
+    """One route's exporter of log records, that reports as `reporter` does."""
+
+    def __init__(self, reporter: Reporter[LogRecordExporter]) -> None:
+        self.reporter = reporter
+
+    def export(
+        self, batch: Sequence[ReadableLogRecord | Callable[[], ReadableLogRecord]]
+    ) -> LogRecordExportResult:
+        """Export records, and those that are still to be made, with this process's exporter."""
+        records = []
+        for item in batch:
+            with _contained:  # else one would take the others with it
+                records.append(item if isinstance(item, ReadableLogRecord) else item())
+        succeeded = self.reporter.deliver(
+            lambda exporter: exporter.export(records) is LogRecordExportResult.SUCCESS
+        )
+        return LogRecordExportResult.SUCCESS if succeeded else LogRecordExportResult.FAILURE
+
+    def force_flush(self, timeout_millis: int = 10_000) -> bool:  # noqa: ARG002
+        """Do nothing: what is handed over is exported at once."""
+        return True
+
+    def shutdown(self) -> None:
         """Interrupt the export under way, if any, and close."""
         self.reporter.close()

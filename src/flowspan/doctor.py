@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, entry_points, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from opentelemetry.instrumentation.environment_variables import (
+    OTEL_PYTHON_DISABLED_INSTRUMENTATIONS,
+)
 from packaging.requirements import Requirement
 from pydantic import ValidationError
 
@@ -22,6 +26,11 @@ from flowspan.settings_file import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
+_LOG_INSTRUMENTATIONS: Final = {
+    "logging": "its handler exports the lines that reach the root logger",
+    "structlog": "its processor exports structlog's events",
+}
 
 
 class Verdict(Enum):
@@ -64,6 +73,8 @@ def examine() -> Iterator[Finding]:
         yield from _examine_patches()
     yield _examine_objectives(settings)
     yield from _examine_signals(settings)
+    if settings.logs:
+        yield from _examine_log_exporters(settings)
     yield from _examine_duplicates(settings)
 
 
@@ -119,13 +130,39 @@ def _examine_signals(settings: Settings) -> Iterator[Finding]:
         return
     for route in routes:
         place = f"to {route.destination} ({route.exporter})"
-        if route.exporter == sdk.NONE:
+        if route.signal == sdk.LOGS and not settings.logs:
+            yield Finding(route.signal, Verdict.NOTE, "are switched off by FLOWSPAN_LOGS")
+        elif route.exporter == sdk.NONE:
             variable = f"OTEL_{route.signal.upper()}_EXPORTER"
             yield Finding(route.signal, Verdict.NOTE, f"are switched off by {variable}")
         elif (problem := sdk.probe(route)) is None:
             yield Finding(route.signal, Verdict.WELL, f"{place}, which answers")
         else:
             yield Finding(route.signal, Verdict.WRONG, f"{place}, which does not answer: {problem}")
+
+
+def _examine_log_exporters(settings: Settings) -> Iterator[Finding]:
+    """Say who exports what is logged: flowspan, unless the application has OpenTelemetry do it."""
+    level = logging.getLevelName(settings.log_level)
+    others = [name for name in _LOG_INSTRUMENTATIONS if _is_instrumented(name)]
+    detail = f"flowspan exports the lines of every logger from {level} up, with the run's ids"
+    if not others:
+        detail += "; nothing is installed that would export them, too"
+    yield Finding("who logs", Verdict.WELL, detail)
+    for name in others:
+        yield Finding(
+            "who logs",
+            Verdict.NOTE,
+            f"opentelemetry-instrumentation-{name} is installed: where opentelemetry-instrument or "
+            f"the application makes it active, {_LOG_INSTRUMENTATIONS[name]}, and flowspan only "
+            "adds the run's attributes to them",
+        )
+
+
+def _is_instrumented(name: str) -> bool:
+    disabled = os.environ.get(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS, "").split(",")
+    found = entry_points(group="opentelemetry_instrumentor", name=name)
+    return bool(found) and name not in [one.strip() for one in disabled]
 
 
 def _examine_duplicates(settings: Settings) -> Iterator[Finding]:
@@ -150,6 +187,7 @@ def _duplicates(settings: Settings) -> Iterator[str]:
         routes = sdk.describe_signals(settings)
     except sdk.ConfigurationError:
         return
-    for (signal, place), count in Counter((r.signal, r.destination) for r in routes).items():
+    used = [(r.signal, r.destination) for r in routes if r.signal != sdk.LOGS or settings.logs]
+    for (signal, place), count in Counter(used).items():
         if count > 1:
             yield f"{signal} go to {place} {count} times: name one exporter for it only"

@@ -11,14 +11,17 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 import orjson
+from opentelemetry.exporter.otlp.json.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.json.common.trace_encoder import encode_spans
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
@@ -26,8 +29,10 @@ if sys.platform != "win32":
     import fcntl
 
 _APPEND: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
-_SPANS_IN_A_LINE: Final = 16
+_ITEMS_IN_A_LINE: Final = 16
 _MODE: Final = 0o666  # less the umask, as `open` has it
+T = TypeVar("T")
+
 _ROTATED: Final = f"{'?' * 8}T{'?' * 6}.{'?' * 6}Z-{'?' * 8}"  # no other file is ever deleted
 
 
@@ -151,10 +156,37 @@ class EmbeddedSpanExporter(SpanExporter):
         Raises:
             OSError: See `RotatingStream.write`.
         """
-        starts = range(0, len(spans), _SPANS_IN_A_LINE)
-        batches = (spans[start : start + _SPANS_IN_A_LINE] for start in starts)
-        self._stream.write("".join(_as_line(encode_spans(batch).to_dict()) for batch in batches))
+        self._stream.write(_as_lines(spans, encode_spans))
         return SpanExportResult.SUCCESS
+
+
+class EmbeddedLogExporter(LogRecordExporter):
+    """Writes log records to a stream, some to a line, for the reasons that spans are."""
+
+    def __init__(self, stream: RotatingStream) -> None:
+        self._stream = stream
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        """Write the whole `batch` in one piece.
+
+        Raises:
+            OSError: See `RotatingStream.write`.
+        """
+        self._stream.write(_as_lines(batch, encode_logs))
+        return LogRecordExportResult.SUCCESS
+
+    def force_flush(self, timeout_millis: int = 10_000) -> bool:  # noqa: ARG002
+        """Do nothing: what is exported is in the file."""
+        return True
+
+    def shutdown(self) -> None:
+        """Do nothing: nothing is open."""
+
+
+def _as_lines(items: Sequence[T], encode: Callable[[Sequence[T]], Any]) -> str:
+    starts = range(0, len(items), _ITEMS_IN_A_LINE)
+    batches = (items[start : start + _ITEMS_IN_A_LINE] for start in starts)
+    return "".join(_as_line(encode(batch).to_dict()) for batch in batches)
 
 
 def _as_line(message: dict[str, Any]) -> str:

@@ -9,10 +9,10 @@ import multiprocessing.util
 import os
 import time
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import wrapt
-from opentelemetry import metrics, trace
+from opentelemetry import _logs, metrics, trace
 from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-defined] # it carries no types
     BaseInstrumentor,
 )
@@ -21,21 +21,33 @@ from packaging.version import Version
 from flowspan import sdk
 from flowspan._containment import count_failures_with
 from flowspan.identity import derive_trace_id
-from flowspan.log_metrics import LogWatcher
+from flowspan.log_hooks import LogHooks
 from flowspan.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
+    from opentelemetry._logs import LoggerProvider
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
     from flowspan._prefect import EngineObserver, Patch
+    from flowspan.log_export import LogExport
 
 SUPPORTED_PREFECT: Final = "prefect >= 3.6, < 4"
 
 _logger = logging.getLogger("flowspan")
 _INHERITED: Final = object()
+
+P = TypeVar("P")
+
+
+class Providers(NamedTuple):
+    """Where each signal goes; log records go nowhere if they are switched off."""
+
+    traces: TracerProvider
+    metrics: MeterProvider
+    logs: LoggerProvider
 
 
 class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
@@ -49,10 +61,10 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         if not hasattr(self, "_originals"):  # the base class hands out one instance
             self._originals: list[tuple[Any, str, Any]] = []
             self._observer: EngineObserver | None = None
-            self._providers: tuple[TracerProvider, MeterProvider] | None = None
+            self._providers: Providers | None = None
             self._settings: Settings | None = None
             self._flush_timeout = 0.0
-            self._log_watcher = LogWatcher()
+            self._log_hooks = LogHooks()
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Return the range of Prefect releases that flowspan supports."""
@@ -66,13 +78,14 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
     @property
     def provider(self) -> TracerProvider | None:
         """The provider that spans go to while Prefect is instrumented."""
-        return self._providers[0] if self._providers is not None else None
+        return self._providers.traces if self._providers is not None else None
 
     def _instrument(
         self,
         *,
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
+        logger_provider: LoggerProvider | None = None,
         settings: Settings | None = None,
         **_: Any,
     ) -> None:
@@ -81,25 +94,26 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
             return
         # Importing Prefect's engines is slow, and pointless where nothing is to be patched.
         from flowspan._prefect import EngineObserver  # noqa: PLC0415
+        from flowspan.log_metrics import Measure  # noqa: PLC0415
         from flowspan.metrics import RunMetrics  # noqa: PLC0415
         from flowspan.recorder import RunTracer  # noqa: PLC0415
 
-        providers = _choose_providers(tracer_provider, meter_provider, settings)
+        providers = _choose_providers(tracer_provider, meter_provider, logger_provider, settings)
         observer = EngineObserver(
-            RunTracer(providers[0], RunMetrics(providers[1])),
+            RunTracer(providers.traces, RunMetrics(providers.metrics)),
             settings,
             lambda: sdk.flush(providers, settings.flush_timeout),
         )
         self._providers, self._settings, self._observer = providers, settings, observer
         self._flush_timeout = settings.flush_timeout
-        count_failures_with(providers[1])
+        count_failures_with(providers.metrics)
         try:
             for patch, owner in targets():
                 if owner is None:
                     _report_missing(patch)
                 else:
                     self._wrap(owner, patch.name, patch.wrapper(observer))
-            self._log_watcher.install()
+            self._log_hooks.install(Measure(), _log_export(observer, providers.logs, settings))
             _finish_at_exit(self)
             self.adopt_running()
         except BaseException:  # such as the timeout of the flow that this is called in
@@ -117,7 +131,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
             self._observer.adopt_running()
 
     def _uninstrument(self, **_: Any) -> None:
-        self._log_watcher.remove()
+        self._log_hooks.remove()
         while self._originals:
             owner, name, original = self._originals.pop()
             if original is _INHERITED:
@@ -192,36 +206,60 @@ _exits_cleanly = False
 
 
 def _choose_providers(
-    tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None, settings: Settings
-) -> tuple[TracerProvider, MeterProvider]:
+    tracer_provider: TracerProvider | None,
+    meter_provider: MeterProvider | None,
+    logger_provider: LoggerProvider | None,
+    settings: Settings,
+) -> Providers:
     """Take the given providers, else the application's global ones, else build and set our own."""
-    _check_provider("tracer_provider", tracer_provider, "get_tracer")
-    _check_provider("meter_provider", meter_provider, "get_meter")
-    if tracer_provider is None:
-        tracer_provider = trace.get_tracer_provider()
-    if meter_provider is None:
-        meter_provider = metrics.get_meter_provider()
-    # Both are built before one is set: a bad variable must leave nothing behind.
-    own_traces = own_metrics = None
+    tracer_provider = (
+        _checked("tracer_provider", tracer_provider, "get_tracer") or trace.get_tracer_provider()
+    )
+    meter_provider = (
+        _checked("meter_provider", meter_provider, "get_meter") or metrics.get_meter_provider()
+    )
+    logger_provider = (
+        _checked("logger_provider", logger_provider, "get_logger") or _logs.get_logger_provider()
+    )
+    if not settings.logs:
+        logger_provider = _logs.NoOpLoggerProvider()
+    # All are built before one is set: a bad variable must leave nothing behind.
+    own: list[tuple[Callable[[Any], None], object]] = []
     if isinstance(tracer_provider, trace.ProxyTracerProvider):
-        own_traces = tracer_provider = sdk.build_tracer_provider(settings)
-    if type(meter_provider).__name__ == "_ProxyMeterProvider":  # unlike the other, it is private
-        own_metrics = meter_provider = sdk.build_meter_provider(settings)
-    if own_traces is not None:
-        trace.set_tracer_provider(own_traces)
-    if own_metrics is not None:
-        metrics.set_meter_provider(own_metrics)
-    _owned.extend(provider for provider in (own_traces, own_metrics) if provider is not None)
-    return tracer_provider, meter_provider
+        tracer_provider = sdk.build_tracer_provider(settings)
+        own.append((trace.set_tracer_provider, tracer_provider))
+    # Unlike the first, these are private.
+    if type(meter_provider).__name__ == "_ProxyMeterProvider":
+        meter_provider = sdk.build_meter_provider(settings)
+        own.append((metrics.set_meter_provider, meter_provider))
+    if type(logger_provider).__name__ == "ProxyLoggerProvider":
+        logger_provider = sdk.build_logger_provider(settings)
+        own.append((_logs.set_logger_provider, logger_provider))
+    for set_globally, provider in own:
+        set_globally(provider)
+        _owned.append(provider)
+    return Providers(tracer_provider, meter_provider, logger_provider)
 
 
-def _check_provider(name: str, given: object, method: str) -> None:
+def _log_export(
+    observer: EngineObserver, provider: LoggerProvider, settings: Settings
+) -> LogExport | None:
+    """Make what exports log records, if these go anywhere."""
+    from flowspan.log_export import LogExport  # noqa: PLC0415 - as Prefect's engines
+
+    if isinstance(provider, _logs.NoOpLoggerProvider):
+        return None
+    return LogExport(provider, settings.log_level, observer.tracer.active.get)
+
+
+def _checked(name: str, given: P, method: str) -> P:
     if given is not None and not callable(getattr(given, method, None)):
         kind = "".join(part.capitalize() for part in name.split("_"))
         raise TypeError(
             f"{name} must be an OpenTelemetry {kind}, not {given!r}. "
             "Leave it out to let flowspan build one from the OTEL_* variables."
         )
+    return given
 
 
 def _finish_at_exit(instrumentor: PrefectInstrumentor) -> None:

@@ -1,24 +1,19 @@
 """Measurements that users write as log lines, such as ``METRIC: rows_extracted=1234``.
 
-`parse` reads them, and `LogWatcher` hears them in every logger of `logging`, Prefect's and captured
+`parse` reads them, and `Measure` hears them in every logger of `logging`, Prefect's and captured
 prints included, and of structlog. Nothing here waits, and what cannot be read stays a log line.
 """
 
 import contextlib
-import functools
-import logging
 import math
 import re
-import threading
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from numbers import Integral, Real
-from types import FunctionType
 from typing import Any, Final, NamedTuple, SupportsFloat
 
-import wrapt
-
 from flowspan._containment import Containment
+from flowspan.log_hooks import Line
 from flowspan.recorder import current_recorder
 
 Attribute = str | bool | int | float
@@ -160,158 +155,38 @@ def record_in_run(measurement: Measurement) -> None:
         recorder.measure(*measurement)
 
 
-class LogWatcher:
-    """Hears what is logged in this process and passes the measurements on.
-
-    A line counts where its logger lets its level pass, whatever handlers and filters do with it
-    later. The sink is called in the thread and in the context of the code that logs.
-    """
+class Measure:
+    """Hears the measurements in log lines."""
 
     def __init__(self, sink: Sink = record_in_run) -> None:
         """Pass measurements to `sink`; what it raises is contained."""
         self._sink = sink
-        self._local = _Local()
-        self._is_installed = False
-        self._awaits_structlog = False
-        self._factory: tuple[Callable[..., Any], Callable[..., Any]] | None = None
-        self._process_event: tuple[Any, Any, Any] | None = None
 
-    def install(self) -> None:
-        """Begin to listen; structlog is reached once the application has imported it."""
-        if self._is_installed:
-            return
-        self._is_installed = True
-        self._chain_record_factory()
-        if not self._awaits_structlog:  # such a hook cannot be taken back
-            self._awaits_structlog = True
-            wrapt.register_post_import_hook(self._wrap_structlog, "structlog")
-
-    def remove(self) -> None:
-        """Stop listening and restore what was there, unless others have put theirs around it."""
-        self._is_installed = False
-        if self._factory is not None:
-            ours, previous = self._factory
-            self._factory = None
-            if logging.getLogRecordFactory() is ours:
-                logging.setLogRecordFactory(previous)
-        if self._process_event is not None:
-            owner, wrapper, original = self._process_event
-            self._process_event = None
-            if vars(owner)["_process_event"] is wrapper:
-                owner._process_event = original  # noqa: SLF001 - as below
-
-    def _chain_record_factory(self) -> None:
-        # Unlike handlers and filters, it survives dictConfig() and sees every logger.
-        previous = logging.getLogRecordFactory()
-
-        def make_record(*args: Any, **kwargs: Any) -> Any:
-            record = previous(*args, **kwargs)
-            if _may_measure(record) and self._factory is ours:
-                with _contained:
-                    self._hear_record(record)
-            return record
-
-        self._factory = ours = (make_record, previous)
-        logging.setLogRecordFactory(make_record)
-
-    def _wrap_structlog(self, structlog: Any) -> None:
-        self._awaits_structlog = False
-        if self._is_installed:
-            with _contained:  # else the user's import fails
-                self._wrap_process_event(structlog.BoundLoggerBase)
-
-    def _wrap_process_event(self, owner: Any) -> None:
-        # Private in name only: it is documented for the authors of loggers, all of which call it.
-        # https://www.structlog.org/en/stable/custom-wrappers.html
-        original = vars(owner)["_process_event"]
-
-        def process_event(logger: Any, *args: Any, **kwargs: Any) -> Any:
-            rendered = original(logger, *args, **kwargs)  # raises DropEvent for what is left out
-            event = args[1] if len(args) > 1 else kwargs.get("event")
-            if isinstance(event, str) and "METRIC" in event and self._process_event is ours:
-                self._hear_event(logger, rendered, *args, **kwargs)
-            return rendered
-
-        # To structlog the code that logs is the innermost frame outside of itself, so this one must
-        # pass for its own; CallsiteParameterAdder would show it instead of the user's.
-        wrapper = FunctionType(
-            process_event.__code__,
-            {"__name__": "structlog.flowspan"},
-            closure=process_event.__closure__,
-        )
-        functools.update_wrapper(wrapper, original)
-        self._process_event = ours = (owner, wrapper, original)
-        owner._process_event = wrapper  # noqa: SLF001 - as above
-
-    def _hear_record(self, record: logging.LogRecord) -> None:
-        if record.msg is self._local.heard:
-            self._local.heard = None
-        else:
-            self._pass_on(parse(_message(record)))
-
-    def _hear_event(
-        self, logger: Any, rendered: Any, method_name: str, event: str, event_kw: dict[str, Any]
-    ) -> None:
-        with _contained:
-            if not self._is_logged(logger._logger, rendered, method_name):  # noqa: SLF001 - as above
-                return
-            arguments = event_kw.get("positional_args", ())
-            text = _message(logging.LogRecord("", 0, "", 0, event, arguments, None))
-            with contextlib.suppress(ValueError):  # malformed
-                self._pass_on(_read(text, _keywords(event_kw)))
-
-    def _is_logged(self, wrapped: Any, rendered: Any, method_name: str) -> bool:
-        if not isinstance(wrapped, (logging.Logger, logging.LoggerAdapter)):
-            return True
-        # Without a filter_by_level the level is checked only now. exception() logs an error.
-        if not wrapped.isEnabledFor(getattr(logging, method_name.upper(), logging.ERROR)):
+    def wants(self, message: object, args: Any) -> bool:
+        """Whether a line may hold a measurement; it is not formatted to find that out."""
+        if not isinstance(message, str):
             return False
-        # The record comes next, in this thread, and must not be read again: it is what processors
-        # made of the event, with values that are bound to the logger, or without the keywords.
-        args, kwargs = rendered
-        message = args[0] if args else kwargs.get("msg")
-        self._local.heard = message if isinstance(message, str) else None
-        return True
+        if "METRIC" in message:
+            return True
+        return (
+            isinstance(args, tuple)
+            and len(args) > 0
+            and isinstance(args[0], str)
+            and "METRIC" in args[0]  # as in logger.info("%s", line)
+        )
 
-    def _pass_on(self, measurements: list[Measurement]) -> None:
-        if self._local.is_busy:  # the sink itself logs
-            return
-        self._local.is_busy = True
-        try:
-            for measurement in measurements:
-                with _contained:
-                    self._sink(measurement)
-        finally:
-            self._local.is_busy = False
-
-
-class _Local(threading.local):
-    """What one thread is at; the record with the message `heard` is skipped."""
-
-    heard: str | None = None
-    is_busy = False
-
-
-def _may_measure(record: object) -> bool:
-    # All that most log calls pay for: a message with arguments is not formatted for it.
-    text = getattr(record, "msg", None)
-    if not isinstance(text, str):
-        return False
-    if "METRIC" in text:
-        return True
-    args = getattr(record, "args", None)
-    return (
-        isinstance(args, tuple)
-        and len(args) > 0
-        and isinstance(args[0], str)
-        and "METRIC" in args[0]  # as in logger.info("%s", line)
-    )
-
-
-def _message(record: logging.LogRecord) -> str:
-    with contextlib.suppress(Exception):  # whoever prints the record reports it
-        return record.getMessage()
-    return ""
+    def hear(self, line: Line) -> None:
+        """Pass on what is measured in a line of `logging`, or said with an event of structlog."""
+        text = line.text or ""
+        found: list[Measurement] = []
+        if line.keywords is None:
+            found = parse(text)
+        else:
+            with contextlib.suppress(ValueError):  # malformed
+                found = _read(text, _keywords(line.keywords))
+        for measurement in found:
+            with _contained:
+                self._sink(measurement)
 
 
 def _read(text: str, fields: Mapping[str, _Value]) -> list[Measurement]:

@@ -8,12 +8,17 @@ the account of where the time went. All times are integer nanoseconds since the 
 from __future__ import annotations
 
 import contextlib
+import traceback
 from dataclasses import dataclass, field
 from functools import cached_property
 from time import time_ns
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import context as context_api
+from opentelemetry.semconv.attributes.exception_attributes import (
+    EXCEPTION_MESSAGE,
+    EXCEPTION_STACKTRACE,
+)
 from opentelemetry.trace import (
     INVALID_SPAN,
     Link,
@@ -33,6 +38,7 @@ from flowspan._version import __version__
 from flowspan.accounts import NANOSECONDS, Account, Rows, Stopwatch
 from flowspan.identity import DerivedIdGenerator, derive_attempt_span_id, derive_span_id
 from flowspan.metrics import Outcome, RunMetrics
+from flowspan.redaction import redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -95,7 +101,6 @@ class Run:
         run_count: How often the run had been running when the engine took it up.
         allows_retries: Whether each attempt gets a span of its own.
         upstream: The ids of the runs that it consumes.
-        identify: Tells the run and its flow run by ids and present names, by attribute.
         deployment_name: The name of the deployment that a flow run is of.
         waits_before: Seconds waited before `start`, by attribute name.
         time_running: Nanoseconds in Running states before the engine took it up.
@@ -115,7 +120,6 @@ class Run:
     run_count: int
     allows_retries: bool
     upstream: Collection[str]
-    identify: Callable[[], Attributes] = dict
     deployment_name: str | None = None
     waits_before: Mapping[str, float] = field(default_factory=dict)
     time_running: int = 0
@@ -166,13 +170,19 @@ class RunTracer:
             # The SDK copies the provider's generator into each tracer: only ours derives ids.
             self._tracer.id_generator = _ids
 
-    def start(self, run: Run, describe: Callable[[], Attributes]) -> RunRecorder:
+    def start(
+        self,
+        run: Run,
+        describe: Callable[[], Attributes],
+        identify: Callable[[], Attributes] = dict,
+    ) -> RunRecorder:
         """Start the span of `run` and return the recorder that will tell its life.
 
         `describe` builds the attributes that are not known at the start. It is called once, at the
-        end, if the span is recorded.
+        end, if the span is recorded. `identify` tells the run and its flow run by ids and present
+        names, by attribute.
         """
-        recorder = RunRecorder(self, run, describe)
+        recorder = RunRecorder(self, run, describe, identify)
         self.active[run.id] = recorder
         if (flow := recorder.calling_flow) is not None:
             flow.rows.consumed.update(run.upstream)
@@ -217,7 +227,11 @@ class RunRecorder:
     """Records one run in this process, from the engine taking it up to the engine leaving it."""
 
     def __init__(
-        self, tracer: RunTracer, run: Run, describe: Callable[[], Attributes] | None
+        self,
+        tracer: RunTracer,
+        run: Run,
+        describe: Callable[[], Attributes] | None,
+        identify: Callable[[], Attributes] | None,
     ) -> None:
         """Start the span of `run`."""
         self._tracer = tracer
@@ -248,6 +262,8 @@ class RunRecorder:
         self._exception: BaseException | None = None
         self._left_as: State | None = None
         self._describe = describe
+        self._identify: Callable[[], Attributes] | None = identify
+        self._identity: Attributes | None = None
         self.is_finished = False
         self._is_left = False
         self.awaits_rollback = False
@@ -279,12 +295,29 @@ class RunRecorder:
         return self._exception
 
     @property
+    def innermost_span_context(self) -> SpanContext:
+        """The ids of the attempt's span where there is one, or else of the run's."""
+        return (self._attempt_span or self.span).get_span_context()
+
+    @property
     def log_attributes(self) -> Attributes:
         """What log records of this run carry: the names and ids of its flow and task runs.
 
         Empty once the run has ended.
         """
-        return {} if self.is_finished else self.run.identify()
+        if self.is_finished:
+            return {}
+        if self._identity is not None:
+            return self._identity.copy()
+        identify = self._identify
+        if identify is None:  # the run ends at this moment, in another thread
+            return {}
+        flow = None if self.run.is_flow else self.calling_flow
+        identity = {**(flow.log_attributes if flow is not None else {}), **identify()}
+        # Until it executes, Prefect may still name the run, and elsewhere not all may be known.
+        if self._account.is_executing and current_recorder() is self:
+            self._identity = identity.copy()
+        return identity
 
     @property
     def calling_flow(self) -> RunRecorder | None:
@@ -335,7 +368,7 @@ class RunRecorder:
                     semconv.STATE_TYPE: state.type,
                     semconv.STATE_NAME: state.name,
                     semconv.STATE_ID: state.id,
-                    semconv.STATE_MESSAGE: state.message or "",
+                    semconv.STATE_MESSAGE: redact_text(state.message or ""),
                 },
                 timestamp=state.time,
             )
@@ -382,10 +415,15 @@ class RunRecorder:
             return
         self._exception = exception
         span = self._attempt_span or self.span
-        span.record_exception(exception, timestamp=now)
+        message, stacktrace = redact_text(str(exception)), traceback.format_exception(exception)
+        masked = {
+            EXCEPTION_MESSAGE: message,
+            EXCEPTION_STACKTRACE: redact_text("".join(stacktrace)),
+        }
+        span.record_exception(exception, masked, timestamp=now)
         if self._attempt_span is not None:
-            span.set_attribute(semconv.ERROR_TYPE, _qualified_name(exception))
-            span.set_status(Status(StatusCode.ERROR, str(exception)))
+            span.set_attribute(semconv.ERROR_TYPE, qualified_name(exception))
+            span.set_status(Status(StatusCode.ERROR, message))
 
     def wait(self, attribute: str, start: int, end: int) -> None:
         """Account a wait by its attribute; one inside the user's function is not execution."""
@@ -438,7 +476,7 @@ class RunRecorder:
             if self._is_recording:
                 self._conclude(state, outcome, end)
         finally:
-            self._describe = None  # it holds the run's parameters
+            self._describe = self._identify = None  # they hold the run's parameters
             self.span.end(end_time=end)
 
     def _enter_running(self, now: int) -> None:
@@ -502,7 +540,7 @@ class RunRecorder:
         self._attempt_is_over = False
 
     def _error_type(self, state_name: str) -> str:
-        return _qualified_name(self._exception) if self._exception is not None else state_name
+        return qualified_name(self._exception) if self._exception is not None else state_name
 
     def _count_error(self, error_type: str) -> None:
         """Count the error of an attempt, unless it came up from a run below that had it first."""
@@ -556,7 +594,7 @@ class RunRecorder:
             attributes[self.run.result_attribute] = outcome.result
             if outcome.error_type is not None:
                 attributes[semconv.ERROR_TYPE] = outcome.error_type
-                message = state.message if state is not None else None
+                message = redact_text(state.message) if state and state.message else None
                 self.span.set_status(Status(StatusCode.ERROR, message))
         try:
             if self._describe is not None:
@@ -565,13 +603,16 @@ class RunRecorder:
             self.span.set_attributes(attributes)
 
 
-def current_recorder() -> RunRecorder | None:
-    """Return the recorder of the run that the calling code runs in, if there is one."""
-    recorder = context_api.get_value(_RECORDER_KEY)
+def current_recorder(context: Context | None = None) -> RunRecorder | None:
+    """Return the recorder of the run that the calling code runs in, if there is one.
+
+    Or else of the run whose `context` is given.
+    """
+    recorder = context_api.get_value(_RECORDER_KEY, context)
     return recorder if isinstance(recorder, RunRecorder) else None
 
 
-def _qualified_name(exception: BaseException) -> str:
+def qualified_name(exception: BaseException) -> str:
     """Name an exception's class as the semantic conventions for ``error.type`` do."""
     kind = type(exception)
     return (

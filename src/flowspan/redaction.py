@@ -1,47 +1,162 @@
-"""The one function that keeps secrets out of telemetry."""
+"""The one function that keeps secrets out of telemetry: `redact`, with its form for parameters."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from functools import lru_cache
 from itertools import islice
-from typing import Final
+from numbers import Integral, Real
+from pathlib import PurePath
+from typing import Any, Final
+from uuid import UUID
 
 MASK: Final = "[redacted]"
-_MAX_LENGTH: Final = 256
+LONGEST_REPR: Final = 1000
+"""Characters of what stands for a value that OpenTelemetry has no type for."""
+
+_LONGEST_TEXT: Final = 32_768  # the most that common log stores index of one field
+_LONGEST_PARAMETER: Final = 256
+_MOST_ITEMS: Final = 1000  # in all containers of one value
 _MAX_DEPTH: Final = 8
+
+_EDGE: Final = r"[\W_]"
 _SECRET_KEY: Final = re.compile(
-    r"pass(word|wd|phrase)?$|secret|token|api_?key|access_?key|private_?key|authorization|credential"
-    r"|connection_?string|(^|_)dsn$|(^|_)auth$",
+    r"passw(?:or)?d|passphrase|secret|token|authorization|credential|cookie"
+    rf"|(?:api|access|account|private){_EDGE}?key|connection{_EDGE}?string"
+    rf"|(?:^|{_EDGE})(?:pass|pwd|auth|dsn|session)$|session{_EDGE}?(?:id|key)$",
     re.IGNORECASE,
 )
-_URL_CREDENTIALS: Final = re.compile(
-    r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/\s:@]*:[^/\s@]*@", re.IGNORECASE
+# How many tokens a language model may take is no secret, unlike the tokens of an API.
+_COUNT_KEY: Final = re.compile(r"tokens|token_(?:count|limit|usage)", re.IGNORECASE)
+
+# A password may hold an @ itself.
+_URL_CREDENTIALS: Final = re.compile(r"""(?<=://)[^/\s:@"']*:[^/\s"']*@""")
+# As in connection strings, query strings and what Python and JSON print of a mapping
+_ASSIGNED: Final = re.compile(
+    r"""(?P<key>\b(?:\w*(?:passw(?:or)?d|pwd|secret|token|api_?key|access_?key|account_?key))
+    (?:\s*=\s*|["']\s*:\s*))
+    (?:(?P<quote>["'])(?:(?!(?P=quote)).)*(?P=quote)|(?!\[redacted\])[^\s,;&"')\]}]+)""",
+    re.IGNORECASE | re.VERBOSE,
 )
+# Most texts have none of these words, and to find that out is cheap.
+_SECRET_WORDS: Final = ("passw", "pwd", "secret", "token", "key")
+
+_TEXTUAL: Final = (date, time, timedelta, UUID, PurePath, Decimal)
+_FIRST_64_BITS, _LAST_64_BITS = -(2**63), 2**63 - 1
 
 
-def redact(value: object, key: str = "") -> str:
-    """Render `value` as text of at most 256 characters with its secrets masked.
+def redact(value: object, key: str = "") -> Any:
+    """Copy `value` as OpenTelemetry has values, with its secrets masked; it never raises.
 
     A value is a secret if `key`, or the key of a mapping inside `value` that leads to it, sounds
-    like one (password, token, secret, api_key, ...). Credentials in URLs are masked wherever they
-    stand. Prefect's and Pydantic's secret types mask themselves when they are rendered.
+    like one (password, token, secret, api_key, ...), or if it is of a secret type of Prefect's or
+    Pydantic's. Credentials in URLs and connection strings are masked wherever they stand.
+
+    Returns:
+        Texts, bytes, booleans, finite numbers of at most 64 bits, and lists and mappings of these
+        are kept as such; dates, ids, paths and decimals become text; anything else its ``repr``, of
+        at most `LONGEST_REPR` characters. Containers are cut after 8 levels and 1,000 items.
     """
-    try:
-        plain = str(_mask(value, key, _MAX_DEPTH))
-    except Exception:  # noqa: BLE001 - a value of the user's may do anything when it is rendered
-        plain = f"<{type(value).__name__} that cannot be rendered>"
-    text = _URL_CREDENTIALS.sub(rf"\g<scheme>{MASK}@", plain)
-    return text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 1]}…"
+    return _contained(lambda: _Mask(_plain).copy(value, key), value)
 
 
-def _mask(value: object, key: str, depth: int) -> object:
-    """Copy what of `value` can be seen in so little text, with its secrets masked."""
-    if _SECRET_KEY.search(key):
+def redact_parameter(value: object, key: str = "") -> str:
+    """Render `value` as text of at most 256 characters, with its secrets masked as by `redact`."""
+    plain = _contained(lambda: str(_Mask(lambda leaf: leaf).copy(value, key)), value)
+    text = redact_text(str(plain))
+    return text if len(text) <= _LONGEST_PARAMETER else f"{text[: _LONGEST_PARAMETER - 1]}…"
+
+
+def redact_text(text: str) -> str:
+    """Mask the credentials in a text: those of URLs, and what is assigned to a secret's name."""
+    if "://" in text:
+        text = _URL_CREDENTIALS.sub(f"{MASK}@", text)
+    lowered = text.lower()
+    if any(word in lowered for word in _SECRET_WORDS):
+        text = _ASSIGNED.sub(_mask_assigned, text)
+    return text
+
+
+def _mask_assigned(found: re.Match[str]) -> str:
+    quote = found["quote"] or ""
+    return f"{found['key']}{quote}{MASK}{quote}"
+
+
+@lru_cache(maxsize=4096)
+def _is_secret(key: str) -> bool:
+    return _SECRET_KEY.search(key) is not None
+
+
+@lru_cache(maxsize=4096)
+def _is_count(key: str) -> bool:
+    return _COUNT_KEY.search(key) is not None
+
+
+def _is_secret_type(kind: type) -> bool:
+    """Whether objects of this class hold a secret: Pydantic's types and Prefect's block."""
+    blocks = [base for base in kind.__mro__ if base.__name__ == "Secret"]
+    return hasattr(kind, "get_secret_value") or any(
+        block.__module__.startswith("prefect.") for block in blocks
+    )
+
+
+class _Mask:
+    """Copies one value, as long as it may be; `leaf` says what becomes of what is no container."""
+
+    def __init__(self, leaf: Callable[[object], object]) -> None:
+        self._leaf = leaf
+        self._left = _MOST_ITEMS
+
+    def copy(self, value: object, key: str, depth: int = _MAX_DEPTH) -> object:
+        if _is_secret(key) and not (isinstance(value, Real) and _is_count(key)):
+            return MASK
+        if not isinstance(value, (Mapping, list, tuple, AbstractSet)):
+            return self._leaf(value)
+        if depth == 0:
+            return "…"
+        if isinstance(value, Mapping):
+            items = islice(value.items(), self._left)
+            return {str(name): self._item(item, str(name), depth) for name, item in items}
+        return [self._item(item, key, depth) for item in islice(value, self._left)]
+
+    def _item(self, value: object, key: str, depth: int) -> object:
+        self._left -= 1
+        return self.copy(value, key, depth - 1) if self._left >= 0 else "…"
+
+
+def _plain(value: object) -> object:  # noqa: PLR0911 - one for each kind of value
+    """Turn what is no container into what OTLP can carry."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if isinstance(value, str):
+        return _text(str(value), _LONGEST_TEXT)
+    if isinstance(value, Integral) and _FIRST_64_BITS <= int(value) <= _LAST_64_BITS:
+        return int(value)
+    if isinstance(value, Real) and not isinstance(value, Integral):
+        return float(value)
+    if isinstance(value, (bytes, bytearray)) and len(value) <= LONGEST_REPR:
+        text = value.decode(errors="surrogateescape")
+        return redact_text(text).encode(errors="surrogateescape")
+    if _is_secret_type(type(value)):
         return MASK
-    if isinstance(value, (Mapping, list, tuple)) and depth == 0:
-        return "…"
-    if isinstance(value, Mapping):
-        items = islice(value.items(), _MAX_LENGTH)
-        return {name: _mask(item, str(name), depth - 1) for name, item in items}
-    if isinstance(value, (list, tuple)):
-        return [_mask(item, key, depth - 1) for item in islice(value, _MAX_LENGTH)]
-    return value
+    return _text(str(value) if isinstance(value, _TEXTUAL) else repr(value), LONGEST_REPR)
+
+
+def _text(text: str, longest: int) -> str:
+    """Mask and cut a text; what is no Unicode, as in names of files, would fail a whole export."""
+    text = redact_text(text[: 2 * longest])  # no credentials are torn where it is cut in the end
+    if len(text) > longest:
+        text = f"{text[: longest - 1]}…"
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
+def _contained(make: Callable[[], object], value: object) -> object:
+    try:
+        return make()
+    except Exception:  # noqa: BLE001 - a value of the user's may do anything when it is rendered
+        return f"<{type(value).__name__} that cannot be rendered>"

@@ -2,9 +2,9 @@
 
 The standard variables decide (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
 This module reads those that choose an exporter: ``OTEL_TRACES_EXPORTER``,
-``OTEL_METRICS_EXPORTER``, the OTLP endpoint and the OTLP protocol. All others are read by the SDK
-and its exporters themselves: headers, TLS files, compression, timeouts, sampler, span limits,
-batching, export interval, temporality, resource.
+``OTEL_METRICS_EXPORTER``, ``OTEL_LOGS_EXPORTER``, the OTLP endpoint and the OTLP protocol. All
+others are read by the SDK and its exporters themselves: headers, TLS files, compression, timeouts,
+sampler, limits, batching, export interval, temporality, resource.
 
 What flowspan adds to the SDK's pipeline is in `flowspan._bounded`.
 """
@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
+from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 
 from flowspan._bounded import (
+    BoundedLoggerProvider,
+    BoundedLogProcessor,
     BoundedMeterProvider,
     BoundedProcessor,
     BoundedReader,
@@ -33,18 +36,25 @@ from flowspan._bounded import (
     flush,
     shutdown,
 )
-from flowspan._reporting import Reporter, ReportingMetricExporter, ReportingSpanExporter
+from flowspan._reporting import (
+    Reporter,
+    ReportingLogExporter,
+    ReportingMetricExporter,
+    ReportingSpanExporter,
+)
 from flowspan._version import __version__
 from flowspan.settings import Settings
 from flowspan.settings_file import ConfigurationError
 
 if TYPE_CHECKING:
     import requests
+    from opentelemetry.sdk._logs.export import LogRecordExporter
     from opentelemetry.sdk.trace.export import SpanExporter
 
 __all__ = [
     "ConfigurationError",
     "SignalRoute",
+    "build_logger_provider",
     "build_meter_provider",
     "build_tracer_provider",
     "describe_signals",
@@ -60,6 +70,7 @@ NONE: Final = "none"
 
 _TRACES: Final = "traces"
 _METRICS: Final = "metrics"
+LOGS: Final = "logs"
 _OTLP: Final = "otlp"
 _OTLP_GRPC: Final = "otlp_proto_grpc"
 _OTLP_HTTP: Final = "otlp_proto_http"
@@ -74,7 +85,7 @@ class SignalRoute:
     """One way by which one signal leaves this process."""
 
     signal: str
-    """``traces`` or ``metrics``"""
+    """``traces``, ``metrics`` or ``logs``"""
 
     exporter: str
     """``embedded``, ``none``, or a name of the entry point group of the signal's exporters."""
@@ -114,6 +125,26 @@ def build_meter_provider(settings: Settings) -> MeterProvider:
     made = [_make_reader(route, settings) for route in _routes(_METRICS, settings)]
     readers = [reader for reader in made if reader is not None]
     return BoundedMeterProvider(readers, _resource(), settings.flush_timeout)
+
+
+def build_logger_provider(settings: Settings) -> LoggerProvider:
+    """Build the SDK's logger provider from the ``OTEL_*`` variables, or with the embedded default.
+
+    It does not shut itself down when the process ends: call `shutdown`.
+
+    Raises:
+        ConfigurationError: As `build_tracer_provider`.
+    """
+    processors = []
+    for route in _routes(LOGS, settings):
+        make = partial(_make_exporter, route, settings)
+        reporter: Reporter[LogRecordExporter] = Reporter(route.signal, route.destination, make)
+        try:
+            exporter = ReportingLogExporter(reporter)
+            processors.append(BoundedLogProcessor(exporter, settings.flush_timeout))
+        except ValueError as error:
+            raise ConfigurationError(f"OTEL_BLRP_*: {error}") from error
+    return BoundedLoggerProvider(processors, _resource(), settings.flush_timeout)
 
 
 def _make_reader(route: SignalRoute, settings: Settings) -> MetricReader | None:
@@ -156,7 +187,7 @@ def describe_signals(settings: Settings) -> list[SignalRoute]:
     """
     return [
         route
-        for signal in (_TRACES, _METRICS)
+        for signal in (_TRACES, _METRICS, LOGS)
         for route in _routes(signal, settings) or [SignalRoute(signal, NONE, "nowhere")]
     ]
 
@@ -292,7 +323,11 @@ def _make_exporter(route: SignalRoute, settings: Settings) -> Any:
 def _make_embedded_exporter(route: SignalRoute, settings: Settings) -> Any:
     from opentelemetry.exporter.otlp.json.file import FileMetricExporter  # noqa: PLC0415
 
-    from flowspan.embedded import EmbeddedSpanExporter, RotatingStream  # noqa: PLC0415
+    from flowspan.embedded import (  # noqa: PLC0415
+        EmbeddedLogExporter,
+        EmbeddedSpanExporter,
+        RotatingStream,
+    )
 
     stream = RotatingStream(
         Path(route.destination).parent,
@@ -302,6 +337,8 @@ def _make_embedded_exporter(route: SignalRoute, settings: Settings) -> Any:
     )
     if route.signal == _TRACES:
         return EmbeddedSpanExporter(stream)
+    if route.signal == LOGS:
+        return EmbeddedLogExporter(stream)
     return FileMetricExporter(stream=cast("IO[str]", stream))
 
 

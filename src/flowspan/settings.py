@@ -4,6 +4,7 @@ Objectives may also stand in a file (see `flowspan.settings_file`).
 """
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveInt,
     TypeAdapter,
     ValidationError,
@@ -45,6 +47,18 @@ def _read_json(value: Any) -> Any:
         ) from None
 
 
+def _read_level(value: Any) -> Any:
+    """Turn a level's name into its number, with the names that `logging` knows by now."""
+    if not isinstance(value, str):
+        return value
+    level = logging.getLevelName(value.strip().upper())
+    if not isinstance(level, int):
+        raise PydanticCustomError(
+            "level", "Input should be a level of logging, such as DEBUG, INFO, WARNING or ERROR"
+        )
+    return level
+
+
 class Settings(BaseSettings):
     """What flowspan reads beside the standard ``OTEL_*`` variables.
 
@@ -63,6 +77,12 @@ class Settings(BaseSettings):
 
     trace_url: str | None = None
     """Where a trace can be seen, e.g. ``http://localhost:16686/trace/{trace_id}``."""
+
+    logs: bool = True
+    """Whether log records are exported."""
+
+    log_level: Annotated[NonNegativeInt, BeforeValidator(_read_level)] = logging.INFO
+    """The least level of what is exported, by its name in `logging`: ``INFO``."""
 
     flush_timeout: NonNegativeFloat = 5.0
     """Seconds that the end of a top-level run, and the end of the process, may wait for export."""

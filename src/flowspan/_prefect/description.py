@@ -12,7 +12,7 @@ from flowspan import semconv
 from flowspan._prefect.objectives import watch_for
 from flowspan.accounts import NANOSECONDS
 from flowspan.recorder import State
-from flowspan.redaction import redact
+from flowspan.redaction import redact, redact_parameter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -66,7 +66,9 @@ class Description:
         """Describe the run at its end; what flow and task runs have in common."""
         run = self.engine.flow_run if hasattr(self.engine, "flow") else self.run
         attributes: dict[str, AttributeValue] = {
-            name: value for name, value in run.labels.items() if not name.startswith("__")
+            name: redact(value, name)
+            for name, value in run.labels.items()
+            if not name.startswith("__")
         }
         attributes[semconv.RUN_ID] = str(run.id)
         attributes[semconv.RUN_NAME] = run.name
@@ -76,7 +78,7 @@ class Description:
         parameters: Mapping[str, Any] = self.engine.parameters or self.given or {}
         if self.observer.settings.capture_parameters == "values":
             for name, value in parameters.items():
-                attributes[semconv.RUN_PARAMETER_PREFIX + name] = redact(value, name)
+                attributes[semconv.RUN_PARAMETER_PREFIX + name] = redact_parameter(value, name)
         else:
             for name, value in parameters.items():
                 attributes[semconv.RUN_PARAMETER_PREFIX + name] = type(value).__name__

@@ -386,7 +386,6 @@ class EngineTelemetry(RunTelemetry):
                 run_count=run_count,
                 allows_retries=description.allows_retries,
                 upstream=upstream.keys(),
-                identify=description.identify,
                 deployment_name=description.deployment_name,
                 waits_before=seconds(description.waits_before(self._start)),
                 watch=description.watch(),
@@ -395,6 +394,7 @@ class EngineTelemetry(RunTelemetry):
                 late=description.late(self._start),
             ),
             description.attributes,
+            description.identify,
         )
         self.recorder = recorder
         recorder.link(links_of(origin, upstream, recorder.span_context.trace_flags))

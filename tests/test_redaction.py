@@ -1,0 +1,190 @@
+"""Secrets stay out of telemetry: one function for log records, span attributes and parameters."""
+
+import datetime as dt
+import time
+import uuid
+from decimal import Decimal
+from enum import Enum, IntEnum
+from fractions import Fraction
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect.blocks.system import Secret
+from pydantic import BaseModel, SecretBytes, SecretStr
+
+from flowspan.redaction import LONGEST_REPR, MASK, redact, redact_parameter, redact_text
+
+SECRET = "hunter2"  # noqa: S105 - that is what this is about
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("password", "PASSWORD", "db_password", "passwordHash", "passwd", "passphrase", "pwd"),
+        *("secret", "client_secret", "clientSecret", "token", "access_token", "apiToken"),
+        *("api_key", "apikey", "API-KEY", "x.api.key", "access_key", "accountKey", "private_key"),
+        *("authorization", "Proxy-Authorization", "auth", "http_auth", "credentials", "cookie"),
+        *("Set-Cookie", "session", "session_id", "sessionid", "connection_string", "dsn"),
+    ],
+)
+@pytest.mark.parametrize(
+    "value", [SECRET, SECRET.encode(), 1234, [SECRET], {"a": SECRET}, object()]
+)
+def test_secret_keys(key: str, value: object) -> None:
+    """What is called like a secret is masked, whatever it is, also inside of containers."""
+    assert redact(value, key) == MASK
+    assert redact({"outer": [{key: value}]}) == {"outer": [{key: MASK}]}
+    assert redact_parameter(value, key) == MASK
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("rows", "author", "monkey", "keyboard", "compass", "passenger", "sessions", "authority"),
+        *("session_count", "table", "primary_key", "sort_key", "", "path"),
+    ],
+)
+def test_other_keys(key: str) -> None:
+    """What only sounds a little like a secret is left alone."""
+    assert redact("plain", key) == "plain"
+
+
+def test_counts_of_tokens_are_no_secrets() -> None:
+    """How many tokens a language model took is told; tokens themselves are not."""
+    for key in ("tokens", "max_tokens", "token_count", "prompt_tokens"):
+        assert redact(512, key) == 512
+        assert redact("512", key) == MASK
+    assert redact(512, "token") == MASK
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("postgresql://me:hunter2@db/x", "postgresql://[redacted]@db/x"),
+        ("redis://:hunter2@db", "redis://[redacted]@db"),
+        ("amqp+ssl://me:p@hunter2@db", "amqp+ssl://[redacted]@db"),
+        ("a://b:hunter2@c and d://e:hunter2@f", "a://[redacted]@c and d://[redacted]@f"),
+        ("https://host:80/x?mail=me@here", "https://host:80/x?mail=me@here"),
+        ("https://host/x?token=hunter2&n=1", "https://host/x?token=[redacted]&n=1"),
+        ("Server=db;User Id=me;Password=hunter2;", "Server=db;User Id=me;Password=[redacted];"),
+        ("AccountName=a;AccountKey=hunter2==", "AccountName=a;AccountKey=[redacted]"),
+        ("host=db password='hunter2' dbname=x", "host=db password='[redacted]' dbname=x"),
+        ("connect(user='me', password='hunter2')", "connect(user='me', password='[redacted]')"),
+        ("{'api_key': 'hunter2', 'n': 1}", "{'api_key': '[redacted]', 'n': 1}"),
+        ('{"token":"hunter2"}', '{"token":"[redacted]"}'),
+        ("the password is reset, tokens=5", "the password is reset, tokens=5"),
+        ("rows=5 key=a", "rows=5 key=a"),
+    ],
+)
+def test_texts(text: str, expected: str) -> None:
+    """Credentials in texts are masked, and masking again changes nothing."""
+    assert redact_text(text) == redact(text) == expected
+    assert redact(expected) == expected
+    assert redact([{"url": text}]) == [{"url": expected}]
+    assert redact(text.encode()) == expected.encode()
+
+
+class Model(BaseModel):
+    user: str
+    password: str
+
+
+class Hidden:
+    def __repr__(self) -> str:
+        return "connected to mysql://me:hunter2@db"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        SecretStr(SECRET),
+        SecretBytes(SECRET.encode()),
+        Secret(value=SecretStr(SECRET)),
+        Model(user="me", password=SECRET),
+        Hidden(),
+        ValueError("cannot connect to mysql://me:hunter2@db"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_secrets_in_objects(value: object) -> None:
+    """Secret types and what objects say of themselves show no secret."""
+    for found in (redact(value), redact({"a": [value]}), redact_parameter(value)):
+        assert SECRET not in str(found)
+    if isinstance(value, (SecretStr, SecretBytes, Secret)):
+        assert redact(value) == MASK
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Level(IntEnum):
+    HIGH = 3
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *((None, None), (True, True), (5, 5), (0.5, 0.5), ("x", "x"), (b"x", b"x")),
+        *((Colour.RED, "red"), (Level.HIGH, 3), (np.int64(5), 5), (np.float32(0.5), 0.5)),
+        *((Fraction(1, 4), 0.25), (Decimal("0.10"), "0.10"), (2**63, str(2**63))),
+        (dt.datetime(2024, 1, 5, tzinfo=dt.timezone.utc), "2024-01-05 00:00:00+00:00"),
+        (dt.timedelta(seconds=5), "0:00:05"),
+        (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (PurePosixPath("/a/b"), "/a/b"),
+        ((1, (2,)), [1, [2]]),
+        ({3}, [3]),
+        ({1: {"b": (None,)}}, {"1": {"b": [None]}}),
+        (1j, "1j"),
+        (ValueError("no"), "ValueError('no')"),
+        ("a\udcff", "a?"),
+    ],
+    ids=repr,
+)
+def test_types(value: object, expected: object) -> None:
+    """What OpenTelemetry has a type for keeps it; what has an obvious text is that."""
+    found = redact(value)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+class Broken:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+def test_values_that_cannot_be_had() -> None:
+    """A value is cut to its limit, and one that raises costs only itself."""
+    assert len(redact("x" * 100_000)) < 40_000
+    assert redact(type("Long", (), {"__repr__": lambda _: "y" * 5000})()) == (
+        "y" * (LONGEST_REPR - 1) + "…"
+    )
+    assert redact(b"z" * 5000).startswith("b'zz")
+    assert redact(Broken()) == "<Broken that cannot be rendered>"
+    assert redact_parameter(Broken()) == "<Broken that cannot be rendered>"
+    endless: list[Any] = []
+    endless.append(endless)
+    assert "…" in str(redact(endless))
+    assert len(redact(range(10**6).__class__(10**6) and [[0] * 100] * 10_000)) <= 1001
+    assert len(redact_parameter([1] * 500)) == 256
+
+
+@given(st.recursive(st.none() | st.integers() | st.floats() | st.text() | st.binary(), st.lists))
+def test_any_value(value: object) -> None:
+    """Nothing raises, and what comes out stays as it is when it is masked again."""
+    found = redact(value)
+    assert repr(redact(found)) == repr(found)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("scrap", ["a", "a://b:", "token='", 'token="a', "password", "://", "@:"])
+def test_long_texts_take_no_long_time(scrap: str) -> None:
+    """The time to mask a text grows no faster than its length."""
+    started = time.monotonic()
+    redact_text(scrap * 30_000)
+    redact_text("postgres://" + scrap * 30_000)
+    assert time.monotonic() - started < 5
