@@ -1,7 +1,7 @@
 # Everything runs from a virtual environment inside the checkout, made on first use.
 #
 #   make test INSTALL=wheel    tests the built wheel, in an environment of its own
-#   make test ARGS="-k retry"  hands arguments on: to pytest, scripts/bench.py or scripts/matrix.py
+#   make test ARGS="-k retry"  hands arguments on: to pytest, to a script
 #   make demo PYTHON=python3.12
 #   make demo LOG=INFO         shows Prefect's log, too
 
@@ -41,7 +41,7 @@ DEMO_ENV := env -u PREFECT_API_URL -u PREFECT_API_KEY -u PREFECT_PROFILE \
 	PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE=100 \
 	PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS=0.5
 
-.PHONY: help demo test lint bench matrix wheel constraints clean
+.PHONY: help demo test lint bench bench-logs matrix wheel constraints clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,7 +56,7 @@ demo: $(READY)  ## Trace a real flow, print its timeline and its metrics
 	@echo
 	@$(BIN)/flowspan metrics
 	@echo
-	@echo "Both lie in .flowspan/. See them again with: $(BIN)/flowspan timeline, or metrics"
+	@echo "All of it lies in .flowspan/, and the log, too: $(BIN)/flowspan timeline --logs"
 
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
@@ -68,6 +68,9 @@ lint: $(READY)  ## Check style, format and types
 
 bench: $(READY)  ## Measure what flowspan costs
 	$(BIN)/python scripts/bench.py $(ARGS)
+
+bench-logs: $(READY)  ## Measure what a log call costs
+	$(BIN)/python scripts/bench_logs.py $(ARGS)
 
 matrix: $(READY) $(WHEEL)  ## Test the wheel on every supported Prefect and Python
 	$(BIN)/python scripts/matrix.py --wheel $(WHEEL) $(ARGS)

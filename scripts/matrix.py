@@ -20,7 +20,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "matrix"
-TESTS = ("tests/test_drift.py", "tests/test_engine_paths.py", "tests/test_metrics.py")
+TESTS = (
+    "tests/test_drift.py",
+    "tests/test_engine_paths.py",
+    "tests/test_metrics.py",
+    "tests/test_logs_export.py::test_every_logger_everywhere",
+)
 PYTHON_MINORS = (10, 11, 12, 13)
 SHOWN_LINES = 30
 # What fails has one more try: Prefect's server on SQLite drops a request now and then.

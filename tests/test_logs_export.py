@@ -1,6 +1,7 @@
 """What is logged goes out once, as an OTLP log record with the ids of the run that logged it."""
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import json
@@ -30,6 +31,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import SpanKind
 from prefect import flow, task
+from prefect.client.schemas import FlowRun
 from prefect.logging import get_run_logger
 from prefect.logging.loggers import flow_run_logger, patch_print
 from pydantic import SecretStr, ValidationError
@@ -217,7 +219,7 @@ def outside(say: Say) -> None:
 def test_every_logger_everywhere(recorded: Recorded, where: str, source: str) -> None:
     """A line is one record, with the ids of its attempt or run, but not of one that has ended."""
     if (where, source) == ("outside", "get_run_logger"):  # it raises there, so take what it gives
-        logger = flow_run_logger(flow_run_id=uuid.uuid4())
+        logger = flow_run_logger(FlowRun(flow_id=uuid.uuid4()))
         found = PLACES[where](lambda: logger.info(SAID))
     else:
         found = PLACES[where](functools.partial(say, source, SAID))
@@ -809,8 +811,54 @@ def test_the_deployment_of_the_calling_flow() -> None:
         **deployment,
     }
     assert child.log_attributes == {semconv.FLOW_NAME: "child"}
-    step.finish()
-    assert step.log_attributes == {}
+
+
+def test_what_flowspan_says_of_a_run(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Violations are lines of their run, in whatever thread they are noticed, and after its end."""
+
+    def slow(*_: Any) -> tuple[int, int]:
+        time.sleep(2)
+        return 0, 9
+
+    monkeypatch.setattr("flowspan._prefect.objectives._read_history", slow)
+    recorded = Recorded()
+    objectives = {"max_duration": 0.1, "max_task_share": 0.1, "min_success_rate": 0.9}
+    recorded.instrument(slo={"late": {"max_task_share": 0.1}, "bad": objectives})
+    step = task(name="step")(lambda: time.sleep(0.3))
+    flow(name="late")(lambda: step())()
+
+    @flow
+    async def bad() -> None:
+        await asyncio.sleep(0.3)
+        raise ValueError("no")
+
+    async def main() -> None:
+        with contextlib.suppress(ValueError):
+            await bad()
+        assert not violations("min_success_rate")  # in an event loop nobody waits for it
+
+    def violations(objective: str) -> list[LogRecord]:
+        said = f"Objective violated: {objective}"
+        return [r for r in recorded.logs.all if str(r.body).startswith(said)]
+
+    try:
+        asyncio.run(main())
+        deadline = time.monotonic() + 30
+        while not violations("min_success_rate"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        flowspan.uninstrument()
+    found = [
+        ("max_task_share", "late"),
+        ("max_duration", "bad"),
+        ("min_success_rate", "bad"),
+    ]
+    for objective, name in found:
+        (record,) = violations(objective)
+        ids = context(recorded.spans.one(f"RUN {name}"))
+        assert fields(record) == recorded.run_fields(name)
+        assert (record.trace_id, record.span_id) == (ids.trace_id, ids.span_id)
 
 
 # Switches

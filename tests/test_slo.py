@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -373,7 +374,7 @@ def test_what_was_told_in_an_earlier_process_is_not_told_again() -> None:
     """A run that had been running for too long before it was suspended broke it there."""
     told: list[Violation] = []
     watched = watch(told, max_duration=1)
-    watched.begin(told.append, late=None, time_running=2_000_000_000)
+    watched.begin(told.append, nullcontext, late=None, time_running=2_000_000_000)
     watched.resume(2_000_000_000, time.time_ns())
     watched.end("success", 2.5, None)
     assert told == []
@@ -390,7 +391,7 @@ def test_an_objective_that_cannot_be_watched_costs_only_itself(
     monkeypatch.setattr(threading.Thread, "start", refuse)
     told: list[Violation] = []
     watched = watch(told, max_duration=1, min_success_rate=1)
-    watched.begin(told.append, late=None, time_running=0)
+    watched.begin(told.append, nullcontext, late=None, time_running=0)
     watched.resume(0, time.time_ns())
     watched.end("failure", 2.0, None)
     assert [violation.objective for violation in told] == ["max_duration"] * 2

@@ -45,7 +45,12 @@ from opentelemetry.trace import (
 from flowspan import semconv
 from flowspan._bounded import BoundedLoggerProvider
 from flowspan.log_hooks import Line
-from flowspan.recorder import RunRecorder, current_recorder, qualified_name
+from flowspan.recorder import (
+    RunRecorder,
+    current_recorder,
+    qualified_name,
+    speaking_recorder,
+)
 from flowspan.redaction import redact
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
@@ -109,7 +114,7 @@ class LogExport:
         """Let the contrib's processor of structlog, if there is one, see the run's attributes."""
         if not _has_otel_processor(processors):
             return processors
-        recorder = current_recorder()
+        recorder = speaking_recorder()
         run = {} if recorder is None else recorder.log_attributes
         return [_telling(one, run) if _is_otel_processor(one) else one for one in processors]
 
@@ -132,15 +137,12 @@ class LogExport:
 
     def _run_of(self, line: Line, context: Context) -> tuple[RunRecorder | None, SpanContext]:
         """Find the run that logs a line, and the span; neither is one that has ended."""
-        recorder, span = current_recorder(context), get_current_span(context)
+        recorder, span = speaking_recorder(context), get_current_span(context)
         ids = span.get_span_context()
         if recorder is not None:
-            if not recorder.is_finished:
-                return recorder, ids
-            # In a thread, or a callback, that has outlived the run whose context it has
-            recorder = None
-            if not span.is_recording():
-                ids = INVALID_SPAN_CONTEXT
+            return recorder, ids
+        if current_recorder(context) is not None and not span.is_recording():
+            ids = INVALID_SPAN_CONTEXT  # of the run that has ended
         if line.record is not None and line.record.name.startswith(_PREFECT):
             # A run's logger may be used where the run's context is not, as in a thread of a pool.
             extras = vars(line.record)

@@ -201,8 +201,8 @@ def configure(
 def _current_run() -> RunRecorder | None:
     """Return the recorder of the run that the calling code is in, until that has ended."""
     module = sys.modules.get("flowspan.recorder")  # where it is not, nothing is instrumented
-    recorder: RunRecorder | None = module.current_recorder() if module is not None else None
-    return None if recorder is None or recorder.is_finished else recorder
+    recorder: RunRecorder | None = module.speaking_recorder() if module is not None else None
+    return recorder
 
 
 def _current_span() -> SpanContext | None:

@@ -41,7 +41,7 @@ from flowspan.metrics import Outcome, RunMetrics
 from flowspan.redaction import redact_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.util.types import AttributeValue
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 _contained = Containment("recorder")
 _RECORDER_KEY: Final = context_api.create_key("flowspan-recorder")
+_SPEAKING_KEY: Final = context_api.create_key("flowspan-speaking")
 # One for all: the SDK hands out the same tracer again for the same name.
 _ids: Final = DerivedIdGenerator()
 
@@ -272,7 +273,9 @@ class RunRecorder:
         self._watches: tuple[Watch, ...] = caller._watches if caller is not None else ()  # noqa: SLF001 - its own kind
         if run.watch is not None:
             self._watches += (run.watch,)
-            run.watch.begin(self._violate, late=run.late, time_running=run.time_running)
+            run.watch.begin(
+                self._violate, self.speaking, late=run.late, time_running=run.time_running
+            )
 
     @property
     def span_context(self) -> SpanContext:
@@ -301,16 +304,11 @@ class RunRecorder:
 
     @property
     def log_attributes(self) -> Attributes:
-        """What log records of this run carry: the names and ids of its flow and task runs.
-
-        Empty once the run has ended.
-        """
-        if self.is_finished:
-            return {}
+        """What log records of this run carry: the names and ids of its flow and task runs."""
         if self._identity is not None:
             return self._identity.copy()
         identify = self._identify
-        if identify is None:  # the run ends at this moment, in another thread
+        if identify is None:  # the run has ended
             return {}
         flow = None if self.run.is_flow else self.calling_flow
         identity = {**(flow.log_attributes if flow is not None else {}), **identify()}
@@ -339,6 +337,15 @@ class RunRecorder:
         return set_span_in_context(
             self._attempt_span or self.span, context_api.set_value(_RECORDER_KEY, self)
         )
+
+    @contextlib.contextmanager
+    def speaking(self) -> Iterator[None]:
+        """Make what flowspan logs meanwhile lines of this run, even if that has ended."""
+        token = context_api.attach(context_api.set_value(_SPEAKING_KEY, self, self.as_context()))
+        try:
+            yield
+        finally:
+            context_api.detach(token)
 
     def link(self, links: Iterable[Link]) -> None:
         """Link the run's span to others."""
@@ -465,6 +472,7 @@ class RunRecorder:
         try:
             self._measure(outcome)
             if self.run.watch is not None:
+                self._identity = self.log_attributes  # what it reports may come later
                 result = outcome.result if outcome is not None else None
                 rows = self.rows.total(semconv.ROWS_OUTPUT)
                 self.run.watch.end(result, self._duration, rows)
@@ -610,6 +618,17 @@ def current_recorder(context: Context | None = None) -> RunRecorder | None:
     """
     recorder = context_api.get_value(_RECORDER_KEY, context)
     return recorder if isinstance(recorder, RunRecorder) else None
+
+
+def speaking_recorder(context: Context | None = None) -> RunRecorder | None:
+    """Return the recorder of the run whose line it is that the calling code logs.
+
+    Not that of a run that has ended: in a thread or a callback code may outlive it in its context.
+    """
+    recorder = current_recorder(context)
+    if recorder is None or not recorder.is_finished:
+        return recorder
+    return recorder if context_api.get_value(_SPEAKING_KEY, context) is recorder else None
 
 
 def qualified_name(exception: BaseException) -> str:

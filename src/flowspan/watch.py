@@ -7,6 +7,7 @@ import contextvars
 import logging
 import threading
 from concurrent.futures import Future, wait
+from contextlib import nullcontext
 from time import time_ns
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -15,6 +16,7 @@ from flowspan.accounts import NANOSECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from flowspan.objectives import Objectives, SuccessRate, Violation
 
@@ -58,6 +60,7 @@ class Watch:
         self._read_history = history
         self._patience = patience
         self._record: Callable[[Violation], None] = _ignore
+        self._speaking: Callable[[], AbstractContextManager[None]] = nullcontext
         self._lock = threading.Lock()
         self._broken: set[str] = set()
         self._timer: threading.Timer | None = None
@@ -66,15 +69,21 @@ class Watch:
         self._intervals: dict[str, list[tuple[int, int]]] = {}
 
     def begin(
-        self, record: Callable[[Violation], None], *, late: float | None, time_running: int
+        self,
+        record: Callable[[Violation], None],
+        speaking: Callable[[], AbstractContextManager[None]],
+        *,
+        late: float | None,
+        time_running: int,
     ) -> None:
         """Begin, with how many seconds the run is behind its schedule, if it has one.
 
-        `record` is told what `report` is, before it. A run that was running for too long in earlier
+        `record` is told what `report` is, before it, and `report` is called inside of `speaking`,
+        so that what it logs is the run's. A run that was running for too long in earlier
         processes, by `time_running` in nanoseconds, has broken that objective there.
         """
         with _contained:
-            self._record = record
+            self._record, self._speaking = record, speaking
             if self._objectives.judge_duration(time_running / NANOSECONDS, still_running=True):
                 self._broken.add("max_duration")
             if late is not None:
@@ -150,12 +159,13 @@ class Watch:
 
     def _judge_success_rate(self, history: Future[tuple[int, int]]) -> None:
         if (error := history.exception()) is not None:
-            _logger.warning(
-                "The objective min_success_rate of the flow %r cannot be judged: "
-                "Prefect's API does not tell its last runs (%s)",
-                self._flow_name,
-                error or type(error).__name__,
-            )
+            with self._speaking():
+                _logger.warning(
+                    "The objective min_success_rate of the flow %r cannot be judged: "
+                    "Prefect's API does not tell its last runs (%s)",
+                    self._flow_name,
+                    error or type(error).__name__,
+                )
         else:
             with _contained:
                 succeeded, finished = history.result()
@@ -164,7 +174,7 @@ class Watch:
 
     def _let_go(self) -> None:
         """Drop what holds the recorder, which holds this."""
-        self._record = _ignore
+        self._record, self._speaking = _ignore, nullcontext
 
     def _judge_rows(self, rows: int | None) -> None:
         for violation in self._objectives.judge_rows(rows):
@@ -172,11 +182,13 @@ class Watch:
         asked = (self._objectives.min_rows, self._objectives.max_rows) != (None, None)
         if rows is None and asked and self._flow_name not in self._flows_without_rows:
             self._flows_without_rows.add(self._flow_name)
-            _logger.warning(
-                "The objective for the rows of the flow %r cannot be judged, since none of its "
-                "tasks gives any that flowspan can count: tell them with flowspan.record_rows().",
-                self._flow_name,
-            )
+            with self._speaking():
+                _logger.warning(
+                    "The objective for the rows of the flow %r cannot be judged, since none of "
+                    "its tasks gives any that flowspan can count: tell them with "
+                    "flowspan.record_rows().",
+                    self._flow_name,
+                )
 
     def _shares(self, duration: float) -> Mapping[str, float]:
         with self._lock:
@@ -196,7 +208,7 @@ class Watch:
             self._broken.add(violation.objective)
             with _contained:
                 self._record(violation)
-        with _contained:
+        with _contained, self._speaking():
             self._report(violation)
 
 
