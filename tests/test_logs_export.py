@@ -543,6 +543,29 @@ def test_chains_of_processors(logs: RecordedLogs) -> None:
         assert fields(logs.one(name)) == {"n": 1}
 
 
+def test_loggers_of_the_users(logs: RecordedLogs) -> None:
+    """A logger may have an __init__ of its own; it is not run for each line."""
+    made: list[str] = []
+
+    class Own(structlog.BoundLogger):
+        def __init__(self, logger: Any, processors: Any, context: Any, *, team: str) -> None:
+            super().__init__(logger, processors, context)
+            made.append(team)
+
+    renderer = structlog.processors.JSONRenderer()
+    log = Own(structlog.testing.ReturnLogger(), [renderer], {"bound": 1}, team="data")
+    assert json.loads(log.info(SAID, n=1)) == {"bound": 1, "n": 1, "event": SAID}
+    assert fields(logs.one(SAID)) == {"bound": 1, "n": 1}
+    assert made == ["data"]
+
+
+def test_records_made_by_hand(logs: RecordedLogs, logger: logging.Logger) -> None:
+    """What is no more than a message and a level goes out as such."""
+    logger.handle(logging.makeLogRecord({"msg": SAID, "levelno": logging.WARNING}))
+    assert logs.one(SAID).severity_number == SeverityNumber.WARN
+    assert fields(logs.one(SAID)) == {}
+
+
 def test_events_that_are_dropped(logs: RecordedLogs, logger: logging.Logger) -> None:
     """What a processor, a filter or a level leaves out is not exported."""
 
@@ -827,6 +850,19 @@ def test_levels(prefect_server: str) -> None:
     finally:
         flowspan.uninstrument()
     assert [record.body for record in recorded.logs.all] == ["worse"]
+
+
+def test_printed_events_below_the_level(recorded: Recorded) -> None:
+    """What structlog prints has structlog's level, also where Prefect logs it as information."""
+
+    @flow(log_prints=True)
+    def main() -> None:
+        structlog.get_logger().debug(SAID)
+        structlog.get_logger().info("more")
+
+    main()
+    assert not [record for record in recorded.logs.all if SAID in str(record.body)]
+    assert recorded.logs.one("more")
 
 
 @pytest.mark.parametrize("level", ["loud", "", "inf"])

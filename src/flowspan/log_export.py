@@ -141,7 +141,7 @@ class LogExport:
             recorder = None
             if not span.is_recording():
                 ids = INVALID_SPAN_CONTEXT
-        if line.record is not None and line.record.name.startswith(_PREFECT):
+        if line.record is not None and _name(line.record).startswith(_PREFECT):
             # A run's logger may be used where the run's context is not, as in a thread of a pool.
             extras = vars(line.record)
             run_id = extras.get("task_run_id") or extras.get("flow_run_id")
@@ -161,7 +161,7 @@ class _Draft:
         self._level = line.level
         self._values: dict[str, Any] = {}
         if record is not None:
-            self.logger = record.name
+            self.logger = _name(record)
             self._time = int(record.created * 1e9)
             self._level_name: str | None = record.levelname
             if len(vars(record)) > _FIELDS_OF_A_RECORD:
@@ -216,6 +216,11 @@ class _Draft:
                 del values[key]
             for key in _TRACE_FIELDS:
                 values.pop(key, None)
+
+
+def _name(record: logging.LogRecord) -> str:
+    """Tell the name of a record's logger; one that was made by hand may have none."""
+    return str(record.name or "")
 
 
 def _kept(values: Mapping[str, Any], left_out: Collection[str]) -> dict[str, Any]:
