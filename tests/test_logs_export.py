@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import functools
 import json
+import linecache
 import logging
 import logging.config
 import os
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+import tracemalloc
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -372,6 +374,19 @@ def test_exceptions(logs: RecordedLogs, logger: logging.Logger, kind: str) -> No
     assert record.severity_text == "ERROR"
 
 
+def test_the_source_of_an_exception_is_read_later(
+    logs: RecordedLogs, logger: logging.Logger
+) -> None:
+    """The thread that logs does not wait for the lines that a stack trace shows."""
+    linecache.clearcache()
+    try:
+        raise ValueError("no")
+    except ValueError:
+        logger.exception("it failed")
+    assert len(linecache.cache.get(__file__, ())) <= 1  # none, or how to get them
+    assert 'raise ValueError("no")' in fields(logs.one("it failed"))["exception.stacktrace"]
+
+
 def test_exceptions_by_hand(logs: RecordedLogs, logger: logging.Logger) -> None:
     """An exception object and one of the built-in classes will do; none is none."""
     logger.warning("object", exc_info=ValueError("no"))
@@ -557,6 +572,23 @@ def test_loggers_of_the_users(logs: RecordedLogs) -> None:
     assert json.loads(log.info(SAID, n=1)) == {"bound": 1, "n": 1, "event": SAID}
     assert fields(logs.one(SAID)) == {"bound": 1, "n": 1}
     assert made == ["data"]
+
+
+def test_long_lines_are_not_held(tmp_path: Path, logger: logging.Logger) -> None:
+    """Of a long text waits what will be exported."""
+    provider = sdk.build_logger_provider(Settings(dir=tmp_path))
+    hooks = LogHooks()
+    hooks.install(None, LogExport(provider, 0, lambda _: None))
+    tracemalloc.start()
+    try:
+        for n in range(20):
+            logger.info(f"{n}" * 10**6, extra={"text": f"{n + 1}" * 10**6})
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        hooks.remove()
+        sdk.shutdown([provider], 5)
+    assert held < 5_000_000
 
 
 def test_records_made_by_hand(logs: RecordedLogs, logger: logging.Logger) -> None:

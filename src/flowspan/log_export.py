@@ -11,10 +11,10 @@ uses them, or the SDK's own handler, they keep their lines, and only get the run
 
 import logging
 import sys
-import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from time import time_ns
+from traceback import TracebackException
 from types import TracebackType
 from typing import Any, Final
 
@@ -46,7 +46,7 @@ from flowspan import semconv
 from flowspan._bounded import BoundedLoggerProvider
 from flowspan.log_hooks import Line
 from flowspan.recorder import RunRecorder, current_recorder, qualified_name
-from flowspan.redaction import redact
+from flowspan.redaction import LONGEST_TEXT, redact
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -164,14 +164,14 @@ class _Draft:
             self.logger = _name(record)
             self._time = int(record.created * 1e9)
             self._level_name: str | None = record.levelname
-            if len(vars(record)) > _FIELDS_OF_A_RECORD:
-                self._values.update(_kept(vars(record), _OF_RECORDS))
+            if len(extras := vars(record)) > _FIELDS_OF_A_RECORD:
+                self._values = {k: _kept(v, k) for k, v in extras.items() if k not in _OF_RECORDS}
         else:
             self.logger = _STRUCTLOG
             self._time = time_ns()
             self._level_name = None
         if event is not None:
-            self._values.update(_kept(event, _OF_EVENTS))
+            self._values |= {k: _kept(v, k) for k, v in event.items() if k not in _OF_EVENTS}
             if "event" in event:
                 body = event["event"]
             else:  # renamed
@@ -180,9 +180,9 @@ class _Draft:
                 self.logger = name
         if line.args and body is line.message:  # else a processor has put the arguments in
             body = line.text or body
-        if type(body) not in _IMMUTABLE:
-            body = redact(body) if isinstance(body, _STRUCTURED) else _as_text(body)
-        self._body = body
+        if type(body) not in _IMMUTABLE and not isinstance(body, _STRUCTURED):
+            body = _as_text(body)
+        self._body = _kept(body)
         self._failure = _failure(line)
 
     def record(self, context: Context | None) -> LogRecord:
@@ -193,6 +193,9 @@ class _Draft:
         values = {key: value for key, value in named if key and not key.startswith("_")}
         self._drop_repeated(values)
         values.update(self._failure)
+        trace = values.get(EXCEPTION_STACKTRACE)
+        if isinstance(trace, TracebackException):
+            values[EXCEPTION_STACKTRACE] = "".join(trace.format())
         attributes = {key: redact(value, key) for key, value in values.items()}
         attributes.update(self._run)
         return LogRecord(
@@ -223,13 +226,12 @@ def _name(record: logging.LogRecord) -> str:
     return str(record.name or "")
 
 
-def _kept(values: Mapping[str, Any], left_out: Collection[str]) -> dict[str, Any]:
-    """Copy values, since what is not immutable may be another when the record is made."""
-    return {
-        key: value if type(value) in _IMMUTABLE else redact(value, key)
-        for key, value in values.items()
-        if key not in left_out
-    }
+def _kept(value: Any, key: str = "") -> Any:
+    """Copy a value, since what is not immutable may be another when the record is made."""
+    kind = type(value)
+    if kind is str or kind is bytes:
+        return value[: 2 * LONGEST_TEXT]  # all that will be read of it: many lines may be waiting
+    return value if kind in _IMMUTABLE else redact(value, key)
 
 
 def _failure(line: Line) -> Mapping[str, Any]:
@@ -239,7 +241,8 @@ def _failure(line: Line) -> Mapping[str, Any]:
     if (exc_info := _exc_info(line)) is not None:
         found[EXCEPTION_TYPE] = qualified_name(exc_info[1])
         found[EXCEPTION_MESSAGE] = _as_text(exc_info[1])
-        found[EXCEPTION_STACKTRACE] = "".join(traceback.format_exception(*exc_info))
+        # To read the lines of source takes much longer than to note where they are.
+        found[EXCEPTION_STACKTRACE] = TracebackException(*exc_info, lookup_lines=False)
     elif isinstance(rendered := event.get("exception"), str):
         found[EXCEPTION_STACKTRACE] = rendered
     stack = event.get("stack") or (record is not None and record.stack_info)

@@ -216,10 +216,9 @@ class LogHooks:
         printed, local.printed = local.printed, None
         if printed is not None and isinstance(record.msg, str) and record.msg == printed:
             return
-        line = local.expected
+        line, local.expected = local.expected, None
         # The record of a line of structlog has the very same message.
         if line is not None and record.msg is line.rendered:
-            local.expected = None
             line.level = record.levelno
         else:
             line = self._line(record.levelno, record.msg, record.args)

@@ -17,7 +17,9 @@ MASK: Final = "[redacted]"
 LONGEST_REPR: Final = 1000
 """Characters of what stands for a value that OpenTelemetry has no type for."""
 
-_LONGEST_TEXT: Final = 32_768  # the most that common log stores index of one field
+LONGEST_TEXT: Final = 32_768
+"""Characters of a text: the most that common log stores index of one field."""
+
 _LONGEST_PARAMETER: Final = 256
 _MOST_ITEMS: Final = 1000  # in all containers of one value
 _MAX_DEPTH: Final = 8
@@ -82,7 +84,7 @@ def redact_parameter(value: object, key: str = "") -> str:
     return redact_text(str(plain), _LONGEST_PARAMETER)
 
 
-def redact_text(text: str, longest: int = _LONGEST_TEXT) -> str:
+def redact_text(text: str, longest: int = LONGEST_TEXT) -> str:
     """Mask the credentials in a text: those of URLs, and what is assigned to a secret's name.
 
     It is cut to `longest` characters. What is no Unicode in it, as in names of files, becomes a
