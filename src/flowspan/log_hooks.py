@@ -252,7 +252,8 @@ class LogHooks:
 
             # The class may be the user's, whose __init__ takes and does what it likes.
             twin = object.__new__(type(logger))
-            vars(twin).update(vars(logger), _processors=[*processors[:-1], keep, *processors[-1:]])
+            processors = [*processors[:-1], keep, *processors[-1:]]
+            twin.__dict__ = {**logger.__dict__, "_processors": processors}
         except Exception:  # as above
             with _contained:
                 raise

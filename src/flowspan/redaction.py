@@ -68,12 +68,14 @@ def redact(value: object, key: str = "") -> Any:
 
     A value is a secret if `key`, or the key of a mapping inside `value` that leads to it, sounds
     like one (password, token, secret, api_key, ...), or if it is of a secret type of Prefect's or
-    Pydantic's. Credentials in URLs and connection strings are masked wherever they stand.
+    Pydantic's. In texts, credentials of URLs and what is assigned to such a key are masked wherever
+    they stand; so they are in the ``repr`` of a model or a dataclass.
 
     Returns:
         Texts, bytes, booleans, finite numbers of at most 64 bits, and lists and mappings of these
-        are kept as such; dates, ids, paths and decimals become text; anything else its ``repr``, of
-        at most `LONGEST_REPR` characters. Containers are cut after 8 levels and 1,000 items.
+        are kept as such; named tuples become mappings; dates, ids, paths and decimals become text;
+        anything else its ``repr``, of at most `LONGEST_REPR` characters. Containers are cut after 8
+        levels and 1,000 items, texts after `LONGEST_TEXT` characters.
     """
     return _contained(lambda: _Mask(_plain).copy(value, key), value)
 
