@@ -80,9 +80,23 @@ def test_who_exports_log_records(tmp_path: Path) -> None:
     disabled = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "logging, structlog"}
     said = " ".join(doctor(tmp_path, **disabled).stdout.split())
     assert "from INFO up, with the run's ids; nothing is installed that would" in said
-    said = " ".join(doctor(tmp_path, FLOWSPAN_LOGS="false").stdout.split())
-    assert "logs are switched off by FLOWSPAN_LOGS" in said
-    assert "exports the lines" not in said
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"FLOWSPAN_LOGS": "false"}, "logs are switched off by FLOWSPAN_LOGS"),
+        ({"FLOWSPAN_LOGS": "false", "OTEL_LOGS_EXPORTER": "pigeon"}, "off by FLOWSPAN_LOGS"),
+        ({"OTEL_LOGS_EXPORTER": "none"}, "logs are switched off by OTEL_LOGS_EXPORTER"),
+        ({"OTEL_SDK_DISABLED": "true"}, "switched off by OTEL_SDK_DISABLED"),
+    ],
+)
+def test_nobody_exports_log_records(tmp_path: Path, variables: dict[str, str], said: str) -> None:
+    """Where log records go nowhere it says why, and of nobody that they export them."""
+    done = doctor(tmp_path, **variables)
+    assert done.returncode == 0, done.stdout
+    assert said in " ".join(done.stdout.split())
+    assert "exports the lines" not in done.stdout
 
 
 @pytest.mark.parametrize("variable", ["FLOWSPAN_ENABLED=false", "OTEL_SDK_DISABLED=true"])

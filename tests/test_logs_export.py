@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 import functools
 import json
+import linecache
 import logging
 import logging.config
 import os
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+import tracemalloc
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -374,6 +376,19 @@ def test_exceptions(logs: RecordedLogs, logger: logging.Logger, kind: str) -> No
     assert record.severity_text == "ERROR"
 
 
+def test_the_source_of_an_exception_is_read_later(
+    logs: RecordedLogs, logger: logging.Logger
+) -> None:
+    """The thread that logs does not wait for the lines that a stack trace shows."""
+    linecache.clearcache()
+    try:
+        raise ValueError("no")
+    except ValueError:
+        logger.exception("it failed")
+    assert len(linecache.cache.get(__file__, ())) <= 1  # none, or how to get them
+    assert 'raise ValueError("no")' in fields(logs.one("it failed"))["exception.stacktrace"]
+
+
 def test_exceptions_by_hand(logs: RecordedLogs, logger: logging.Logger) -> None:
     """An exception object and one of the built-in classes will do; none is none."""
     logger.warning("object", exc_info=ValueError("no"))
@@ -543,6 +558,46 @@ def test_chains_of_processors(logs: RecordedLogs) -> None:
         log = structlog.wrap_logger(returns, processors=processors)
         json.loads(log.info(name, n=1))
         assert fields(logs.one(name)) == {"n": 1}
+
+
+def test_loggers_of_the_users(logs: RecordedLogs) -> None:
+    """A logger may have an __init__ of its own; it is not run for each line."""
+    made: list[str] = []
+
+    class Own(structlog.BoundLogger):
+        def __init__(self, logger: Any, processors: Any, context: Any, *, team: str) -> None:
+            super().__init__(logger, processors, context)
+            made.append(team)
+
+    renderer = structlog.processors.JSONRenderer()
+    log = Own(structlog.testing.ReturnLogger(), [renderer], {"bound": 1}, team="data")
+    assert json.loads(log.info(SAID, n=1)) == {"bound": 1, "n": 1, "event": SAID}
+    assert fields(logs.one(SAID)) == {"bound": 1, "n": 1}
+    assert made == ["data"]
+
+
+def test_long_lines_are_not_held(tmp_path: Path, logger: logging.Logger) -> None:
+    """Of a long text waits what will be exported."""
+    provider = sdk.build_logger_provider(Settings(dir=tmp_path))
+    hooks = LogHooks()
+    hooks.install(None, LogExport(provider, 0, lambda _: None))
+    tracemalloc.start()
+    try:
+        for n in range(20):
+            logger.info(f"{n}" * 10**6, extra={"text": f"{n + 1}" * 10**6})
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        hooks.remove()
+        sdk.shutdown([provider], 5)
+    assert held < 5_000_000
+
+
+def test_records_made_by_hand(logs: RecordedLogs, logger: logging.Logger) -> None:
+    """What is no more than a message and a level goes out as such."""
+    logger.handle(logging.makeLogRecord({"msg": SAID, "levelno": logging.WARNING}))
+    assert logs.one(SAID).severity_number == SeverityNumber.WARN
+    assert fields(logs.one(SAID)) == {}
 
 
 def test_events_that_are_dropped(logs: RecordedLogs, logger: logging.Logger) -> None:
@@ -875,6 +930,19 @@ def test_levels(prefect_server: str) -> None:
     finally:
         flowspan.uninstrument()
     assert [record.body for record in recorded.logs.all] == ["worse"]
+
+
+def test_printed_events_below_the_level(recorded: Recorded) -> None:
+    """What structlog prints has structlog's level, also where Prefect logs it as information."""
+
+    @flow(log_prints=True)
+    def main() -> None:
+        structlog.get_logger().debug(SAID)
+        structlog.get_logger().info("more")
+
+    main()
+    assert not [record for record in recorded.logs.all if SAID in str(record.body)]
+    assert recorded.logs.one("more")
 
 
 @pytest.mark.parametrize("level", ["loud", "", "inf"])

@@ -25,7 +25,7 @@ from flowspan.settings import Settings, objectives_source
 from flowspan.settings_file import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Sequence
 
 _LOG_INSTRUMENTATIONS: Final = {
     "logging": "its handler exports the lines that reach the root logger",
@@ -65,17 +65,24 @@ def examine() -> Iterator[Finding]:
     except ConfigurationError as error:
         yield Finding("objectives", Verdict.WRONG, str(error))
         return
-    if (reason := is_switched_off(settings)) is not None:
+    reason = is_switched_off(settings)
+    if reason is not None:
         yield Finding(
             "settings", Verdict.NOTE, f"flowspan is switched off by {reason}: nothing is patched"
         )
     if (yield from _examine_prefect()):
         yield from _examine_patches()
     yield _examine_objectives(settings)
-    yield from _examine_signals(settings)
-    if settings.logs:
+    try:
+        routes = sdk.describe_signals(settings)
+    except sdk.ConfigurationError as error:
+        yield Finding("signals", Verdict.WRONG, str(error))
+        routes = []
+    yield from _examine_signals(routes, settings)
+    exporters = {route.exporter for route in routes if route.signal == sdk.LOGS}
+    if reason is None and exporters - {sdk.NONE}:
         yield from _examine_log_exporters(settings)
-    yield from _examine_duplicates(settings)
+    yield from _examine_duplicates(routes)
 
 
 def _examine_prefect() -> Generator[Finding, None, bool]:
@@ -122,18 +129,13 @@ def _examine_objectives(settings: Settings) -> Finding:
     return Finding("objectives", Verdict.WELL, detail)
 
 
-def _examine_signals(settings: Settings) -> Iterator[Finding]:
-    try:
-        routes = sdk.describe_signals(settings)
-    except sdk.ConfigurationError as error:
-        yield Finding("signals", Verdict.WRONG, str(error))
-        return
+def _examine_signals(routes: Sequence[sdk.SignalRoute], settings: Settings) -> Iterator[Finding]:
     for route in routes:
         place = f"to {route.destination} ({route.exporter})"
-        if route.signal == sdk.LOGS and not settings.logs:
-            yield Finding(route.signal, Verdict.NOTE, "are switched off by FLOWSPAN_LOGS")
-        elif route.exporter == sdk.NONE:
+        if route.exporter == sdk.NONE:
             variable = f"OTEL_{route.signal.upper()}_EXPORTER"
+            if route.signal == sdk.LOGS and not settings.logs:
+                variable = "FLOWSPAN_LOGS"
             yield Finding(route.signal, Verdict.NOTE, f"are switched off by {variable}")
         elif (problem := sdk.probe(route)) is None:
             yield Finding(route.signal, Verdict.WELL, f"{place}, which answers")
@@ -165,8 +167,8 @@ def _is_instrumented(name: str) -> bool:
     return bool(found) and name not in [one.strip() for one in disabled]
 
 
-def _examine_duplicates(settings: Settings) -> Iterator[Finding]:
-    found = list(_duplicates(settings))
+def _examine_duplicates(routes: Sequence[sdk.SignalRoute]) -> Iterator[Finding]:
+    found = list(_duplicates(routes))
     for detail in found:
         yield Finding("duplicates", Verdict.WRONG, detail)
     if not found:
@@ -176,18 +178,14 @@ def _examine_duplicates(settings: Settings) -> Iterator[Finding]:
         yield Finding("duplicates", Verdict.WELL, detail)
 
 
-def _duplicates(settings: Settings) -> Iterator[str]:
+def _duplicates(routes: Sequence[sdk.SignalRoute]) -> Iterator[str]:
     for entry in entry_points(group="opentelemetry_instrumentor"):
         if "prefect" in f"{entry.name} {entry.value}".lower() and "flowspan" not in entry.value:
             yield (
                 f"{entry.value} instruments Prefect too: uninstall it, or name it in "
                 "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
             )
-    try:
-        routes = sdk.describe_signals(settings)
-    except sdk.ConfigurationError:
-        return
-    used = [(r.signal, r.destination) for r in routes if r.signal != sdk.LOGS or settings.logs]
-    for (signal, place), count in Counter(used).items():
+    used = Counter((route.signal, route.destination) for route in routes)
+    for (signal, place), count in used.items():
         if count > 1:
             yield f"{signal} go to {place} {count} times: name one exporter for it only"

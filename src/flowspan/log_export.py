@@ -11,10 +11,10 @@ uses them, or the SDK's own handler, they keep their lines, and only get the run
 
 import logging
 import sys
-import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from time import time_ns
+from traceback import TracebackException
 from types import TracebackType
 from typing import Any, Final
 
@@ -51,7 +51,7 @@ from flowspan.recorder import (
     qualified_name,
     speaking_recorder,
 )
-from flowspan.redaction import redact
+from flowspan.redaction import LONGEST_TEXT, redact
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -143,7 +143,7 @@ class LogExport:
             return recorder, ids
         if current_recorder(context) is not None and not span.is_recording():
             ids = INVALID_SPAN_CONTEXT  # of the run that has ended
-        if line.record is not None and line.record.name.startswith(_PREFECT):
+        if line.record is not None and _name(line.record).startswith(_PREFECT):
             # A run's logger may be used where the run's context is not, as in a thread of a pool.
             extras = vars(line.record)
             run_id = extras.get("task_run_id") or extras.get("flow_run_id")
@@ -163,17 +163,17 @@ class _Draft:
         self._level = line.level
         self._values: dict[str, Any] = {}
         if record is not None:
-            self.logger = record.name
+            self.logger = _name(record)
             self._time = int(record.created * 1e9)
             self._level_name: str | None = record.levelname
-            if len(vars(record)) > _FIELDS_OF_A_RECORD:
-                self._values.update(_kept(vars(record), _OF_RECORDS))
+            if len(extras := vars(record)) > _FIELDS_OF_A_RECORD:
+                self._values = {k: _kept(v, k) for k, v in extras.items() if k not in _OF_RECORDS}
         else:
             self.logger = _STRUCTLOG
             self._time = time_ns()
             self._level_name = None
         if event is not None:
-            self._values.update(_kept(event, _OF_EVENTS))
+            self._values |= {k: _kept(v, k) for k, v in event.items() if k not in _OF_EVENTS}
             if "event" in event:
                 body = event["event"]
             else:  # renamed
@@ -182,9 +182,9 @@ class _Draft:
                 self.logger = name
         if line.args and body is line.message:  # else a processor has put the arguments in
             body = line.text or body
-        if type(body) not in _IMMUTABLE:
-            body = redact(body) if isinstance(body, _STRUCTURED) else _as_text(body)
-        self._body = body
+        if type(body) not in _IMMUTABLE and not isinstance(body, _STRUCTURED):
+            body = _as_text(body)
+        self._body = _kept(body)
         self._failure = _failure(line)
 
     def record(self, context: Context | None) -> LogRecord:
@@ -195,6 +195,9 @@ class _Draft:
         values = {key: value for key, value in named if key and not key.startswith("_")}
         self._drop_repeated(values)
         values.update(self._failure)
+        trace = values.get(EXCEPTION_STACKTRACE)
+        if isinstance(trace, TracebackException):
+            values[EXCEPTION_STACKTRACE] = "".join(trace.format())
         attributes = {key: redact(value, key) for key, value in values.items()}
         attributes.update(self._run)
         return LogRecord(
@@ -220,13 +223,17 @@ class _Draft:
                 values.pop(key, None)
 
 
-def _kept(values: Mapping[str, Any], left_out: Collection[str]) -> dict[str, Any]:
-    """Copy values, since what is not immutable may be another when the record is made."""
-    return {
-        key: value if type(value) in _IMMUTABLE else redact(value, key)
-        for key, value in values.items()
-        if key not in left_out
-    }
+def _name(record: logging.LogRecord) -> str:
+    """Tell the name of a record's logger; one that was made by hand may have none."""
+    return str(record.name or "")
+
+
+def _kept(value: Any, key: str = "") -> Any:
+    """Copy a value, since what is not immutable may be another when the record is made."""
+    kind = type(value)
+    if kind is str or kind is bytes:
+        return value[: 2 * LONGEST_TEXT]  # all that will be read of it: many lines may be waiting
+    return value if kind in _IMMUTABLE else redact(value, key)
 
 
 def _failure(line: Line) -> Mapping[str, Any]:
@@ -236,7 +243,8 @@ def _failure(line: Line) -> Mapping[str, Any]:
     if (exc_info := _exc_info(line)) is not None:
         found[EXCEPTION_TYPE] = qualified_name(exc_info[1])
         found[EXCEPTION_MESSAGE] = _as_text(exc_info[1])
-        found[EXCEPTION_STACKTRACE] = "".join(traceback.format_exception(*exc_info))
+        # To read the lines of source takes much longer than to note where they are.
+        found[EXCEPTION_STACKTRACE] = TracebackException(*exc_info, lookup_lines=False)
     elif isinstance(rendered := event.get("exception"), str):
         found[EXCEPTION_STACKTRACE] = rendered
     stack = event.get("stack") or (record is not None and record.stack_info)

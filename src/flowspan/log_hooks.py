@@ -192,10 +192,10 @@ class LogHooks:
             line = None
             if self._process_event is ours:
                 line, twin = self._begin_event(logger, *args, **kwargs)
-            if line is None:
-                return original(logger, *args, **kwargs)
-            rendered = original(twin, *args, **kwargs)  # raises DropEvent for what is left out
-            self._hear_event(logger, line, rendered)
+            # Raises DropEvent for what is left out
+            rendered = original(logger if line is None else twin, *args, **kwargs)
+            if self._process_event is ours:
+                self._hear_event(logger, line, rendered)
             return rendered
 
         # To structlog the code that logs is the innermost frame outside of itself, so this one must
@@ -216,10 +216,9 @@ class LogHooks:
         printed, local.printed = local.printed, None
         if printed is not None and isinstance(record.msg, str) and record.msg == printed:
             return
-        line = local.expected
+        line, local.expected = local.expected, None
         # The record of a line of structlog has the very same message.
         if line is not None and record.msg is line.rendered:
-            local.expected = None
             line.level = record.levelno
         else:
             line = self._line(record.levelno, record.msg, record.args)
@@ -232,14 +231,14 @@ class LogHooks:
     def _begin_event(
         self, logger: Any, method_name: str, event: Any, event_kw: dict[str, Any]
     ) -> tuple[Line | None, Any]:
-        """Return a line and a logger that fills it in, or None if nobody wants it."""
+        """Return a line and a logger that fills it in; if nobody wants it, None and the logger."""
         try:
             if self._local.is_busy:
-                return None, None
+                return None, logger
             args = event_kw.get("positional_args", ())
             line = self._line(_LEVELS.get(method_name, logging.INFO), event, args)
             if line is None:
-                return None, None
+                return None, logger
             line.keywords = event_kw
             # Read anew each time: structlog's own tools for tests change the list in place.
             line.processors = processors = list(logger._processors)  # noqa: SLF001 - as above
@@ -251,28 +250,33 @@ class LogHooks:
                 line.event = dict(event) if isinstance(event, Mapping) else None
                 return event
 
-            # As `bind` makes it
+            # The class may be the user's, whose __init__ takes and does what it likes.
+            twin = object.__new__(type(logger))
             processors = [*processors[:-1], keep, *processors[-1:]]
-            return line, logger.__class__(logger._logger, processors, logger._context)  # noqa: SLF001
+            twin.__dict__ = {**logger.__dict__, "_processors": processors}
         except Exception:  # as above
             with _contained:
                 raise
-        return None, None
+            return None, logger
+        else:
+            return line, twin
 
-    def _hear_event(self, logger: Any, line: Line, rendered: Any) -> None:
+    def _hear_event(self, logger: Any, line: Line | None, rendered: Any) -> None:
         try:
-            if line.event is None:  # rendered by more than the last processor
+            if line is not None and line.event is None:  # rendered by more than the last processor
                 keywords = line.keywords or {}
                 line.event = {**logger._context, **keywords, "event": line.message}  # noqa: SLF001
             wrapped = logger._logger  # noqa: SLF001 - as above
             args, kwargs = rendered
             message = args[0] if args else kwargs.get("msg")
             if not isinstance(wrapped, (logging.Logger, logging.LoggerAdapter)):
-                self._pass_on(line)
+                if line is not None:
+                    self._pass_on(line)
+                # Also where nobody wants the line: what is printed has a level of its own.
                 if isinstance(message, str) and not isinstance(print, BuiltinFunctionType):
                     self._local.printed = message.rstrip()
             # Without a filter_by_level the level is checked only now.
-            elif wrapped.isEnabledFor(line.level):
+            elif line is not None and wrapped.isEnabledFor(line.level):
                 # The record comes next, in this thread: what processors made of the event.
                 line.rendered = message
                 self._local.expected = line

@@ -18,6 +18,7 @@ from opentelemetry import context as context_api
 from opentelemetry.semconv.attributes.exception_attributes import (
     EXCEPTION_MESSAGE,
     EXCEPTION_STACKTRACE,
+    EXCEPTION_TYPE,
 )
 from opentelemetry.trace import (
     INVALID_SPAN,
@@ -422,12 +423,15 @@ class RunRecorder:
             return
         self._exception = exception
         span = self._attempt_span or self.span
+        if not span.is_recording():
+            return
         message, stacktrace = redact_text(str(exception)), traceback.format_exception(exception)
         masked = {
+            EXCEPTION_TYPE: qualified_name(exception),
             EXCEPTION_MESSAGE: message,
             EXCEPTION_STACKTRACE: redact_text("".join(stacktrace)),
         }
-        span.record_exception(exception, masked, timestamp=now)
+        span.add_event("exception", masked, timestamp=now)  # what the SDK does would not be masked
         if self._attempt_span is not None:
             span.set_attribute(semconv.ERROR_TYPE, qualified_name(exception))
             span.set_status(Status(StatusCode.ERROR, message))

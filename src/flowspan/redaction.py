@@ -17,32 +17,47 @@ MASK: Final = "[redacted]"
 LONGEST_REPR: Final = 1000
 """Characters of what stands for a value that OpenTelemetry has no type for."""
 
-_LONGEST_TEXT: Final = 32_768  # the most that common log stores index of one field
+LONGEST_TEXT: Final = 32_768
+"""Characters of a text: the most that common log stores index of one field."""
+
 _LONGEST_PARAMETER: Final = 256
 _MOST_ITEMS: Final = 1000  # in all containers of one value
 _MAX_DEPTH: Final = 8
 
 _EDGE: Final = r"[\W_]"
+_SECRET: Final = (
+    r"passw(?:or)?d|passphrase|secret(?!ar)|token(?!i[sz])|authorization|credential|cookie"
+    rf"|(?:api|access|account|private|encryption|signing|ssh){_EDGE}?key|connection{_EDGE}?string"
+)
 _SECRET_KEY: Final = re.compile(
-    r"passw(?:or)?d|passphrase|secret|token|authorization|credential|cookie"
-    rf"|(?:api|access|account|private){_EDGE}?key|connection{_EDGE}?string"
-    rf"|(?:^|{_EDGE})(?:pass|pwd|auth|dsn|session)$|session{_EDGE}?(?:id|key)$",
+    rf"{_SECRET}|(?:^|{_EDGE})(?:pass|pwd|auth|dsn|session)$|session{_EDGE}?(?:id|key)$",
     re.IGNORECASE,
 )
 # How many tokens a language model may take is no secret, unlike the tokens of an API.
 _COUNT_KEY: Final = re.compile(r"tokens|token_(?:count|limit|usage)", re.IGNORECASE)
 
-# A password may hold an @ itself.
-_URL_CREDENTIALS: Final = re.compile(r"""(?<=://)[^/\s:@"']*:[^/\s"']*@""")
-# As in connection strings, query strings and what Python and JSON print of a mapping
+# A password may hold an @ itself; and what stands alone is a token, as Git has it in a URL.
+_URL_CREDENTIALS: Final = re.compile(
+    r"""(?<=://)[^/\s:@"']*:[^/\s"']*@|(?<=https://)[^/\s:@"']+@"""
+)
+# As in connection strings, query strings, headers and what Python, JSON and YAML print of a
+# mapping, also inside of a string. What never ends is a secret up to the end of its line, so that
+# no part of a value can fail to match: this takes no longer than the text is.
+_INNER: Final = r"[\[({][^\[\](){}]*[\])}]?"
 _ASSIGNED: Final = re.compile(
-    r"""(?P<key>\b(?:\w*(?:passw(?:or)?d|pwd|secret|token|api_?key|access_?key|account_?key))
-    (?:\s*=\s*|["']\s*:\s*))
-    (?:(?P<quote>["'])(?:(?!(?P=quote)).)*(?P=quote)|(?!\[redacted\])[^\s,;&"')\]}]+)""",
+    rf"""(?P<key>\b\w*(?:{_SECRET}|credentials|cookies|pwd|auth|dsn)
+    (?:\\*["'])?\]?[ \t]*(?::?=[=>]?|:(?!//))[ \t]*)
+    (?:[bfru]{{0,2}}(?P<quote>\\*["'])(?:(?!(?P=quote))(?:\\.|.))*(?P=quote)?
+    |[\[({{](?:[^\[\](){{}}]|{_INNER})*[\])}}]?
+    |(?<=cookie:[ ])[^\r\n]+
+    |(?:(?:basic|bearer|digest|token)[ \t]+)?[^\s,;&"')\]}}]+)""",
     re.IGNORECASE | re.VERBOSE,
 )
 # Most texts have none of these words, and to find that out is cheap.
-_SECRET_WORDS: Final = ("passw", "pwd", "secret", "token", "key")
+_SECRET_WORDS: Final = (
+    *("pass", "pwd", "secret", "token", "key", "auth", "credential", "cookie", "connection"),
+    "dsn",
+)
 
 _TEXTUAL: Final = (date, time, timedelta, UUID, PurePath, Decimal)
 _FIRST_64_BITS, _LAST_64_BITS = -(2**63), 2**63 - 1
@@ -53,30 +68,43 @@ def redact(value: object, key: str = "") -> Any:
 
     A value is a secret if `key`, or the key of a mapping inside `value` that leads to it, sounds
     like one (password, token, secret, api_key, ...), or if it is of a secret type of Prefect's or
-    Pydantic's. Credentials in URLs and connection strings are masked wherever they stand.
+    Pydantic's. In texts, credentials of URLs and what is assigned to such a key are masked wherever
+    they stand; so they are in the ``repr`` of a model or a dataclass.
 
     Returns:
         Texts, bytes, booleans, finite numbers of at most 64 bits, and lists and mappings of these
-        are kept as such; dates, ids, paths and decimals become text; anything else its ``repr``, of
-        at most `LONGEST_REPR` characters. Containers are cut after 8 levels and 1,000 items.
+        are kept as such; named tuples become mappings; dates, ids, paths and decimals become text;
+        anything else its ``repr``, of at most `LONGEST_REPR` characters. Containers are cut after 8
+        levels and 1,000 items, texts after `LONGEST_TEXT` characters.
     """
     return _contained(lambda: _Mask(_plain).copy(value, key), value)
 
 
 def redact_parameter(value: object, key: str = "") -> str:
     """Render `value` as text of at most 256 characters, with its secrets masked as by `redact`."""
-    plain = _contained(lambda: str(_Mask(lambda leaf: leaf).copy(value, key)), value)
-    text = redact_text(str(plain))
-    return text if len(text) <= _LONGEST_PARAMETER else f"{text[: _LONGEST_PARAMETER - 1]}…"
+    plain = _contained(lambda: str(_Mask(_short).copy(value, key)), value)
+    return redact_text(str(plain), _LONGEST_PARAMETER)
 
 
-def redact_text(text: str) -> str:
-    """Mask the credentials in a text: those of URLs, and what is assigned to a secret's name."""
+def redact_text(text: str, longest: int = LONGEST_TEXT) -> str:
+    """Mask the credentials in a text: those of URLs, and what is assigned to a secret's name.
+
+    It is cut to `longest` characters. What is no Unicode in it, as in names of files, becomes a
+    question mark: it would fail a whole export.
+    """
+    text = _masked(text[: 2 * longest])  # no credentials are torn where it is cut in the end
+    if len(text) > longest:
+        text = f"{text[: longest - 1]}…"
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
+def _masked(text: str) -> str:
     if "://" in text:
         text = _URL_CREDENTIALS.sub(f"{MASK}@", text)
-    lowered = text.lower()
-    if any(word in lowered for word in _SECRET_WORDS):
-        text = _ASSIGNED.sub(_mask_assigned, text)
+    if "=" in text or ":" in text:
+        lowered = text.lower()
+        if any(word in lowered for word in _SECRET_WORDS):
+            text = _ASSIGNED.sub(_mask_assigned, text)
     return text
 
 
@@ -88,6 +116,12 @@ def _mask_assigned(found: re.Match[str]) -> str:
 @lru_cache(maxsize=4096)
 def _is_secret(key: str) -> bool:
     return _SECRET_KEY.search(key) is not None
+
+
+def _is_harmless(value: object, key: str) -> bool:
+    """Whether a value is none that a secret can have: one of two, or how many there are."""
+    is_flag = value is None or isinstance(value, bool)
+    return is_flag or (isinstance(value, Real) and _is_count(key))
 
 
 @lru_cache(maxsize=4096)
@@ -111,8 +145,10 @@ class _Mask:
         self._left = _MOST_ITEMS
 
     def copy(self, value: object, key: str, depth: int = _MAX_DEPTH) -> object:
-        if _is_secret(key) and not (isinstance(value, Real) and _is_count(key)):
+        if _is_secret(key) and not _is_harmless(value, key):
             return MASK
+        if isinstance(value, tuple) and hasattr(value, "_asdict"):  # as URLs of SQLAlchemy
+            value = value._asdict()
         if not isinstance(value, (Mapping, list, tuple, AbstractSet)):
             return self._leaf(value)
         if depth == 0:
@@ -134,25 +170,28 @@ def _plain(value: object) -> object:  # noqa: PLR0911 - one for each kind of val
     if isinstance(value, Enum):
         return _plain(value.value)
     if isinstance(value, str):
-        return _text(str(value), _LONGEST_TEXT)
+        return redact_text(str(value))
     if isinstance(value, Integral) and _FIRST_64_BITS <= int(value) <= _LAST_64_BITS:
         return int(value)
     if isinstance(value, Real) and not isinstance(value, Integral):
         return float(value)
-    if isinstance(value, (bytes, bytearray)) and len(value) <= LONGEST_REPR:
+    if isinstance(value, (bytes, bytearray)):
+        if len(value) > LONGEST_REPR:
+            return redact_text(repr(value[:LONGEST_REPR]), LONGEST_REPR)
         text = value.decode(errors="surrogateescape")
-        return redact_text(text).encode(errors="surrogateescape")
+        return _masked(text).encode(errors="surrogateescape")
+    if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
+        return bool(value)  # unlike its numbers, no instance of what Python has
     if _is_secret_type(type(value)):
         return MASK
-    return _text(str(value) if isinstance(value, _TEXTUAL) else repr(value), LONGEST_REPR)
+    return redact_text(str(value) if isinstance(value, _TEXTUAL) else repr(value), LONGEST_REPR)
 
 
-def _text(text: str, longest: int) -> str:
-    """Mask and cut a text; what is no Unicode, as in names of files, would fail a whole export."""
-    text = redact_text(text[: 2 * longest])  # no credentials are torn where it is cut in the end
-    if len(text) > longest:
-        text = f"{text[: longest - 1]}…"
-    return text if text.isascii() else text.encode(errors="replace").decode()
+def _short(value: object) -> object:
+    """Take of what is no container as much as can be seen in a parameter."""
+    if isinstance(value, (str, bytes, bytearray)):
+        return value[: 2 * _LONGEST_PARAMETER]
+    return value
 
 
 def _contained(make: Callable[[], object], value: object) -> object:

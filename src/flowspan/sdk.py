@@ -185,10 +185,13 @@ def describe_signals(settings: Settings) -> list[SignalRoute]:
     Raises:
         ConfigurationError: As `build_tracer_provider`.
     """
+    signals = [_TRACES, _METRICS, LOGS]
+    used = signals if settings.logs else signals[:-1]
     return [
         route
-        for signal in (_TRACES, _METRICS, LOGS)
-        for route in _routes(signal, settings) or [SignalRoute(signal, NONE, "nowhere")]
+        for signal in signals
+        for route in (signal in used and _routes(signal, settings))
+        or [SignalRoute(signal, NONE, "nowhere")]
     ]
 
 
