@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import contextvars
-import functools
 import json
 import linecache
 import logging
@@ -216,30 +215,33 @@ def outside(say: Say) -> None:
         say()
 
 
-@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("where", PLACES)
-def test_every_logger_everywhere(recorded: Recorded, where: str, source: str) -> None:
+def test_every_logger_everywhere(recorded: Recorded, where: str) -> None:
     """A line is one record, with the ids of its attempt or run, but not of one that has ended."""
-    if (where, source) == ("outside", "get_run_logger"):  # it raises there, so take what it gives
-        logger = flow_run_logger(FlowRun(flow_id=uuid.uuid4()))
-        found = PLACES[where](lambda: logger.info(SAID))
-    else:
-        found = PLACES[where](functools.partial(say, source, SAID))
-    if (where, source) == ("outside", "print"):
-        assert recorded.logs.saying(SAID) == []  # which Prefect does not capture
-        return
-    record = recorded.logs.one(SAID)
-    assert [r.body for r in recorded.logs.all if SAID in str(r.body)] == [SAID]  # nor as printed
-    extra = {"n": 1} if source.startswith("structlog") else {}
-    if found is None:
-        assert dict(record.attributes or {}) == extra
-        assert (record.trace_id, record.span_id) == (0, 0)
-        return
-    span, runs = found
-    assert dict(record.attributes or {}) == {**extra, **recorded.run_fields(**runs)}
-    ids = context(recorded.spans.one(span))
-    assert (record.trace_id, record.span_id) == (ids.trace_id, ids.span_id)
-    assert (record.severity_number, record.severity_text) == (SeverityNumber.INFO, "INFO")
+
+    def say_all() -> None:
+        for source in SOURCES:
+            if (where, source) == ("outside", "get_run_logger"):  # it raises there
+                flow_run_logger(FlowRun(flow_id=uuid.uuid4())).info(f"{SAID} of {source}")
+            else:
+                say(source, f"{SAID} of {source}")
+
+    found = PLACES[where](say_all)
+    heard = [source for source in SOURCES if (where, source) != ("outside", "print")]
+    bodies = [record.body for record in recorded.logs.all if SAID in str(record.body)]
+    assert sorted(map(str, bodies)) == sorted(f"{SAID} of {source}" for source in heard)
+    expected: dict[str, Any] = {}
+    ids = (0, 0)
+    if found is not None:
+        span, runs = found
+        expected, of_span = recorded.run_fields(**runs), context(recorded.spans.one(span))
+        ids = (of_span.trace_id, of_span.span_id)
+    for source in heard:
+        record = recorded.logs.one(f"{SAID} of {source}")
+        extra = {"n": 1} if source.startswith("structlog") else {}
+        assert (source, dict(record.attributes or {})) == (source, {**extra, **expected})
+        assert (source, record.trace_id, record.span_id) == (source, *ids)
+        assert (record.severity_number, record.severity_text) == (SeverityNumber.INFO, "INFO")
 
 
 def written(folder: Path) -> list[dict[str, Any]]:
@@ -1036,6 +1038,30 @@ def test_a_handler_of_opentelemetry(recorded: Recorded, kind: Any) -> None:
     run = recorded.run_fields("main").items()
     assert all(run <= fields(record).items() for record in said)
     assert [r.body for r in recorded.logs.all if "prefect" not in str(r.body)] == ["native"]
+
+
+@pytest.mark.parametrize("log_prints", [True, False])
+def test_a_handler_of_opentelemetry_and_captured_prints(
+    recorded: Recorded, *, log_prints: bool
+) -> None:
+    """A line that structlog prints is the handler's if Prefect makes a record of the print."""
+    theirs = RecordedLogs()
+    handler = LoggingHandler(logger_provider=theirs.provider)
+
+    @flow(log_prints=log_prints)
+    def main() -> None:
+        with patch_print():  # as another run does that goes on meanwhile
+            structlog.get_logger().info(SAID, n=1)
+
+    logging.getLogger().addHandler(handler)
+    try:
+        main()
+    finally:
+        logging.getLogger().removeHandler(handler)
+    said = [record for record in theirs.all if SAID in str(record.body)]
+    ours = [record for record in recorded.logs.all if SAID in str(record.body)]
+    assert (len(said), len(ours)) == ((1, 0) if log_prints else (0, 1))
+    assert recorded.run_fields("main").items() <= fields((said + ours)[0]).items()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

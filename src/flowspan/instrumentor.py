@@ -245,11 +245,12 @@ def _log_export(
     observer: EngineObserver, provider: LoggerProvider, settings: Settings
 ) -> LogExport | None:
     """Make what exports log records, if these go anywhere."""
-    from flowspan.log_export import LogExport  # noqa: PLC0415 - as Prefect's engines
+    from flowspan._prefect import print_logger  # noqa: PLC0415 - as Prefect's engines
+    from flowspan.log_export import LogExport  # noqa: PLC0415 - as above
 
     if isinstance(provider, _logs.NoOpLoggerProvider):
         return None
-    return LogExport(provider, settings.log_level, observer.tracer.active.get)
+    return LogExport(provider, settings.log_level, observer.tracer.active.get, print_logger)
 
 
 def _checked(name: str, given: P, method: str) -> P:

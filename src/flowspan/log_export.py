@@ -103,12 +103,20 @@ class LogExport:
         provider: Where records go. One of flowspan's makes them in a thread of its own.
         level: The least level of what is exported.
         find_recorder: Finds the recorder of a run that is active in this process by the run's id.
+        print_logger: Finds the logger that makes a record of what is printed, if one does.
     """
 
-    def __init__(self, provider: LoggerProvider, level: int, find_recorder: FindRecorder) -> None:
+    def __init__(
+        self,
+        provider: LoggerProvider,
+        level: int,
+        find_recorder: FindRecorder,
+        print_logger: Callable[[], logging.Logger | None] = lambda: None,
+    ) -> None:
         self.level = level
         self._provider = provider
         self._find_recorder = find_recorder
+        self._print_logger = print_logger
 
     def arrange(self, processors: list[Any]) -> list[Any]:
         """Let the contrib's processor of structlog, if there is one, see the run's attributes."""
@@ -127,13 +135,25 @@ class LogExport:
         run = {} if recorder is None else recorder.log_attributes
         if line.source is not None and _is_handled(line.source, line.level):
             vars(line.record).update(run)
-        elif not _has_otel_processor(line.processors):
+        elif not (
+            line.is_echo
+            or _has_otel_processor(line.processors)
+            or (line.is_printed and self._is_handled_as_print())
+        ):
             draft = _Draft(line, run, ids)
             if isinstance(self._provider, BoundedLoggerProvider):
                 self._provider.emit_later(draft)
             else:
                 # The application's own may have processors that look at the context.
                 self._provider.get_logger(draft.logger).emit(draft.record(context))
+
+    def _is_handled_as_print(self) -> bool:
+        logger = self._print_logger()
+        return (
+            logger is not None
+            and logger.isEnabledFor(logging.INFO)
+            and _is_handled(logger, logging.INFO)
+        )
 
     def _run_of(self, line: Line, context: Context) -> tuple[RunRecorder | None, SpanContext]:
         """Find the run that logs a line, and the span; neither is one that has ended."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 import threading
 from collections.abc import Mapping
 from types import BuiltinFunctionType, FunctionType
@@ -66,6 +67,12 @@ class Line:
 
     rendered: object = None
     """For a line of structlog that goes through `source`, the message that it has there."""
+
+    is_printed = False
+    """Whether it is a line of structlog that comes to `print`, which Prefect may have patched."""
+
+    is_echo = False
+    """Whether it is the record that Prefect made of such a line."""
 
     _text: str | None = None
 
@@ -214,8 +221,6 @@ class LogHooks:
         if local.is_busy:
             return
         printed, local.printed = local.printed, None
-        if printed is not None and isinstance(record.msg, str) and record.msg == printed:
-            return
         line, local.expected = local.expected, None
         # The record of a line of structlog has the very same message.
         if line is not None and record.msg is line.rendered:
@@ -226,6 +231,8 @@ class LogHooks:
             if line is None or (record.process is not None and record.process != os.getpid()):
                 return
         line.source, line.record = logger, record
+        if printed is not None and isinstance(record.msg, str) and record.msg == printed:
+            line.is_echo, line.measures = True, False
         self._pass_on(line)
 
     def _begin_event(
@@ -270,10 +277,12 @@ class LogHooks:
             args, kwargs = rendered
             message = args[0] if args else kwargs.get("msg")
             if not isinstance(wrapped, (logging.Logger, logging.LoggerAdapter)):
+                is_captured = not isinstance(print, BuiltinFunctionType)
                 if line is not None:
+                    line.is_printed = is_captured and _prints(wrapped)
                     self._pass_on(line)
                 # Also where nobody wants the line: what is printed has a level of its own.
-                if isinstance(message, str) and not isinstance(print, BuiltinFunctionType):
+                if is_captured and isinstance(message, str):
                     self._local.printed = message.rstrip()
             # Without a filter_by_level the level is checked only now.
             elif line is not None and wrapped.isEnabledFor(line.level):
@@ -305,6 +314,13 @@ class LogHooks:
                 self._export.hear(line)
         finally:
             local.is_busy = False
+
+
+def _prints(wrapped: Any) -> bool:
+    """Whether a logger of structlog's prints to the terminal, as its PrintLogger does."""
+    own = sys.modules[type(wrapped).__module__]
+    terminals = (sys.stdout, sys.stderr, getattr(own, "stdout", None))  # the last is its default
+    return getattr(wrapped, "_file", None) in terminals and not hasattr(wrapped, "_write")
 
 
 class _Local(threading.local):
