@@ -80,9 +80,10 @@ def test_who_exports_log_records(tmp_path: Path) -> None:
     disabled = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "logging, structlog"}
     said = " ".join(doctor(tmp_path, **disabled).stdout.split())
     assert "from INFO up, with the run's ids; nothing is installed that would" in said
-    said = " ".join(doctor(tmp_path, FLOWSPAN_LOGS="false").stdout.split())
-    assert "logs are switched off by FLOWSPAN_LOGS" in said
-    assert "exports the lines" not in said
+    for variable, value in (("FLOWSPAN_LOGS", "false"), ("OTEL_LOGS_EXPORTER", "none")):
+        said = " ".join(doctor(tmp_path, **{variable: value}).stdout.split())
+        assert f"logs are switched off by {variable}" in said
+        assert "exports the lines" not in said
 
 
 @pytest.mark.parametrize("variable", ["FLOWSPAN_ENABLED=false", "OTEL_SDK_DISABLED=true"])

@@ -73,8 +73,6 @@ def examine() -> Iterator[Finding]:
         yield from _examine_patches()
     yield _examine_objectives(settings)
     yield from _examine_signals(settings)
-    if settings.logs:
-        yield from _examine_log_exporters(settings)
     yield from _examine_duplicates(settings)
 
 
@@ -139,6 +137,8 @@ def _examine_signals(settings: Settings) -> Iterator[Finding]:
             yield Finding(route.signal, Verdict.WELL, f"{place}, which answers")
         else:
             yield Finding(route.signal, Verdict.WRONG, f"{place}, which does not answer: {problem}")
+    if settings.logs and any(r.signal == sdk.LOGS and r.exporter != sdk.NONE for r in routes):
+        yield from _examine_log_exporters(settings)
 
 
 def _examine_log_exporters(settings: Settings) -> Iterator[Finding]:
