@@ -670,6 +670,14 @@ def test_own_levels(lines: Read) -> None:
     assert [line["event"] for line in lines()] == ["yes"]
 
 
+def test_level_of_the_root(lines: Read) -> None:
+    """The root logger keeps its level, which is that of all libraries."""
+    logging.getLogger().setLevel("WARNING")
+    structlog.get_logger("root").info("no")
+    logging.getLogger("library").info("no")
+    assert lines() == []
+
+
 def test_twice(read: Read) -> None:
     """Called again it changes nothing, but for what the new arguments say."""
     logs.configure("json")

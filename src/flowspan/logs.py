@@ -269,7 +269,7 @@ def _inherits_from_root(logger: logging.Logger) -> bool:
     ancestor: logging.Logger | None = logger
     while ancestor is not None and ancestor.level == logging.NOTSET:
         ancestor = ancestor.parent
-    return ancestor is None or ancestor is logging.getLogger()
+    return ancestor is not logger and (ancestor is None or ancestor is logging.getLogger())
 
 
 def _format_arguments(_logger: Any, _method_name: str, event_dict: EventDict) -> EventDict:
