@@ -738,6 +738,19 @@ def test_filters_and_levels_of_handlers(read: Read) -> None:
     assert [(line["level"], line["event"]) for line in read()] == [("error", "shown")]
 
 
+def test_handlers_that_share_the_records(read: Read) -> None:
+    """Of handlers that share what they write, as by level, what any of them wrote is written."""
+    low, high = logging.StreamHandler(sys.stdout), logging.StreamHandler()
+    low.addFilter(lambda record: record.levelno < logging.ERROR)
+    high.setLevel("ERROR")
+    logging.getLogger().handlers = [low, high]
+    for _ in range(2):
+        logs.configure("json")
+    for level in ("warning", "error"):
+        getattr(logging.getLogger("library"), level)("said")
+    assert [line["level"] for line in read()] == ["warning", "error"]
+
+
 def test_other_handlers(lines: Read) -> None:
     """To handlers that know nothing of structlog, an event of its reads like a message."""
     stream = io.StringIO()
