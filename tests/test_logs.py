@@ -670,6 +670,14 @@ def test_own_levels(lines: Read) -> None:
     assert [line["event"] for line in lines()] == ["yes"]
 
 
+def test_level_of_the_root(lines: Read) -> None:
+    """The root logger keeps its level, which is that of all libraries."""
+    logging.getLogger().setLevel("WARNING")
+    structlog.get_logger("root").info("no")
+    logging.getLogger("library").info("no")
+    assert lines() == []
+
+
 def test_twice(read: Read) -> None:
     """Called again it changes nothing, but for what the new arguments say."""
     logs.configure("json")
@@ -728,6 +736,19 @@ def test_filters_and_levels_of_handlers(read: Read) -> None:
         logging.getLogger("library").error(message)
         logging.getLogger("library").warning(message)
     assert [(line["level"], line["event"]) for line in read()] == [("error", "shown")]
+
+
+def test_handlers_that_share_the_records(read: Read) -> None:
+    """Of handlers that share what they write, as by level, what any of them wrote is written."""
+    low, high = logging.StreamHandler(sys.stdout), logging.StreamHandler()
+    low.addFilter(lambda record: record.levelno < logging.ERROR)
+    high.setLevel("ERROR")
+    logging.getLogger().handlers = [low, high]
+    for _ in range(2):
+        logs.configure("json")
+    for level in ("warning", "error"):
+        getattr(logging.getLogger("library"), level)("said")
+    assert [line["level"] for line in read()] == ["warning", "error"]
 
 
 def test_other_handlers(lines: Read) -> None:

@@ -361,7 +361,8 @@ def _logs_beside(file: Path, trace_id: str, floor: int) -> "Logs":
     try:
         found = reader.load_trace(reader.find_files(folder), trace_id)
     except SourceError as error:
-        _fail(f"{error}\n{_HOW_TO_GET_LOGS}")
+        _note(f"{error}\n{_HOW_TO_GET_LOGS}")
+        return reader.Logs((), ())
     shown = reader.at_least(found.logs, floor)
     if not shown:
         _note(f"{folder} holds no log lines of this trace" + (" and level." if floor else "."))

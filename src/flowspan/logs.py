@@ -269,7 +269,7 @@ def _inherits_from_root(logger: logging.Logger) -> bool:
     ancestor: logging.Logger | None = logger
     while ancestor is not None and ancestor.level == logging.NOTSET:
         ancestor = ancestor.parent
-    return ancestor is None or ancestor is logging.getLogger()
+    return ancestor is not logger and (ancestor is None or ancestor is logging.getLogger())
 
 
 def _format_arguments(_logger: Any, _method_name: str, event_dict: EventDict) -> EventDict:
@@ -390,9 +390,17 @@ class StderrHandler(logging.Handler):
 
     def __init__(self, replaced: list[logging.Handler]) -> None:
         super().__init__(min((handler.level for handler in replaced), default=logging.NOTSET))
-        for handler in replaced:
-            for condition in handler.filters:
-                self.addFilter(condition)
+        self._replaced = replaced
+
+    def filter(self, record: logging.LogRecord) -> Any:
+        """Let pass what any of the replaced handlers would have written."""
+        if not self._replaced:
+            return super().filter(record)
+        for handler in self._replaced:
+            if record.levelno >= handler.level and (passed := handler.filter(record)):
+                # Since Python 3.12 a filter may return another record.
+                return super().filter(record if passed is True else passed)
+        return False
 
     def format(self, record: logging.LogRecord) -> str:
         """Format `record`; should that fail, say at least what it is about."""
@@ -438,7 +446,8 @@ def _replace_terminal_handlers(formatter: logging.Formatter) -> None:
             continue
         kept = [handler for handler in logger.handlers if handler not in replaced]
         if logger is root or not _is_written_above(logger):
-            handler = StderrHandler(replaced)
+            is_ours = len(replaced) == 1 and isinstance(replaced[0], StderrHandler)
+            handler = replaced[0] if is_ours else StderrHandler(replaced)
             handler.setFormatter(formatter)
             kept.append(handler)
         logger.handlers = kept  # at once, for the sake of other threads

@@ -270,10 +270,10 @@ def test_lines_are_found_beside_a_named_file_of_spans(flowspan: Run, tmp_path: P
 
 
 def test_a_timeline_without_lines_says_why(flowspan: Run, tmp_path: Path) -> None:
-    """No file of logs is a failure, a trace that logged nothing is none."""
+    """It is drawn all the same, since nothing of it is missing."""
     trace_id, _ = traced(tmp_path)
     done = flowspan("timeline", "--logs")
-    assert (done.exit_code, done.stdout) == (1, "")
+    assert (done.exit_code, "RUN etl" in done.stdout) == (0, True)
     assert ".flowspan holds no logs*.jsonl file." in done.stderr
     assert "FLOWSPAN_LOGS" in done.stderr
     pipeline(embedded(tmp_path))

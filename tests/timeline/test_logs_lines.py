@@ -121,6 +121,14 @@ def test_nothing_that_was_logged_can_move_the_cursor(tmp_path: Path) -> None:
     assert sum("a�[2J�b�[bold]" in line for line in lines) > 10
 
 
+def test_spaces_of_any_kind_are_plain_ones(tmp_path: Path) -> None:
+    """As in numbers and dates of many languages: nobody can type what they would be found by."""
+    with closing(Process(tmp_path / "logs.jsonl")) as process:
+        process.log("1\u00a0000\u202f€\u3000sold")
+    assert written(tmp_path)[0].endswith(" 1 000 € sold")
+    assert short(tmp_path)[0].endswith(" 1 000 € sold")
+
+
 def test_short_lines_count_from_the_start(tmp_path: Path) -> None:
     """Their fields are cut, and of an exception there is one line below the message."""
     with closing(Process(tmp_path / "logs.jsonl")) as process:

@@ -234,6 +234,14 @@ def test_latest_needs_no_trace(tmp_path: Path) -> None:
     assert (log.message, log.trace_id, log.span_id) == ("untraced", None, None)
 
 
+def test_latest_is_not_what_belongs_to_nothing(tmp_path: Path) -> None:
+    """Not even where the text of a line makes it look broken."""
+    with closing(Process(tmp_path / "logs.jsonl", "")) as process:
+        process.log("{", attributes={}, span_id="0")
+    with pytest.raises(UnknownRunError, match="no log lines of runs yet"):
+        load(tmp_path, "latest")
+
+
 def test_an_unknown_run_is_told_with_those_there_are(tmp_path: Path) -> None:
     """The latest first, by the ids of flow runs, with their names."""
     pipeline(tmp_path)

@@ -222,7 +222,7 @@ def load(source: Path, wanted: str, trace_of_root: Callable[[str], str]) -> Logs
 def load_trace(files: Iterable[Path], trace_id: str | None) -> Logs:
     """Read the log lines of a trace; no id reads only problems."""
     needles = otlp.spellings(trace_id) if trace_id else ()
-    return _load(files, needles, lambda log: log.trace_id == trace_id)
+    return _load(files, needles, lambda log: bool(trace_id) and log.trace_id == trace_id)
 
 
 def _load_run(files: Iterable[Path], run_id: str, own_trace: str) -> Logs:

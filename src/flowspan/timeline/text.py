@@ -2,6 +2,7 @@
 
 from datetime import datetime, timezone
 from typing import Final
+from unicodedata import category
 
 from rich.cells import cell_len, set_cell_size
 
@@ -67,8 +68,10 @@ def clean(value: object) -> str:
 
 
 def printable(line: str) -> str:
-    """Replace what would move the cursor or change colours; spaces stay as they are."""
-    return line if line.isprintable() else "".join(c if c.isprintable() else "�" for c in line)
+    """Replace what would move the cursor or change colours; every kind of space is a plain one."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else " " if category(c) == "Zs" else "�" for c in line)
 
 
 def cut(text: str, width: int) -> str:
