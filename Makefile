@@ -41,7 +41,7 @@ DEMO_ENV := env -u PREFECT_API_URL -u PREFECT_API_KEY -u PREFECT_PROFILE \
 	PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE=100 \
 	PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS=0.5
 
-.PHONY: help demo test lint bench bench-logs matrix wheel constraints clean
+.PHONY: help demo test e2e programs lint bench bench-logs matrix wheel constraints clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,12 @@ demo: $(READY)  ## Trace a real flow, print its timeline and its metrics
 
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+e2e: $(READY) programs  ## Test the Collector's configuration with the real programs
+	$(BIN)/python -m pytest tests/e2e $(ARGS)
+
+programs: $(READY)  ## Build the Collector, Jaeger and Prometheus for that, where missing
+	$(BIN)/python scripts/programs.py
 
 lint: $(READY)  ## Check style, format and types
 	$(BIN)/ruff check

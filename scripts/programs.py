@@ -8,7 +8,7 @@ The folder of a program in ``scripts/programs/`` holds the versions and checksum
 of; nothing else goes into a build. The Collector's components are those of
 ``collector/builder.yaml``.
 
-What is built lies in ``$FLOWSPAN_PROGRAMS``, by default ``~/.cache/flowspan/programs``, in a folder
+What is built lies in ``$E2E_PROGRAMS``, by default ``~/.cache/flowspan/programs``, in a folder
 that is named after the version and a hash of the pins. Go's own caches take some gigabytes more
 while it builds (``go clean -cache -modcache`` frees them).
 """
@@ -90,7 +90,7 @@ def pins(folder: Path) -> tuple[Path, Path]:
 
 def cache() -> Path:
     """The folder of what is built; it is made by the first build."""
-    named = os.environ.get("FLOWSPAN_PROGRAMS")
+    named = os.environ.get("E2E_PROGRAMS")
     general = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(named) if named else general / "flowspan" / "programs"
 
@@ -125,7 +125,10 @@ def build(program: Program) -> Path:
         (folder / program.name).replace(path)
     size = path.stat().st_size / 2**20
     seconds = time.monotonic() - start
-    print(f"Built {program.name} {program.version} in {seconds:.0f} s, {size:.0f} MiB", file=sys.stderr)
+    print(
+        f"Built {program.name} {program.version} in {seconds:.0f} s, {size:.0f} MiB",
+        file=sys.stderr,
+    )
     return path
 
 
@@ -184,7 +187,11 @@ def go(*arguments: str | Path, cwd: Path, **variables: str) -> None:
 
 
 def lock(program: Program) -> None:
-    """Write ``go.mod`` and ``go.sum`` anew, for the versions named here and in the manifest."""
+    """Write ``go.mod`` and ``go.sum`` anew, for the versions named here and in the manifest.
+
+    Go asks the public checksum database about each module. Behind a mirror that holds only part of
+    it, GONOSUMDB names the modules to take on trust; builds then hold to what was taken.
+    """
     program.pins.mkdir(parents=True, exist_ok=True)
     tool = f"{program.package}@v{program.version}"
     with tempfile.TemporaryDirectory() as name:
@@ -206,8 +213,12 @@ def lock(program: Program) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build what is named, or everything; print one path a line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=PROGRAMS, metavar="PROGRAM", default=[*PROGRAMS])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "names", nargs="*", choices=PROGRAMS, metavar="PROGRAM", default=[*PROGRAMS]
+    )
     parser.add_argument("--lock", action="store_true", help="write the pins instead")
     options = parser.parse_args(arguments)
     try:
