@@ -1,0 +1,211 @@
+"""The programs of the end-to-end tests, running on free ports of loopback. Every wait is bounded."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+import programs
+
+LAYERS = programs.ROOT / "collector"
+DEMO = programs.ROOT / "examples" / "nyc_flights.py"
+
+T = TypeVar("T")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listened on a moment ago, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def read(url: str, timeout: float = 10) -> bytes:
+    with urllib.request.urlopen(url, timeout=timeout) as response:  # noqa: S310 - loopback
+        found: bytes = response.read()
+    return found
+
+
+def wait_for(find: Callable[[], T | None], seconds: float = 60, what: str = "it") -> T:
+    """The first result that is neither empty nor an error of the network.
+
+    Raises:
+        TimeoutError: There was none in time.
+    """
+    deadline = time.monotonic() + seconds
+    problem: object = None
+    while time.monotonic() < deadline:
+        try:
+            if found := find():
+                return found
+        except OSError as error:
+            problem = error
+        time.sleep(0.2)
+    raise TimeoutError(f"{what} did not come in {seconds:.0f} s (last problem: {problem})")
+
+
+class Running:
+    """One program in the background, with a log; it can be stopped, killed and started again."""
+
+    def __init__(
+        self, command: list[str], log: Path, health: str, variables: dict[str, str] | None = None
+    ) -> None:
+        self._command = command
+        self._health = health
+        # Nothing of the machine's settings, above all no credentials.
+        self._variables = {"PATH": os.environ["PATH"], **(variables or {})}
+        self.log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the program and wait until it is healthy."""
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command, env=self._variables, stdout=output, stderr=output
+            )
+        wait_for(self._is_healthy, 60, f"health of {self._command[0]}")
+
+    def _is_healthy(self) -> bool:
+        if self._process is None or self._process.poll() is not None:
+            raise RuntimeError(f"it ended:\n{self.log.read_text()[-4000:]}")
+        return bool(read(self._health, 2) or True)
+
+    @property
+    def pid(self) -> int:
+        """The process's id while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    def stop(self) -> None:
+        """End it as an operator does; it may finish what it is at."""
+        self._end(lambda process: process.terminate())
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        self._end(lambda process: process.kill())
+
+    def _end(self, end: Callable[[subprocess.Popen[bytes]], None]) -> None:
+        process, self._process = self._process, None
+        if process is not None and process.poll() is None:
+            end(process)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
+
+
+class Collector(Running):
+    """The Collector with base.yaml and some layers, its queues below `folder`."""
+
+    def __init__(self, folder: Path, *layers: str, **variables: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = ("GRPC", "HTTP", "HEALTH", "METRICS", "PROMETHEUS", "CLOUDWATCH")
+        self.ports = dict(zip(names, free_ports(len(names)), strict=True))
+        configs = [f"--config={LAYERS / name}.yaml" for name in ("base", *layers)]
+        super().__init__(
+            [str(programs.COLLECTOR.path), *configs],
+            folder / "collector.log",
+            f"http://127.0.0.1:{self.ports['HEALTH']}",
+            {
+                **{f"COLLECTOR_{name}_PORT": str(port) for name, port in self.ports.items()},
+                "COLLECTOR_STORAGE": str(folder / "queues"),
+                **variables,
+            },
+        )
+
+    def endpoint(self, protocol: str = "grpc") -> str:
+        """Where flows send OTLP to."""
+        port = self.ports["GRPC" if protocol == "grpc" else "HTTP"]
+        return f"http://127.0.0.1:{port}"
+
+    def own_metrics(self) -> dict[str, float]:
+        """The Collector's metrics of itself, summed over all labels."""
+        totals: dict[str, float] = {}
+        text = read(f"http://127.0.0.1:{self.ports['METRICS']}/metrics").decode()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                totals[sample.name] = totals.get(sample.name, 0) + sample.value
+        return totals
+
+    def prometheus(self) -> str:
+        """What Prometheus would scrape of the layers `jaeger` and `prometheus`."""
+        return read(f"http://127.0.0.1:{self.ports['PROMETHEUS']}/metrics").decode()
+
+
+class Jaeger(Running):
+    """Jaeger v2, as docker-compose.yml runs it but for ports and folders; traces in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.otlp, self.query, query_grpc, health = free_ports(4)
+        config = yaml.safe_load((programs.ROOT / "compose" / "jaeger.yaml").read_text())
+        extensions = config["extensions"]
+        extensions["healthcheckv2"]["http"]["endpoint"] = f"127.0.0.1:{health}"
+        extensions["jaeger_storage"] = {"backends": {"traces": {"memory": {"max_traces": 10_000}}}}
+        extensions["jaeger_query"] = {
+            "storage": {"traces": "traces"},
+            "http": {"endpoint": f"127.0.0.1:{self.query}"},
+            "grpc": {"endpoint": f"127.0.0.1:{query_grpc}"},
+        }
+        config["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"] = f"127.0.0.1:{self.otlp}"
+        # Its own metrics have a port that could be taken.
+        config["service"]["telemetry"] = {"metrics": {"level": "none"}}
+        path = folder / "jaeger.yaml"
+        path.write_text(yaml.safe_dump(config))
+        super().__init__(
+            [str(programs.JAEGER.path), f"--config={path}"],
+            folder / "jaeger.log",
+            f"http://127.0.0.1:{health}/status",
+        )
+
+    @property
+    def url(self) -> str:
+        """Where its HTTP API is."""
+        return f"http://127.0.0.1:{self.query}"
+
+
+@contextmanager
+def running(*started: Running) -> Iterator[None]:
+    """Start programs, and end them afterwards, the last one first."""
+    with ExitStack() as stack:
+        for each in started:
+            stack.callback(each.stop)
+            each.start()
+        yield
+
+
+def run_demo(api: str, folder: Path, endpoint: str, **variables: str) -> None:
+    """Run the demo's flow; it sends to `endpoint` and writes embedded files to `folder`."""
+    both = {f"OTEL_{signal}_EXPORTER": "embedded,otlp" for signal in ("TRACES", "METRICS", "LOGS")}
+    done = subprocess.run(
+        [sys.executable, str(DEMO)],
+        check=False,
+        cwd=programs.ROOT,
+        env={
+            **os.environ,
+            "PREFECT_API_URL": api,
+            "FLOWSPAN_DIR": str(folder),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+            **both,
+            **variables,
+        },
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
