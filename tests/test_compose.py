@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import promql_parser
 import pytest
+import yaml
 from opentelemetry.metrics import Meter, NoOpMeter, NoOpMeterProvider
 from promql_parser import AggregateExpr, Expr, MatrixSelector, VectorSelector
-from ruamel.yaml import YAML
 
 from flowspan import semconv
 from flowspan.metrics import RunMetrics
@@ -25,7 +25,7 @@ LAYERS = ROOT / "collector"
 
 
 def load(path: Path) -> Any:
-    return YAML(typ="safe", pure=True).load(path)
+    return yaml.safe_load(path.read_text())
 
 
 def defaults(text: str) -> str:
