@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _PIPED_WIDTH: Final = 120
 _WARNINGS_SHOWN: Final = 10
+_JAEGER_HEADERS: Final = "FLOWSPAN_JAEGER_HEADERS"
 
 app = typer.Typer(
     name="flowspan",
@@ -59,6 +60,7 @@ def _flowspan(
 
 @app.command()
 def timeline(
+    context: typer.Context,
     trace: Annotated[
         str,
         typer.Argument(
@@ -75,6 +77,14 @@ def timeline(
             help="File of OTLP JSON lines, or folder of traces*.jsonl files.",
         ),
     ] = Path(".flowspan"),
+    jaeger: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Read from Jaeger instead, e.g. http://localhost:16686.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print every span as one JSON document instead.")
     ] = False,
@@ -99,24 +109,31 @@ def timeline(
     Log lines come from the logs*.jsonl files beside those of the spans, and their times count from
     the left edge of the bars. 'flowspan logs' shows them in full.
 
-    Exits with 1 if there is no such trace, or if something in the files could not be read.
+    The URL of Jaeger is that of its UI, base path included, and may hold a user and a password.
+    FLOWSPAN_JAEGER_HEADERS, such as 'Authorization=Bearer%20TOKEN,x-tenant=etl', is sent along.
+
+    Exits with 1 if there is no such trace, or if something in its source could not be read.
     """
     from flowspan.otlp_json import SourceError  # noqa: PLC0415 - only some commands need it
-    from flowspan.timeline import read  # noqa: PLC0415 - likewise
     from flowspan.timeline.wanted import UnknownRunError  # noqa: PLC0415 - likewise
 
     if level is not None and not with_logs:
         raise typer.BadParameter("It is the level of log lines: add --logs.", param_hint="--level")
+    if jaeger is not None and with_logs:
+        raise typer.BadParameter("Jaeger has spans and no log lines.", param_hint="--logs")
+    if jaeger is not None and _is_given("file", context):
+        raise typer.BadParameter("Spans come from one or the other.", param_hint="--file, --jaeger")
     floor = _floor(level)
+    how_to_get_spans = _HOW_TO_GET_SPANS if jaeger is None else _HOW_TO_GET_SPANS_TO_JAEGER
     try:
-        found = read.load(file, trace)
+        found = _load(file, jaeger, trace)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="TRACE_ID|FLOW_RUN_ID|latest") from None
     except SourceError as error:
-        _fail(f"{error}\n{_HOW_TO_GET_SPANS}")
+        _fail(f"{error}\n{how_to_get_spans}")
     except UnknownRunError as error:
         _warn(error.problems)
-        _fail(_unknown(error, [known.trace_id for known in error.known], _HOW_TO_GET_SPANS))
+        _fail(_unknown(error, [known.trace_id for known in error.known], how_to_get_spans))
     lines = _logs_beside(file, found.trace_id, floor) if with_logs else None
     if as_json:
         typer.echo(_as_json(found, lines), nl=False)
@@ -280,6 +297,12 @@ _HOW_TO_GET_SPANS: Final = (
 )
 
 
+_HOW_TO_GET_SPANS_TO_JAEGER: Final = (
+    "Name the URL of Jaeger's UI, with the base path if it has one. Flows send their spans there\n"
+    "with OTEL_EXPORTER_OTLP_ENDPOINT naming a Collector, or Jaeger's own OTLP receiver."
+)
+
+
 _HOW_TO_GET_LOGS: Final = (
     "Run a flow that calls flowspan.instrument() first: with no OTEL_LOGS_EXPORTER and no OTLP\n"
     "endpoint set, which would send them elsewhere, and FLOWSPAN_LOGS not false, it writes its\n"
@@ -350,6 +373,30 @@ def _trace_of_root(run_id: str) -> str:
     from flowspan.identity import derive_trace_id  # noqa: PLC0415 - imports the SDK
 
     return f"{derive_trace_id(run_id):032x}"
+
+
+def _is_given(name: str, context: typer.Context) -> bool:
+    """Tell whether an option stands on the command line, and not only in the environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _load(file: Path, jaeger_url: str | None, wanted: str) -> "Trace":
+    from flowspan.timeline import read  # noqa: PLC0415 - only one command needs it
+
+    if jaeger_url is None:
+        return read.load(file, wanted)
+    from flowspan.timeline import jaeger  # noqa: PLC0415 - heavy
+
+    try:
+        url = jaeger.base_url(jaeger_url)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--jaeger") from None
+    try:
+        headers = jaeger.parse_headers(os.environ.get(_JAEGER_HEADERS, ""))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=_JAEGER_HEADERS) from None
+    return jaeger.load(url, wanted, trace_of_root=_trace_of_root, headers=headers)
 
 
 def _logs_beside(file: Path, trace_id: str, floor: int) -> "Logs":

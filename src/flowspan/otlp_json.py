@@ -47,7 +47,7 @@ Group: TypeAlias = tuple[Mapping[str, Any], Mapping[str, Any], Sequence[dict[str
 
 
 class SourceError(Exception):
-    """The file or folder is missing, or holds no file to read."""
+    """There is nothing to read, or nobody to ask: no such file, folder or server."""
 
 
 class UnreadableError(Exception):
@@ -56,9 +56,12 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that could not be read; lines count from 1, 0 is the file itself."""
+    """Something that could not be read: in a file, or in an answer, which a URL names.
 
-    file: Path
+    Lines count from 1, 0 is the whole of it.
+    """
+
+    file: Path | str
     line: int
     reason: str
 
@@ -160,6 +163,9 @@ def _request(raw: bytes, signal: Signal) -> dict[str, Any]:
     found = _json(line)
     if not isinstance(found, dict):
         raise UnreadableError("not OTLP: JSON, but no object")
+    # Jaeger's API wraps each request, as every answer of a gRPC stream over HTTP is.
+    if isinstance(wrapped := found.get("result"), dict):
+        found = wrapped
     if signal.resources not in found:
         other = next((s.name for s in (SPANS, LOGS, METRICS) if s.resources in found), None)
         raise UnreadableError(

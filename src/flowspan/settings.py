@@ -16,6 +16,7 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
+    SecretStr,
     TypeAdapter,
     ValidationError,
     model_validator,
@@ -95,6 +96,9 @@ class Settings(BaseSettings):
 
     file_max_count: PositiveInt = 8
     """Files kept for each signal, the one being written included."""
+
+    jaeger_headers: SecretStr | None = None
+    """What ``flowspan timeline --jaeger`` sends, as ``a=b,c=d``; nothing else reads it."""
 
     slo: Annotated[Mapping[FlowOrTag, Objectives], NoDecode, BeforeValidator(_read_json)] = Field(
         default_factory=dict

@@ -37,10 +37,13 @@ __all__ = [
     "SourceError",
     "Span",
     "Trace",
+    "all_spans",
     "find_files",
     "load",
+    "parse",
     "parse_wanted",
     "recent_traces",
+    "summarize",
     "to_json",
 ]
 
@@ -127,6 +130,11 @@ class _Found:
     spans: dict[str, Span] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
+    def trace(self, trace_id: str) -> Trace:
+        """Put what was found in order."""
+        ordered = sorted(self.spans.values(), key=lambda s: (s.start, -s.end, s.span_id))
+        return Trace(trace_id, tuple(ordered), tuple(self.problems))
+
 
 def load(source: Path, wanted: str = LATEST) -> Trace:
     """Read one trace.
@@ -155,8 +163,34 @@ def load(source: Path, wanted: str = LATEST) -> Trace:
         where = f"{source} holds no"
         message = f"{where} trace or run {wanted}." if known else f"{where} spans yet."
         raise UnknownRunError(message, known, found.problems)
-    spans = sorted(found.spans.values(), key=lambda span: (span.start, -span.end, span.span_id))
-    return Trace(trace_id, tuple(spans), tuple(found.problems))
+    return found.trace(trace_id)
+
+
+def parse(raw: bytes, trace_id: str, source: str) -> Trace:
+    """Read one trace from OTLP JSON lines in memory; it may turn out to have no spans.
+
+    Args:
+        raw: The lines.
+        trace_id: Spans of other traces are left out.
+        source: Tells in each problem where the lines are from.
+    """
+    found = _Found()
+    for line in raw.splitlines():
+        found.problems += [Problem(source, 0, r) for r in _read_line(line, trace_id, found.spans)]
+    return found.trace(trace_id)
+
+
+def all_spans(raw: bytes) -> Iterator[Span]:
+    """Yield every span of OTLP JSON lines in memory that can be read."""
+    for line in raw.splitlines():
+        yield from _parse_quietly(line)
+
+
+def summarize(span: Span) -> Summary:
+    """Tell what a list of traces shows of one, from a span in it."""
+    run_id = str(span.attributes.get(semconv.RUN_ID)) if span.is_run else None
+    name = span.attributes.get(semconv.FLOW_NAME) or span.name
+    return Summary(span.trace_id, run_id, str(name), span.end)
 
 
 def find_files(source: Path) -> list[Path]:
@@ -177,10 +211,7 @@ def recent_traces(files: Iterable[Path], count: int) -> list[Summary]:
 
 
 def _summaries(raw: bytes) -> Iterator[Summary]:
-    for span in _parse_quietly(raw):
-        run_id = str(span.attributes.get(semconv.RUN_ID)) if span.is_run else None
-        name = span.attributes.get(semconv.FLOW_NAME) or span.name
-        yield Summary(span.trace_id, run_id, str(name), span.end)
+    return map(summarize, _parse_quietly(raw))
 
 
 def _trace_of_run(files: Iterable[Path], run_id: str) -> str | None:

@@ -1,0 +1,251 @@
+"""Read the spans of one trace from Jaeger.
+
+Asks version 3 of its query API (https://www.jaegertracing.io/docs/latest/architecture/apis/), which
+answers with OTLP JSON: kinds, links, events and nanoseconds as they were exported, as far as
+Jaeger's storage keeps them. What its UI reads has microseconds, and no attributes on links.
+"""
+
+import contextlib
+import datetime as dt
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import unquote
+
+import httpx
+import orjson
+
+from flowspan import otlp_json as otlp
+from flowspan import semconv
+from flowspan._version import __version__
+from flowspan.otlp_json import Problem, SourceError, UnreadableError
+from flowspan.timeline import read
+from flowspan.timeline.read import Trace
+from flowspan.timeline.text import clean
+from flowspan.timeline.wanted import LATEST, Summary, UnknownRunError, parse_wanted
+
+ANSWER_TIMEOUT: Final = 30.0
+"""Seconds that Jaeger may be silent."""
+
+_CONNECT_TIMEOUT: Final = 5.0
+_LOOKBACKS: Final = (dt.timedelta(days=1), dt.timedelta(days=30))  # the API has no "ever"
+_DEPTH: Final = 20  # traces to look at of each service
+_LISTED: Final = 5  # traces to tell of where the wanted one is missing
+_LONGEST_REASON: Final = 200  # of what a server says, which may be a page of HTML
+
+
+def base_url(text: str) -> httpx.URL:
+    """Read where Jaeger is: the address of its UI, up to and with its base path if it has one.
+
+    A user and a password in it are sent as HTTP Basic authentication.
+
+    Raises:
+        ValueError: It is no such URL.
+    """
+    try:
+        url = httpx.URL(text.strip())
+        is_usable = url.scheme in ("http", "https") and bool(url.host)
+    except (httpx.InvalidURL, UnicodeError):
+        is_usable = False
+    if not is_usable:
+        raise ValueError("It is no URL such as http://localhost:16686.")
+    if url.query or url.fragment:
+        raise ValueError("It has a query or a fragment: name where Jaeger's UI begins.")
+    return url
+
+
+def parse_headers(text: str) -> dict[str, str]:
+    """Read HTTP headers in the form of ``OTEL_EXPORTER_OTLP_HEADERS``: ``a=b,c=d``, URL-encoded.
+
+    Raises:
+        ValueError: One of them is none. The message holds no values, which may be secret.
+    """
+    found = {}
+    for number, item in enumerate(filter(None, map(str.strip, text.split(","))), 1):
+        name, equals, value = item.partition("=")
+        name, value = name.strip(), unquote(value.strip())
+        if (
+            not (name and equals)
+            or not (name + value).isascii()
+            or not (name + value).isprintable()
+        ):
+            raise ValueError(f"Header {number} is not of the form name=value, URL-encoded.")
+        found[name] = value
+    return found
+
+
+def load(
+    url: httpx.URL,
+    wanted: str = LATEST,
+    *,
+    trace_of_root: Callable[[str], str],
+    headers: Mapping[str, str] | None = None,
+) -> Trace:
+    """Read one trace.
+
+    Args:
+        url: See `base_url`.
+        wanted: A trace id (32 hex digits), the id of a flow or task run in the trace (a UUID),
+            or ``latest`` for the trace with a run that ended last. A run that is not the root of
+            its trace is found if it is no older than 30 days, and so is the latest.
+        trace_of_root: Tells the id of the trace whose root is the flow run of an id.
+        headers: To send with every request.
+
+    Raises:
+        ValueError: `wanted` is none of these.
+        SourceError: Jaeger cannot be reached, refuses, or is something else.
+        UnknownRunError: It holds no such trace.
+    """
+    trace_id, run_id = parse_wanted(wanted)
+    problems: list[Problem] = []
+    with contextlib.closing(_Api(url, headers or {})) as api:
+        for candidate in _candidates(api, trace_id, run_id, trace_of_root):
+            trace = api.trace(candidate)
+            if trace.spans:
+                return trace
+            problems += trace.problems
+        known = api.recent_traces() if wanted != LATEST else []
+        what = (
+            f"trace or run {wanted}." if run_id else f"runs of the last {_LOOKBACKS[-1].days} days."
+        )
+        raise UnknownRunError(f"{api.place} holds no {what}", known[:_LISTED], problems)
+
+
+def _candidates(
+    api: "_Api", trace_id: str | None, run_id: str | None, trace_of_root: Callable[[str], str]
+) -> Iterator[str]:
+    """Yield the ids of traces that may be the wanted one, what costs least first."""
+    if run_id is None:
+        yield from (found.trace_id for found in api.recent_traces()[:1])
+        return
+    if trace_id is not None:
+        yield trace_id
+    yield trace_of_root(run_id)
+    by_run = api.search((semconv.RUN_ID, run_id), (semconv.FLOW_RUN_ID, run_id))
+    yield from (found.trace_id for found in by_run)
+
+
+class _NoSuchApiError(SourceError):
+    """Whatever answers, it does not know this part of Jaeger's API."""
+
+
+class _Api:
+    """The few requests to Jaeger that are needed, each answered or a `SourceError`."""
+
+    def __init__(self, url: httpx.URL, headers: Mapping[str, str]) -> None:
+        # What may be a secret stays out of every message.
+        self.place = str(url.copy_with(userinfo=b"")).rstrip("/")
+        try:
+            self._client = httpx.Client(
+                base_url=url,
+                headers={"User-Agent": f"flowspan/{__version__}", **headers},
+                timeout=httpx.Timeout(ANSWER_TIMEOUT, connect=_CONNECT_TIMEOUT),
+            )
+        except (OSError, ValueError) as error:  # of SSL_CERT_FILE, HTTPS_PROXY and the like
+            raise SourceError(f"{self.place} cannot be asked from here: {error}") from None
+
+    def close(self) -> None:
+        """Close what connections there are."""
+        self._client.close()
+
+    def trace(self, trace_id: str) -> Trace:
+        """Read a trace as it was stored: Jaeger would move clocks and add warnings."""
+        path = f"traces/{trace_id}"
+        raw = self._get(path, rawTraces="true", raw_traces="true")  # before 2.19 only the latter
+        return read.parse(raw or b"", trace_id, f"{self.place}/api/v3/{path}")
+
+    def recent_traces(self) -> list[Summary]:
+        """Find traces with runs, the one that ended last first."""
+        # A killed process leaves a trace of tasks without a flow.
+        return self.search((semconv.RUN_TYPE, "flow"), (semconv.RUN_TYPE, "task"))
+
+    def search(self, *attributes: tuple[str, str]) -> list[Summary]:
+        """Find traces where a span has one of the attributes, the one that ended last first."""
+        services = self._services()
+        found: dict[str, Summary] = {}
+        for lookback in _LOOKBACKS:
+            for service in services:
+                for name, value in attributes:
+                    for summary in self._search(service, name, value, lookback):
+                        known = found.get(summary.trace_id)
+                        if known is None or summary.end > known.end:
+                            found[summary.trace_id] = summary
+            if found:
+                break
+        return sorted(found.values(), key=lambda summary: summary.end, reverse=True)
+
+    def _services(self) -> list[str]:
+        """List the services; most storages cannot search without one."""
+        document = _json(self._get("services") or b"{}")
+        services = document.get("services") or []
+        return [str(service) for service in services] if isinstance(services, list) else []
+
+    def _search(self, service: str, name: str, value: str, back: dt.timedelta) -> Iterator[Summary]:
+        now = dt.datetime.now(dt.timezone.utc)
+        # Each as Jaeger calls it since 2.19 and as it did before.
+        query = {
+            "query.serviceName": service,
+            "query.service_name": service,
+            "query.startTimeMin": (now - back).isoformat(),
+            "query.start_time_min": (now - back).isoformat(),
+            "query.startTimeMax": (now + dt.timedelta(hours=1)).isoformat(),  # clocks differ
+            "query.start_time_max": (now + dt.timedelta(hours=1)).isoformat(),
+            "query.searchDepth": str(_DEPTH),
+            "query.num_traces": str(_DEPTH),
+            "query.attributes": json.dumps({name: value}),
+        }
+        try:
+            document = _json(self._get("trace-summaries", **query) or b"{}")
+        except _NoSuchApiError:  # before 2.19, which does not search for attributes either
+            spans = read.all_spans(self._get("traces", **query) or b"")
+            yield from (read.summarize(s) for s in spans if s.attributes.get(name) == value)
+            return
+        with contextlib.suppress(UnreadableError):
+            for item in otlp.mappings(document.get("summaries"), "summaries"):
+                with contextlib.suppress(UnreadableError):
+                    yield _summary(item)
+
+    def _get(self, path: str, **query: str) -> bytes | None:
+        """Return the answer of Jaeger, which is a JSON object; None if it has no such trace."""
+        try:
+            response = self._client.get(f"api/v3/{path}", params=query)
+        except httpx.TimeoutException:
+            raise SourceError(f"{self.place} does not answer in time.") from None
+        except (httpx.HTTPError, UnicodeError) as error:  # the latter of a name that is no host's
+            reason = clean(error) or type(error).__name__
+            raise SourceError(f"{self.place} cannot be reached: {reason}") from None
+        status, body = response.status_code, response.content
+        if response.is_success and body.lstrip().startswith(b"{"):
+            return body
+        if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise SourceError(f"{self.place} asks for other credentials, or for some ({status}).")
+        if response.next_request is not None:  # following it, headers might go to somebody else
+            there = response.next_request.url.copy_with(userinfo=b"", query=None, fragment=None)
+            raise SourceError(f"{self.place} sends us on to {there}: is it there, or a log-in?")
+        message = _error_message(body)
+        if status == httpx.codes.NOT_FOUND and message is not None:
+            return None
+        if response.is_success or status == httpx.codes.NOT_FOUND:
+            raise _NoSuchApiError(f"{self.place} does not answer as Jaeger's query API ({status}).")
+        reason = message or response.reason_phrase
+        raise SourceError(f"{self.place} answers {status}: {clean(reason)[:_LONGEST_REASON]}")
+
+
+def _summary(raw: dict[str, Any]) -> Summary:
+    trace_id = otlp.identifier(raw.get("traceId"), otlp.TRACE_ID, "trace id")
+    name = otlp.text(raw.get("rootOperationName")) or otlp.text(raw.get("rootServiceName"))
+    return Summary(trace_id, None, name, otlp.unsigned(raw.get("maxEndTimeUnixNano"), "end"))
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    """Read an object; empty where there is none."""
+    with contextlib.suppress(orjson.JSONDecodeError):
+        document = orjson.loads(body)
+        return document if isinstance(document, dict) else {}
+    return {}
+
+
+def _error_message(body: bytes) -> str | None:
+    """Return what Jaeger says went wrong; None if it is not Jaeger that speaks."""
+    error = _json(body).get("error")
+    return otlp.text(error.get("message")) if isinstance(error, dict) else None

@@ -1,0 +1,156 @@
+"""A stand-in for Jaeger on loopback: the part of its query API that flowspan asks.
+
+It answers in the shape of ``cmd/jaeger/internal/extension/jaegerquery/internal/apiv3`` of Jaeger
+2.20, from a file of OTLP JSON lines, and keeps what it was asked.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+Answer = tuple[int, bytes, dict[str, str]]
+"""Status, body and headers."""
+
+
+@dataclass
+class Jaeger:
+    """What it holds, how it answers, and what it was asked; all may change while it runs.
+
+    Attributes:
+        url: Where it is, base path included.
+        file: Its storage: OTLP JSON lines, read at each request.
+        has_summaries: Whether it is 2.19 or newer, which searches for attributes.
+        answer: Takes the place of every answer, if it is set.
+        asked: Path, query and headers (lower-case names) of each request.
+    """
+
+    url: str
+    file: Path
+    base_path: str = ""
+    has_summaries: bool = True
+    answer: Callable[[str], Answer] | None = None
+    asked: list[tuple[str, dict[str, str], dict[str, str]]] = field(default_factory=list)
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of all requests, below the base path and the API's."""
+        return [path.removeprefix(f"{self.base_path}/api/v3/") for path, _, _ in self.asked]
+
+    def respond(self, path: str, query: dict[str, str]) -> Answer:
+        """Answer one request."""
+        if self.answer is not None:
+            return self.answer(path)
+        match path.removeprefix(f"{self.base_path}/api/v3/").split("/"):
+            case ["services"]:
+                services = {service(resource) for resource, _ in self._spans()}
+                return _ok({"services": sorted(services)})
+            case ["traces", trace_id]:
+                return self._traces({trace_id})
+            case ["traces"]:
+                return self._traces(self._matching(query, {}))
+            case ["trace-summaries"] if self.has_summaries:
+                wanted = json.loads(query["query.attributes"])
+                return _ok({"summaries": [*map(self._summary, self._matching(query, wanted))]})
+        return 404, b"404 page not found\n", {"Content-Type": "text/plain; charset=utf-8"}
+
+    def _spans(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        for line in self.file.read_text().splitlines() if self.file.exists() else ():
+            for owner in json.loads(line)["resourceSpans"]:
+                for scope in owner["scopeSpans"]:
+                    for span in scope["spans"]:
+                        yield owner.get("resource", {}), span
+
+    def _matching(self, query: dict[str, str], attributes: dict[str, str]) -> set[str]:
+        for name in ("startTimeMin", "startTimeMax", "searchDepth"):
+            assert query[f"query.{name}"]
+        assert query["query.start_time_min"] < query["query.start_time_max"]
+        return {
+            span["traceId"]
+            for resource, span in self._spans()
+            if service(resource) == query["query.serviceName"]
+            and attributes.items() <= strings(span).items()
+        }
+
+    def _traces(self, trace_ids: set[str]) -> Answer:
+        found = [
+            {"resource": resource, "scopeSpans": [{"scope": {}, "spans": [span]}]}
+            for resource, span in self._spans()
+            if span["traceId"] in trace_ids
+        ]
+        if not found:
+            error = {"error": {"httpCode": 404, "message": "No traces found"}}
+            return 404, json.dumps(error).encode(), {"Content-Type": "text/plain; charset=utf-8"}
+        return _ok({"result": {"resourceSpans": found}})
+
+    def _summary(self, trace_id: str) -> dict[str, Any]:
+        spans = [span for _, span in self._spans() if span["traceId"] == trace_id]
+        root = next((span for span in spans if not span.get("parentSpanId")), {})
+        return {
+            "traceId": trace_id,
+            "rootServiceName": "nightly",
+            "rootOperationName": root.get("name", ""),
+            "minStartTimeUnixNano": min((span["startTimeUnixNano"] for span in spans), key=int),
+            "maxEndTimeUnixNano": max((span["endTimeUnixNano"] for span in spans), key=int),
+            "spanCount": len(spans),
+        }
+
+
+def service(resource: dict[str, Any]) -> str:
+    """Tell the name of a resource's service."""
+    return strings(resource).get("service.name", "")
+
+
+def strings(owner: dict[str, Any]) -> dict[str, str]:
+    """List the attributes that are text."""
+    items = owner.get("attributes", [])
+    return {i["key"]: i["value"]["stringValue"] for i in items if "stringValue" in i["value"]}
+
+
+def _ok(document: dict[str, Any]) -> Answer:
+    return 200, json.dumps(document).encode(), {"Content-Type": "application/json"}
+
+
+@contextmanager
+def jaeger_server(file: Path, base_path: str = "") -> Iterator[Jaeger]:
+    """Serve what is in a file, in the place of Jaeger; answers come in chunks."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 30
+
+        def do_GET(self) -> None:
+            url = urlsplit(self.path)
+            query = {name: values[-1] for name, values in parse_qs(url.query).items()}
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            jaeger.asked.append((url.path, query, headers))
+            status, body, answer_headers = jaeger.respond(url.path, query)
+            self.send_response(status)
+            for name, value in answer_headers.items():
+                self.send_header(name, value)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for start in range(0, len(body), 1_000):
+                chunk = body[start : start + 1_000]
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+            self.wfile.write(b"0\r\n\r\n")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    jaeger = Jaeger(f"http://127.0.0.1:{server.server_port}{base_path}", file, base_path)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield jaeger
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
