@@ -1,7 +1,7 @@
 """A stand-in for Jaeger on loopback: the part of its query API that flowspan asks.
 
-It answers in the shape of ``cmd/jaeger/internal/extension/jaegerquery/internal/apiv3`` of Jaeger
-2.20, from a file of OTLP JSON lines, and keeps what it was asked.
+It answers in the shape of ``cmd/jaeger/internal/extension/jaegerquery/internal`` of Jaeger 2.20,
+from a file of OTLP JSON lines, and keeps what it was asked.
 """
 
 import json
@@ -25,7 +25,7 @@ class Jaeger:
     Attributes:
         url: Where it is, base path included.
         file: Its storage: OTLP JSON lines, read at each request.
-        has_summaries: Whether it is 2.19 or newer, which searches for attributes.
+        has_summaries: Whether it is 2.19 or newer.
         answer: Takes the place of every answer, if it is set.
         asked: Path, query and headers (lower-case names) of each request.
     """
@@ -39,24 +39,27 @@ class Jaeger:
 
     @property
     def paths(self) -> list[str]:
-        """The paths of all requests, below the base path and the API's."""
-        return [path.removeprefix(f"{self.base_path}/api/v3/") for path, _, _ in self.asked]
+        """The paths of all requests, below the API's."""
+        return [path.removeprefix(f"{self.base_path}/api/") for path, _, _ in self.asked]
 
     def respond(self, path: str, query: dict[str, str]) -> Answer:
         """Answer one request."""
         if self.answer is not None:
             return self.answer(path)
-        match path.removeprefix(f"{self.base_path}/api/v3/").split("/"):
-            case ["services"]:
+        match path.removeprefix(f"{self.base_path}/api/").split("/"):
+            case ["v3", "services"]:
                 services = {service(resource) for resource, _ in self._spans()}
                 return _ok({"services": sorted(services)})
-            case ["traces", trace_id]:
-                return self._traces({trace_id})
+            case ["v3", "traces", trace_id]:
+                return self._trace(trace_id)
+            case ["v3", "trace-summaries"] if self.has_summaries:
+                assert {"query.startTimeMin", "query.startTimeMax"} <= query.keys()
+                found = self._matching(query["query.serviceName"], query["query.attributes"])
+                return _ok({"summaries": [*map(self._summary, found)]})
             case ["traces"]:
-                return self._traces(self._matching(query, {}))
-            case ["trace-summaries"] if self.has_summaries:
-                wanted = json.loads(query["query.attributes"])
-                return _ok({"summaries": [*map(self._summary, self._matching(query, wanted))]})
+                assert int(query["start"]) < int(query["end"])
+                found = self._matching(query["service"], query["tags"])
+                return _ok({"data": [*map(self._trace_for_ui, found)], "errors": None})
         return 404, b"404 page not found\n", {"Content-Type": "text/plain; charset=utf-8"}
 
     def _spans(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -66,27 +69,41 @@ class Jaeger:
                     for span in scope["spans"]:
                         yield owner.get("resource", {}), span
 
-    def _matching(self, query: dict[str, str], attributes: dict[str, str]) -> set[str]:
-        for name in ("startTimeMin", "startTimeMax", "searchDepth"):
-            assert query[f"query.{name}"]
-        assert query["query.start_time_min"] < query["query.start_time_max"]
+    def _matching(self, wanted_service: str, wanted_attributes: str) -> set[str]:
+        wanted = json.loads(wanted_attributes).items()
         return {
             span["traceId"]
             for resource, span in self._spans()
-            if service(resource) == query["query.serviceName"]
-            and attributes.items() <= strings(span).items()
+            if service(resource) == wanted_service and wanted <= strings(span).items()
         }
 
-    def _traces(self, trace_ids: set[str]) -> Answer:
+    def _trace(self, trace_id: str) -> Answer:
         found = [
             {"resource": resource, "scopeSpans": [{"scope": {}, "spans": [span]}]}
             for resource, span in self._spans()
-            if span["traceId"] in trace_ids
+            if span["traceId"] == trace_id
         ]
         if not found:
             error = {"error": {"httpCode": 404, "message": "No traces found"}}
             return 404, json.dumps(error).encode(), {"Content-Type": "text/plain; charset=utf-8"}
         return _ok({"result": {"resourceSpans": found}})
+
+    def _trace_for_ui(self, trace_id: str) -> dict[str, Any]:
+        spans = [span for _, span in self._spans() if span["traceId"] == trace_id]
+        return {
+            "traceID": trace_id,
+            "spans": [
+                {
+                    "traceID": trace_id,
+                    "spanID": span["spanId"],
+                    "operationName": span["name"],
+                    "references": [{"refType": "CHILD_OF"}] if span.get("parentSpanId") else [],
+                    "startTime": (start := int(span["startTimeUnixNano"]) // 1_000),
+                    "duration": int(span["endTimeUnixNano"]) // 1_000 - start,
+                }
+                for span in spans
+            ],
+        }
 
     def _summary(self, trace_id: str) -> dict[str, Any]:
         spans = [span for _, span in self._spans() if span["traceId"] == trace_id]

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from jaeger_server import Answer, Jaeger, jaeger_server
 from opentelemetry.trace import SpanKind
-from span_files import Plan, raw_line, raw_span, run, write
+from span_files import EPOCH, Plan, raw_line, raw_span, run, write
 from test_timeline_cli import flowspan
 
 from flowspan import semconv
@@ -74,7 +74,7 @@ def test_a_flow_run_is_found_by_its_derived_trace_id(server: Jaeger) -> None:
     trace_id = write(server.file, run("RUN etl", 0, 9, run_id=run_id)).trace_id
     server.file.write_text(server.file.read_text().replace(trace_id, root_trace(run_id)))
     assert load(server, run_id.upper()).trace_id == root_trace(run_id)
-    assert server.paths == [f"traces/{root_trace(run_id)}"]
+    assert server.paths == [f"v3/traces/{root_trace(run_id)}"]
     assert load(server, run_id.replace("-", "")).trace_id == root_trace(run_id)
 
 
@@ -120,8 +120,10 @@ def test_an_older_time_is_searched_if_the_last_day_has_none(server: Jaeger) -> N
     assert len(searches) == 4
 
 
-def test_an_unknown_id_tells_of_the_latest_traces(server: Jaeger) -> None:
+@pytest.mark.parametrize("has_summaries", [True, False])
+def test_an_unknown_id_tells_of_the_latest_traces(server: Jaeger, *, has_summaries: bool) -> None:
     """Five at most, the latest first; nothing is known of an empty Jaeger."""
+    server.has_summaries = has_summaries
     with pytest.raises(UnknownRunError, match="holds no trace or run") as empty:
         load(server, "0" * 31 + "1")
     ids = [write(server.file, run(f"RUN etl {n}", n, n + 1)).trace_id for n in range(7)]
@@ -129,7 +131,8 @@ def test_an_unknown_id_tells_of_the_latest_traces(server: Jaeger) -> None:
         load(server, str(uuid.uuid4()))
     assert empty.value.known == ()
     assert [known.trace_id for known in unknown.value.known] == ids[:1:-1]
-    assert unknown.value.known[0].name == "RUN etl 6"
+    latest = unknown.value.known[0]
+    assert (latest.name, latest.end) == ("RUN etl 6", EPOCH + 7 * 10**9)
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
@@ -221,6 +224,7 @@ def test_what_is_not_jaeger_or_refuses_is_told_apart(
         '{"resourceSpans": [{"scopeSpans": [{"spans": [3]}]}]}',
         '{"services": 7}',
         '{"services": ["a"], "summaries": 7}',
+        '{"services": [null, {}], "summaries": [7]}',
         '{"services": ["a"], "summaries": [{"traceId": "no"}, {}]}',
         '{"services": ["a"], "summaries": [{"traceId": "' + "ab" * 16 + '"}]}',
         "{",

@@ -7,6 +7,7 @@ Jaeger's storage keeps them. What its UI reads has microseconds, and no attribut
 
 import contextlib
 import datetime as dt
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -29,7 +30,7 @@ ANSWER_TIMEOUT: Final = 30.0
 
 _CONNECT_TIMEOUT: Final = 5.0
 _LOOKBACKS: Final = (dt.timedelta(days=1), dt.timedelta(days=30))  # the API has no "ever"
-_DEPTH: Final = 20  # traces to look at of each service
+_DEPTH: Final = 10  # traces to look at of each service, the newest
 _LISTED: Final = 5  # traces to tell of where the wanted one is missing
 _LONGEST_REASON: Final = 200  # of what a server says, which may be a page of HTML
 
@@ -150,9 +151,9 @@ class _Api:
 
     def trace(self, trace_id: str) -> Trace:
         """Read a trace as it was stored: Jaeger would move clocks and add warnings."""
-        path = f"traces/{trace_id}"
+        path = f"v3/traces/{trace_id}"
         raw = self._get(path, rawTraces="true", raw_traces="true")  # before 2.19 only the latter
-        return read.parse(raw or b"", trace_id, f"{self.place}/api/v3/{path}")
+        return read.parse(raw or b"", trace_id, f"{self.place}/api/{path}")
 
     def recent_traces(self) -> list[Summary]:
         """Find traces with runs, the one that ended last first."""
@@ -164,51 +165,52 @@ class _Api:
         services = self._services()
         found: dict[str, Summary] = {}
         for lookback in _LOOKBACKS:
-            for service in services:
-                for name, value in attributes:
-                    for summary in self._search(service, name, value, lookback):
-                        known = found.get(summary.trace_id)
-                        if known is None or summary.end > known.end:
-                            found[summary.trace_id] = summary
+            since = dt.datetime.now(dt.timezone.utc) - lookback
+            for service, (name, value) in itertools.product(services, attributes):
+                found |= {one.trace_id: one for one in self._search(service, {name: value}, since)}
             if found:
                 break
         return sorted(found.values(), key=lambda summary: summary.end, reverse=True)
 
     def _services(self) -> list[str]:
         """List the services; most storages cannot search without one."""
-        document = _json(self._get("services") or b"{}")
+        document = _json(self._get("v3/services") or b"")
         services = document.get("services") or []
         return [str(service) for service in services] if isinstance(services, list) else []
 
-    def _search(self, service: str, name: str, value: str, back: dt.timedelta) -> Iterator[Summary]:
-        now = dt.datetime.now(dt.timezone.utc)
-        # Each as Jaeger calls it since 2.19 and as it did before.
-        query = {
-            "query.serviceName": service,
-            "query.service_name": service,
-            "query.startTimeMin": (now - back).isoformat(),
-            "query.start_time_min": (now - back).isoformat(),
-            "query.startTimeMax": (now + dt.timedelta(hours=1)).isoformat(),  # clocks differ
-            "query.start_time_max": (now + dt.timedelta(hours=1)).isoformat(),
-            "query.searchDepth": str(_DEPTH),
-            "query.num_traces": str(_DEPTH),
-            "query.attributes": json.dumps({name: value}),
-        }
+    def _search(
+        self, service: str, attributes: dict[str, str], since: dt.datetime
+    ) -> Iterator[Summary]:
+        until = dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)  # clocks differ
+        wanted = json.dumps(attributes)
         try:
-            document = _json(self._get("trace-summaries", **query) or b"{}")
-        except _NoSuchApiError:  # before 2.19, which does not search for attributes either
-            spans = read.all_spans(self._get("traces", **query) or b"")
-            yield from (read.summarize(s) for s in spans if s.attributes.get(name) == value)
-            return
-        with contextlib.suppress(UnreadableError):
-            for item in otlp.mappings(document.get("summaries"), "summaries"):
-                with contextlib.suppress(UnreadableError):
-                    yield _summary(item)
+            body = self._get(
+                "v3/trace-summaries",
+                **{
+                    "query.serviceName": service,
+                    "query.attributes": wanted,
+                    "query.startTimeMin": since.isoformat(),
+                    "query.startTimeMax": until.isoformat(),
+                    "query.searchDepth": str(_DEPTH),
+                },
+            )
+            yield from _each(body, "summaries", _summary)
+        except _NoSuchApiError:
+            # Before 2.19 only the API of the UI knows attributes, and tells all of each trace.
+            body = self._get(
+                "traces",
+                service=service,
+                tags=wanted,
+                start=str(int(since.timestamp() * 1e6)),
+                end=str(int(until.timestamp() * 1e6)),
+                limit=str(_DEPTH),
+            )
+            yield from _each(body, "data", _summary_of_all)
 
     def _get(self, path: str, **query: str) -> bytes | None:
         """Return the answer of Jaeger, which is a JSON object; None if it has no such trace."""
         try:
-            response = self._client.get(f"api/v3/{path}", params=query)
+            response = self._client.get(f"api/{path}", params=query)
         except httpx.TimeoutException:
             raise SourceError(f"{self.place} does not answer in time.") from None
         except (httpx.HTTPError, UnicodeError) as error:  # the latter of a name that is no host's
@@ -231,10 +233,35 @@ class _Api:
         raise SourceError(f"{self.place} answers {status}: {clean(reason)[:_LONGEST_REASON]}")
 
 
+def _each(
+    body: bytes | None, key: str, read_one: Callable[[dict[str, Any]], Summary]
+) -> Iterator[Summary]:
+    """Read a list in an answer; what is malformed in it was not found."""
+    with contextlib.suppress(UnreadableError):
+        for item in otlp.mappings(_json(body or b"").get(key), key):
+            with contextlib.suppress(UnreadableError):
+                yield read_one(item)
+
+
 def _summary(raw: dict[str, Any]) -> Summary:
+    """Read an item of ``/api/v3/trace-summaries``."""
     trace_id = otlp.identifier(raw.get("traceId"), otlp.TRACE_ID, "trace id")
-    name = otlp.text(raw.get("rootOperationName")) or otlp.text(raw.get("rootServiceName"))
-    return Summary(trace_id, None, name, otlp.unsigned(raw.get("maxEndTimeUnixNano"), "end"))
+    end = otlp.unsigned(raw.get("maxEndTimeUnixNano"), "end")
+    return Summary(trace_id, None, otlp.text(raw.get("rootOperationName")), end)
+
+
+def _summary_of_all(raw: dict[str, Any]) -> Summary:
+    """Read an item of ``/api/traces``: a trace whose times are in microseconds."""
+    trace_id = otlp.identifier(raw.get("traceID"), otlp.TRACE_ID, "trace id")
+    spans = otlp.mappings(raw.get("spans"), "spans")
+    ends = (
+        otlp.unsigned(span.get("startTime"), "start")
+        + otlp.unsigned(span.get("duration"), "length")
+        for span in spans
+    )
+    roots = (span for span in spans if not span.get("references"))
+    name = otlp.text(next(roots, {}).get("operationName"))
+    return Summary(trace_id, None, name, max(ends, default=0) * 1_000)
 
 
 def _json(body: bytes) -> dict[str, Any]:

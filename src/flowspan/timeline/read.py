@@ -37,13 +37,11 @@ __all__ = [
     "SourceError",
     "Span",
     "Trace",
-    "all_spans",
     "find_files",
     "load",
     "parse",
     "parse_wanted",
     "recent_traces",
-    "summarize",
     "to_json",
 ]
 
@@ -180,19 +178,6 @@ def parse(raw: bytes, trace_id: str, source: str) -> Trace:
     return found.trace(trace_id)
 
 
-def all_spans(raw: bytes) -> Iterator[Span]:
-    """Yield every span of OTLP JSON lines in memory that can be read."""
-    for line in raw.splitlines():
-        yield from _parse_quietly(line)
-
-
-def summarize(span: Span) -> Summary:
-    """Tell what a list of traces shows of one, from a span in it."""
-    run_id = str(span.attributes.get(semconv.RUN_ID)) if span.is_run else None
-    name = span.attributes.get(semconv.FLOW_NAME) or span.name
-    return Summary(span.trace_id, run_id, str(name), span.end)
-
-
 def find_files(source: Path) -> list[Path]:
     """List the files to read, newest first.
 
@@ -211,7 +196,10 @@ def recent_traces(files: Iterable[Path], count: int) -> list[Summary]:
 
 
 def _summaries(raw: bytes) -> Iterator[Summary]:
-    return map(summarize, _parse_quietly(raw))
+    for span in _parse_quietly(raw):
+        run_id = str(span.attributes.get(semconv.RUN_ID)) if span.is_run else None
+        name = span.attributes.get(semconv.FLOW_NAME) or span.name
+        yield Summary(span.trace_id, run_id, str(name), span.end)
 
 
 def _trace_of_run(files: Iterable[Path], run_id: str) -> str | None:
