@@ -11,7 +11,7 @@ ARGS ?=
 LOG ?= CRITICAL
 
 SOURCES := $(shell find src -name '*.py' -o -name '*.html' -o -name 'py.typed') \
-           pyproject.toml README.md LICENSE
+           $(wildcard collector/*) pyproject.toml README.md LICENSE
 VERSION := $(shell sed -n 's/^__version__.*"\(.*\)"$$/\1/p' src/flowspan/_version.py)
 WHEEL := dist/flowspan-$(VERSION)-py3-none-any.whl
 

@@ -4,11 +4,13 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from flowspan._messages import fail, note
 from flowspan._version import __version__
+from flowspan.collector.cli import app as collector_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,6 +36,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(collector_app)
 
 
 def main() -> None:
@@ -130,10 +133,10 @@ def timeline(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="TRACE_ID|FLOW_RUN_ID|latest") from None
     except SourceError as error:
-        _fail(f"{error}\n{how_to_get_spans}")
+        fail(f"{error}\n{how_to_get_spans}")
     except UnknownRunError as error:
         _warn(error.problems)
-        _fail(_unknown(error, [known.trace_id for known in error.known], how_to_get_spans))
+        fail(_unknown(error, [known.trace_id for known in error.known], how_to_get_spans))
     lines = _logs_beside(file, found.trace_id, floor) if with_logs else None
     if as_json:
         typer.echo(_as_json(found, lines), nl=False)
@@ -199,18 +202,18 @@ def logs(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="FLOW_RUN_ID|TRACE_ID|latest") from None
     except SourceError as error:
-        _fail(f"{error}\n{_HOW_TO_GET_LOGS}")
+        fail(f"{error}\n{_HOW_TO_GET_LOGS}")
     except UnknownRunError as error:
         _warn(error.problems)
         ids = [known.run_id or known.trace_id for known in error.known]
-        _fail(_unknown(error, ids, _HOW_TO_GET_LOGS))
+        fail(_unknown(error, ids, _HOW_TO_GET_LOGS))
     of_task = found.logs if task is None else reader.of_task(found.logs, task)
     if task is not None and not of_task:
         _warn(found.problems)
-        _fail(_no_task(task, found.logs))
+        fail(_no_task(task, found.logs))
     shown = reader.at_least(of_task, floor)
     if not shown:
-        _note("no line of this run is of this level or above.")
+        note("no line of this run is of this level or above.")
     _print_logs(shown, as_json=as_json)
     if found.problems:
         _warn(found.problems)
@@ -249,12 +252,12 @@ def metrics(
     try:
         found = read.load(file)
     except SourceError as error:
-        _fail(f"{error}\n{_HOW_TO_GET_METRICS}")
+        fail(f"{error}\n{_HOW_TO_GET_METRICS}")
     report = summary.summarize(found)
     shown = report if flow is None else summary.only(report, flow)
     if shown.is_empty:
         _warn(found.problems)
-        _fail(_no_metrics(file, flow, report.flow_names))
+        fail(_no_metrics(file, flow, report.flow_names))
     if as_json:
         typer.echo(summary.to_json(shown), nl=False)
     else:
@@ -315,15 +318,6 @@ _HOW_TO_GET_METRICS: Final = (
     "endpoint set, which would send them elsewhere, it writes its metrics to .flowspan/ in its\n"
     "working directory. Or name a file or folder with --file PATH."
 )
-
-
-def _note(message: str) -> None:
-    typer.echo(f"flowspan: {message}", err=True)
-
-
-def _fail(message: str) -> NoReturn:
-    _note(message)
-    raise typer.Exit(1)
 
 
 def _warn(problems: "Sequence[Problem]") -> None:
@@ -408,11 +402,11 @@ def _logs_beside(file: Path, trace_id: str, floor: int) -> "Logs":
     try:
         found = reader.load_trace(reader.find_files(folder), trace_id)
     except SourceError as error:
-        _note(f"{error}\n{_HOW_TO_GET_LOGS}")
+        note(f"{error}\n{_HOW_TO_GET_LOGS}")
         return reader.Logs((), ())
     shown = reader.at_least(found.logs, floor)
     if not shown:
-        _note(f"{folder} holds no log lines of this trace" + (" and level." if floor else "."))
+        note(f"{folder} holds no log lines of this trace" + (" and level." if floor else "."))
     return replace(found, logs=tuple(shown))
 
 
