@@ -5,6 +5,7 @@ from a file of OTLP JSON lines, and keeps what it was asked.
 """
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from sinks import Certificate
 
 Answer = tuple[int, bytes, dict[str, str]]
 """Status, body and headers."""
@@ -60,7 +63,8 @@ class Jaeger:
                 assert int(query["start"]) < int(query["end"])
                 found = self._matching(query["service"], query["tags"])
                 return _ok({"data": [*map(self._trace_for_ui, found)], "errors": None})
-        return 404, b"404 page not found\n", {"Content-Type": "text/plain; charset=utf-8"}
+        # Since 2.16 it is 404 below /api/; before, and elsewhere, the page of the UI.
+        return 200, b"<!DOCTYPE html><title>Jaeger UI</title>", {"Content-Type": "text/html"}
 
     def _spans(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         for line in self.file.read_text().splitlines() if self.file.exists() else ():
@@ -134,7 +138,9 @@ def _ok(document: dict[str, Any]) -> Answer:
 
 
 @contextmanager
-def jaeger_server(file: Path, base_path: str = "") -> Iterator[Jaeger]:
+def jaeger_server(
+    file: Path, base_path: str = "", tls: Certificate | None = None
+) -> Iterator[Jaeger]:
     """Serve what is in a file, in the place of Jaeger; answers come in chunks."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -162,7 +168,12 @@ def jaeger_server(file: Path, base_path: str = "") -> Iterator[Jaeger]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    jaeger = Jaeger(f"http://127.0.0.1:{server.server_port}{base_path}", file, base_path)
+    if tls is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls.certificate, tls.key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    scheme = "https" if tls else "http"
+    jaeger = Jaeger(f"{scheme}://127.0.0.1:{server.server_port}{base_path}", file, base_path)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:

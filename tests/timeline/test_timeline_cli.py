@@ -178,7 +178,7 @@ def test_help_and_version(tmp_path: Path) -> None:
 def test_the_timeline_needs_neither_prefect_nor_the_sdk(tmp_path: Path) -> None:
     """It starts at once, and works on files from elsewhere."""
     code = (
-        "import sys, flowspan.cli, flowspan.timeline.read, flowspan.timeline.terminal\n"
+        "import sys, flowspan.cli, flowspan.timeline.jaeger, flowspan.timeline.terminal\n"
         "print([name for name in ('prefect', 'opentelemetry.sdk') if name in sys.modules])"
     )
     done = subprocess.run(

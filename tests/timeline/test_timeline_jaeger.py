@@ -18,7 +18,7 @@ from flowspan.identity import derive_trace_id
 from flowspan.otlp_json import SourceError
 from flowspan.timeline import jaeger, read
 from flowspan.timeline.wanted import UnknownRunError
-from sinks import refusing_endpoint, silent_endpoint
+from sinks import refusing_endpoint, self_signed_certificate, silent_endpoint
 
 
 def root_trace(run_id: str) -> str:
@@ -186,16 +186,16 @@ def answer(status: int, body: str | bytes, **headers: str) -> Answer:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (answer(200, "<html>Grafana</html>"), "does not answer as Jaeger's query API (200)"),
-        (answer(200, ""), "does not answer as Jaeger's query API (200)"),
-        (answer(200, "[]"), "does not answer as Jaeger's query API (200)"),
-        (answer(404, "404 page not found"), "does not answer as Jaeger's query API (404)"),
-        (answer(404, '{"message": "Not found"}'), "does not answer as Jaeger's query API (404)"),
-        (answer(401, "no"), "asks for other credentials, or for some (401)"),
-        (answer(403, '{"error": {}}'), "asks for other credentials, or for some (403)"),
-        (answer(500, '{"error": {"message": "a\\nb\\u001b"}}'), "answers 500: a b�"),
-        (answer(503, "<html>"), "answers 503: Service Unavailable"),
-        (answer(429, ""), "answers 429: Too Many Requests"),
+        (answer(200, "<html>Grafana</html>"), "does not answer as Jaeger's API (HTTP 200)"),
+        (answer(200, ""), "does not answer as Jaeger's API (HTTP 200)"),
+        (answer(200, "[]"), "does not answer as Jaeger's API (HTTP 200)"),
+        (answer(404, "404 page not found"), "does not answer as Jaeger's API (HTTP 404)"),
+        (answer(404, '{"message": "Not found"}'), "does not answer as Jaeger's API (HTTP 404)"),
+        (answer(401, "no"), "asks for credentials, or other ones (HTTP 401)"),
+        (answer(403, '{"error": {}}'), "asks for credentials, or other ones (HTTP 403)"),
+        (answer(500, '{"error": {"message": "a\\nb\\u001b"}}'), "answers HTTP 500: a b�"),
+        (answer(503, "<html>"), "answers HTTP 503: Service Unavailable"),
+        (answer(429, ""), "answers HTTP 429: Too Many Requests"),
         (answer(302, "", Location="https://u:p@sso/login?token=1"), "sends us on to https://sso/login:"),
         (answer(301, "", Location="/jaeger/"), "/jaeger/: is it there, or a log-in?"),
         (answer(307, "", Location="http://[bad"), "sends us on to http://%5bbad:"),
@@ -253,6 +253,19 @@ def test_a_server_that_cannot_be_asked_says_why(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
     with pytest.raises(SourceError, match="cannot be asked from here"):
         load("https://127.0.0.1:1")
+
+
+def test_https_trusts_the_authorities_that_ssl_cert_file_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with everything that uses OpenSSL."""
+    tls = self_signed_certificate(tmp_path)
+    with jaeger_server(tmp_path / "f.jsonl", tls=tls) as server:
+        trace_id = write(server.file, run("RUN etl", 0, 9)).trace_id
+        with pytest.raises(SourceError, match="certificate verify failed"):
+            load(server, trace_id)
+        monkeypatch.setenv("SSL_CERT_FILE", str(tls.certificate))
+        assert names(load(server, trace_id)) == ["RUN etl"]
 
 
 @pytest.mark.parametrize(

@@ -105,10 +105,10 @@ def load(
             if trace.spans:
                 return trace
             problems += trace.problems
-        known = api.recent_traces() if wanted != LATEST else []
-        what = (
-            f"trace or run {wanted}." if run_id else f"runs of the last {_LOOKBACKS[-1].days} days."
-        )
+        if run_id is None:
+            what, known = f"runs of the last {_LOOKBACKS[-1].days} days.", []
+        else:
+            what, known = f"trace or run {wanted}.", api.recent_traces()
         raise UnknownRunError(f"{api.place} holds no {what}", known[:_LISTED], problems)
 
 
@@ -220,7 +220,7 @@ class _Api:
         if response.is_success and body.lstrip().startswith(b"{"):
             return body
         if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            raise SourceError(f"{self.place} asks for other credentials, or for some ({status}).")
+            raise SourceError(f"{self.place} asks for credentials, or other ones (HTTP {status}).")
         if response.next_request is not None:  # following it, headers might go to somebody else
             there = response.next_request.url.copy_with(userinfo=b"", query=None, fragment=None)
             raise SourceError(f"{self.place} sends us on to {there}: is it there, or a log-in?")
@@ -228,9 +228,9 @@ class _Api:
         if status == httpx.codes.NOT_FOUND and message is not None:
             return None
         if response.is_success or status == httpx.codes.NOT_FOUND:
-            raise _NoSuchApiError(f"{self.place} does not answer as Jaeger's query API ({status}).")
+            raise _NoSuchApiError(f"{self.place} does not answer as Jaeger's API (HTTP {status}).")
         reason = message or response.reason_phrase
-        raise SourceError(f"{self.place} answers {status}: {clean(reason)[:_LONGEST_REASON]}")
+        raise SourceError(f"{self.place} answers HTTP {status}: {clean(reason)[:_LONGEST_REASON]}")
 
 
 def _each(
