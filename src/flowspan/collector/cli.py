@@ -77,15 +77,15 @@ def check(
         str | None,
         typer.Option(
             metavar="PATH",
-            help=f"The Collector to ask, by default {' or '.join(program.NAMES)} on PATH.",
+            help=f"The Collector to ask, by default {', '.join(program.NAMES)} on PATH.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Let a Collector validate its configuration.
 
-    It is started with the variables that are set here. Exits with 1 if it rejects the configuration
-    or a variable is missing, and with 3 if there is no Collector to ask.
+    It sees the variables that are set here, and starts nothing. Exits with 1 if it rejects the
+    configuration or a variable is missing, and with 3 if there is no Collector to ask.
     """
     chosen = _choose(backend)
     missing = layers.unset(chosen, os.environ)
