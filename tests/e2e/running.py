@@ -1,23 +1,26 @@
-"""The programs of the end-to-end tests, running on free ports of loopback. Every wait is bounded."""
+"""Run the programs of the end-to-end tests, on free ports of loopback. Every wait is bounded."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 import programs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 LAYERS = programs.ROOT / "collector"
 DEMO = programs.ROOT / "examples" / "nyc_flights.py"
@@ -72,7 +75,9 @@ class Running:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the program and wait until it is healthy."""
+        """Start the program and wait until it is healthy; the test is skipped if it is missing."""
+        if shutil.which(self._command[0]) is None:
+            pytest.skip(f"there is no {self._command[0]}: `make e2e` builds it")
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 self._command, env=self._variables, stdout=output, stderr=output
