@@ -50,6 +50,8 @@ class Request:
     path: str
     headers: dict[str, str]
     message: Any
+    body: bytes = b""
+    """What the message was decoded from, packed if it came so; over HTTP only."""
 
 
 @dataclass
@@ -149,14 +151,14 @@ def http_sink(tls: Certificate | None = None) -> Iterator[Sink]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            if headers.get("content-encoding") == "gzip":
-                body = gzip.decompress(body)
+            packed = headers.get("content-encoding") == "gzip"
+            unpacked = gzip.decompress(body) if packed else body
             kinds: dict[str, Any] = {
                 "metrics": ExportMetricsServiceRequest,
                 "logs": ExportLogsServiceRequest,
             }
             kind = kinds.get(self.path.rpartition("/")[2], ExportTraceServiceRequest)
-            sink.accept(Request(self.path, headers, kind.FromString(body)))
+            sink.accept(Request(self.path, headers, kind.FromString(unpacked), body))
             answer = ExportTraceServiceResponse().SerializeToString()  # all answers are empty
             self.send_response(sink.status)
             self.send_header("Content-Type", "application/x-protobuf")
