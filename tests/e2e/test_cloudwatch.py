@@ -488,11 +488,12 @@ def pairs(names: Mapping[str, str]) -> list[dict[str, Any]]:
     return [{"key": key, "value": {"stringValue": value}} for key, value in names.items()]
 
 
-def point(seconds_ago: float = 0, **value: Any) -> dict[str, Any]:
-    """A data point of a flow."""
+def point(seconds_ago: float = 0, task: str = "", **value: Any) -> dict[str, Any]:
+    """A data point of a flow or of one of its tasks."""
     now = time.time_ns() - int(seconds_ago * 1e9)
     times = {"startTimeUnixNano": str(now - 10**9), "timeUnixNano": str(now)}
-    return {"attributes": pairs({"prefect.flow.name": "craft"}), **times, **value}
+    names = {"prefect.flow.name": "craft"} | ({"prefect.task.name": task} if task else {})
+    return {"attributes": pairs(names), **times, **value}
 
 
 def runs(*points: dict[str, Any]) -> list[dict[str, Any]]:
@@ -521,7 +522,7 @@ def test_processes_may_measure_in_the_same_millisecond(delivered: Delivered) -> 
 def test_deltas_of_histograms_have_a_minimum_and_a_maximum(delivered: Delivered) -> None:
     """Cumulative ones have not; where nothing was measured, there is no record."""
     duration = {"name": "cicd.pipeline.run.duration", "unit": "s"}
-    buckets = {"explicitBounds": [10], "bucketCounts": ["2", "1"]}
+    buckets: dict[str, Any] = {"explicitBounds": [10], "bucketCounts": ["2", "1"]}
     nothing = point(2, count="0", sum=0, explicitBounds=[10], bucketCounts=["0", "0"])
     points = [nothing, point(1, count="3", sum=26, min=2, max=20, **buckets)]
     histogram = {"aggregationTemporality": 1, "dataPoints": points}
@@ -563,6 +564,23 @@ def test_nothing_that_aws_refuses_holds_up_the_rest(delivered: Delivered) -> Non
     after = delivered.collector.own_metrics()
     for name in LEFT_OUT:
         assert after[name] - before.get(name, 0) == 2
+
+
+def test_what_is_sent_anew_after_an_outage_is_not_counted_twice(tmp_path: Path) -> None:
+    """Though it is more than fits into one request."""
+    aws = Aws(tmp_path)
+    collector = Collector(tmp_path, "cloudwatch", **VARIABLES, AWS_ENDPOINT_URL=aws.url)
+    outage = Delivered(aws, Sink(), collector, tmp_path)
+    names = {f"task {number}" for number in range(2000)}
+    points = [point(task=name, asInt="1") for name in names]
+    with running(collector):
+        outage.send("metrics", [{**process("bulk", "1"), "scopeMetrics": runs(*points)}])
+        wait_for(lambda: failed(collector))
+        with running(aws):
+            outage.wait()
+            found = [event["message"] for event in aws.events("/flowspan/bulk/metrics")]
+    assert sum(len(json.dumps(record)) for record in found) > 2 * 256 * 1024
+    assert Counter(record["prefect.task.name"] for record in found) == Counter(names)
 
 
 # The OTLP endpoints
