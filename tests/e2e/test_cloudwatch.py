@@ -52,7 +52,7 @@ INDEXED = {
     "prefect.run.type",
     "prefect.task.name",
 }
-UNITS = {"Seconds", "Count", None}  # those of CloudWatch's that flowspan has a use for
+UNITS = {"Seconds", "Count"}  # those of CloudWatch's that flowspan's own metrics have
 
 # What an alarm can be set on.
 RUN = ["flow", "flow result"]
@@ -311,7 +311,7 @@ def test_records_are_of_the_embedded_metric_format(records: list[dict[str, Any]]
             assert all(isinstance(record[name], str) for name in names)
             assert 0 < len(directive["Metrics"]) <= 100
             for metric in directive["Metrics"]:
-                assert metric.get("Unit") in UNITS
+                assert metric["Unit"] in UNITS
                 value = record[metric["Name"]]
                 if isinstance(value, dict):
                     assert value.keys() == {"Min", "Max", "Count", "Sum"}
@@ -533,6 +533,49 @@ def test_deltas_of_histograms_have_a_minimum_and_a_maximum(delivered: Delivered)
     assert [record["cicd.pipeline.run.duration"] for record in found] == [
         {"Count": 3, "Sum": 26, "Min": 2, "Max": 20}
     ]
+
+
+def test_metrics_of_a_users_own_have_a_unit_of_cloudwatchs(delivered: Delivered) -> None:
+    """The nearest, or none: with any other, CloudWatch would not take them."""
+    expected = {
+        "s": "Seconds",
+        "By": "Bytes",
+        "%": "Percent",
+        "{row}": "Count",
+        "{row}/s": "None",
+        "1": "None",
+        "EUR": "None",
+        "": "None",
+    }
+    gauge = {"dataPoints": [point(task="buy", asDouble=0.5)]}
+    metrics = [
+        {"name": f"prefect.metric.{number}", "unit": unit, "gauge": gauge}
+        for number, unit in enumerate(expected)
+    ]
+    delivered.send("metrics", [{**process("own", "1"), "scopeMetrics": [{"metrics": metrics}]}])
+    delivered.wait()
+    found = {
+        metric["Name"]: metric["Unit"]
+        for event in delivered.aws.events("/flowspan/own/metrics")
+        for directive in event["message"]["_aws"]["CloudWatchMetrics"]
+        for metric in directive["Metrics"]
+        if directive["Dimensions"] == [["flow"], ["flow", "task"]]
+    }
+    assert found == {
+        f"prefect.metric.{number}": unit for number, unit in enumerate(expected.values())
+    }
+
+
+def test_flowspans_own_errors_have_no_dimensions(delivered: Delivered) -> None:
+    """An alarm on them is one for all flows."""
+    [scope] = runs(point(asInt="4"))
+    scope["metrics"][0]["name"] = "flowspan.internal.errors"
+    delivered.send("metrics", [{**process("internal", "1"), "scopeMetrics": [scope]}])
+    delivered.wait()
+    found = [event["message"] for event in delivered.aws.events("/flowspan/internal/metrics")]
+    [directive] = found[0]["_aws"]["CloudWatchMetrics"]
+    assert directive["Dimensions"] == [[]]
+    assert statistics(found, "flowspan.internal.errors")[1] == 4
 
 
 def test_nothing_that_aws_refuses_holds_up_the_rest(delivered: Delivered) -> None:
