@@ -419,18 +419,6 @@ def test_alarms_on_what_the_demo_always_does(
     assert statistics(records, metric, **dimensions)[1] == expected
 
 
-def test_levels_are_back_at_zero(records: list[dict[str, Any]]) -> None:
-    """They are sent as they are, not by how much they have changed."""
-    latest: dict[Any, float] = {}
-    for record in sorted(records, key=lambda record: record["_aws"]["Timestamp"]):
-        for name, (_, value) in values(record).items():
-            if name.endswith(".active"):
-                assert value >= 0
-                latest[name, record["flow"], record.get("task"), record.get("state")] = value
-    assert {name for name, *_ in latest} == {"cicd.pipeline.run.active", "prefect.task.run.active"}
-    assert set(latest.values()) == {0}
-
-
 # Logs
 
 
@@ -533,6 +521,18 @@ def test_deltas_of_histograms_have_a_minimum_and_a_maximum(delivered: Delivered)
     assert [record["cicd.pipeline.run.duration"] for record in found] == [
         {"Count": 3, "Sum": 26, "Min": 2, "Max": 20}
     ]
+
+
+def test_levels_are_sent_as_they_are(delivered: Delivered) -> None:
+    """Not by how much they have changed; zero, too."""
+    points = [point(3 - number, asInt=value) for number, value in enumerate(["2", "5", "0"])]
+    level = {"aggregationTemporality": 2, "isMonotonic": False, "dataPoints": points}
+    scope = {"metrics": [{"name": "prefect.task.run.active", "unit": "{run}", "sum": level}]}
+    delivered.send("metrics", [{**process("level", "1"), "scopeMetrics": [scope]}])
+    delivered.wait()
+    found = delivered.aws.events("/flowspan/level/metrics")
+    in_order = sorted(found, key=lambda event: event["timestamp"])
+    assert [event["message"]["prefect.task.run.active"] for event in in_order] == [2, 5, 0]
 
 
 def test_metrics_of_a_users_own_have_a_unit_of_cloudwatchs(delivered: Delivered) -> None:
