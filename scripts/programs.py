@@ -73,11 +73,11 @@ COLLECTOR = Program(
 )
 # This is Jaeger 2.13.0, whose commit has two tags: Go knows the module by the older numbering.
 JAEGER = Program("jaeger", "github.com/jaegertracing/jaeger/cmd/jaeger", "1.76.0")
-# This is Prometheus 3.9.0, less the discovery of targets in clouds, which is most of it.
+# This is Prometheus 3.14.0, less the discovery of targets in clouds, which is most of it.
 PROMETHEUS = Program(
     "prometheus",
     "github.com/prometheus/prometheus/cmd/prometheus",
-    "0.309.0",
+    "0.314.0",
     tags=("remove_all_sd",),
 )
 PROGRAMS = {program.name: program for program in (COLLECTOR, JAEGER, PROMETHEUS)}
