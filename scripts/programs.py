@@ -211,22 +211,27 @@ def lock(program: Program) -> None:
             shutil.copy(pin, program.pins)
 
 
+def named(name: str) -> Program:
+    """The program of this name, as an argument."""
+    if name not in PROGRAMS:
+        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(PROGRAMS)}")
+    return PROGRAMS[name]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build what is named, or everything; print one path a line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument(
-        "names", nargs="*", choices=PROGRAMS, metavar="PROGRAM", default=[*PROGRAMS]
-    )
+    parser.add_argument("programs", nargs="*", type=named, metavar="PROGRAM")
     parser.add_argument("--lock", action="store_true", help="write the pins instead")
     options = parser.parse_args(arguments)
     try:
-        for name in options.names:
+        for program in options.programs or PROGRAMS.values():
             if options.lock:
-                lock(PROGRAMS[name])
+                lock(program)
             else:
-                print(build(PROGRAMS[name]))
+                print(build(program))
     except Unavailable as reason:
         print(reason, file=sys.stderr)
         return 1
