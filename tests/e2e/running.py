@@ -194,11 +194,11 @@ def running(*started: Running) -> Iterator[None]:
         yield
 
 
-def run_demo(api: str, folder: Path, endpoint: str, **variables: str) -> None:
+def run_demo(api: str, folder: Path, endpoint: str, script: Path = DEMO, **variables: str) -> None:
     """Run the demo's flow; it sends to `endpoint` and writes embedded files to `folder`."""
     both = {f"OTEL_{signal}_EXPORTER": "embedded,otlp" for signal in ("TRACES", "METRICS", "LOGS")}
     done = subprocess.run(
-        [sys.executable, str(DEMO)],
+        [sys.executable, str(script)],
         check=False,
         cwd=programs.ROOT,
         env={
