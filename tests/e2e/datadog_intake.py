@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # Messages, fields, numbers and types; [] is repeated, {} is a map from strings.
 PAYLOADS = {
-    "AgentPayload": {"hostName": (1, "string"), "tracerPayloads": (5, "[]TracerPayload")},
+    "AgentPayload": {"tracerPayloads": (5, "[]TracerPayload")},
     "TracerPayload": {
         "chunks": (6, "[]TraceChunk"),
         "env": (8, "string"),
@@ -71,8 +71,6 @@ PAYLOADS = {
     "Dogsketch": {
         "ts": (1, "int64"),
         "cnt": (2, "int64"),
-        "min": (3, "double"),
-        "max": (4, "double"),
         "sum": (6, "double"),
         "k": (7, "[]sint32"),
         "n": (8, "[]uint32"),
@@ -127,6 +125,8 @@ class Measured:
     host: str
     tags: frozenset[str]
     kind: str
+    seconds: int
+    """Its time, since the epoch."""
     value: float
     """Of a distribution, the sum."""
     count: int = 1
@@ -146,7 +146,7 @@ class Intake:
     paths: Counter[str] = field(default_factory=Counter)
     """Accepted requests."""
     strange: list[str] = field(default_factory=list)
-    """Those without the key, to unknown paths or to other hosts."""
+    """Those without the key, to unknown paths or other hosts, or that cannot be read."""
     payloads: list[Any] = field(default_factory=list)
     stats: list[dict[str, Any]] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
@@ -220,7 +220,9 @@ def _series(series: Any) -> Iterator[Measured]:
     host = "".join(each.name for each in series.resources if each.type == "host")
     kind = {1: "count", 2: "rate", 3: "gauge"}[series.type]
     for point in series.points:
-        yield Measured(series.metric, host, frozenset(series.tags), kind, point.value)
+        yield Measured(
+            series.metric, host, frozenset(series.tags), kind, point.timestamp, point.value
+        )
 
 
 def _sketch(sketch: Any) -> Iterator[Measured]:
@@ -230,6 +232,7 @@ def _sketch(sketch: Any) -> Iterator[Measured]:
             sketch.host,
             frozenset(sketch.tags),
             "distribution",
+            part.ts,
             part.sum,
             part.cnt,
             tuple(_value(k) for k, n in zip(part.k, part.n, strict=True) for _ in range(n)),
@@ -258,9 +261,8 @@ def intake(key: str) -> Iterator[Intake]:
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             url = urlsplit(self.path)
-            keys = [self.headers.get("DD-API-KEY"), *parse_qs(url.query).get("api_key", [])]
             with lock:
-                status = self._status(url.path, body, key in keys)
+                status = self._status(url.path, url.query, body)
             answer = json.dumps({"valid": status < 400}).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -268,16 +270,22 @@ def intake(key: str) -> Iterator[Intake]:
             self.end_headers()
             self.wfile.write(answer)
 
-        def _status(self, path: str, body: bytes, trusted: bool) -> int:  # noqa: FBT001
+        def _status(self, path: str, query: str, body: bytes) -> int:
+            keys = self.headers.get_all("DD-API-KEY", [])
+            if path == VALIDATE:  # one of the two clients that ask names it there
+                keys += parse_qs(query).get("api_key", [])
             # A proxy's clients name the host in the first line.
-            if not trusted or path not in KEEP or not self.path.startswith("/"):
+            if keys != [key] or path not in KEEP or not self.path.startswith("/"):
                 found.strange.append(f"{self.command} {self.path}")
                 return 403
             if found.refusing.get(path, 0) > 0:
                 found.refusing[path] -= 1
                 return 503
-            unpack = UNPACK[self.headers.get("Content-Encoding", "")]
-            KEEP[path](found, unpack(body))
+            try:
+                KEEP[path](found, UNPACK[self.headers.get("Content-Encoding", "")](body))
+            except Exception as error:
+                found.strange.append(f"{path}: {error!r}")
+                return 400
             found.paths[path] += 1
             return 202
 

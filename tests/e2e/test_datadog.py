@@ -232,6 +232,8 @@ def test_resource(demo: Backend) -> None:
     assert {(p.env, p.appVersion, p.hostname) for p in demo.intake.payloads} == {
         ("e2e", "1.2.3", HOST)
     }
+    # At less than one, Datadog would drop it.
+    assert {chunk.priority for p in demo.intake.payloads for chunk in p.chunks} == {1}
     for came, _ in pairs(demo):
         assert came.service == SERVICE
         assert (came.meta["env"], came.meta["version"], came.meta["team"]) == (
@@ -350,6 +352,7 @@ def test_metrics(demo: Backend) -> None:
 
     mine = [m for m in came.measured if OF_FLOWS in m.tags]
     assert {m.host for m in mine} == {HOST}
+    assert all(abs(m.seconds - time.time()) < 600 for m in mine)
     assert all("env:e2e" in m.tags for m in mine)
     assert not [
         tag
