@@ -52,6 +52,8 @@ ENDS = programs.ROOT / "tests" / "flows" / "ends.py"
 
 TRIES = 4  # of Datadog's client, for traces and trace metrics
 
+OF_FLOWS = f"service:{SERVICE}"
+
 # A flow of twenty hours, and a quick one: made by hand, under a service of their own.
 MADE = "made"
 SECONDS = {"RUN made-long": 20 * 3600.0, "RUN made-short": 0.015}
@@ -87,17 +89,33 @@ class Backend:
         return found
 
     def has_all(self) -> bool:
-        """Whether as much has come as should, tail sampling aside."""
-        calls = sum(m.value for m in self.intake.find("traces.span.metrics.calls", OF_FLOWS))
+        """Whether as much has come as should; of sampled traces, the one that failed."""
+        spans, runs = self.spans.all, self.runs
+        flows = sum(n for (operation, _), n in runs.items() if operation == "prefect.flow")
+        tasks = runs.total() - flows
+        metrics = {
+            "prefect.flow.runs": flows,
+            "prefect.task.runs": tasks,
+            "prefect.task.run.duration": tasks,
+            "traces.span.metrics.calls": len(spans),
+            "traces.span.metrics.duration": len(spans),
+        }
         return (
-            self.intake.trace_metrics("Hits", SERVICE).total() >= self.runs.total()
-            and calls >= len(self.spans.all)
+            len(self.intake.spans) >= len(kept(spans))
             and len(self.intake.logs) >= self.logs.total()
-            and bool(self.intake.find("cicd.pipeline.run.duration"))
+            and self.intake.trace_metrics("Hits", SERVICE).total() >= runs.total()
+            and all(counts(self.intake, name).total() >= n for name, n in metrics.items())
         )
 
 
-OF_FLOWS = f"service:{SERVICE}"
+def counts(recorder: Intake, metric: str, *keys: str) -> Counter[tuple[str, ...]]:
+    """What a counter came to, or how many values a distribution holds, by these tags."""
+    found: Counter[tuple[str, ...]] = Counter()
+    for m in recorder.find(metric, OF_FLOWS):
+        tags = dict(tag.split(":", 1) for tag in m.tags)
+        add = m.value if m.kind == "count" else m.count
+        found[tuple(tags.get(key, "") for key in keys)] += int(add)
+    return +found
 
 
 def measured(span: ReadableSpan) -> tuple[str, str]:
@@ -106,6 +124,12 @@ def measured(span: ReadableSpan) -> tuple[str, str]:
 
 def failed(span: ReadableSpan) -> bool:
     return span.status.status_code is StatusCode.ERROR
+
+
+def kept(spans: list[ReadableSpan]) -> list[ReadableSpan]:
+    """Those of traces in which something failed."""
+    traces = {context(span).trace_id for span in spans if failed(span)}
+    return [span for span in spans if context(span).trace_id in traces]
 
 
 def collector(folder: Path, recorder: Intake, *layers: str, **variables: str) -> Collector:
@@ -174,7 +198,7 @@ def backends(
                 poor,
                 "tail-sampling",
                 COLLECTOR_SAMPLING_PERCENT="0",
-                COLLECTOR_SAMPLING_WAIT="10s",
+                COLLECTOR_SAMPLING_WAIT="15s",
                 DD_HOST_METADATA="false",
             ),
             poor,
@@ -302,16 +326,6 @@ def test_trace_metrics(demo: Backend) -> None:
     assert {payload["Version"] for payload in of_flows} == {"1.2.3"}
 
 
-def counts(recorder: Intake, metric: str, *keys: str) -> Counter[tuple[str, ...]]:
-    """What a counter came to, or how many values a distribution holds, by these tags."""
-    found: Counter[tuple[str, ...]] = Counter()
-    for m in recorder.find(metric, OF_FLOWS):
-        tags = dict(tag.split(":", 1) for tag in m.tags)
-        add = m.value if m.kind == "count" else m.count
-        found[tuple(tags.get(key, "") for key in keys)] += int(add)
-    return +found
-
-
 def kinds(recorder: Intake, metric: str) -> set[str]:
     return {m.kind for m in recorder.find(metric, OF_FLOWS)}
 
@@ -425,10 +439,11 @@ def test_refused_requests_come_again(ends: Backend) -> None:
 
 def test_sampling_drops_traces_and_counts_them(ends: Backend) -> None:
     """At a share of 0 % only the failed trace comes, and all are in both kinds of metrics."""
-    bad = {context(span).trace_id for span in ends.spans.all if failed(span)}
-    kept = [context(span).span_id for span in ends.spans.all if context(span).trace_id in bad]
-    assert len(bad) == 1
-    assert sorted(span.spanID for span in ends.intake.spans) == sorted(kept)
+    bad = kept(ends.spans.all)
+    assert {span.name for span in bad} == {"RUN bad", "step"}
+    assert sorted(came.spanID for came in ends.intake.spans) == sorted(
+        context(span).span_id for span in bad
+    )
     assert ends.intake.trace_metrics("Hits", SERVICE) == {
         ("prefect.flow", "RUN good"): 3,
         ("prefect.flow", "RUN bad"): 1,
