@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
@@ -29,12 +30,21 @@ T = TypeVar("T")
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listened on a moment ago, all different."""
+    """Ports that nobody listened on a moment ago, all different.
+
+    They lie below those that the system gives to outgoing connections, of which one could take a
+    port before the program that it was meant for.
+    """
+    found: list[int] = []
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for port in random.sample(range(10_000, 32_000), 1000):
+            if len(found) == count:
+                break
+            each = stack.enter_context(socket.socket())
+            with suppress(OSError):
+                each.bind(("127.0.0.1", port))
+                found.append(port)
+    return found
 
 
 def read(url: str, timeout: float = 10) -> bytes:
@@ -153,20 +163,32 @@ class Collector(Running):
 
 
 class Jaeger(Running):
-    """Jaeger v2, as docker-compose.yml runs it but for ports and folders; traces in memory."""
+    """Jaeger v2, as docker-compose.yml runs it but for ports and folders.
 
-    def __init__(self, folder: Path) -> None:
+    Traces are in memory unless `on_disk`, which is how it runs there. `prometheus` is where it asks
+    for what its Monitor tab shows.
+    """
+
+    def __init__(
+        self, folder: Path, *, on_disk: bool = False, prometheus: str | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.otlp, self.query, query_grpc, health = free_ports(4)
         config = yaml.safe_load((programs.ROOT / "compose" / "jaeger.yaml").read_text())
         extensions = config["extensions"]
         extensions["healthcheckv2"]["http"]["endpoint"] = f"127.0.0.1:{health}"
-        extensions["jaeger_storage"] = {"backends": {"traces": {"memory": {"max_traces": 10_000}}}}
-        extensions["jaeger_query"] = {
-            "storage": {"traces": "traces"},
-            "http": {"endpoint": f"127.0.0.1:{self.query}"},
-            "grpc": {"endpoint": f"127.0.0.1:{query_grpc}"},
-        }
+        stored, shown = extensions["jaeger_storage"], extensions["jaeger_query"]
+        if on_disk:
+            folders = {name: str(folder / name) for name in ("keys", "values")}
+            stored["backends"]["traces"]["badger"]["directories"] = folders
+        else:
+            stored["backends"]["traces"] = {"memory": {"max_traces": 10_000}}
+        if prometheus is None:
+            del stored["metric_backends"], shown["storage"]["metrics"]
+        else:
+            stored["metric_backends"]["span_metrics"]["prometheus"]["endpoint"] = prometheus
+        shown["http"] = {"endpoint": f"127.0.0.1:{self.query}"}
+        shown["grpc"] = {"endpoint": f"127.0.0.1:{query_grpc}"}
         config["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"] = f"127.0.0.1:{self.otlp}"
         # Its own metrics have a port that could be taken.
         config["service"]["telemetry"] = {"metrics": {"level": "none"}}
@@ -176,6 +198,11 @@ class Jaeger(Running):
             [str(programs.JAEGER.path), f"--config={path}"],
             folder / "jaeger.log",
             f"http://127.0.0.1:{health}/status",
+            # If it made spans of its own, it would send them to itself, as there, and soon.
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.otlp}",
+                "OTEL_BSP_SCHEDULE_DELAY": "100",
+            },
         )
 
     @property
