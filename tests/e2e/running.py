@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -11,7 +12,8 @@ import sys
 import time
 import urllib.request
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlencode
 
 import pytest
 import yaml
@@ -209,6 +211,42 @@ class Jaeger(Running):
     def url(self) -> str:
         """Where its HTTP API is."""
         return f"http://127.0.0.1:{self.query}"
+
+
+class Prometheus(Running):
+    """Prometheus, as docker-compose.yml runs it but for ports and folders."""
+
+    def __init__(self, folder: Path, port: int, collector: Collector) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        compose = programs.ROOT / "compose"
+        config = yaml.safe_load((compose / "prometheus.yml").read_text())
+        config["rule_files"] = [str(compose / name) for name in config["rule_files"]]
+        ports = {"flowspan": "PROMETHEUS", "collector": "METRICS"}
+        for job in config["scrape_configs"]:
+            target = f"127.0.0.1:{collector.ports[ports[job['job_name']]]}"
+            job["static_configs"] = [{"targets": [target]}]
+        path = folder / "prometheus.yml"
+        path.write_text(yaml.safe_dump(config))
+        services = yaml.safe_load((programs.ROOT / "docker-compose.yml").read_text())["services"]
+        flags = services["prometheus"]["command"]
+        self.url = f"http://127.0.0.1:{port}"
+        super().__init__(
+            [
+                str(programs.PROMETHEUS.path),
+                f"--config.file={path}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+                *(flag for flag in flags if flag.startswith("--enable-feature=")),
+            ],
+            folder / "prometheus.log",
+            f"{self.url}/-/ready",
+        )
+
+    def ask(self, path: str, **query: str | float) -> Any:
+        """What its API answers."""
+        answer = json.loads(read(f"{self.url}/api/v1/{path}?{urlencode(query)}"))
+        assert answer["status"] == "success", answer
+        return answer["data"]
 
 
 @contextmanager

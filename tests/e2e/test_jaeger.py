@@ -20,6 +20,8 @@ from flowspan.timeline import jaeger, read
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+pytestmark = pytest.mark.timeout(400)  # the demo takes a while on a busy machine
+
 # A span as OTLP JSON has it, and the resource and the scope that it is of.
 Span = dict[str, Any]
 Told = tuple[Any, Any, Span]
