@@ -73,11 +73,11 @@ COLLECTOR = Program(
 )
 # This is Jaeger 2.13.0, whose commit has two tags: Go knows the module by the older numbering.
 JAEGER = Program("jaeger", "github.com/jaegertracing/jaeger/cmd/jaeger", "1.76.0")
-# This is Prometheus 3.9.0, less the discovery of targets in clouds, which is most of it.
+# This is Prometheus 3.14.0, less the discovery of targets in clouds, which is most of it.
 PROMETHEUS = Program(
     "prometheus",
     "github.com/prometheus/prometheus/cmd/prometheus",
-    "0.309.0",
+    "0.314.0",
     tags=("remove_all_sd",),
 )
 PROGRAMS = {program.name: program for program in (COLLECTOR, JAEGER, PROMETHEUS)}
@@ -211,22 +211,27 @@ def lock(program: Program) -> None:
             shutil.copy(pin, program.pins)
 
 
+def named(name: str) -> Program:
+    """The program of this name, as an argument."""
+    if name not in PROGRAMS:
+        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(PROGRAMS)}")
+    return PROGRAMS[name]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build what is named, or everything; print one path a line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument(
-        "names", nargs="*", choices=PROGRAMS, metavar="PROGRAM", default=[*PROGRAMS]
-    )
+    parser.add_argument("programs", nargs="*", type=named, metavar="PROGRAM")
     parser.add_argument("--lock", action="store_true", help="write the pins instead")
     options = parser.parse_args(arguments)
     try:
-        for name in options.names:
+        for program in options.programs or PROGRAMS.values():
             if options.lock:
-                lock(PROGRAMS[name])
+                lock(program)
             else:
-                print(build(PROGRAMS[name]))
+                print(build(program))
     except Unavailable as reason:
         print(reason, file=sys.stderr)
         return 1

@@ -267,6 +267,10 @@ def escaped(name: str) -> str:
     return re.sub(r"\W", "_", name)
 
 
+def prometheus_name(metric: str, unit: str) -> str:
+    return escaped(metric) + {"s": "_seconds"}.get(unit, "")
+
+
 def prometheus_names() -> Iterator[str]:
     """Name flowspan's metrics as the Collector's Prometheus exporter does.
 
@@ -276,7 +280,7 @@ def prometheus_names() -> Iterator[str]:
     provider = Instruments()
     RunMetrics(provider)
     for kind, metric, unit in provider.made:
-        name = escaped(metric) + {"s": "_seconds"}.get(unit, "")
+        name = prometheus_name(metric, unit)
         assert unit == "s" or unit.startswith("{"), f"{metric} has a unit unknown here"
         match kind:
             case "histogram":

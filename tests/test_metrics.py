@@ -785,15 +785,3 @@ def test_a_captured_print_becomes_a_metric(spans: RecordedSpans, metrics: Record
     (point,) = metrics.points("prefect.metric.printed")
     assert dict(point.attributes) == {"prefect.flow.name": "below", "prefect.task.name": "step"}
     assert (point.value, metrics.all["prefect.metric.printed"].unit) == (1.5, "s")
-
-
-def test_logging_is_as_before_after_uninstrument(prefect_server: str) -> None:
-    """What hears the METRIC lines is taken out of logging and of structlog again."""
-    before = logging.getLogRecordFactory(), vars(structlog.BoundLoggerBase)["_process_event"]
-    flowspan.instrument(tracer_provider=TracerProvider())
-    during = logging.getLogRecordFactory(), vars(structlog.BoundLoggerBase)["_process_event"]
-    flowspan.uninstrument()
-    after = logging.getLogRecordFactory(), vars(structlog.BoundLoggerBase)["_process_event"]
-    assert after == before
-    assert during[0] is not before[0]
-    assert during[1] is not before[1]

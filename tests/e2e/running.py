@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlencode
 
 import pytest
 import yaml
@@ -29,12 +32,21 @@ T = TypeVar("T")
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listened on a moment ago, all different."""
+    """Ports that nobody listened on a moment ago, all different.
+
+    They lie below those that the system gives to outgoing connections, of which one could take a
+    port before the program that it was meant for.
+    """
+    found: list[int] = []
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for port in random.sample(range(10_000, 32_000), 1000):
+            if len(found) == count:
+                break
+            each = stack.enter_context(socket.socket())
+            with suppress(OSError):
+                each.bind(("127.0.0.1", port))
+                found.append(port)
+    return found
 
 
 def read(url: str, timeout: float = 10) -> bytes:
@@ -153,20 +165,32 @@ class Collector(Running):
 
 
 class Jaeger(Running):
-    """Jaeger v2, as docker-compose.yml runs it but for ports and folders; traces in memory."""
+    """Jaeger v2, as docker-compose.yml runs it but for ports and folders.
 
-    def __init__(self, folder: Path) -> None:
+    Traces are in memory unless `on_disk`, which is how it runs there. `prometheus` is where it asks
+    for what its Monitor tab shows.
+    """
+
+    def __init__(
+        self, folder: Path, *, on_disk: bool = False, prometheus: str | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.otlp, self.query, query_grpc, health = free_ports(4)
         config = yaml.safe_load((programs.ROOT / "compose" / "jaeger.yaml").read_text())
         extensions = config["extensions"]
         extensions["healthcheckv2"]["http"]["endpoint"] = f"127.0.0.1:{health}"
-        extensions["jaeger_storage"] = {"backends": {"traces": {"memory": {"max_traces": 10_000}}}}
-        extensions["jaeger_query"] = {
-            "storage": {"traces": "traces"},
-            "http": {"endpoint": f"127.0.0.1:{self.query}"},
-            "grpc": {"endpoint": f"127.0.0.1:{query_grpc}"},
-        }
+        stored, shown = extensions["jaeger_storage"], extensions["jaeger_query"]
+        if on_disk:
+            folders = {name: str(folder / name) for name in ("keys", "values")}
+            stored["backends"]["traces"]["badger"]["directories"] = folders
+        else:
+            stored["backends"]["traces"] = {"memory": {"max_traces": 10_000}}
+        if prometheus is None:
+            del stored["metric_backends"], shown["storage"]["metrics"]
+        else:
+            stored["metric_backends"]["span_metrics"]["prometheus"]["endpoint"] = prometheus
+        shown["http"] = {"endpoint": f"127.0.0.1:{self.query}"}
+        shown["grpc"] = {"endpoint": f"127.0.0.1:{query_grpc}"}
         config["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"] = f"127.0.0.1:{self.otlp}"
         # Its own metrics have a port that could be taken.
         config["service"]["telemetry"] = {"metrics": {"level": "none"}}
@@ -176,12 +200,53 @@ class Jaeger(Running):
             [str(programs.JAEGER.path), f"--config={path}"],
             folder / "jaeger.log",
             f"http://127.0.0.1:{health}/status",
+            # If it made spans of its own, it would send them to itself, as there, and soon.
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.otlp}",
+                "OTEL_BSP_SCHEDULE_DELAY": "100",
+            },
         )
 
     @property
     def url(self) -> str:
         """Where its HTTP API is."""
         return f"http://127.0.0.1:{self.query}"
+
+
+class Prometheus(Running):
+    """Prometheus, as docker-compose.yml runs it but for ports and folders."""
+
+    def __init__(self, folder: Path, port: int, collector: Collector) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        compose = programs.ROOT / "compose"
+        config = yaml.safe_load((compose / "prometheus.yml").read_text())
+        config["rule_files"] = [str(compose / name) for name in config["rule_files"]]
+        ports = {"flowspan": "PROMETHEUS", "collector": "METRICS"}
+        for job in config["scrape_configs"]:
+            target = f"127.0.0.1:{collector.ports[ports[job['job_name']]]}"
+            job["static_configs"] = [{"targets": [target]}]
+        path = folder / "prometheus.yml"
+        path.write_text(yaml.safe_dump(config))
+        services = yaml.safe_load((programs.ROOT / "docker-compose.yml").read_text())["services"]
+        flags = services["prometheus"]["command"]
+        self.url = f"http://127.0.0.1:{port}"
+        super().__init__(
+            [
+                str(programs.PROMETHEUS.path),
+                f"--config.file={path}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+                *(flag for flag in flags if flag.startswith("--enable-feature=")),
+            ],
+            folder / "prometheus.log",
+            f"{self.url}/-/ready",
+        )
+
+    def ask(self, path: str, **query: str | float) -> Any:
+        """What its API answers."""
+        answer = json.loads(read(f"{self.url}/api/v1/{path}?{urlencode(query)}"))
+        assert answer["status"] == "success", answer
+        return answer["data"]
 
 
 @contextmanager
@@ -194,11 +259,11 @@ def running(*started: Running) -> Iterator[None]:
         yield
 
 
-def run_demo(api: str, folder: Path, endpoint: str, **variables: str) -> None:
+def run_demo(api: str, folder: Path, endpoint: str, script: Path = DEMO, **variables: str) -> None:
     """Run the demo's flow; it sends to `endpoint` and writes embedded files to `folder`."""
     both = {f"OTEL_{signal}_EXPORTER": "embedded,otlp" for signal in ("TRACES", "METRICS", "LOGS")}
     done = subprocess.run(
-        [sys.executable, str(DEMO)],
+        [sys.executable, str(script)],
         check=False,
         cwd=programs.ROOT,
         env={

@@ -1,0 +1,308 @@
+"""What Jaeger holds of the demo's run is what the embedded files of that very run hold."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from running import Collector, Jaeger, run_demo, running, wait_for
+from running import read as fetch
+
+from flowspan import identity, semconv
+from flowspan.timeline import jaeger, read
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+pytestmark = pytest.mark.timeout(400)  # the demo takes a while on a busy machine
+
+# A span as OTLP JSON has it, and the resource and the scope that it is of.
+Span = dict[str, Any]
+Told = tuple[Any, Any, Span]
+
+
+def spans_of(documents: Iterable[dict[str, Any]]) -> dict[str, Told]:
+    """Read OTLP JSON without flowspan's reader, which is not to be its own judge."""
+    found = [
+        (owner["resource"], scope["scope"], span)
+        for document in documents
+        for owner in document["resourceSpans"]
+        for scope in owner["scopeSpans"]
+        for span in scope["spans"]
+    ]
+    by_id = {told[2]["spanId"]: told for told in found}
+    assert len(by_id) == len(found), "a span came twice"
+    return by_id
+
+
+def ordered(node: Any) -> Any:
+    """Sort attributes by name; all else has an order."""
+    if isinstance(node, dict):
+        return {
+            key: sorted(value, key=lambda item: item["key"]) if key == "attributes" else value
+            for key, value in ((key, ordered(value)) for key, value in node.items())
+        }
+    if isinstance(node, list | tuple):
+        return [ordered(item) for item in node]
+    return node
+
+
+def as_in_memory(span: Span) -> Span:
+    """Jaeger changes nothing in what it keeps in memory."""
+    return span
+
+
+def as_on_disk(span: Span) -> Span:
+    """What Jaeger's Badger storage makes of a span: its own older form knows less than OTLP."""
+    kept = {key: value for key, value in span.items() if key != "flags"}
+    # Lists become their JSON text.
+    kept["attributes"] = [
+        {"key": item["key"], "value": {"stringValue": json.dumps(plain(item["value"]))}}
+        if "arrayValue" in item["value"]
+        else item
+        for item in span["attributes"]
+    ]
+    # A link loses its attributes; what it is instead is the older form's one word for all links.
+    follows = {"key": "opentracing.ref_type", "value": {"stringValue": "follows_from"}}
+    if "links" in span:
+        kept["links"] = [
+            {"traceId": link["traceId"], "spanId": link["spanId"], "attributes": [follows]}
+            for link in span["links"]
+        ]
+    return kept
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One run of the demo: in files, and in a Jaeger that keeps spans as `keep` says."""
+
+    folder: Path
+    jaeger: Jaeger
+    keep: Callable[[Span], Span]
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The embedded file."""
+        return [*map(json.loads, (self.folder / "traces.jsonl").read_text().splitlines())]
+
+    @property
+    def kept(self) -> list[dict[str, Any]]:
+        """The embedded file, with what Jaeger changes changed."""
+        lines = self.lines
+        for line in lines:
+            for owner in line["resourceSpans"]:
+                for scope in owner["scopeSpans"]:
+                    scope["spans"] = [*map(self.keep, scope["spans"])]
+        return lines
+
+    @property
+    def spans(self) -> list[Span]:
+        """The spans in the embedded file."""
+        return [span for _, _, span in spans_of(self.lines).values()]
+
+    @property
+    def trace_id(self) -> str:
+        """The one trace."""
+        (found,) = {span["traceId"] for span in self.spans}
+        return str(found)
+
+    def ask(self, path: str) -> Any:
+        """Ask Jaeger's API."""
+        return json.loads(fetch(f"{self.jaeger.url}/api/{path}"))
+
+    def in_jaeger(self) -> dict[str, Told]:
+        """The spans of the trace as they are stored."""
+        return spans_of([self.ask(f"v3/traces/{self.trace_id}?raw_traces=true")["result"]])
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("grpc", as_in_memory), ("http/protobuf", as_on_disk)],
+    ids=["grpc-memory", "http-disk"],
+)
+def demo(
+    request: pytest.FixtureRequest, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Demo]:
+    """The demo's run, sent by either protocol, in either storage of Jaeger."""
+    protocol, keep = request.param
+    folder = tmp_path_factory.mktemp("demo")
+    backend = Jaeger(folder / "jaeger", on_disk=keep is as_on_disk)
+    collector = Collector(folder, "jaeger", JAEGER_ENDPOINT=f"127.0.0.1:{backend.otlp}")
+    with running(backend, collector):
+        files = folder / "embedded"
+        endpoint = collector.endpoint(protocol)
+        run_demo(prefect_server, files, endpoint, OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
+        told = Demo(files, backend, keep)
+        wait_for(lambda: len(told.in_jaeger()) >= len(told.spans), 30, "the trace in Jaeger")
+        yield told
+
+
+def test_every_span_is_there_whole(demo: Demo) -> None:
+    """Tree, names, kinds, times, attributes, events, links, status, scope and resource."""
+    expected = spans_of(demo.kept)
+    found = demo.in_jaeger()
+    assert found.keys() == expected.keys()
+    for span_id, told in expected.items():
+        assert ordered(found[span_id]) == ordered(told)
+
+
+def test_the_demo_has_what_is_compared(demo: Demo) -> None:
+    """The comparison would see a lost link, a lost status or a lost level of the tree."""
+    spans = {span["spanId"]: span for span in demo.spans}
+    assert Counter(span["kind"] for span in spans.values()) == {1: 31, 2: 1}
+    errors = [span for span in spans.values() if span["status"].get("code") == 2]
+    assert sorted(span["name"] for span in errors) == ["attempt 1", "geocode"]
+    assert all(span["status"]["message"] for span in errors)
+    assert sum(len(span.get("links", ())) for span in spans.values()) >= 20
+    assert {event["name"] for span in spans.values() for event in span.get("events", ())} >= {
+        *("Pending", "Running", "Completed", "Cached", "TimedOut", "AwaitingRetry"),
+        *("exception", "slo.violated"),
+    }
+    parents = {span_id: span.get("parentSpanId") for span_id, span in spans.items()}
+    assert Counter(depth(span_id, parents) for span_id in spans) == {1: 1, 2: 24, 3: 7}
+
+
+def depth(span_id: str | None, parents: dict[str, str | None]) -> int:
+    return 1 + depth(parents[span_id], parents) if span_id else 0
+
+
+def test_ids_are_derived(demo: Demo) -> None:
+    """Whoever knows a run's id knows where its trace and its span are in Jaeger."""
+    runs = {
+        span["spanId"]: values(span)[semconv.RUN_ID]
+        for span in demo.spans
+        if semconv.RUN_ID in values(span)
+    }
+    (root,) = (span["spanId"] for span in demo.spans if not span.get("parentSpanId"))
+    assert demo.trace_id == f"{identity.derive_trace_id(runs[root]):032x}"
+    for span_id, (_, _, span) in demo.in_jaeger().items():
+        if span_id in runs:
+            derived = identity.derive_span_id(runs[span_id])
+        else:
+            attempt = values(span)[semconv.ATTEMPT]
+            derived = identity.derive_attempt_span_id(runs[span["parentSpanId"]], attempt)
+        assert span_id == f"{derived:016x}"
+
+
+def test_flowspans_readers_agree(demo: Demo) -> None:
+    """The timeline is drawn from the same spans, whether they come from Jaeger or from files."""
+    url = jaeger.base_url(demo.jaeger.url)
+    found = jaeger.load(url, demo.trace_id, trace_of_root=str)
+    lines = "\n".join(map(json.dumps, demo.kept)).encode()
+    assert found == read.parse(lines, demo.trace_id, "kept")
+    if demo.keep is as_in_memory:
+        assert found == read.load(demo.folder, demo.trace_id)
+
+
+# What the UI of Jaeger reads
+
+
+def plain(value: dict[str, Any]) -> Any:
+    """The value of an attribute."""
+    ((kind, held),) = value.items()
+    match kind:
+        case "intValue":
+            return int(held)
+        case "arrayValue":
+            return [*map(plain, held.get("values", ()))]
+    return held
+
+
+def values(holder: dict[str, Any]) -> dict[str, Any]:
+    return {item["key"]: plain(item["value"]) for item in holder.get("attributes", ())}
+
+
+def tags(fields: list[dict[str, Any]]) -> dict[str, Any]:
+    return {field["key"]: field["value"] for field in fields}
+
+
+def for_ui(holder: dict[str, Any]) -> dict[str, Any]:
+    """Lists are JSON text there."""
+    return {
+        key: json.dumps(value) if isinstance(value, list) else value
+        for key, value in values(holder).items()
+    }
+
+
+def test_the_ui_shows_every_span(demo: Demo) -> None:
+    """It has microseconds, and tags in place of kinds, statuses and scopes, as Jaeger always had.
+
+    Links are references without attributes, and an event's name is one of its fields.
+    """
+    (trace,) = demo.ask(f"traces/{demo.trace_id}")["data"]
+    told = spans_of(demo.lines)
+    assert len(trace["spans"]) == len(told)
+    for shown in trace["spans"]:
+        resource, scope, span = told[shown["spanID"]]
+        start, end = int(span["startTimeUnixNano"]), int(span["endTimeUnixNano"])
+        assert (shown["startTime"], shown["duration"]) == (start // 1000, (end - start) // 1000)
+        assert shown["operationName"] == span["name"]
+        assert shown["warnings"] is None
+
+        status = span["status"]
+        as_tags = {
+            "span.kind": {1: "internal", 2: "server"}[span["kind"]],
+            "otel.scope.name": scope["name"],
+            "otel.scope.version": scope["version"],
+        }
+        if status:
+            as_tags |= {"otel.status_code": "ERROR", "error": True}
+            as_tags["otel.status_description"] = status["message"]
+        assert tags(shown["tags"]) == for_ui(span) | as_tags
+
+        process = trace["processes"][shown["processID"]]
+        of_process = {"service.name": process["serviceName"], **tags(process["tags"])}
+        assert of_process == values(resource)
+
+        assert [(log["timestamp"], tags(log["fields"])) for log in shown["logs"]] == [
+            (int(event["timeUnixNano"]) // 1000, {"event": event["name"], **for_ui(event)})
+            for event in span.get("events", ())
+        ]
+        parent = span.get("parentSpanId")
+        references = [("CHILD_OF", parent)] if parent else []
+        references += [("FOLLOWS_FROM", link["spanId"]) for link in span.get("links", ())]
+        shown_references = [(found["refType"], found["spanID"]) for found in shown["references"]]
+        assert shown_references == references
+        assert {found["traceID"] for found in shown["references"]} <= {demo.trace_id}
+
+
+# flowspan timeline --jaeger
+
+
+def timeline(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = Path(sys.executable).with_name("flowspan")
+    return subprocess.run(
+        [command, "timeline", *arguments], check=False, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_the_timeline_is_the_same(demo: Demo) -> None:
+    """By the id of the trace, of the flow run, of a task run far below it, or as the latest."""
+    (root,) = (span for span in demo.spans if not span.get("parentSpanId"))
+    (task,) = (span for span in demo.spans if span["name"] == "join_planes")
+    expected = timeline(demo.trace_id, "--file", str(demo.folder))
+    assert expected.returncode == 0, expected.stderr
+    assert "29 runs" in expected.stdout
+    ids = (values(span)[semconv.RUN_ID] for span in (root, task))
+    for wanted in (demo.trace_id, *ids, "latest"):
+        found = timeline(wanted, "--jaeger", demo.jaeger.url)
+        assert (found.returncode, found.stderr) == (0, "")
+        assert found.stdout == expected.stdout
+
+
+def test_an_unknown_trace_is_told_from_the_known(demo: Demo) -> None:
+    """It says that Jaeger has none of that id, and names what it has."""
+    found = timeline("0123456789abcdef" * 2, "--jaeger", demo.jaeger.url)
+    assert found.returncode == 1
+    assert demo.trace_id in found.stderr
+
+
+def test_jaeger_does_not_trace_itself(demo: Demo) -> None:
+    """By now it has been asked often, and shows no service but the flow's."""
+    assert demo.ask("v3/services") == {"services": ["prefect"]}
