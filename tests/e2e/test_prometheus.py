@@ -36,7 +36,8 @@ from test_processes import environment, run_script
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from concurrent.futures import Future
-    from pathlib import Path
+    from functools import partial
+from pathlib import Path
 
 pytestmark = pytest.mark.timeout(400)  # the demo takes a while on a busy machine
 
@@ -132,9 +133,9 @@ def stack(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with running(prometheus, jaeger, collector):
         brief(SHORT[0])
         with ThreadPoolExecutor(1) as pool:
-            often = {"OTEL_METRIC_EXPORT_INTERVAL": "1000"}
-            files = folder / "embedded"
-            demo = pool.submit(run_demo, prefect_server, files, collector.endpoint(), **often)
+            files, often = folder / "embedded", "1000"  # milliseconds
+            run = partial(run_demo, OTEL_METRIC_EXPORT_INTERVAL=often)
+            demo = pool.submit(run, prefect_server, files, collector.endpoint())
             active = most_active(collector, demo)
             demo.result()
         stack = Stack(collector, jaeger, prometheus, files, begun, active)
