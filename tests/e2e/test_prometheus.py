@@ -9,6 +9,7 @@ from bisect import bisect
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -36,8 +37,7 @@ from test_processes import environment, run_script
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from concurrent.futures import Future
-    from functools import partial
-from pathlib import Path
+    from pathlib import Path
 
 pytestmark = pytest.mark.timeout(400)  # the demo takes a while on a busy machine
 
