@@ -138,12 +138,14 @@ class Collector(Running):
         port = self.ports["GRPC" if protocol == "grpc" else "HTTP"]
         return f"http://127.0.0.1:{port}"
 
-    def own_metrics(self) -> dict[str, float]:
-        """The Collector's metrics of itself, summed over all labels."""
+    def own_metrics(self, **labels: str) -> dict[str, float]:
+        """The Collector's metrics of itself, summed over all labels but those that are given."""
         totals: dict[str, float] = {}
         text = read(f"http://127.0.0.1:{self.ports['METRICS']}/metrics").decode()
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
+                if not labels.items() <= sample.labels.items():
+                    continue
                 totals[sample.name] = totals.get(sample.name, 0) + sample.value
         return totals
 
