@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc  # type: ignore[import-untyped]
 import httpx
+import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 import programs
@@ -163,3 +164,14 @@ def calls(collector: Collector, name: str) -> float:
         re.MULTILINE,
     )
     return sum(map(float, found))
+
+
+def layer(folder: Path, name: str, content: dict[str, Any]) -> str:
+    """Write a layer of a test's own; return what `Collector` takes for its name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    return str(folder / name)
+
+
+QUICK = {"connectors": {"spanmetrics": {"metrics_flush_interval": "1s"}}}
+"""A layer that does not keep the test waiting for two intervals: the first shows zeros."""

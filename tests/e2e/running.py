@@ -74,6 +74,10 @@ class Running:
         self.log = log
         self._process: subprocess.Popen[bytes] | None = None
 
+    def wrap(self, command: list[str]) -> None:
+        """Have the program started by another, one that becomes it."""
+        self._command = [*command, *self._command]
+
     def start(self) -> None:
         """Start the program and wait until it is healthy; the test is skipped if it is missing."""
         if shutil.which(self._command[0]) is None:

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 import grpc  # type: ignore[import-untyped]
 import pytest
 from otlp import (
+    QUICK,
     Flow,
     arrived,
     calls,
     ids,
+    layer,
     request,
     run_flow,
     send,
@@ -43,7 +45,8 @@ DROPPED = "Telemetry is being dropped"
 
 def collector_for(port: int, folder: Path, **variables: str) -> Collector:
     """A Collector whose backend is, or will be, at this port."""
-    return Collector(folder / "c", "jaeger", JAEGER_ENDPOINT=f"127.0.0.1:{port}", **variables)
+    layers = "jaeger", layer(folder, "quick", QUICK)
+    return Collector(folder / "c", *layers, JAEGER_ENDPOINT=f"127.0.0.1:{port}", **variables)
 
 
 def port_of(sink: Sink) -> int:
@@ -125,7 +128,7 @@ def test_full_queue(prefect_server: str, tmp_path: Path) -> None:
             assert is_once(sink, taken | ids(again))
         # Other readers of the same spans got what this one had no room for.
         sent = len(taken) + refused + 1
-        wait_for(lambda: calls(collector, "made") == sent, 40, f"count of {sent} spans")
+        wait_for(lambda: calls(collector, "made") == sent, 10, f"count of {sent} spans")
 
 
 # The Collector

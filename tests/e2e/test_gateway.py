@@ -11,7 +11,7 @@ from urllib.parse import quote
 import grpc  # type: ignore[import-untyped]
 import httpx
 import pytest
-from otlp import export, ids, request, run_flow, wait_for_ids
+from otlp import export, ids, layer, request, run_flow, wait_for_ids
 from running import Collector, running
 
 from sinks import Certificate, Sink, grpc_sink, self_signed_certificate
@@ -151,9 +151,9 @@ def test_client_certificate(make: Make, server: Certificate, client: Certificate
 
 def test_certificate_instead_of_the_token(make: Make, client: Certificate, tmp_path: Path) -> None:
     """With the line that the layer's head comment gives, a certificate is enough, and needed."""
-    own = tmp_path / "certificates.yaml"
-    own.write_text("receivers: {otlp: {protocols: {grpc: {auth: null}, http: {auth: null}}}}\n")
-    gateway = make(str(own.with_suffix("")), COLLECTOR_CLIENT_CA=str(client.certificate))
+    protocols = {"grpc": {"auth": None}, "http": {"auth": None}}
+    own = layer(tmp_path, "certificates", {"receivers": {"otlp": {"protocols": protocols}}})
+    gateway = make(own, COLLECTOR_CLIENT_CA=str(client.certificate))
     with running(gateway):
         assert gateway.ask(None) == ("UNAVAILABLE", "ReadError")
         assert gateway.ask(None, client) == ("OK", "200")
