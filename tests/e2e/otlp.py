@@ -173,5 +173,12 @@ def layer(folder: Path, name: str, content: dict[str, Any]) -> str:
     return str(folder / name)
 
 
-QUICK = {"connectors": {"spanmetrics": {"metrics_flush_interval": "1s"}}}
-"""A layer that does not keep the test waiting for two intervals: the first shows zeros."""
+QUICK = {
+    # The first interval shows zeros.
+    "connectors": {"spanmetrics": {"metrics_flush_interval": "1s"}},
+    # At first 5 s, later 30 s.
+    "exporters": {
+        "otlp/jaeger": {"retry_on_failure": {"initial_interval": "500ms", "max_interval": "1s"}}
+    },
+}
+"""A layer for tests that do not wait long."""

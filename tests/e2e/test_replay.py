@@ -47,7 +47,9 @@ def test_same_as_over_otlp(prefect_server: str, tmp_path: Path) -> None:
         with running(collector):
             flow, _ = run_flow(prefect_server, tmp_path / "f", collector.endpoint())
             wait_for_ids(sent, flow.spans)
-        again = collector_to(replayed, tmp_path / "r", "replay", FLOWSPAN_DIR=str(tmp_path / "f"))
+        # With a limit of memory that it is always over: files wait, nobody sends them again.
+        variables = {"FLOWSPAN_DIR": str(tmp_path / "f"), "COLLECTOR_MEMORY_MIB": "5"}
+        again = collector_to(replayed, tmp_path / "r", "replay", **variables)
         with running(again):
             came = wait_for_ids(replayed, flow.spans)
             wait_for(lambda: len(replayed.logs) >= len(sent.logs), 20, "log records")
@@ -63,7 +65,7 @@ def test_same_as_over_otlp(prefect_server: str, tmp_path: Path) -> None:
 def test_files_that_rotate(prefect_server: str, tmp_path: Path) -> None:
     """All comes once, with files that are renamed while the Collector reads, or while it is off."""
     small = {
-        "FLOWSPAN_FILE_MAX_BYTES": "8000",
+        "FLOWSPAN_FILE_MAX_BYTES": "6000",
         "FLOWSPAN_FILE_MAX_COUNT": "100",
         "OTEL_TRACES_EXPORTER": "embedded",
         "OTEL_METRICS_EXPORTER": "embedded",
@@ -73,14 +75,14 @@ def test_files_that_rotate(prefect_server: str, tmp_path: Path) -> None:
     with grpc_sink() as sink:
         collector = collector_to(sink, tmp_path / "c", "replay", FLOWSPAN_DIR=str(files))
         with running(collector):
-            flow, _ = run_flow(prefect_server, files, "", steps=20, **small)
-            assert len(wait_for_ids(sink, flow.spans)) == 21
+            flow, _ = run_flow(prefect_server, files, "", steps=12, seconds=0.02, **small)
+            assert len(wait_for_ids(sink, flow.spans)) == 13
             collector.stop()
             with (files / "traces.jsonl").open("a") as torn:
                 torn.write('{"resourceSpans": [{"res')  # a writer that was killed
-            run_flow(prefect_server, files, "", steps=20, **small)
+            run_flow(prefect_server, files, "", steps=12, seconds=0.02, **small)
             collector.start()
-            assert len(wait_for_ids(sink, flow.spans)) == 42
+            assert len(wait_for_ids(sink, flow.spans)) == 26
             collector.kill()
             collector.start()
             came = wait_for_ids(sink, flow.spans)
