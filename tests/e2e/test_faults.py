@@ -6,6 +6,7 @@ The flow never notices. The table in collector/README.md says what these tests p
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import time
 import urllib.error
@@ -27,7 +28,7 @@ from otlp import (
     send,
     wait_for_ids,
 )
-from running import Collector, free_ports, running, wait_for
+from running import Collector, Jaeger, free_ports, read, running, wait_for
 
 from sinks import grpc_sink
 
@@ -93,8 +94,14 @@ def test_slow_backend(prefect_server: str, tmp_path: Path) -> None:
         with running(collector):
             sink.latency = 7  # more than the 5 s after which the exporter gives up by default
             flow, said = run_flow(prefect_server, tmp_path / "f", collector.endpoint())
+            wait_for(lambda: confirmed(collector) == len(flow.spans), 30, "the last answer")
             assert is_once(sink, flow.spans)
     assert DROPPED not in said
+
+
+def confirmed(collector: Collector) -> float:
+    """How many spans the backend has said that it has."""
+    return collector.own_metrics().get("otelcol_exporter_sent_spans_total", 0)
 
 
 def test_full_queue(prefect_server: str, tmp_path: Path) -> None:
@@ -169,6 +176,20 @@ def test_killed_while_it_sends(tmp_path: Path) -> None:
             wait_for(lambda: len(sink.spans) > 10, 20, "the second copy")
             came = wait_for_ids(sink, ids(sent))
     assert set(came.values()) == {2}
+
+
+def test_span_that_comes_twice(tmp_path: Path) -> None:
+    """Jaeger shows it once."""
+    jaeger = Jaeger(tmp_path)
+    twice = request(1)
+    (span,) = twice.resource_spans[0].scope_spans[0].spans
+    url = f"{jaeger.url}/api/traces/{span.trace_id.hex()}"
+    with running(jaeger):
+        for _ in range(2):
+            assert send(f"http://127.0.0.1:{jaeger.otlp}", twice) is grpc.StatusCode.OK
+            time.sleep(1)  # it collects for 200 ms
+        (trace,) = wait_for(lambda: json.loads(read(url))["data"], 10, "the trace")
+    assert len(trace["spans"]) == 1
 
 
 def test_collector_that_is_away(prefect_server: str, tmp_path: Path) -> None:

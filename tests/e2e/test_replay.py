@@ -46,16 +46,19 @@ def test_same_as_over_otlp(prefect_server: str, tmp_path: Path) -> None:
         collector = collector_to(sent, tmp_path / "c")
         with running(collector):
             flow, _ = run_flow(prefect_server, tmp_path / "f", collector.endpoint())
-            wait_for_ids(sent, flow.spans)
-        # With a limit of memory that it is always over: files wait, nobody sends them again.
-        variables = {"FLOWSPAN_DIR": str(tmp_path / "f"), "COLLECTOR_MEMORY_MIB": "5"}
+            sent_ids = flow.spans
+            wait_for_ids(sent, sent_ids)
+        # With a limit of memory that it is always over: nobody would read again what is refused.
+        variables = {"FLOWSPAN_DIR": str(tmp_path / "late"), "COLLECTOR_MEMORY_MIB": "5"}
         again = collector_to(replayed, tmp_path / "r", "replay", **variables)
         with running(again):
-            came = wait_for_ids(replayed, flow.spans)
+            wait_for(lambda: "Memory usage is above" in again.log.read_text(), 20, "the limit")
+            (tmp_path / "f").rename(tmp_path / "late")
+            came = wait_for_ids(replayed, sent_ids)
             wait_for(lambda: len(replayed.logs) >= len(sent.logs), 20, "log records")
             wait_for(lambda: totals(replayed).keys() >= totals(sent).keys(), 20, "metrics")
             assert totals(replayed) == totals(sent)
-    assert came.keys() == flow.spans
+    assert came.keys() == sent_ids
     assert set(came.values()) == {1}
     assert as_set(replayed.spans) == as_set(sent.spans)
     assert as_set(replayed.logs) == as_set(sent.logs)
