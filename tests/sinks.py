@@ -194,7 +194,7 @@ def http_sink(tls: Certificate | None = None) -> Iterator[Sink]:
 
 
 @contextmanager
-def grpc_sink(tls: Certificate | None = None) -> Iterator[Sink]:
+def grpc_sink(tls: Certificate | None = None, port: int = 0) -> Iterator[Sink]:
     """Receive OTLP over gRPC; `endpoint` is a URL, as the exporters take it."""
     sink = Sink()
 
@@ -229,10 +229,10 @@ def grpc_sink(tls: Certificate | None = None) -> Iterator[Sink]:
     metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(Metrics(), server)  # type: ignore[no-untyped-call]
     logs_service_pb2_grpc.add_LogsServiceServicer_to_server(Logs(), server)  # type: ignore[no-untyped-call]
     if tls is None:
-        port = server.add_insecure_port("127.0.0.1:0")
+        port = server.add_insecure_port(f"127.0.0.1:{port}")
     else:
         pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
-        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+        port = server.add_secure_port(f"127.0.0.1:{port}", grpc.ssl_server_credentials([pair]))
     sink.endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
     server.start()
     try:

@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar
@@ -16,6 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from flowspan._containment import Containment
+from flowspan.redaction import redact_text
 
 logger = logging.getLogger("flowspan")
 
@@ -24,6 +26,9 @@ _WARNING_INTERVAL: Final = 60.0
 """Seconds between two warnings about one endpoint, however often it comes and goes."""
 _LONG: Final = 2.0
 """Seconds after which an export is one that may well fail."""
+
+# A Collector repeats the token that it does not take.
+_SHOWN: Final = re.compile(r"\b(bearer|basic)\s+\S+", re.IGNORECASE)
 
 E = TypeVar("E", SpanExporter, MetricExporter, LogRecordExporter)
 
@@ -54,7 +59,10 @@ def _listen_to(exporter: object) -> None:
     modules = {kind.__module__ for kind in type(exporter).__mro__}
     # Where the batch processor says that its queue is full.
     for module in (*modules, "opentelemetry.sdk._shared_internal"):
-        logging.getLogger(module).addFilter(_hear)  # adding it twice has no effect
+        filters = logging.getLogger(module).filters
+        if _hear not in filters:
+            # Before the SDK's, which takes what another signal says for a repetition.
+            filters.insert(0, _hear)
 
 
 class Reporter(Generic[E]):
@@ -152,7 +160,7 @@ class Reporter(Generic[E]):
                 "Telemetry is being dropped: %s do not reach %s (%s)",
                 self._signal,
                 self._destination,
-                " ".join(reason.split()),
+                _SHOWN.sub(r"\1 [redacted]", redact_text(" ".join(reason.split()))),
             )
 
 

@@ -86,6 +86,10 @@ class Running:
         self.log = log
         self._process: subprocess.Popen[bytes] | None = None
 
+    def wrap(self, command: list[str]) -> None:
+        """Have the program started by another, one that becomes it."""
+        self._command = [*command, *self._command]
+
     def start(self) -> None:
         """Start the program and wait until it is healthy; the test is skipped if it is missing."""
         if shutil.which(self._command[0]) is None:
@@ -150,12 +154,14 @@ class Collector(Running):
         port = self.ports["GRPC" if protocol == "grpc" else "HTTP"]
         return f"http://127.0.0.1:{port}"
 
-    def own_metrics(self) -> dict[str, float]:
-        """The Collector's metrics of itself, summed over all labels."""
+    def own_metrics(self, **labels: str) -> dict[str, float]:
+        """The Collector's metrics of itself, summed over all labels but those that are given."""
         totals: dict[str, float] = {}
         text = read(f"http://127.0.0.1:{self.ports['METRICS']}/metrics").decode()
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
+                if not labels.items() <= sample.labels.items():
+                    continue
                 totals[sample.name] = totals.get(sample.name, 0) + sample.value
         return totals
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import programs
+from flowspan import semconv
 from flowspan.metrics import DURATION_BUCKETS
 
 FOLDER = programs.ROOT / "collector"
@@ -118,3 +119,10 @@ def test_span_metrics_have_the_buckets_of_flowspans_histograms() -> None:
     buckets = base["connectors"]["spanmetrics"]["histogram"]["explicit"]["buckets"]
     split = [(text.rstrip("smh"), text.lstrip("0123456789")) for text in buckets]
     assert [float(n) * seconds[unit] for n, unit in split] == pytest.approx(DURATION_BUCKETS)
+
+
+def test_what_the_redaction_skips_is_flowspans_own() -> None:
+    """A name that changed would only make the Collector slower, which nobody would see."""
+    base = yaml.safe_load((FOLDER / "base.yaml").read_text())
+    own = {value for value in vars(semconv).values() if isinstance(value, str)}
+    assert set(base["processors"]["redaction"]["ignored_keys"]) <= own
