@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
-    from running import Collector
 
+    from running import Collector
     from sinks import Sink
 
 FLOW = programs.ROOT / "tests" / "flows" / "lasting.py"

@@ -24,10 +24,10 @@ from google.protobuf.json_format import MessageToJson  # type: ignore[import-unt
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
-from running import Collector, Running, free_ports, run_demo, running, wait_for
 
 from flowspan.report import read as metric_files
 from flowspan.timeline import logs as log_files
+from running import Collector, Running, free_ports, run_demo, running, wait_for
 from sinks import Request, Sink, http_sink
 from support import RecordedSpans, attributes, context, embedded_spans
 

@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 import yaml
+from opentelemetry.trace import StatusCode
+
+import programs
 from datadog_intake import (
     LOGS,
     SERIES,
@@ -28,12 +31,9 @@ from datadog_intake import (
     Intake,
     intake,
 )
-from opentelemetry.trace import StatusCode
-from running import LAYERS, Collector, run_demo, running, wait_for
-
-import programs
 from flowspan import semconv
 from flowspan.metrics import DURATION_BUCKETS
+from running import LAYERS, Collector, run_demo, running, wait_for
 from support import RecordedSpans, attributes, context, embedded_spans
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import grpc  # type: ignore[import-untyped]
 import pytest
+
 from otlp import (
     QUICK,
     Flow,
@@ -29,7 +30,6 @@ from otlp import (
     wait_for_ids,
 )
 from running import Collector, Jaeger, free_ports, read, running, wait_for
-
 from sinks import grpc_sink
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from urllib.parse import quote
 import grpc  # type: ignore[import-untyped]
 import httpx
 import pytest
+
 from otlp import export, ids, layer, request, run_flow, wait_for_ids
 from running import Collector, running
-
 from sinks import Certificate, Sink, grpc_sink, self_signed_certificate
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from running import Collector, Jaeger, run_demo, running, wait_for
-from running import read as fetch
 
 from flowspan import identity, semconv
 from flowspan.timeline import jaeger, read
+from running import Collector, Jaeger, run_demo, running, wait_for
+from running import read as fetch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

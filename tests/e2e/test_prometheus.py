@@ -16,10 +16,10 @@ from urllib.parse import urlencode
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from running import Collector, Jaeger, Prometheus, free_ports, run_demo, running, wait_for
-from running import read as fetch
 
 from flowspan.metrics import DURATION_BUCKETS
+from running import Collector, Jaeger, Prometheus, free_ports, run_demo, running, wait_for
+from running import read as fetch
 from test_compose import (
     COUNTERS,
     DASHBOARD,

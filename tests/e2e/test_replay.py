@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
+
 from otlp import layer, run_flow, wait_for_ids
 from running import Collector, running, wait_for
-
 from sinks import grpc_sink
 
 if TYPE_CHECKING:

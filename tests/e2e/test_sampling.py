@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import grpc  # type: ignore[import-untyped]
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
-from otlp import QUICK, calls, layer, request, send
-from running import Collector, running, wait_for
 
 from flowspan import semconv
+from otlp import QUICK, calls, layer, request, send
+from running import Collector, running, wait_for
 from sinks import Sink, grpc_sink
 
 if TYPE_CHECKING:
