@@ -60,6 +60,7 @@ demo: $(READY)  ## Trace a real flow, print its timeline and its metrics
 
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
+	@echo "Not run here: tests/e2e, with the real Collector, Jaeger and Prometheus: make e2e"
 
 e2e: $(READY) programs  ## Test the Collector's configuration with the real programs
 	$(BIN)/python -m pytest tests/e2e $(ARGS)
