@@ -44,7 +44,7 @@ DEMO_ENV := env -u PREFECT_API_URL -u PREFECT_API_KEY -u PREFECT_PROFILE \
 .PHONY: help demo test e2e programs lint bench bench-logs load matrix wheel constraints clean
 
 help:  ## List what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## Trace a real flow, print its timeline and its metrics
 	@echo "Running examples/nyc_flights.py on a temporary Prefect server, some 20 seconds ..."
@@ -65,7 +65,7 @@ test: $(READY)  ## Run the tests
 e2e: $(READY) programs  ## Test the Collector's configuration with the real programs
 	$(BIN)/python -m pytest tests/e2e $(ARGS)
 
-programs: $(READY)  ## Build the Collector, Jaeger and Prometheus for that, where missing
+programs: $(READY)  ## Build the Collector, Jaeger and Prometheus for e2e, where missing
 	$(BIN)/python scripts/programs.py
 
 lint: $(READY)  ## Check style, format and types
