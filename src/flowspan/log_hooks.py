@@ -318,9 +318,12 @@ class LogHooks:
 
 def _prints(wrapped: Any) -> bool:
     """Whether a logger of structlog's prints to the terminal, as its PrintLogger does."""
-    own = sys.modules[type(wrapped).__module__]
-    terminals = (sys.stdout, sys.stderr, getattr(own, "stdout", None))  # the last is its default
-    return getattr(wrapped, "_file", None) in terminals and not hasattr(wrapped, "_write")
+    file = getattr(wrapped, "_file", None)
+    if file is None or hasattr(wrapped, "_write"):
+        return False
+    own = sys.modules.get(type(wrapped).__module__)
+    default = getattr(own, "stdout", None)  # what it takes for no file
+    return any(file is terminal for terminal in (sys.stdout, sys.stderr, default))
 
 
 class _Local(threading.local):
