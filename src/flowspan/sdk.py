@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
+from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -48,8 +48,6 @@ from flowspan.settings_file import ConfigurationError
 
 if TYPE_CHECKING:
     import requests
-    from opentelemetry.sdk._logs.export import LogRecordExporter
-    from opentelemetry.sdk.trace.export import SpanExporter
 
 __all__ = [
     "ConfigurationError",
@@ -104,10 +102,8 @@ def build_tracer_provider(settings: Settings) -> TracerProvider:
     """
     processors = []
     for route in _routes(_TRACES, settings):
-        make = partial(_make_exporter, route, settings)
-        reporter: Reporter[SpanExporter] = Reporter(route.signal, route.destination, make)
+        exporter = ReportingSpanExporter(_reporter(route, settings))
         try:
-            exporter = ReportingSpanExporter(reporter)
             processors.append(BoundedProcessor(exporter, settings.flush_timeout))
         except ValueError as error:
             raise ConfigurationError(f"OTEL_BSP_*: {error}") from error
@@ -137,14 +133,17 @@ def build_logger_provider(settings: Settings) -> LoggerProvider:
     """
     processors = []
     for route in _routes(LOGS, settings):
-        make = partial(_make_exporter, route, settings)
-        reporter: Reporter[LogRecordExporter] = Reporter(route.signal, route.destination, make)
+        exporter = ReportingLogExporter(_reporter(route, settings))
         try:
-            exporter = ReportingLogExporter(reporter)
             processors.append(BoundedLogProcessor(exporter, settings.flush_timeout))
         except ValueError as error:
             raise ConfigurationError(f"OTEL_BLRP_*: {error}") from error
     return BoundedLoggerProvider(processors, _resource(), settings.flush_timeout)
+
+
+def _reporter(route: SignalRoute, settings: Settings) -> Reporter[Any]:
+    make = partial(_make_exporter, route, settings)
+    return Reporter(route.signal, route.destination, make)
 
 
 def _make_reader(route: SignalRoute, settings: Settings) -> MetricReader | None:
@@ -152,8 +151,7 @@ def _make_reader(route: SignalRoute, settings: Settings) -> MetricReader | None:
         kind = _entry_point(route.signal, route.exporter).load()
         if isinstance(kind, type) and issubclass(kind, MetricReader):
             return _make_asked_reader(route, kind)
-    make = partial(_make_exporter, route, settings)
-    reporter: Reporter[MetricExporter] = Reporter(route.signal, route.destination, make)
+    reporter = _reporter(route, settings)
     try:
         return BoundedReader(ReportingMetricExporter(reporter))
     except ValueError as error:
@@ -185,12 +183,11 @@ def describe_signals(settings: Settings) -> list[SignalRoute]:
     Raises:
         ConfigurationError: As `build_tracer_provider`.
     """
-    signals = [_TRACES, _METRICS, LOGS]
-    used = signals if settings.logs else signals[:-1]
+    off = set() if settings.logs else {LOGS}
     return [
         route
-        for signal in signals
-        for route in (signal in used and _routes(signal, settings))
+        for signal in (_TRACES, _METRICS, LOGS)
+        for route in ([] if signal in off else _routes(signal, settings))
         or [SignalRoute(signal, NONE, "nowhere")]
     ]
 
