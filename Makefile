@@ -93,10 +93,10 @@ constraints: $(READY)  ## Resolve constraints.txt anew, lowest Python first
 	echo 'fastapi>=0.139,<0.151' > build/caps.txt
 	echo pip > build/tools.txt
 	$(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.10 \
-	    --constraint build/caps.txt --extra demo --group dev pyproject.toml build/tools.txt \
+	    --constraint build/caps.txt --extra demo --extra trends --group dev pyproject.toml build/tools.txt \
 	    --output-file build/lowest.txt
 	$(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.13 \
-	    --constraint build/lowest.txt --extra demo --group dev pyproject.toml build/tools.txt \
+	    --constraint build/lowest.txt --extra demo --extra trends --group dev pyproject.toml build/tools.txt \
 	    --output-file build/highest.txt
 	LC_ALL=C sort -u build/lowest.txt build/highest.txt > constraints.txt
 

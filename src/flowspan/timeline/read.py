@@ -19,6 +19,7 @@ import orjson
 from flowspan import otlp_json as otlp
 from flowspan import semconv
 from flowspan.otlp_json import Problem, SourceError, UnreadableError
+from flowspan.timeline.facts import Facts, facts_of
 from flowspan.timeline.logs import Log, as_object
 from flowspan.timeline.wanted import (
     LATEST,
@@ -96,6 +97,11 @@ class Span:
     def duration(self) -> int:
         """Nanoseconds from start to end; 0 where clocks made the end come first."""
         return max(0, self.end - self.start)
+
+    @property
+    def facts(self) -> Facts:
+        """What its attributes tell of the run that it is about."""
+        return facts_of(self.attributes)
 
     @property
     def is_run(self) -> bool:
