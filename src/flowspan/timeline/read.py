@@ -104,6 +104,21 @@ class Span:
         return facts_of(self.attributes)
 
     @property
+    def upstream(self) -> tuple[str, ...]:
+        """Ids of the spans in the same trace that it depends on."""
+        return tuple(
+            link.span_id
+            for link in self.links
+            if link.attributes.get(semconv.LINK_TYPE, semconv.LINK_DEPENDENCY)
+            == semconv.LINK_DEPENDENCY
+        )
+
+    @property
+    def process(self) -> str:
+        """What tells the process that made the span from others; empty where nothing does."""
+        return str(self.resource.get("service.instance.id", ""))
+
+    @property
     def is_run(self) -> bool:
         """Whether this is the span of a flow or task run."""
         return semconv.RUN_TYPE in self.attributes

@@ -292,10 +292,10 @@ def _segments(span: Span, role: Role, attempts: Sequence[Span]) -> tuple[Segment
     if role != "run":
         phase = semconv.EXECUTION if role == "attempt" else OTHER
         return (Segment(phase, span.start, end),)
-    return (*_before(span), *_inside(span, end, attempts))
+    return (*before(span), *inside(span, end, attempts))
 
 
-def _before(span: Span) -> list[Segment]:
+def before(span: Span) -> list[Segment]:
     """Lay the waits that end where the span starts, the last one nearest to it."""
     cursor = span.start
     segments: list[Segment] = []
@@ -307,7 +307,7 @@ def _before(span: Span) -> list[Segment]:
     return segments
 
 
-def _inside(span: Span, end: int, attempts: Sequence[Span]) -> list[Segment]:
+def inside(span: Span, end: int, attempts: Sequence[Span]) -> list[Segment]:
     """Fill the span without a gap: waits first, then work, the engine's own time as the rest."""
     # Attempts tell exact times, so they cut the waits' totals, not the other way round.
     limit = min([end, *(max(span.start, attempt.start) for attempt in attempts)])
