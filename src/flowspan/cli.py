@@ -95,6 +95,9 @@ def timeline(
         bool,
         typer.Option("--all", help="Collapse nothing, whatever the number of spans or log lines."),
     ] = False,
+    top: Annotated[
+        int, typer.Option(metavar="N", min=0, help="List so many tasks by their share.")
+    ] = 10,
     with_logs: Annotated[
         bool, typer.Option("--logs", help="Show log lines below the spans they belong to.")
     ] = False,
@@ -141,7 +144,7 @@ def timeline(
     if as_json:
         typer.echo(_as_json(found, lines), nl=False)
     else:
-        _draw(found, lines, everything=everything)
+        _draw(found, lines, everything=everything, top=top)
     problems = (*found.problems, *(lines.problems if lines else ()))
     if problems:
         _warn(problems)
@@ -411,27 +414,40 @@ def _logs_beside(file: Path, trace_id: str, floor: int) -> "Logs":
 
 
 def _as_json(trace: "Trace", lines: "Logs | None") -> bytes:
-    from flowspan.timeline import log_places, read, tree  # noqa: PLC0415 - heavy
+    from flowspan.timeline import analysis, document, log_places, read, tree  # noqa: PLC0415 - heavy
 
+    found = document.as_object(analysis.analyse(trace.spans))
     if lines is None:
-        return read.to_json(trace)
-    return read.to_json(trace, log_places.by_span(lines.logs, tree.build(trace.spans)))
+        return read.to_json(trace, found=found)
+    by_span = log_places.by_span(lines.logs, tree.build(trace.spans))
+    return read.to_json(trace, by_span, found)
 
 
-def _draw(trace: "Trace", lines: "Logs | None", *, everything: bool) -> None:
-    from flowspan.timeline import log_places, terminal, tree  # noqa: PLC0415 - heavy
+def _draw(trace: "Trace", lines: "Logs | None", *, everything: bool, top: int) -> None:
+    from flowspan.timeline import (  # noqa: PLC0415 - heavy
+        analysis,
+        log_places,
+        summary,
+        terminal,
+        tree,
+    )
 
     console = _console()
+    unicode = console.encoding.startswith("utf")
     made = tree.build(trace.spans, everything=everything)
     placed = log_places.by_span(lines.logs if lines else (), made)
+    found = analysis.analyse(trace.spans)
     drawn = terminal.draw(
         made,
         width=console.width,
-        unicode=console.encoding.startswith("utf"),
+        unicode=unicode,
         everything=everything,
         logs=log_places.by_row(placed, made),
+        analysis=found,
     )
     _print(drawn, console)
+    console.print()
+    _print(summary.draw(found, width=console.width, unicode=unicode, top=top), console)
 
 
 def _print_logs(logs: "Sequence[Log]", *, as_json: bool) -> None:

@@ -13,10 +13,10 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from flowspan.report.summary import CustomMetric, FlowRuns, Report, Runs
+from flowspan.timeline.table import Column, cut, fit, lines
 from flowspan.timeline.text import clean, human, moment
 
 _MIN_WIDTH: Final = 48
-_GAP: Final = 2
 _MIN_NAME: Final = 24
 _LEAST_WAIT: Final = 0.0005  # seconds: as in the timeline, less is not worth a word
 _SMALL: Final = 1e-4  # beyond these two, numbers read best with an exponent
@@ -54,29 +54,6 @@ class _Row:
     below: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """A column of a table.
-
-    `rank` says how soon it gets room, 0 first. Text may be cut to `least` cells, numbers may not.
-    """
-
-    title: str
-    rank: int
-    cells: Sequence[Text]
-    least: int | None = None
-
-    @property
-    def width(self) -> int:
-        """Cells that its longest cell needs."""
-        return max(map(cell_len, (self.title, *(cell.plain for cell in self.cells))))
-
-    @property
-    def needs(self) -> int:
-        """Cells without which it is of no use."""
-        return self.width if self.least is None else min(self.least, self.width)
-
-
 def draw(report: Report, *, width: int, unicode: bool = True) -> Iterator[Text]:
     """Yield the lines of a report.
 
@@ -88,13 +65,13 @@ def draw(report: Report, *, width: int, unicode: bool = True) -> Iterator[Text]:
     glyphs = _UNICODE if unicode else _ASCII
     width = max(width, _MIN_WIDTH)
     time = f"from {moment(report.start)} to {moment(report.end)}"
-    yield _cut(Text(time, "dim"), width, glyphs)
+    yield cut(Text(time, "dim"), width, glyphs.more)
     if report.flows:
         yield Text()
         yield from _runs_table(list(_rows(report.flows, glyphs)), width, glyphs)
     if report.metrics:
         yield Text()
-        yield from _lines(_fit(_metric_columns(report.metrics), width), glyphs)
+        yield from lines(fit(_metric_columns(report.metrics), width), glyphs.more)
 
 
 def _rows(flows: Sequence[FlowRuns], glyphs: _Glyphs) -> Iterator[_Row]:
@@ -107,88 +84,47 @@ def _rows(flows: Sequence[FlowRuns], glyphs: _Glyphs) -> Iterator[_Row]:
 
 
 def _runs_table(rows: Sequence[_Row], width: int, glyphs: _Glyphs) -> Iterator[Text]:
-    columns = _fit(_runs_columns(rows, glyphs), width)
-    titles, *lines = _lines(columns, glyphs)
+    columns = fit(_runs_columns(rows, glyphs), width)
+    titles, *drawn = lines(columns, glyphs.more)
     yield titles
-    for row, line in zip(rows, lines, strict=True):
+    for row, line in zip(rows, drawn, strict=True):
         yield line
         for text, style in _notes(row.runs):
             note = Text().append(row.below, style="dim")
-            yield note.append_text(_cut(Text(text, style), width - note.cell_len, glyphs))
+            yield note.append_text(cut(Text(text, style), width - note.cell_len, glyphs.more))
     yield Text()
     yield from _legend([column.title for column, _ in columns], width)
 
 
-def _runs_columns(rows: Sequence[_Row], glyphs: _Glyphs) -> list[_Column]:
+def _runs_columns(rows: Sequence[_Row], glyphs: _Glyphs) -> list[Column]:
     runs = [row.runs for row in rows]
     waits = [_waits(each) for each in runs]
     return [
-        _Column("flow / task", 0, [_label(row) for row in rows], _MIN_NAME),
-        _Column("runs", 1, [_count(each.count or None) for each in runs]),
-        _Column("success", 2, [_success(each.success_rate, glyphs) for each in runs]),
-        _Column("p50", 4, [_quantile(each, 0.5) for each in runs]),
-        _Column("p95", 3, [_quantile(each, 0.95) for each in runs]),
-        _Column("max", 8, [_quantile(each, 1.0) for each in runs]),
-        _Column("rows in", 9, [_count(each.rows.get("input")) for each in runs]),
-        _Column("rows out", 6, [_count(each.rows.get("output")) for each in runs]),
-        _Column("retries", 7, [_count(each.retries.total() or None) for each in runs]),
-        _Column("mean wait", 5, waits, _width_of_first(waits, glyphs)),
+        Column("flow / task", 0, [_label(row) for row in rows], _MIN_NAME),
+        Column("runs", 1, [_count(each.count or None) for each in runs]),
+        Column("success", 2, [_success(each.success_rate, glyphs) for each in runs]),
+        Column("p50", 4, [_quantile(each, 0.5) for each in runs]),
+        Column("p95", 3, [_quantile(each, 0.95) for each in runs]),
+        Column("max", 8, [_quantile(each, 1.0) for each in runs]),
+        Column("rows in", 9, [_count(each.rows.get("input")) for each in runs]),
+        Column("rows out", 6, [_count(each.rows.get("output")) for each in runs]),
+        Column("retries", 7, [_count(each.retries.total() or None) for each in runs]),
+        Column("mean wait", 5, waits, _width_of_first(waits, glyphs)),
     ]
 
 
-def _metric_columns(metrics: Sequence[CustomMetric]) -> list[_Column]:
-    def column(title: str, rank: int, texts: Iterable[object]) -> _Column:
-        return _Column(title, rank, [Text(clean(text)) for text in texts], _MIN_NAME)
+def _metric_columns(metrics: Sequence[CustomMetric]) -> list[Column]:
+    def column(title: str, rank: int, texts: Iterable[object]) -> Column:
+        return Column(title, rank, [Text(clean(text)) for text in texts], _MIN_NAME)
 
     return [
         column("metric", 0, (metric.name for metric in metrics)),
         column("flow", 3, (metric.flow for metric in metrics)),
         column("task", 2, (metric.task for metric in metrics)),
         column("attributes", 4, (_attributes(metric.attributes) for metric in metrics)),
-        _Column("last value", 1, [Text(_value(metric)) for metric in metrics]),
-        _Column("at", 5, [Text(moment(metric.time), "dim") for metric in metrics], 26),
+        Column("last value", 1, [Text(_value(metric)) for metric in metrics]),
+        Column("at", 5, [Text(moment(metric.time), "dim") for metric in metrics], 26),
     ]
-
-
-def _fit(columns: Sequence[_Column], width: int) -> list[tuple[_Column, int]]:
-    """Choose the columns that fit and say something, each with its width."""
-    widths: dict[str, int] = {}
-    room = width + _GAP
-    by_rank = sorted(columns, key=lambda column: column.rank)
-    for column in by_rank:
-        if any(cell.plain for cell in column.cells) and column.needs + _GAP <= room:
-            widths[column.title] = column.needs
-            room -= column.needs + _GAP
-    for column in by_rank:
-        if column.title in widths:
-            more = min(room, column.width - column.needs)
-            widths[column.title] += more
-            room -= more
-    return [(column, widths[column.title]) for column in columns if column.title in widths]
-
-
-def _lines(columns: Sequence[tuple[_Column, int]], glyphs: _Glyphs) -> Iterator[Text]:
-    """Yield the titles, then the cells, as lines."""
-    titles = [Text(column.title, "dim") for column, _ in columns]
-    for cells in (titles, *zip(*(column.cells for column, _ in columns), strict=True)):
-        line = Text()
-        for (column, width), cell in zip(columns, cells, strict=True):
-            fitted = _cut(cell, width, glyphs)
-            padding = " " * (width - fitted.cell_len)
-            parts = (padding, fitted) if column.least is None else (fitted, padding)
-            line = Text.assemble(line, " " * _GAP if line else "", *parts)
-        line.rstrip()
-        yield line
-
-
-def _cut(text: Text, width: int, glyphs: _Glyphs) -> Text:
-    """Shorten a text that is too long, at the end of a part of a list if there is one."""
-    if text.cell_len <= width:
-        return text
-    short = text.copy()
-    short.truncate(width - cell_len(glyphs.more))
-    whole = text.plain.rfind(", ", 0, len(short.plain) + 2)
-    return short[:whole].append(glyphs.more) if whole > 0 else short.append(glyphs.more)
 
 
 def _label(row: _Row) -> Text:

@@ -172,8 +172,8 @@ def _source(made: Activities) -> Literal["flowspan", "prefect", "plain"]:
 
 def _stretches(made: Activities, path: Iterable[Step]) -> Iterator[Stretch]:
     """Turn steps into stretches, and join those that touch and are alike."""
-    for (row, cause), steps in itertools.groupby(path, key=lambda step: (step.row, step.cause)):
-        same = list(steps)
+    for (row, cause), group in itertools.groupby(path, key=lambda step: (step.row, step.cause)):
+        same = list(group)
         yield Stretch(_span_id(made, row), same[0].start, same[-1].end, cause)
 
 
@@ -228,8 +228,7 @@ def _tasks(made: Activities, network: Network, path: Sequence[Step]) -> tuple[Ta
         if causes["execution"]:
             budget -= 2 * network.cost(rows, slacks)
             savings = _savings(network, rows, slacks, causes) if budget >= 0 else (None, None)
-        path = causes.total()
-        slack = 0 if path else min(slacks[row] for row in rows)
+        slack = 0 if causes.total() else min(slacks[row] for row in rows)
         tasks.append(_task(made, network, rows, causes, (name, slack, *savings)))
     return tuple(tasks)
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -19,6 +20,7 @@ import orjson
 from flowspan import otlp_json as otlp
 from flowspan import semconv
 from flowspan.otlp_json import Problem, SourceError, UnreadableError
+from flowspan.timeline.document import VERSION
 from flowspan.timeline.facts import Facts, facts_of
 from flowspan.timeline.logs import Log, as_object
 from flowspan.timeline.wanted import (
@@ -328,12 +330,16 @@ def _link(raw: dict[str, Any]) -> Link:
     return Link(trace_id, span_id, otlp.attributes(raw.get("attributes")))
 
 
-def to_json(trace: Trace, logs: Mapping[str, Iterable[Log]] | None = None) -> bytes:
+def to_json(
+    trace: Trace,
+    logs: Mapping[str, Iterable[Log]] | None = None,
+    found: Mapping[str, Any] = MappingProxyType({}),
+) -> bytes:
     """Write a trace as the documented JSON document.
 
-    ``{"trace_id", "spans": [{"span_id", "parent_span_id", "name", "kind", "start", "end",
-    "attributes", "links", "events", "status", "resource"}]}``: spans by start time, times integer
-    nanoseconds since the epoch, attributes plain objects, ``parent_span_id`` null for a root,
+    ``{"version", "trace_id", "spans": [{"span_id", "parent_span_id", "name", "kind", "start",
+    "end", "attributes", "links", "events", "status", "resource"}]}``: spans by start time, times
+    integer nanoseconds since the epoch, attributes plain objects, ``parent_span_id`` null for a root,
     ``status`` ``{"code": "UNSET" | "OK" | "ERROR", "message"}``. Numbers that JSON lacks are the
     texts "NaN", "Infinity" and "-Infinity", as in OTLP.
 
@@ -341,12 +347,13 @@ def to_json(trace: Trace, logs: Mapping[str, Iterable[Log]] | None = None) -> by
         trace: What to write.
         logs: Log records by the id of the span that they belong to. With it each span has
             ``"logs"``, a list of the objects that `flowspan.timeline.logs` documents.
+        found: Further keys, see `flowspan.timeline.document`.
     """
     spans = [_plain_span(span) for span in trace.spans]
     if logs is not None:
         for span in spans:
             span["logs"] = [as_object(log) for log in logs.get(span["span_id"], ())]
-    document = {"trace_id": trace.trace_id, "spans": spans}
+    document = {"version": VERSION, "trace_id": trace.trace_id, **found, "spans": spans}
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 

@@ -4,6 +4,7 @@ Readable without colour: every phase has its own glyph, every result its own sym
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -14,6 +15,9 @@ from rich.text import Text
 
 from flowspan import semconv
 from flowspan.timeline import tree as trees
+from flowspan.timeline.analysis import Analysis
+from flowspan.timeline.critical_path import CAUSES
+from flowspan.timeline.document import headline, percent
 from flowspan.timeline.log_lines import shorten
 from flowspan.timeline.logs import Log
 from flowspan.timeline.read import Span
@@ -119,6 +123,7 @@ class _Layout:
     label: int
     result: int
     duration: int
+    share: int
     rows: int
     axis: Axis
 
@@ -130,6 +135,7 @@ def draw(
     unicode: bool = True,
     everything: bool = False,
     logs: Mapping[str, Sequence[Log]] = _NO_LOGS,
+    analysis: Analysis | None = None,
 ) -> Iterator[Text]:
     """Yield the lines of a timeline.
 
@@ -140,20 +146,28 @@ def draw(
         everything: Name every wait, also those too short to matter, and show all log lines.
         logs: Log records by the key of the row that they stand below, in order of time. Their
             times count from the left edge of the bars.
+        analysis: Adds the bottleneck, the critical path on the scale of the bars, and the share of
+            it that each row holds.
     """
     width = max(width, _MIN_WIDTH)
     rows = list(_rows(tree, unicode=unicode))
-    layout = _layout(tree, rows, width)
+    shares = _shares(analysis)
+    layout = _layout(tree, rows, width, shares)
     yield from _header(tree, unicode=unicode)
+    if analysis is not None and (found := headline(analysis)):
+        text = found if unicode else found.replace("×", "x")
+        yield Text(cut(text, width), "bold yellow")
     yield Text()
     yield _columns(layout)
+    if analysis is not None and shares:
+        yield _path_line(analysis, layout, unicode=unicode)
     least = 0 if everything else min(SECOND, (layout.axis.end - layout.axis.start) // 200)
     drawn: set[str] = set()
     told: set[str | None] = {None}
     for row in rows:
         phases = cells(row.node.segments, layout.axis)
         drawn.update(phase for phase in phases if phase)
-        yield _line(row, phases, layout, unicode=unicode)
+        yield _line(row, phases, layout, shares, unicode=unicode)
         guides = Text().append(_fitted_guides(row.below, layout.label + _GAP), style="dim")
         room = width - guides.cell_len
         for text, style in _notes(row, max(least, MS // 2), told):
@@ -207,17 +221,35 @@ def _rows(tree: Tree, *, unicode: bool) -> Iterator[_Row]:
             stack.append((child, node, inner + guide, inner + under))
 
 
-def _layout(tree: Tree, rows: Sequence[_Row], width: int) -> _Layout:
+def _shares(analysis: Analysis | None) -> Mapping[str, float]:
+    """Tell the share of the critical path that each span held, by its id."""
+    if analysis is None or analysis.start == analysis.end:
+        return {}
+    shares: Counter[str] = Counter()
+    for stretch in analysis.critical_path:
+        shares[stretch.span_id] += stretch.end - stretch.start
+    return {span_id: time / (analysis.end - analysis.start) for span_id, time in shares.items()}
+
+
+def _share(node: Node | Rest, shares: Mapping[str, float]) -> str:
+    spans = (node.span,) if isinstance(node, Node) else node.spans
+    share = sum(shares.get(span.span_id, 0.0) for span in spans)
+    return percent(share) if share else ""
+
+
+def _layout(tree: Tree, rows: Sequence[_Row], width: int, shares: Mapping[str, float]) -> _Layout:
     label = max(cell_len(row.guides) + cell_len(_label(row.node).plain) for row in rows)
     result = max(8, *(cell_len(_result_word(row.node)) + 2 for row in rows))
     duration = max(8, *(cell_len(_duration(row.node)) for row in rows))
     counts = [cell_len(_row_count(row.node)) for row in rows]
     rows_width = max(4, *counts) if any(counts) else 0
-    fixed = result + duration + 3 * _GAP + (rows_width + _GAP if rows_width else 0)
+    share = 5 if shares else 0  # "100 %"
+    optional = sum(column + _GAP for column in (share, rows_width) if column)
+    fixed = result + duration + 3 * _GAP + optional
     # A label may take two fifths of the line; what it does not need goes to the bar.
     label = max(_MIN_LABEL, min(label, width * 2 // 5, width - fixed - _MIN_BAR))
     bar = max(_MIN_BAR, width - fixed - label)
-    return _Layout(label, result, duration, rows_width, _axis(tree, bar))
+    return _Layout(label, result, duration, share, rows_width, _axis(tree, bar))
 
 
 def _axis(tree: Tree, width: int) -> Axis:
@@ -256,6 +288,8 @@ def _columns(layout: _Layout) -> Text:
     line.append(set_cell_size("span", layout.label + _GAP))
     line.append(set_cell_size("result", layout.result + _GAP))
     line.append("duration".rjust(layout.duration) + " " * _GAP)
+    if layout.share:
+        line.append("path".rjust(layout.share) + " " * _GAP)
     if layout.rows:
         line.append("rows".rjust(layout.rows) + " " * _GAP)
     line.append(_scale(layout.axis))
@@ -300,7 +334,31 @@ def _tick(time: int) -> str:
     return " ".join(f"{value:,} {unit}" for value, unit in parts if value)
 
 
-def _line(row: _Row, phases: Sequence[str | None], layout: _Layout, *, unicode: bool) -> Text:
+def _path_line(analysis: Analysis, layout: _Layout, *, unicode: bool) -> Text:
+    """Draw the critical path by what its time was spent on."""
+    phases = {cause: phase for phase, cause in CAUSES.items() if phase != trees.OTHER}
+    segments = [Segment(phases[one.cause], one.start, one.end) for one in analysis.critical_path]
+    duration = human(analysis.end - analysis.start)
+    line = Text(set_cell_size("critical path", layout.label + _GAP), "yellow")
+    line.append(" " * (layout.result + _GAP))
+    line.append(duration.rjust(layout.duration) + " " * _GAP)
+    for width in filter(None, (layout.share, layout.rows)):
+        line.append(" " * (width + _GAP))
+    for phase, group in itertools.groupby(cells(segments, layout.axis)):
+        look = _LOOKS[phase] if phase else None
+        glyph = " " if look is None else look.glyph if unicode else look.ascii
+        line.append(glyph * len(list(group)), style="yellow")
+    return line
+
+
+def _line(
+    row: _Row,
+    phases: Sequence[str | None],
+    layout: _Layout,
+    shares: Mapping[str, float],
+    *,
+    unicode: bool,
+) -> Text:
     node = row.node
     line = _fitted_label(row, layout.label)
     line.append(" " * (layout.label + _GAP - line.cell_len))
@@ -310,6 +368,8 @@ def _line(row: _Row, phases: Sequence[str | None], layout: _Layout, *, unicode: 
     line.append(set_cell_size(f"{symbol} {word}", layout.result + _GAP), style=outcome.style)
     quiet = "" if node.role == "run" else "dim"
     line.append(_duration(node).rjust(layout.duration) + " " * _GAP, style=quiet)
+    if layout.share:
+        line.append(_share(node, shares).rjust(layout.share) + " " * _GAP, style="yellow")
     if layout.rows:
         line.append(_row_count(node).rjust(layout.rows) + " " * _GAP)
     failed = isinstance(node, Node) and node.span.failed
