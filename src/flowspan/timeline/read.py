@@ -339,9 +339,9 @@ def to_json(
 
     ``{"version", "trace_id", "spans": [{"span_id", "parent_span_id", "name", "kind", "start",
     "end", "attributes", "links", "events", "status", "resource"}]}``: spans by start time, times
-    integer nanoseconds since the epoch, attributes plain objects, ``parent_span_id`` null for a root,
-    ``status`` ``{"code": "UNSET" | "OK" | "ERROR", "message"}``. Numbers that JSON lacks are the
-    texts "NaN", "Infinity" and "-Infinity", as in OTLP.
+    integer nanoseconds since the epoch, attributes plain objects, ``parent_span_id`` null for a
+    root, ``status`` ``{"code": "UNSET" | "OK" | "ERROR", "message"}``. Numbers that JSON lacks are
+    the texts "NaN", "Infinity" and "-Infinity", as in OTLP.
 
     Args:
         trace: What to write.
