@@ -173,7 +173,15 @@ def nested(depth: int) -> list[Span]:
     """Make subflows in each other, each waiting a second for the next and one on its own."""
     last = 2 * depth
     return [
-        run(f"{n:016x}", f"{n - 1:016x}" if n else None, n, last - n, flow=True, execution=last)
+        run(
+            f"{n:016x}",
+            f"{n - 1:016x}" if n else None,
+            n,
+            last - n,
+            name="nested",
+            flow=True,
+            execution=last,
+        )
         for n in range(depth)
     ]
 
