@@ -235,14 +235,23 @@ class Dice:
         return self._flow(steps)
 
     def staged(self) -> Flow:
-        """Stages: some are submitted, all awaited, then the flow does something on its own."""
-        known: list[Task] = []
+        """Stages: some are submitted, all awaited, then the flow works, or calls one with it all.
+
+        No stage takes from the one before alone, or a trace would not tell what the flow awaited.
+        """
         steps: list[Step] = []
+        old: list[Task] = []
+        previous: list[Task] = []
         for _ in range(self._dice.randint(1, 4)):
-            steps += [Submit(self.task(known)) for _ in range(self._dice.randint(1, 5))]
+            size = self._dice.randint(1, 5)
+            known = [*old]
+            steps += [Submit(self.task(known)) for _ in range(size)]
+            old += previous
+            previous = known[-size:]
             steps += [Wait(), Work(self._dice.randint(1, 2_000))]
             if self._dice.random() < 0.3:
-                steps.append(Call(self.task(known)))
+                last = self.task([])
+                steps.append(Call(Task(last.name, last.time, tuple(previous))))
         return self._flow(steps)
 
     def mixed(self) -> Flow:

@@ -108,6 +108,10 @@ def check(spans: Sequence[Span], found: Analysis) -> None:
     if found.root_id in ids and duration:
         assert sum(task.share for task in found.tasks) == pytest.approx(1, abs=1e-9)
         assert sum(task.path for task in found.tasks) == duration
+    assert 0 <= found.efficiency <= 1 + 1e-9
+    assert found.mean_concurrency <= found.peak_concurrency + 1e-9
+    assert 0 <= found.orchestration <= duration
+    assert 0 <= found.retry_cost_on_path <= duration
     assert [task.share for task in found.tasks] == sorted(
         (task.share for task in found.tasks), reverse=True
     )
