@@ -123,6 +123,17 @@ def test_slot() -> None:
     ]
 
 
+def test_slot_of_the_tag_that_was_released_last() -> None:
+    """Which of its tags has a limit is not known: the run that ended last is the likeliest."""
+    told = path(
+        flow(10),
+        run("web", FLOW, 1, 2, tags=["web"], execution=1),
+        run("db", FLOW, 1, 4.9, tags=["db"], execution=3.9),
+        run("both", FLOW, 1, 9, tags=["web", "db"], concurrency=4, execution=4),
+    )
+    assert [step[0] for step in told] == [FLOW, "db", "both", "both", FLOW]
+
+
 def test_slot_passed_on() -> None:
     """Of three that share a slot, each leads to the one before."""
     assert [
@@ -207,6 +218,14 @@ def test_queue_without_a_known_worker() -> None:
         ("c", "queue", 1, 5),
         ("c", "execution", 5, 9),
         (FLOW, "execution", 9, 10),
+    ]
+
+
+def test_clock_of_the_server_is_behind() -> None:
+    """Prefect's server stamps the end of a flow: a task that ended a moment later was awaited."""
+    assert path(flow(10), run("task", FLOW, 1, 10.02, execution=9.02)) == [
+        (FLOW, "execution", 0, 1),
+        ("task", "execution", 1, 10),
     ]
 
 

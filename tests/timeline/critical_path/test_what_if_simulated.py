@@ -81,6 +81,18 @@ def test_exact_without_a_limit(kind: str) -> None:
         assert not wrong, f"{wrong} in the flow of seed {seed}"
 
 
+@pytest.mark.parametrize("kind", ["submitted", "called", "staged", "nested"])
+def test_slack_without_a_limit(kind: str) -> None:
+    """A task may take longer by its slack at no cost, and by no more."""
+    for seed, flow in enumerate(flows(kind, 100, None)):
+        now = duration(flow)
+        for task in analyse(spans_of(simulate(flow))).tasks:
+            if task.type == "task" and task.runs == 1:
+                slack = task.slack // MILLISECOND
+                longer = [duration(flow, task.name, more=slack + more) - now for more in (0, 1)]
+                assert longer == [0, 1], f"{task.name} in the flow of seed {seed}"
+
+
 def report(title: str, errors: list[float]) -> None:
     """Print how errors are distributed."""
     exact = sum(error == 0 for error in errors) / len(errors)
