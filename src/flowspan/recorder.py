@@ -8,6 +8,7 @@ the account of where the time went. All times are integer nanoseconds since the 
 from __future__ import annotations
 
 import contextlib
+import threading
 import traceback
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -238,6 +239,7 @@ class RunRecorder:
             attributes=run.sampling_attributes,
         )
         self._is_recording = self.span.is_recording()
+        self._thread = threading.current_thread()
         self._metrics = tracer.metrics
         # With the run's span, so that exemplars lead from a metric to the trace.
         self._context = set_span_in_context(self.span)
@@ -589,6 +591,8 @@ class RunRecorder:
         attributes: Attributes = dict(self.run.waits_before)
         attributes.update(self.rows.attributes(self._account.execution))
         attributes.update(self._account.attributes(end - self.run.start))
+        attributes[semconv.THREAD_ID] = self._thread.ident or 0
+        attributes[semconv.THREAD_NAME] = self._thread.name
         if state is not None:
             attributes[semconv.RUN_STATE_TYPE] = state.type
             attributes[semconv.RUN_STATE_NAME] = state.name

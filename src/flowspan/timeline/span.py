@@ -171,6 +171,16 @@ class Span:
         span.previous = previous
         return span
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Span):
+            return NotImplemented
+        return self.span_id == other.span_id and all(
+            getattr(self, name) == getattr(other, name) for name in _COMPARED
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.trace_id, self.span_id))
+
     def __repr__(self) -> str:
         return f"<Span {self.span_id} {self.name!r} {self.start}..{self.end}>"
 
@@ -229,6 +239,22 @@ class Span:
             host = get(_HOST_NAME)
             return str(process_id) if host is None else f"{host}:{process_id}"
         return self.service or ""
+
+
+_COMPARED: Final = (
+    "trace_id",
+    "parent_span_id",
+    "name",
+    "kind",
+    "start",
+    "end",
+    "attributes",
+    "events",
+    "links",
+    "status",
+    "status_message",
+    "resource",
+)
 
 
 class _Held:
