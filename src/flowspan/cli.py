@@ -13,7 +13,7 @@ from flowspan._version import __version__
 from flowspan.collector.cli import app as collector_app
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.console import Console
     from rich.text import Text
@@ -142,7 +142,8 @@ def timeline(
         fail(_unknown(error, [known.trace_id for known in error.known], how_to_get_spans))
     lines = _logs_beside(file, found.trace_id, floor) if with_logs else None
     if as_json:
-        typer.echo(_as_json(found, lines), nl=False)
+        for chunk in _as_json(found, lines):
+            typer.echo(chunk, nl=False)
     else:
         _draw(found, lines, everything=everything, top=top)
     problems = (*found.problems, *(lines.problems if lines else ()))
@@ -413,14 +414,14 @@ def _logs_beside(file: Path, trace_id: str, floor: int) -> "Logs":
     return replace(found, logs=tuple(shown))
 
 
-def _as_json(trace: "Trace", lines: "Logs | None") -> bytes:
+def _as_json(trace: "Trace", lines: "Logs | None") -> "Iterator[bytes]":
     from flowspan.timeline import analysis, document, log_places, read, tree  # noqa: PLC0415 - heavy
 
     found = document.as_object(analysis.analyse(trace.spans))
     if lines is None:
-        return read.to_json(trace, found=found)
+        return read.json_chunks(trace, found=found)
     by_span = log_places.by_span(lines.logs, tree.build(trace.spans))
-    return read.to_json(trace, by_span, found)
+    return read.json_chunks(trace, by_span, found)
 
 
 def _draw(trace: "Trace", lines: "Logs | None", *, everything: bool, top: int) -> None:

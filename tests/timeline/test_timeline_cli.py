@@ -114,7 +114,7 @@ def test_nothing_to_read_says_what_to_do(tmp_path: Path) -> None:
     """No folder, an empty folder and an empty file are told apart."""
     for arguments, words in (
         ((), ".flowspan does not exist."),
-        (("--file", tmp_path), "holds no traces*.jsonl file."),
+        (("--file", tmp_path), "holds no traces*.jsonl file, nor any other of OTLP spans."),
         (("--file", tmp_path / "nothing.jsonl"), "nothing.jsonl does not exist."),
         (("--file", tmp_path / "empty"), "empty holds no spans yet."),
     ):

@@ -1,28 +1,33 @@
-"""Read the spans of one trace from OTLP JSON lines.
+"""Read the spans of one trace from OTLP: lines of JSON, and what else `timeline.sources` knows.
 
 Each line is one ``ExportTraceServiceRequest`` in the OTLP JSON encoding
 (https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding). What cannot be read becomes a
 `Problem`; everything else is still returned.
 
-Parsing JSON costs some forty times as much as looking for bytes in it, so only lines that hold the
-wanted id, or that look broken, are parsed.
+To decode JSON costs some ten times as much as to look for bytes in it, so only lines that hold the
+wanted id, or that look broken, are decoded.
 """
 
+import contextlib
+import gc
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import orjson
 
 from flowspan import otlp_json as otlp
-from flowspan import semconv
-from flowspan.otlp_json import Problem, SourceError, UnreadableError
+from flowspan.otlp_json import Problem, SourceError
+from flowspan.timeline import sources
+from flowspan.timeline.decode import SpanDecoder
 from flowspan.timeline.document import VERSION
-from flowspan.timeline.facts import Facts, facts_of
 from flowspan.timeline.logs import Log, as_object
+from flowspan.timeline.sources import FILE_PATTERN, STDIN, MemoryText, Text, find_files
+from flowspan.timeline.span import Event, Link, Span
 from flowspan.timeline.wanted import (
     LATEST,
     Summary,
@@ -34,6 +39,7 @@ from flowspan.timeline.wanted import (
 __all__ = [
     "FILE_PATTERN",
     "LATEST",
+    "STDIN",
     "Event",
     "Link",
     "Problem",
@@ -41,6 +47,7 @@ __all__ = [
     "Span",
     "Trace",
     "find_files",
+    "json_chunks",
     "load",
     "parse",
     "parse_wanted",
@@ -48,93 +55,11 @@ __all__ = [
     "to_json",
 ]
 
-FILE_PATTERN: Final = "traces*.jsonl"
-
 _END_TIME: Final = re.compile(rb'"endTimeUnixNano"\s*:\s*"?(\d{1,20})')
-_KINDS: Final = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
-_STATUS_CODES: Final = ("UNSET", "OK", "ERROR")
+_CHUNK: Final = 512  # spans that are written at once
 
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened at one time, in nanoseconds since the epoch."""
-
-    name: str
-    time: int
-    attributes: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A reference to a span that is not the parent."""
-
-    trace_id: str
-    span_id: str
-    attributes: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """One finished span.
-
-    Ids are lower-case hex, times nanoseconds since the epoch. Attribute values are ``str``,
-    ``bool``, ``int``, ``float``, ``None``, or lists and dicts of these; bytes stay base64 text.
-    """
-
-    trace_id: str
-    span_id: str
-    parent_span_id: str | None
-    name: str
-    kind: str
-    start: int
-    end: int
-    attributes: Mapping[str, Any]
-    events: tuple[Event, ...]
-    links: tuple[Link, ...]
-    status: str
-    status_message: str
-    resource: Mapping[str, Any]
-
-    @property
-    def duration(self) -> int:
-        """Nanoseconds from start to end; 0 where clocks made the end come first."""
-        return max(0, self.end - self.start)
-
-    @property
-    def facts(self) -> Facts:
-        """What its attributes tell of the run that it is about."""
-        return facts_of(self.attributes)
-
-    @property
-    def upstream(self) -> tuple[str, ...]:
-        """Ids of the spans in the same trace that it depends on."""
-        return tuple(
-            link.span_id
-            for link in self.links
-            if link.attributes.get(semconv.LINK_TYPE, semconv.LINK_DEPENDENCY)
-            == semconv.LINK_DEPENDENCY
-        )
-
-    @property
-    def process(self) -> str:
-        """What tells the process that made the span from others; empty where nothing does."""
-        return str(self.resource.get("service.instance.id", ""))
-
-    @property
-    def is_run(self) -> bool:
-        """Whether this is the span of a flow or task run."""
-        return semconv.RUN_TYPE in self.attributes
-
-    @property
-    def failed(self) -> bool:
-        """Whether the span's status is ERROR."""
-        return self.status == "ERROR"
-
-    @property
-    def service(self) -> str | None:
-        """Name of the service that made the span."""
-        name = self.resource.get(otlp.SERVICE_NAME)
-        return None if name is None else str(name)
+_Line: TypeAlias = tuple[bytes, Text, int]
+"""A line, the text that it is of, and its offset in there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,17 +76,32 @@ class _Found:
     spans: dict[str, Span] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
+    def add(self, spans: Iterable[Span]) -> None:
+        """Add spans; of two tellings of one, the later and fuller is right."""
+        for span in spans:
+            known = self.spans.setdefault(span.span_id, span)
+            if known is not span and _is_fuller(span, known):
+                self.spans[span.span_id] = span
+
     def trace(self, trace_id: str) -> Trace:
         """Put what was found in order."""
         ordered = sorted(self.spans.values(), key=lambda s: (s.start, -s.end, s.span_id))
         return Trace(trace_id, tuple(ordered), tuple(self.problems))
 
 
+def _is_fuller(span: Span, known: Span) -> bool:
+    return span.end > known.end or (span.end == known.end and _size(span) > _size(known))
+
+
+def _size(span: Span) -> int:
+    return len(span.attributes) + len(span.events) + len(span.links)
+
+
 def load(source: Path, wanted: str = LATEST) -> Trace:
     """Read one trace.
 
     Args:
-        source: A file of OTLP JSON lines, or a folder that holds ``traces*.jsonl``.
+        source: A file, a folder that holds ``traces*.jsonl`` or other files of spans, or `STDIN`.
         wanted: A trace id (32 hex digits), the id of a flow or task run in the trace (a UUID),
             or ``latest`` for the trace whose run ended last.
 
@@ -171,20 +111,26 @@ def load(source: Path, wanted: str = LATEST) -> Trace:
         UnknownRunError: The files hold no such trace.
     """
     trace_id, run_id = parse_wanted(wanted)
-    files = find_files(source)
-    if trace_id is None and run_id is None:
-        latest = recent_traces(files, 1)
-        trace_id = latest[0].trace_id if latest else None
-    found = _read_spans(files, trace_id)
-    if not found.spans and run_id is not None:
-        trace_id = _trace_of_run(files, run_id)
-        found = _read_spans(files, trace_id) if trace_id else found
-    if trace_id is None or not found.spans:
-        known = recent_traces(files, 5)
-        where = f"{source} holds no"
-        message = f"{where} trace or run {wanted}." if known else f"{where} spans yet."
-        raise UnknownRunError(message, known, found.problems)
-    return found.trace(trace_id)
+    problems: list[Problem] = []
+    if source == STDIN:
+        texts = sources.open_stdin()
+    else:
+        texts = sources.open_files(find_files(source), problems)
+    with _without_collector():
+        if trace_id is None and run_id is None:
+            latest = _recent(texts, 1)
+            trace_id = latest[0].trace_id if latest else None
+        found = _read_spans(texts, trace_id)
+        if not found.spans and run_id is not None:
+            trace_id = _trace_of_run(texts, run_id)
+            found = _read_spans(texts, trace_id) if trace_id else found
+        found.problems[:0] = problems
+        if trace_id is None or not found.spans:
+            known = _recent(texts, 5)
+            where = f"{'Standard input' if source == STDIN else source} holds no"
+            message = f"{where} trace or run {wanted}." if known else f"{where} spans yet."
+            raise UnknownRunError(message, known, found.problems)
+        return found.trace(trace_id)
 
 
 def parse(raw: bytes, trace_id: str, source: str) -> Trace:
@@ -196,76 +142,94 @@ def parse(raw: bytes, trace_id: str, source: str) -> Trace:
         source: Tells in each problem where the lines are from.
     """
     found = _Found()
-    for line in raw.splitlines():
-        found.problems += [Problem(source, 0, r) for r in _read_line(line, trace_id, found.spans)]
+    text, decoder = MemoryText(source, raw), SpanDecoder()
+    with _without_collector():
+        for _, offset, line in text.lines():
+            reasons: list[str] = []
+            found.add(decoder.decode(line, text, offset, reasons, trace_id))
+            found.problems += [Problem(source, 0, reason) for reason in reasons]
     return found.trace(trace_id)
-
-
-def find_files(source: Path) -> list[Path]:
-    """List the files to read, newest first.
-
-    Raises:
-        SourceError: There are none.
-    """
-    return otlp.find_files(source, FILE_PATTERN)
 
 
 def recent_traces(files: Iterable[Path], count: int) -> list[Summary]:
     """Find the traces whose runs ended last, the latest first.
 
-    Traces without any run come after those with one.
+    Traces without any run come after those with one. Files that cannot be read are left out.
     """
-    return most_recent(files, _END_TIME, _summaries, lambda found: found.trace_id, count)
+    return _recent(sources.open_files(files, []), count)
 
 
-def _summaries(raw: bytes) -> Iterator[Summary]:
-    for span in _parse_quietly(raw):
-        run_id = str(span.attributes.get(semconv.RUN_ID)) if span.is_run else None
-        name = span.attributes.get(semconv.FLOW_NAME) or span.name
-        yield Summary(span.trace_id, run_id, str(name), span.end)
+def _recent(texts: Iterable[Text], count: int) -> list[Summary]:
+    decoder = SpanDecoder()
+
+    def summarize(line: _Line) -> Iterator[Summary]:
+        for span in decoder.decode(*line, problems=[]):
+            run_id = str(span.facts.run_id) if span.is_run else None
+            yield Summary(span.trace_id, run_id, span.facts.flow_name or span.name, span.end)
+
+    return most_recent(_latest_first(texts), summarize, lambda found: found.trace_id, count)
 
 
-def _trace_of_run(files: Iterable[Path], run_id: str) -> str | None:
+def _latest_first(texts: Iterable[Text]) -> Iterator[tuple[int, _Line]]:
+    """Yield the lines that mention an end, and the last one they mention, the latest first.
+
+    Only where they are is noted of all of them, which takes some tenths of a second for 128 MB.
+    """
+    found: list[tuple[int, Text, int, int]] = []
+    for text in texts:
+        with contextlib.suppress(OSError):
+            for _, offset, raw in text.lines():
+                if mentioned := _END_TIME.findall(raw):
+                    found.append((max(map(int, mentioned)), text, offset, len(raw)))
+                    text.keep()
+    for time, text, offset, length in sorted(found, key=lambda line: line[0], reverse=True):
+        with contextlib.suppress(OSError):
+            yield time, (text.part(offset, length), text, offset)
+
+
+def _trace_of_run(texts: Iterable[Text], run_id: str) -> str | None:
     """Find the trace of a run, by its own span, else by the spans of its tasks."""
     needles = otlp.spellings(run_id)
+    decoder = SpanDecoder()
     best: tuple[bool, int, str] | None = None
-    for _, _, raw in otlp.lines(files, []):
+    for text, _, offset, raw in _lines(texts, []):
         if not any(needle in raw for needle in needles):
             continue
-        for span in _parse_quietly(raw):
-            own = str(span.attributes.get(semconv.RUN_ID)).lower() == run_id
-            flow = str(span.attributes.get(semconv.FLOW_RUN_ID)).lower() == run_id
+        for span in decoder.decode(raw, text, offset, []):
+            own = (span.facts.run_id or "").lower() == run_id
+            flow = (span.facts.flow_run_id or "").lower() == run_id
             if own or flow:
                 candidate = (own, span.end, span.trace_id)
                 best = candidate if best is None else max(best, candidate)
     return best[2] if best else None
 
 
-def _read_spans(files: Iterable[Path], trace_id: str | None) -> _Found:
+def _read_spans(texts: Iterable[Text], trace_id: str | None) -> _Found:
     """Read the spans of a trace, and every problem on the way; no id reads only problems."""
     found = _Found()
+    decoder = SpanDecoder()
     needles = otlp.spellings(trace_id) if trace_id else ()
-    for path, number, raw in otlp.lines(files, found.problems):
+    for text, number, offset, raw in _lines(texts, found.problems):
         if any(needle in raw for needle in needles) or not _looks_whole(raw):
-            reasons = _read_line(raw, trace_id, found.spans)
-            found.problems += [Problem(path, number, reason) for reason in reasons]
+            reasons: list[str] = []
+            spans = decoder.decode(raw, text, offset, reasons, trace_id)
+            found.problems += [Problem(text.name, number, reason) for reason in reasons]
+            if trace_id is not None and spans:
+                text.keep()
+                found.add(spans)
     return found
 
 
-def _read_line(raw: bytes, trace_id: str | None, spans: dict[str, Span]) -> list[str]:
-    """Add the spans of a trace to `spans`; return why others on the line could not be read."""
-    problems: list[str] = []
-    for span in _parse(raw, problems):
-        if span.trace_id == trace_id:
-            known = spans.get(span.span_id)
-            # Re-exports are equal; of two tellings of one run, the later and fuller one is right.
-            if known is None or _fullness(span) > _fullness(known):
-                spans[span.span_id] = span
-    return problems
-
-
-def _fullness(span: Span) -> tuple[int, int]:
-    return span.end, len(span.attributes) + len(span.events) + len(span.links)
+def _lines(
+    texts: Iterable[Text], problems: list[Problem]
+) -> Iterator[tuple[Text, int, int, bytes]]:
+    """Yield the lines of all texts; one that cannot be read is a problem."""
+    for text in texts:
+        try:
+            for number, offset, raw in text.lines():
+                yield text, number, offset, raw
+        except OSError as error:  # noqa: PERF203 - one bad file must not cost the others
+            problems.append(Problem(text.name, 0, error.strerror or str(error)))
 
 
 def _looks_whole(raw: bytes) -> bool:
@@ -279,55 +243,16 @@ def _looks_whole(raw: bytes) -> bool:
     )
 
 
-def _parse_quietly(raw: bytes) -> Iterator[Span]:
-    """Parse a line where its problems do not matter, or are told elsewhere."""
-    return _parse(raw, [])
-
-
-def _parse(raw: bytes, problems: list[str]) -> Iterator[Span]:
-    """Yield the readable spans of one line and add the reasons why others are not."""
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keep the garbage collector from going through ever more objects, none of which is garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
     try:
-        for resource, _, spans in otlp.groups(raw, otlp.SPANS):
-            for span in spans:
-                try:
-                    yield _span(span, resource)
-                except UnreadableError as error:  # noqa: PERF203 - likewise one span
-                    problems.append(f"span skipped: {error}")
-    except UnreadableError as error:
-        problems.append(str(error))
-
-
-def _span(raw: dict[str, Any], resource: Mapping[str, Any]) -> Span:
-    start = raw.get("startTimeUnixNano")
-    end = raw.get("endTimeUnixNano")
-    status = otlp.mapping(raw.get("status"), "status")
-    return Span(
-        trace_id=otlp.identifier(raw.get("traceId"), otlp.TRACE_ID, "trace id"),
-        span_id=otlp.identifier(raw.get("spanId"), otlp.SPAN_ID, "span id"),
-        parent_span_id=otlp.optional_identifier(
-            raw.get("parentSpanId"), otlp.SPAN_ID, "parent span id"
-        ),
-        name=otlp.text(raw.get("name")),
-        kind=otlp.enum(raw.get("kind"), _KINDS, "SPAN_KIND_"),
-        start=otlp.unsigned(end if start is None else start, "start time"),
-        end=otlp.unsigned(start if end is None else end, "end time"),
-        attributes=otlp.attributes(raw.get("attributes")),
-        events=tuple(_event(event) for event in otlp.mappings(raw.get("events"), "events")),
-        links=tuple(_link(link) for link in otlp.mappings(raw.get("links"), "links")),
-        status=otlp.enum(status.get("code"), _STATUS_CODES, "STATUS_CODE_"),
-        status_message=otlp.text(status.get("message")),
-        resource=resource,
-    )
-
-
-def _event(raw: dict[str, Any]) -> Event:
-    time = otlp.unsigned(raw.get("timeUnixNano"), "event time")
-    return Event(otlp.text(raw.get("name")), time, otlp.attributes(raw.get("attributes")))
-
-
-def _link(raw: dict[str, Any]) -> Link:
-    trace_id, span_id = otlp.text(raw.get("traceId")).lower(), otlp.text(raw.get("spanId")).lower()
-    return Link(trace_id, span_id, otlp.attributes(raw.get("attributes")))
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def to_json(
@@ -335,7 +260,16 @@ def to_json(
     logs: Mapping[str, Iterable[Log]] | None = None,
     found: Mapping[str, Any] = MappingProxyType({}),
 ) -> bytes:
-    """Write a trace as the documented JSON document.
+    """Write a trace as the documented JSON document; see `json_chunks`."""
+    return b"".join(json_chunks(trace, logs, found))
+
+
+def json_chunks(
+    trace: Trace,
+    logs: Mapping[str, Iterable[Log]] | None = None,
+    found: Mapping[str, Any] = MappingProxyType({}),
+) -> Iterator[bytes]:
+    """Yield the documented JSON document of a trace in pieces, so that it is never in memory whole.
 
     ``{"version", "trace_id", "spans": [{"span_id", "parent_span_id", "name", "kind", "start",
     "end", "attributes", "links", "events", "status", "resource"}]}``: spans by start time, times
@@ -349,12 +283,21 @@ def to_json(
             ``"logs"``, a list of the objects that `flowspan.timeline.logs` documents.
         found: Further keys, see `flowspan.timeline.document`.
     """
-    spans = [_plain_span(span) for span in trace.spans]
+    head = {"version": VERSION, "trace_id": trace.trace_id, **found}
+    yield orjson.dumps(head, option=orjson.OPT_INDENT_2).removesuffix(b"\n}") + b',\n  "spans": ['
+    spans = iter(trace.spans)
+    separator = b"\n    "
+    while chunk := list(itertools.islice(spans, _CHUNK)):
+        yield separator + b",\n    ".join(_span_json(span, logs) for span in chunk)
+        separator = b",\n    "
+    yield b"\n  ]\n}\n" if trace.spans else b"]\n}\n"
+
+
+def _span_json(span: Span, logs: Mapping[str, Iterable[Log]] | None) -> bytes:
+    plain = _plain_span(span)
     if logs is not None:
-        for span in spans:
-            span["logs"] = [as_object(log) for log in logs.get(span["span_id"], ())]
-    document = {"version": VERSION, "trace_id": trace.trace_id, **found, "spans": spans}
-    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        plain["logs"] = [as_object(log) for log in logs.get(span.span_id, ())]
+    return orjson.dumps(plain, option=orjson.OPT_INDENT_2).replace(b"\n", b"\n    ")
 
 
 def _plain_span(span: Span) -> dict[str, Any]:
