@@ -113,7 +113,8 @@ class Activities:
         awaited = [one for one in done if ends[one] >= since]
         if awaited:
             last = max(ends[one] for one in awaited)
-            latest = ends[siblings[bisect_right(siblings, call, key=ends.__getitem__) - 1]]
+            ended = bisect_right(siblings, call, key=ends.__getitem__)
+            latest = ends[siblings[ended - 1]] if ended else last
             if latest - last > call - latest:
                 return []
         return awaited
