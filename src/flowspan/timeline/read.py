@@ -29,6 +29,7 @@ from flowspan.timeline.wanted import (
     UnknownRunError,
     most_recent,
     parse_wanted,
+    steps_back,
 )
 
 __all__ = [
@@ -163,17 +164,18 @@ def load(source: Path, wanted: str = LATEST) -> Trace:
     Args:
         source: A file of OTLP JSON lines, or a folder that holds ``traces*.jsonl``.
         wanted: A trace id (32 hex digits), the id of a flow or task run in the trace (a UUID),
-            or ``latest`` for the trace whose run ended last.
+            or ``latest`` for the trace whose run ended last, ``latest~1`` for the one before.
 
     Raises:
         ValueError: `wanted` is none of these.
         SourceError: There is nothing to read at `source`.
         UnknownRunError: The files hold no such trace.
     """
-    trace_id, run_id = parse_wanted(wanted)
+    back = steps_back(wanted)
+    trace_id, run_id = parse_wanted(wanted) if back is None else (None, None)
     files = find_files(source)
-    if trace_id is None and run_id is None:
-        latest = recent_traces(files, 1)
+    if back is not None:
+        latest = recent_traces(files, back + 1)[back:]
         trace_id = latest[0].trace_id if latest else None
     found = _read_spans(files, trace_id)
     if not found.spans and run_id is not None:
