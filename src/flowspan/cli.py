@@ -71,7 +71,8 @@ def timeline(
         str,
         typer.Argument(
             metavar=_WANTED,
-            help="A trace id, the id of any run in it, or (default) the run that ended last.",
+            help="A trace id, the id of any run in it, or (default) the run that ended last; "
+            "latest~1 is the one before.",
             show_default=False,
         ),
     ] = "latest",

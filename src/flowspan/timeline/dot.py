@@ -11,8 +11,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from flowspan.timeline import tree as trees
 from flowspan.timeline.text import clean, human
+from flowspan.timeline.tree import callers_first
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping
@@ -48,8 +48,7 @@ def to_dot(trace: Trace, analysis: Analysis) -> str:
             there are no others.
         analysis: That of its spans.
     """
-    tree = trees.build(trace.spans, everything=True)
-    spans = [node.span for node in trees.walk(tree) if isinstance(node, trees.Node)]
+    spans = callers_first(trace.spans)
     shown = {span.span_id: span for span in spans if span.is_run}
     shown = shown or {span.span_id: span for span in spans}
     nearest = _nearest(spans, shown)

@@ -26,15 +26,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import orjson
 
 from flowspan import otlp_json as otlp
-from flowspan.timeline import tree as trees
+from flowspan.timeline.tree import callers_first
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from flowspan.timeline.analysis import Analysis
     from flowspan.timeline.read import Span, Trace
 
 _Event: TypeAlias = dict[str, Any]
+_Numbers: TypeAlias = dict[str, list[int]]
 _Track: TypeAlias = dict[str, int]
 """The pid and tid of an event."""
 
@@ -118,18 +119,17 @@ class _Lane:
 
 
 def _events(trace: Trace, analysis: Analysis, origin: int) -> Iterator[_Event]:
-    tree = trees.build(trace.spans, everything=True)
-    nodes = [node for node in trees.walk(tree) if isinstance(node, trees.Node)]
-    threads = _threads(nodes)
+    spans = callers_first(trace.spans)
+    threads = _threads(spans)
     # Stable, so of two that start and end together the caller stays first.
-    nodes.sort(key=lambda node: (node.span.start, -node.span.duration))
+    spans.sort(key=lambda span: (span.start, -span.duration))
     lanes: dict[tuple[str, str], _Lane] = {}
-    for node in nodes:
-        key = threads[node.span.span_id]
+    for span in spans:
+        key = threads[span.span_id]
         if key not in lanes:
-            lanes[key] = _Lane(key[0], node.span)
-        times = _times(node.span.start, node.span.start + node.span.duration, origin)
-        lanes[key].place(node.span, times["ts"], times["ts"] + times["dur"])
+            lanes[key] = _Lane(key[0], span)
+        times = _times(span.start, span.start + span.duration, origin)
+        lanes[key].place(span, times["ts"], times["ts"] + times["dur"])
 
     yield from _named(_PATH_TRACK, _CRITICAL_PATH, _CRITICAL_PATH)
     pids: dict[str, int] = defaultdict(itertools.count(3).__next__)
@@ -143,22 +143,22 @@ def _events(trace: Trace, analysis: Analysis, origin: int) -> Iterator[_Event]:
             yield from _named(track, _process_name(lane.first), name)
             tracks[key].append(track)
 
-    yield from _path(trace.spans, analysis, origin)
+    yield from _path(spans, analysis, origin)
     places = {
         span_id: tracks[key][number]
         for key, lane in lanes.items()
         for span_id, number in lane.where.items()
     }
-    yield from _runs(nodes, places, origin)
+    yield from _runs(spans, places, origin)
 
 
-def _threads(nodes: Iterable[trees.Node]) -> dict[str, tuple[str, str]]:
+def _threads(spans: Iterable[Span]) -> dict[str, tuple[str, str]]:
     """Tell process and thread of each span; one that does not know its thread is in its caller's.
 
     Callers must come first.
     """
     threads: dict[str, tuple[str, str]] = {}
-    for span in (node.span for node in nodes):
+    for span in spans:
         process, thread = span.process, span.facts.lane
         caller = threads.get(span.parent_span_id or "")
         if thread is None:
@@ -189,25 +189,12 @@ def _path(spans: Iterable[Span], analysis: Analysis, origin: int) -> Iterator[_E
         yield {"ph": "X", **times, **_PATH_TRACK, "cat": _CRITICAL_PATH, "name": name, "args": args}
 
 
-def _runs(
-    nodes: Iterable[trees.Node], tracks: Mapping[str, _Track], origin: int
-) -> Iterator[_Event]:
-    arrows = itertools.count(1)
-    arriving: dict[str, list[int]] = defaultdict(list)
-    leaving: dict[str, list[int]] = defaultdict(list)
-    seen: set[str] = set()
-    nodes = list(nodes)
-    for span in (node.span for node in nodes):
-        for upstream in span.upstream:
-            if upstream in seen:
-                number = next(arrows)
-                leaving[upstream].append(number)
-                arriving[span.span_id].append(number)
-        seen.add(span.span_id)
-    for node in nodes:
-        span, track = node.span, tracks[node.span.span_id]
+def _runs(spans: Sequence[Span], tracks: Mapping[str, _Track], origin: int) -> Iterator[_Event]:
+    leaving, arriving = _arrows(spans)
+    for span in spans:
+        track, facts = tracks[span.span_id], span.facts
         times = _times(span.start, span.start + span.duration, origin)
-        category = span.facts.run_type or node.role
+        category = facts.run_type or ("span" if facts.attempt is None else "attempt")
         yield {
             "ph": "X",
             **times,
@@ -217,10 +204,29 @@ def _runs(
             "args": _arguments(span),
         }
         arrow = {"ts": times["ts"], **track, "cat": "dependency", "name": "dependency"}
-        for number in leaving[span.span_id]:
+        for number in leaving.get(span.span_id, ()):
             yield {"ph": "s", "id": number, **arrow}
-        for number in arriving[span.span_id]:
+        for number in arriving.get(span.span_id, ()):
             yield {"ph": "f", "bp": "e", "id": number, **arrow}
+
+
+def _arrows(spans: Iterable[Span]) -> tuple[_Numbers, _Numbers]:
+    """Number the arrows; return those that leave each span, and those that arrive there.
+
+    Spans must come in the order in which they are written, which is that in which arrows may point.
+    """
+    numbers = itertools.count(1)
+    leaving: _Numbers = defaultdict(list)
+    arriving: _Numbers = defaultdict(list)
+    seen: set[str] = set()
+    for span in spans:
+        for upstream in span.upstream:
+            if upstream in seen:
+                number = next(numbers)
+                leaving[upstream].append(number)
+                arriving[span.span_id].append(number)
+        seen.add(span.span_id)
+    return leaving, arriving
 
 
 def _times(start: int, end: int, origin: int) -> dict[str, int]:
