@@ -11,6 +11,7 @@ import typer
 from flowspan._messages import fail, note
 from flowspan._version import __version__
 from flowspan.collector.cli import app as collector_app
+from flowspan.timeline import exports
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
 
     from flowspan.otlp_json import Problem
     from flowspan.report.summary import Report
+    from flowspan.timeline.difference import Difference
     from flowspan.timeline.logs import Log, Logs
     from flowspan.timeline.read import Trace
     from flowspan.timeline.wanted import UnknownRunError
 
 _PIPED_WIDTH: Final = 120
+_WANTED: Final = "TRACE_ID|FLOW_RUN_ID|latest"
 _WARNINGS_SHOWN: Final = 10
 _JAEGER_HEADERS: Final = "FLOWSPAN_JAEGER_HEADERS"
 
@@ -67,8 +70,9 @@ def timeline(
     trace: Annotated[
         str,
         typer.Argument(
-            metavar="TRACE_ID|FLOW_RUN_ID|latest",
-            help="A trace id, the id of any run in it, or (default) the run that ended last.",
+            metavar=_WANTED,
+            help="A trace id, the id of any run in it, or (default) the run that ended last; "
+            "latest~1 is the one before.",
             show_default=False,
         ),
     ] = "latest",
@@ -109,6 +113,8 @@ def timeline(
             show_default=False,
         ),
     ] = None,
+    perfetto: exports.Perfetto = None,
+    dot: exports.Dot = None,
 ) -> None:
     """Show where the time of a run went.
 
@@ -120,9 +126,7 @@ def timeline(
 
     Exits with 1 if there is no such trace, or if something in its source could not be read.
     """
-    from flowspan.otlp_json import SourceError  # noqa: PLC0415 - only some commands need it
-    from flowspan.timeline.wanted import UnknownRunError  # noqa: PLC0415 - likewise
-
+    exports.check(perfetto, dot, as_json=as_json)
     if level is not None and not with_logs:
         raise typer.BadParameter("It is the level of log lines: add --logs.", param_hint="--level")
     if jaeger is not None and with_logs:
@@ -130,23 +134,81 @@ def timeline(
     if jaeger is not None and _is_given("file", context):
         raise typer.BadParameter("Spans come from one or the other.", param_hint="--file, --jaeger")
     floor = _floor(level)
-    how_to_get_spans = _HOW_TO_GET_SPANS if jaeger is None else _HOW_TO_GET_SPANS_TO_JAEGER
-    try:
-        found = _load(file, jaeger, trace)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="TRACE_ID|FLOW_RUN_ID|latest") from None
-    except SourceError as error:
-        fail(f"{error}\n{how_to_get_spans}")
-    except UnknownRunError as error:
-        _warn(error.problems)
-        fail(_unknown(error, [known.trace_id for known in error.known], how_to_get_spans))
+    found = _find(file, jaeger, trace)
     lines = _logs_beside(file, found.trace_id, floor) if with_logs else None
+    exports.write(found, perfetto, dot)
     if as_json:
         for chunk in _as_json(found, lines):
             typer.echo(chunk, nl=False)
-    else:
+    elif not exports.is_printed(perfetto, dot):
         _draw(found, lines, everything=everything, top=top)
     problems = (*found.problems, *(lines.problems if lines else ()))
+    if problems:
+        _warn(problems)
+        raise typer.Exit(1)
+
+
+@app.command()
+def diff(
+    context: typer.Context,
+    trace_a: Annotated[
+        str,
+        typer.Argument(
+            metavar="TRACE_A",
+            help="The run to compare with: an id as for 'flowspan timeline', a file, or (default) "
+            "latest~1, the run before the latest.",
+            show_default=False,
+        ),
+    ] = "latest~1",
+    trace_b: Annotated[
+        str,
+        typer.Argument(
+            metavar="TRACE_B",
+            help="The run to explain, likewise, by default the latest.",
+            show_default=False,
+        ),
+    ] = "latest",
+    *,
+    file: Annotated[
+        Path,
+        typer.Option(
+            envvar="FLOWSPAN_DIR",
+            help="File of OTLP JSON lines, or folder of traces*.jsonl files.",
+        ),
+    ] = Path(".flowspan"),
+    jaeger: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Read from Jaeger instead, e.g. http://localhost:16686.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything as one JSON document instead.")
+    ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show tasks that hardly changed, too.")
+    ] = False,
+) -> None:
+    """Explain why one run took longer than another.
+
+    What counts is the change of each task's time on the critical path: these changes, with that of
+    the flow's own time, add up to the change of the duration.
+
+    Exits with 1 if there is no such run, or if something in its source could not be read.
+    """
+    from flowspan.timeline import difference  # noqa: PLC0415 - heavy
+
+    if jaeger is not None and _is_given("file", context):
+        raise typer.BadParameter("Spans come from one or the other.", param_hint="--file, --jaeger")
+    before, after = (_find_side(file, jaeger, wanted) for wanted in (trace_a, trace_b))
+    found = difference.compare(before, after)
+    if as_json:
+        typer.echo(difference.to_json(found), nl=False)
+    else:
+        _draw_difference(found, everything=everything)
+    problems = tuple(dict.fromkeys((*before.problems, *after.problems)))
     if problems:
         _warn(problems)
         raise typer.Exit(1)
@@ -379,6 +441,23 @@ def _is_given(name: str, context: typer.Context) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
+def _find(file: Path, jaeger_url: str | None, wanted: str) -> "Trace":
+    """Load a trace, or say why there is none, and exit."""
+    from flowspan.otlp_json import SourceError  # noqa: PLC0415 - only some commands need it
+    from flowspan.timeline.wanted import UnknownRunError  # noqa: PLC0415 - likewise
+
+    how_to_get_spans = _HOW_TO_GET_SPANS if jaeger_url is None else _HOW_TO_GET_SPANS_TO_JAEGER
+    try:
+        return _load(file, jaeger_url, wanted)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=_WANTED) from None
+    except SourceError as error:
+        fail(f"{error}\n{how_to_get_spans}")
+    except UnknownRunError as error:
+        _warn(error.problems)
+        fail(_unknown(error, [known.trace_id for known in error.known], how_to_get_spans))
+
+
 def _load(file: Path, jaeger_url: str | None, wanted: str) -> "Trace":
     from flowspan.timeline import read  # noqa: PLC0415 - only one command needs it
 
@@ -395,6 +474,15 @@ def _load(file: Path, jaeger_url: str | None, wanted: str) -> "Trace":
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=_JAEGER_HEADERS) from None
     return jaeger.load(url, wanted, trace_of_root=_trace_of_root, headers=headers)
+
+
+def _find_side(file: Path, jaeger_url: str | None, wanted: str) -> "Trace":
+    """Load one of two traces; a file that is named in place of an id has it by itself."""
+    from flowspan.timeline.wanted import LATEST, is_wanted  # noqa: PLC0415 - only this needs it
+
+    if not is_wanted(wanted) and Path(wanted).exists():
+        return _find(Path(wanted), None, LATEST)
+    return _find(file, jaeger_url, wanted)
 
 
 def _logs_beside(file: Path, trace_id: str, floor: int) -> "Logs":
@@ -468,6 +556,20 @@ def _print_logs(logs: "Sequence[Log]", *, as_json: bool) -> None:
                 console.print(line, soft_wrap=True)
             else:  # a tenth of the time, which counts where there are many
                 console.file.write(f"{line.plain}\n")
+
+
+def _draw_difference(found: "Difference", *, everything: bool) -> None:
+    from flowspan.timeline import difference_lines  # noqa: PLC0415 - heavy
+
+    console = _console()
+    drawn = difference_lines.draw(
+        found,
+        width=console.width,
+        unicode=console.encoding.startswith("utf"),
+        everything=everything,
+    )
+    for line in drawn:  # its sentences are wrapped, its table fits
+        console.print(line)
 
 
 def _draw_report(report: "Report") -> None:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
 from span_files import EPOCH, Plan, attempt, run, write
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from flowspan.cli import app
 from flowspan.timeline.analysis import Analysis, analyse

@@ -101,6 +101,11 @@ def test_latest_is_the_trace_whose_run_ended_last(server: Jaeger, *, has_summari
     write(server.file, run("RUN earlier", 0, 40), service="c")
     write(server.file, Plan("GET", 0, 100), service="b")
     assert names(load(server)) == ["RUN late"]
+    assert names(load(server, "latest~1")) == ["RUN early"]
+    assert names(load(server, "latest~2")) == ["RUN earlier"]
+    with pytest.raises(UnknownRunError, match="holds no trace or run latest~3") as unknown:
+        load(server, "latest~3")
+    assert len(unknown.value.known) == 3
 
 
 def test_latest_is_also_a_trace_without_its_flow(server: Jaeger) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from flowspan.timeline.activities import NONE, Activities, gather
@@ -59,7 +59,7 @@ class Task:
     what most of it was spent on, None where there is none. `slack` is by how much each of the runs
     could be longer before the root is, None if nobody waits for them; `drag` by how much the root
     would be shorter if their execution took no time, and `saved` if it took half the time. Where a
-    trace is too large to tell, all three are None.
+    trace is too large to tell, all three are None. `on_path` has the parts of `path` by cause.
     """
 
     name: str
@@ -78,6 +78,7 @@ class Task:
     waits: Mapping[Cause, int]
     rows_input: int | None
     rows_output: int | None
+    on_path: Mapping[Cause, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +294,7 @@ def _task(
         waits=_waits(facts),
         rows_input=_sum(known.rows_input for known in facts),
         rows_output=_sum(known.rows_output for known in facts),
+        on_path=dict(causes.most_common()),
     )
 
 

@@ -23,7 +23,7 @@ from flowspan.otlp_json import Problem, SourceError, UnreadableError
 from flowspan.timeline import read
 from flowspan.timeline.read import Trace
 from flowspan.timeline.text import clean
-from flowspan.timeline.wanted import LATEST, Summary, UnknownRunError, parse_wanted
+from flowspan.timeline.wanted import LATEST, Summary, UnknownRunError, parse_wanted, steps_back
 
 ANSWER_TIMEOUT: Final = 30.0
 """Seconds that Jaeger may be silent."""
@@ -87,8 +87,9 @@ def load(
     Args:
         url: See `base_url`.
         wanted: A trace id (32 hex digits), the id of a flow or task run in the trace (a UUID),
-            or ``latest`` for the trace with a run that ended last. A run that is not the root of
-            its trace is found if it is no older than 30 days, and so is the latest.
+            or ``latest`` for the trace with a run that ended last, ``latest~1`` for the one before.
+            A run that is not the root of its trace is found if it is no older than 30 days, and so
+            are the latest.
         trace_of_root: Tells the id of the trace whose root is the flow run of an id.
         headers: To send with every request.
 
@@ -97,15 +98,16 @@ def load(
         SourceError: Jaeger cannot be reached, refuses, or is something else.
         UnknownRunError: It holds no such trace.
     """
-    trace_id, run_id = parse_wanted(wanted)
+    back = steps_back(wanted)
+    trace_id, run_id = parse_wanted(wanted) if back is None else (None, None)
     problems: list[Problem] = []
     with contextlib.closing(_Api(url, headers or {})) as api:
-        for candidate in _candidates(api, trace_id, run_id, trace_of_root):
+        for candidate in _candidates(api, trace_id, run_id, back or 0, trace_of_root):
             trace = api.trace(candidate)
             if trace.spans:
                 return trace
             problems += trace.problems
-        if run_id is None:
+        if back == 0:
             what, known = f"runs of the last {_LOOKBACKS[-1].days} days.", []
         else:
             what, known = f"trace or run {wanted}.", api.recent_traces()
@@ -113,11 +115,15 @@ def load(
 
 
 def _candidates(
-    api: "_Api", trace_id: str | None, run_id: str | None, trace_of_root: Callable[[str], str]
+    api: "_Api",
+    trace_id: str | None,
+    run_id: str | None,
+    back: int,
+    trace_of_root: Callable[[str], str],
 ) -> Iterator[str]:
     """Yield the ids of traces that may be the wanted one, what costs least first."""
     if run_id is None:
-        yield from (found.trace_id for found in api.recent_traces()[:1])
+        yield from (found.trace_id for found in api.recent_traces(back + 1)[back : back + 1])
         return
     if trace_id is not None:
         yield trace_id
@@ -155,20 +161,23 @@ class _Api:
         raw = self._get(path, rawTraces="true", raw_traces="true")  # before 2.19 only the latter
         return read.parse(raw or b"", trace_id, f"{self.place}/api/{path}")
 
-    def recent_traces(self) -> list[Summary]:
-        """Find traces with runs, the one that ended last first."""
+    def recent_traces(self, least: int = 1) -> list[Summary]:
+        """Find traces with runs, the one that ended last first; `least` if there are as many."""
         # A killed process leaves a trace of tasks without a flow.
-        return self.search((semconv.RUN_TYPE, "flow"), (semconv.RUN_TYPE, "task"))
+        return self.search((semconv.RUN_TYPE, "flow"), (semconv.RUN_TYPE, "task"), least=least)
 
-    def search(self, *attributes: tuple[str, str]) -> list[Summary]:
-        """Find traces where a span has one of the attributes, the one that ended last first."""
+    def search(self, *attributes: tuple[str, str], least: int = 1) -> list[Summary]:
+        """Find traces where a span has one of the attributes, the one that ended last first.
+
+        It looks further back until it finds `least`.
+        """
         services = self._services()
         found: dict[str, Summary] = {}
         for lookback in _LOOKBACKS:
             since = dt.datetime.now(dt.timezone.utc) - lookback
             for service, (name, value) in itertools.product(services, attributes):
                 found |= {one.trace_id: one for one in self._search(service, {name: value}, since)}
-            if found:
+            if len(found) >= least:
                 break
         return sorted(found.values(), key=lambda summary: summary.end, reverse=True)
 

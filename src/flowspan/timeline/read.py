@@ -34,6 +34,7 @@ from flowspan.timeline.wanted import (
     UnknownRunError,
     most_recent,
     parse_wanted,
+    steps_back,
 )
 
 __all__ = [
@@ -103,22 +104,23 @@ def load(source: Path, wanted: str = LATEST) -> Trace:
     Args:
         source: A file, a folder that holds ``traces*.jsonl`` or other files of spans, or `STDIN`.
         wanted: A trace id (32 hex digits), the id of a flow or task run in the trace (a UUID),
-            or ``latest`` for the trace whose run ended last.
+            or ``latest`` for the trace whose run ended last, ``latest~1`` for the one before.
 
     Raises:
         ValueError: `wanted` is none of these.
         SourceError: There is nothing to read at `source`.
         UnknownRunError: The files hold no such trace.
     """
-    trace_id, run_id = parse_wanted(wanted)
+    back = steps_back(wanted)
+    trace_id, run_id = parse_wanted(wanted) if back is None else (None, None)
     problems: list[Problem] = []
     if source == STDIN:
         texts = sources.open_stdin()
     else:
         texts = sources.open_files(find_files(source), problems)
     with _without_collector():
-        if trace_id is None and run_id is None:
-            latest = _recent(texts, 1)
+        if back is not None:
+            latest = _recent(texts, back + 1)[back:]
             trace_id = latest[0].trace_id if latest else None
         found = _read_spans(texts, trace_id)
         if not found.spans and run_id is not None:

@@ -137,6 +137,12 @@ def build(spans: Collection[Span], *, everything: bool = False) -> Tree:
     )
 
 
+def callers_first(spans: Collection[Span]) -> list[Span]:
+    """Order spans so that each comes behind its caller, if that is among them; by time else."""
+    ordered = sorted(spans, key=lambda span: (span.start, -span.end, span.span_id))
+    return _arrange(ordered, {span.span_id: span for span in ordered})[0]
+
+
 def walk(tree: Tree) -> Iterator[Node | Rest]:
     """Yield every node in the order in which it is shown."""
     stack = list(reversed(tree.roots))

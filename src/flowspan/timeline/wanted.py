@@ -1,6 +1,7 @@
 """Tell which trace or run of those in the files a user means."""
 
 import heapq
+import re
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from flowspan import otlp_json as otlp
 from flowspan.otlp_json import Problem
 
 LATEST: Final = "latest"
+
+_LATEST: Final = re.compile(LATEST + r"(?:~(\d{1,4}))?")
 
 Line = TypeVar("Line")
 
@@ -40,6 +43,26 @@ class Summary:
     run_id: str | None
     name: str
     end: int
+
+
+def steps_back(wanted: str) -> int | None:
+    """Tell how many runs before the latest the text means; None if it speaks of something else.
+
+    ``latest`` is 0, ``latest~1`` the one before, and so on.
+    """
+    found = _LATEST.fullmatch(wanted.strip().lower())
+    return int(found[1] or 0) if found else None
+
+
+def is_wanted(text: str) -> bool:
+    """Tell whether a text can be what `steps_back` or `parse_wanted` reads."""
+    if steps_back(text) is not None:
+        return True
+    try:
+        parse_wanted(text)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_wanted(wanted: str) -> tuple[str | None, str | None]:
