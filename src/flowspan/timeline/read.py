@@ -9,7 +9,7 @@ wanted id, or that look broken, are parsed.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +27,7 @@ from flowspan.timeline.wanted import (
     LATEST,
     Summary,
     UnknownRunError,
+    missing_runs,
     most_recent,
     parse_wanted,
 )
@@ -46,11 +47,13 @@ __all__ = [
     "parse_wanted",
     "recent_traces",
     "to_json",
+    "traces",
 ]
 
 FILE_PATTERN: Final = "traces*.jsonl"
 
 _END_TIME: Final = re.compile(rb'"endTimeUnixNano"\s*:\s*"?(\d{1,20})')
+_TRACE_ID: Final = re.compile(rb'"traceId"\s*:\s*"([0-9A-Fa-f]{32})"')
 _KINDS: Final = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 _STATUS_CODES: Final = ("UNSET", "OK", "ERROR")
 
@@ -157,13 +160,15 @@ class _Found:
         return Trace(trace_id, tuple(ordered), tuple(self.problems))
 
 
-def load(source: Path, wanted: str = LATEST) -> Trace:
+def load(source: Path, wanted: str = LATEST, *, flow: str | None = None, since: int = 0) -> Trace:
     """Read one trace.
 
     Args:
         source: A file of OTLP JSON lines, or a folder that holds ``traces*.jsonl``.
         wanted: A trace id (32 hex digits), the id of a flow or task run in the trace (a UUID),
             or ``latest`` for the trace whose run ended last.
+        flow: The latest is the latest with a run of this flow.
+        since: And one that ended then or later, in nanoseconds since the epoch.
 
     Raises:
         ValueError: `wanted` is none of these.
@@ -173,7 +178,7 @@ def load(source: Path, wanted: str = LATEST) -> Trace:
     trace_id, run_id = parse_wanted(wanted)
     files = find_files(source)
     if trace_id is None and run_id is None:
-        latest = recent_traces(files, 1)
+        latest = recent_traces(files, 1, flow=flow, since=since)
         trace_id = latest[0].trace_id if latest else None
     found = _read_spans(files, trace_id)
     if not found.spans and run_id is not None:
@@ -181,10 +186,64 @@ def load(source: Path, wanted: str = LATEST) -> Trace:
         found = _read_spans(files, trace_id) if trace_id else found
     if trace_id is None or not found.spans:
         known = recent_traces(files, 5)
-        where = f"{source} holds no"
-        message = f"{where} trace or run {wanted}." if known else f"{where} spans yet."
+        message = f"{source} holds no {_missing(wanted, flow, since) if known else 'spans yet'}."
         raise UnknownRunError(message, known, found.problems)
     return found.trace(trace_id)
+
+
+def _missing(wanted: str, flow: str | None, since: int) -> str:
+    if flow is None and not since:
+        return f"trace or run {wanted}"
+    return missing_runs(flow, since)
+
+
+def traces(files: Sequence[Path], problems: list[Problem], since: int = 0) -> Iterator[Trace]:
+    """Yield every trace of the files, each as soon as its last line is read.
+
+    So only traces that overlap in the files are held at once. Which line is a trace's last is told
+    by a search for ids, before any line is parsed; each is parsed once.
+
+    Args:
+        files: Read in the reverse order, which is oldest first for those of `find_files`.
+        problems: What could not be read is added.
+        since: Traces that ended before that are left out, in nanoseconds since the epoch.
+    """
+    last, ends = _extents(reversed(files))
+    open_traces: dict[str, _Found] = {}
+    ending: dict[int, list[str]] = {}
+    for trace_id, line in last.items():
+        if ends[trace_id] >= since:
+            ending.setdefault(line, []).append(trace_id)
+    for line, (path, number, raw) in enumerate(otlp.lines(reversed(files), problems)):
+        ids = _ids(raw)
+        if ids and all(ends.get(trace_id, since) < since for trace_id in ids):
+            continue
+        reasons: list[str] = []
+        for span in _parse(raw, reasons):
+            if ends.get(span.trace_id, since) >= since:
+                _keep(span, open_traces.setdefault(span.trace_id, _Found()).spans)
+        problems += [Problem(path, number, reason) for reason in reasons]
+        for trace_id in ending.get(line, ()):
+            if found := open_traces.pop(trace_id, None):
+                yield found.trace(trace_id)
+    for trace_id, found in open_traces.items():  # of lines that came while this was read
+        yield found.trace(trace_id)
+
+
+def _extents(files: Iterable[Path]) -> tuple[dict[str, int], dict[str, int]]:
+    """Tell of each trace in which line it is mentioned last, and when it ended at the latest."""
+    last: dict[str, int] = {}
+    ends: dict[str, int] = {}
+    for line, (_, _, raw) in enumerate(otlp.lines(files, [])):
+        end = max(map(int, _END_TIME.findall(raw)), default=0)
+        for trace_id in _ids(raw):
+            last[trace_id] = line
+            ends[trace_id] = max(ends.get(trace_id, 0), end)
+    return last, ends
+
+
+def _ids(raw: bytes) -> set[str]:
+    return {found.decode().lower() for found in set(_TRACE_ID.findall(raw))}
 
 
 def parse(raw: bytes, trace_id: str, source: str) -> Trace:
@@ -210,12 +269,21 @@ def find_files(source: Path) -> list[Path]:
     return otlp.find_files(source, FILE_PATTERN)
 
 
-def recent_traces(files: Iterable[Path], count: int) -> list[Summary]:
+def recent_traces(
+    files: Iterable[Path], count: int, *, flow: str | None = None, since: int = 0
+) -> list[Summary]:
     """Find the traces whose runs ended last, the latest first.
 
-    Traces without any run come after those with one.
+    Traces without any run come after those with one. Given the name of a flow, only its runs and
+    those of its tasks count; given a time, only what ended then or later.
     """
-    return most_recent(files, _END_TIME, _summaries, lambda found: found.trace_id, count)
+
+    def summarize(raw: bytes) -> Iterator[Summary]:
+        for found in _summaries(raw):
+            if found.end >= since and flow in (None, found.name):
+                yield found
+
+    return most_recent(files, _END_TIME, summarize, lambda found: found.trace_id, count)
 
 
 def _summaries(raw: bytes) -> Iterator[Summary]:
@@ -257,11 +325,15 @@ def _read_line(raw: bytes, trace_id: str | None, spans: dict[str, Span]) -> list
     problems: list[str] = []
     for span in _parse(raw, problems):
         if span.trace_id == trace_id:
-            known = spans.get(span.span_id)
-            # Re-exports are equal; of two tellings of one run, the later and fuller one is right.
-            if known is None or _fullness(span) > _fullness(known):
-                spans[span.span_id] = span
+            _keep(span, spans)
     return problems
+
+
+def _keep(span: Span, spans: dict[str, Span]) -> None:
+    known = spans.get(span.span_id)
+    # Re-exports are equal; of two tellings of one run, the later and fuller one is right.
+    if known is None or _fullness(span) > _fullness(known):
+        spans[span.span_id] = span
 
 
 def _fullness(span: Span) -> tuple[int, int]:

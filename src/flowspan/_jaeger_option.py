@@ -1,0 +1,30 @@
+"""The option ``--jaeger URL`` of those commands that have it."""
+
+import os
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+if TYPE_CHECKING:
+    import httpx
+
+_HEADERS: Final = "FLOWSPAN_JAEGER_HEADERS"
+
+
+def read_jaeger_option(text: str) -> "tuple[httpx.URL, dict[str, str]]":
+    """Tell where Jaeger is, and the headers that the environment adds.
+
+    Raises:
+        typer.BadParameter: One of the two is none.
+    """
+    from flowspan.timeline import jaeger  # noqa: PLC0415 - heavy
+
+    try:
+        url = jaeger.base_url(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--jaeger") from None
+    try:
+        headers = jaeger.parse_headers(os.environ.get(_HEADERS, ""))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=_HEADERS) from None
+    return url, headers
