@@ -16,6 +16,7 @@ from flowspan._output import warn as _warn
 from flowspan._since_option import SINCE_HELP, read_since_option
 from flowspan._version import __version__
 from flowspan.collector.cli import app as collector_app
+from flowspan.trends.cli import trends
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(collector_app)
+app.command()(trends)
 
 
 def main() -> None:

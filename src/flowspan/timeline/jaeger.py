@@ -133,7 +133,7 @@ def load_all(
     flow: str | None = None,
     since: int,
 ) -> Iterator[Trace]:
-    """Read every trace with a flow run that ended at a time or later, one after the other.
+    """Read every trace with a flow run that ended at a time or later, the latest first.
 
     Args:
         url: See `base_url`.
@@ -147,7 +147,7 @@ def load_all(
     """
     wanted = (semconv.RUN_TYPE, "flow") if flow is None else (semconv.FLOW_NAME, flow)
     with contextlib.closing(_Api(url, headers or {})) as api:
-        for found in sorted(api.all_since(wanted, since), key=lambda summary: summary.end):
+        for found in api.all_since(wanted, since):
             trace = api.trace(found.trace_id)
             problems += trace.problems
             if trace.spans:
@@ -232,7 +232,7 @@ class _Api:
         return sorted(found.values(), key=lambda summary: summary.end, reverse=True)
 
     def all_since(self, attribute: tuple[str, str], since: int) -> list[Summary]:
-        """Find all traces where a span has the attribute that ended at a time or later.
+        """Find all traces that ended at a time or later where a span has the attribute.
 
         An answer that is as long as it may be is not whole: then each half of its time is asked
         for.
@@ -248,7 +248,7 @@ class _Api:
                 if len(some) >= _PAGE and end - start > _NARROWEST:
                     middle = start + (end - start) / 2
                     windows += [(start, middle), (middle, end)]
-        return [*found.values()]
+        return sorted(found.values(), key=lambda summary: summary.end, reverse=True)
 
     def _services(self) -> list[str]:
         """List the services; most storages cannot search without one."""

@@ -213,6 +213,15 @@ def seconds(run: Run) -> float:
     return run.duration / 1e9
 
 
+def weekday_medians(runs: Iterable[Run]) -> Iterator[tuple[str, float, int]]:
+    """Yield each weekday that has runs, its median duration and how many runs there are."""
+    by_weekday: dict[int, list[float]] = defaultdict(list)
+    for run in runs:
+        by_weekday[local_time(run.start).weekday()].append(seconds(run))
+    for weekday, values in sorted(by_weekday.items()):
+        yield calendar.day_name[weekday], median(values), len(values)
+
+
 def answer(runs: Iterable[Run], target: float | None = None) -> FlowTrends:
     """Answer every question about the runs of one flow, at least one, in any order.
 

@@ -118,6 +118,14 @@ def runs_of(trace: Trace, flow: str | None = None) -> list[Run]:
     return sorted(found, key=lambda run: run.start)
 
 
+def flow_names(trace: Trace) -> set[str]:
+    """Name the flows that ran in a trace; without any run of Prefect's, its root."""
+    every = [span.facts for span in trace.spans]
+    if any(facts.run_type for facts in every):
+        return {facts.flow_name or UNNAMED for facts in every if facts.run_type == "flow"}
+    return {root.name for root, _ in _plain_piece(trace.spans, None)}
+
+
 def _pieces(
     spans: Sequence[Span], facts: Mapping[str, Facts], flow: str | None
 ) -> list[tuple[Span, list[Span]]]:

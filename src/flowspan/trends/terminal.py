@@ -5,7 +5,6 @@ Columns that do not fit are left out, those that tell least first. Readable with
 
 from __future__ import annotations
 
-import math
 from statistics import median
 from textwrap import wrap
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -15,7 +14,7 @@ from rich.text import Text
 from flowspan.tables import Column, cut, fit, lines
 from flowspan.timeline.text import clean, moment
 from flowspan.trends.answers import seconds
-from flowspan.trends.words import duration, per_day, percent, sentences
+from flowspan.trends.words import duration, growth, percent, rate, sentences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +28,7 @@ _SPARKS: Final = 24  # cells of a sparkline
 _TONES: Final = {"bad": "red", "good": "green", "plain": "", "unknown": "dim"}
 _EXPLANATION: Final = (
     "durations: of runs that succeeded; tasks: median share of the critical path",
+    "pp: percentage points",
     "certain is what has a p-value below 0.01",
 )
 
@@ -54,7 +54,7 @@ class _Row(NamedTuple):
     success: Text
     typical: str
     sparks: str
-    slope: str
+    change: str
 
 
 def draw(flows: Sequence[FlowTrends], *, width: int, unicode: bool = True) -> Iterator[Text]:
@@ -94,7 +94,7 @@ def _columns(blocks: Iterable[Iterable[_Row]]) -> list[Column]:
         Column("success", 4, [row.success for row in rows]),
         Column("median", 2, [Text(row.typical) for row in rows]),
         Column("over time", 3, [Text(row.sparks) for row in rows], _SPARKS),
-        Column("change", 5, [Text(row.slope) for row in rows]),
+        Column("change", 5, [Text(row.change) for row in rows]),
     ]
 
 
@@ -107,7 +107,7 @@ def _rows(flow: FlowTrends, start: int, end: int, glyphs: _Glyphs) -> Iterator[_
         _success(flow),
         "" if middle is None else duration(middle),
         _sparks(values, start, end, glyphs.levels),
-        per_day(flow),
+        _growth(flow),
     )
     shown = [task for task in flow.tasks if task.share > 0][:_TASKS]
     for task in shown:
@@ -118,24 +118,28 @@ def _rows(flow: FlowTrends, start: int, end: int, glyphs: _Glyphs) -> Iterator[_
             Text(),
             percent(task.share),
             _sparks([(p.time, p.value) for p in task.points], start, end, glyphs.levels),
-            _slope(task),
+            _points(task),
         )
 
 
 def _success(flow: FlowTrends) -> Text:
-    """Write a rate in percent; rounded down, since 100 % must mean all."""
-    rate = flow.success_rate
-    if rate is None:
+    share = flow.success_rate
+    if share is None:
         return Text()
-    tenths = math.floor(round(rate * 1000, 6))
-    text = "100 %" if rate == 1 else f"{tenths / 10:.1f} %"
-    return Text(text, "red" if rate < (flow.target or 0) else "")
+    return Text(rate(share), "red" if share < (flow.target or 0) else "")
 
 
-def _slope(task: TaskShare) -> str:
+def _growth(flow: FlowTrends) -> str:
+    change = flow.change
+    if change is None or change.kind is None:
+        return ""
+    return growth(change.before, change.after)
+
+
+def _points(task: TaskShare) -> str:
     if task.trend is None or not task.is_changing:
         return ""
-    return f"{task.trend.slope * 100:+.2g} % a day"
+    return f"{(task.trend.end - task.trend.start) * 100:+.0f} pp"
 
 
 def _sparks(values: Sequence[tuple[float, float]], start: int, end: int, levels: str) -> str:

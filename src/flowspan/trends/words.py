@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from flowspan.timeline.text import clean, human
@@ -27,7 +28,7 @@ class Sentence(NamedTuple):
 def sentences(trends: FlowTrends) -> Iterator[Sentence]:
     """Yield what there is to say about a flow, what matters most first."""
     if trends.change is not None:
-        yield _change(trends.change, trends)
+        yield _change(trends.change)
     if trends.rows is not None:
         yield _rows(trends.rows)
     for task in trends.tasks:
@@ -58,9 +59,14 @@ def probability(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"  # noqa: PLR2004
 
 
-def per_day(trends: FlowTrends) -> str:
-    """Write the slope of a flow's duration, with a sign; empty where there is none."""
-    return "" if trends.change is None else f"{_signed(trends.change.trend.slope)} a day"
+def growth(before: float, after: float) -> str:
+    """Write by how much something grew, in percent with a sign."""
+    return f"{(after - before) / before * 100:+.0f} %" if before > 0 else "from nothing"
+
+
+def rate(share: float) -> str:
+    """Write a rate in percent; rounded down, since 100 % must mean all."""
+    return "100 %" if share == 1 else f"{math.floor(round(share * 1000, 6)) / 10:.1f} %"
 
 
 def day(date: dt.date) -> str:
@@ -72,24 +78,20 @@ def _signed(seconds: float) -> str:
     return duration(seconds) if seconds < 0 else f"+{duration(seconds)}"
 
 
-def _growth(before: float, after: float) -> str:
-    return f"{(after - before) / before * 100:+.0f} %" if before > 0 else "from nothing"
-
-
-def _change(change: Change, trends: FlowTrends) -> Sentence:
+def _change(change: Change) -> Sentence:
     p = probability(change.p)
     if change.kind is None:
         return Sentence(f"no certain change of its duration over time ({p})", "plain")
     is_slower = change.after > change.before
     values = f"{duration(change.before)} → {duration(change.after)}"
-    values += f" ({_growth(change.before, change.after)})"
+    values += f" ({growth(change.before, change.after)})"
     if change.kind == "step" and change.date is not None:
         word = "slower" if is_slower else "faster"
         text = f"a step on {day(change.date)}, {word} since: {values}, {p}"
     else:
         word = "getting slower" if is_slower else "getting faster"
         interval = f"{_signed(change.trend.low)} to {_signed(change.trend.high)}"
-        text = f"{word}: {values}, {per_day(trends)} (95 %: {interval}), {p}"
+        text = f"{word}: {values}, {_signed(change.trend.slope)} a day (95 %: {interval}), {p}"
     if (task := change.task) is not None:
         text += f"; mostly {clean(task.name)}, {duration(task.before)} → {duration(task.after)}"
     return Sentence(text, "bad" if is_slower else "good")
@@ -121,9 +123,9 @@ def _calendar(effect: CalendarEffect) -> Sentence:
     is_longer = effect.inside > effect.outside
     word = "longer" if is_longer else "shorter"
     values = f"{duration(effect.inside)} against {duration(effect.outside)} on other days"
-    growth = _growth(effect.outside, effect.inside)
+    more = growth(effect.outside, effect.inside)
     count = f"{effect.count} days, {probability(effect.p)}"
-    return Sentence(f"{word} on {effect.days}: {values} ({growth}; {count})", "plain")
+    return Sentence(f"{word} on {effect.days}: {values} ({more}; {count})", "plain")
 
 
 def _success(trends: FlowTrends) -> Iterator[Sentence]:
