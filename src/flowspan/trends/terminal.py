@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rich.text import Text
 
-from flowspan.tables import Column, cut, fit, lines
+from flowspan.timeline.table import Column, cut, fit, lines
 from flowspan.timeline.text import clean, moment
 from flowspan.trends.answers import seconds
 from flowspan.trends.words import duration, growth, percent, rate, sentences
