@@ -92,18 +92,21 @@ def step(values: Sequence[float]) -> Step | None:
 
     The test of A. N. Pettitt, "A Non-Parametric Approach to the Change-Point Problem", Applied
     Statistics 28 (1979) 126-135: with the ranks r of n values and
-    U(t) = 2 (r1 + ... + rt) - t (n + 1), the change lies behind that t where U is farthest from 0.
-    With K as that distance, p is about 2 exp(-6 K^2 / (n^3 + n^2)).
+    U(t) = 2 (r1 + ... + rt) - t (n + 1) and K as the largest distance of U from 0, p is about
+    2 exp(-6 K^2 / (n^3 + n^2)). His place for the change is where that distance is, which leans to
+    the middle; here it is where U is largest in its own standard deviations, of which the square
+    is in proportion to t (n - t).
     """
     y = np.asarray(values, dtype=float)
     n = len(y)
     if n < 2:  # noqa: PLR2004 - before and after
         return None
     ranks = stats.rankdata(y)
-    statistic = np.abs(2 * np.cumsum(ranks)[:-1] - np.arange(1, n) * (n + 1))
-    last = int(np.argmax(statistic))
-    p = min(1.0, 2 * math.exp(-6 * float(statistic[last]) ** 2 / (n**3 + n**2)))
-    return Step(last + 1, float(np.median(y[: last + 1])), float(np.median(y[last + 1 :])), p)
+    before = np.arange(1, n)
+    distance = np.abs(2 * np.cumsum(ranks)[:-1] - before * (n + 1))
+    p = min(1.0, 2 * math.exp(-6 * float(distance.max()) ** 2 / (n**3 + n**2)))
+    index = int(np.argmax(distance / np.sqrt(before * (n - before)))) + 1
+    return Step(index, float(np.median(y[:index])), float(np.median(y[index:])), p)
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> Correlation | None:

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from flowspan.timeline.text import clean, human
+from flowspan.trends.statistics import LEVEL
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -80,11 +81,13 @@ def _signed(seconds: float) -> str:
 
 def _change(change: Change) -> Sentence:
     p = probability(change.p)
+    values = f"{duration(change.before)} → {duration(change.after)}"
+    values += f" ({growth(change.before, change.after)})"
+    if change.kind is None and change.p < LEVEL:
+        return Sentence(f"no change of its duration worth a word: {values}, {p}", "plain")
     if change.kind is None:
         return Sentence(f"no certain change of its duration over time ({p})", "plain")
     is_slower = change.after > change.before
-    values = f"{duration(change.before)} → {duration(change.after)}"
-    values += f" ({growth(change.before, change.after)})"
     if change.kind == "step" and change.date is not None:
         word = "slower" if is_slower else "faster"
         text = f"a step on {day(change.date)}, {word} since: {values}, {p}"
