@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     import httpx
+
+    Place: TypeAlias = tuple[httpx.URL, dict[str, str]]
 
 _HEADERS: Final = "FLOWSPAN_JAEGER_HEADERS"
 
 
-def read_jaeger_option(text: str) -> "tuple[httpx.URL, dict[str, str]]":
+def read_jaeger_option(text: str) -> "Place":
     """Tell where Jaeger is, and the headers that the environment adds.
 
     Raises:
@@ -28,3 +32,9 @@ def read_jaeger_option(text: str) -> "tuple[httpx.URL, dict[str, str]]":
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=_HEADERS) from None
     return url, headers
+
+
+def is_given(name: str, context: typer.Context) -> bool:
+    """Tell whether an option stands on the command line, and not only in the environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

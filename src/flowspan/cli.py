@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from flowspan._jaeger_option import read_jaeger_option
+from flowspan._jaeger_option import is_given, read_jaeger_option
 from flowspan._messages import fail, note
 from flowspan._output import PIPED_WIDTH
 from flowspan._output import console as _console
@@ -133,7 +133,7 @@ def timeline(
         raise typer.BadParameter("It is the level of log lines: add --logs.", param_hint="--level")
     if jaeger is not None and with_logs:
         raise typer.BadParameter("Jaeger has spans and no log lines.", param_hint="--logs")
-    if jaeger is not None and _is_given("file", context):
+    if jaeger is not None and is_given("file", context):
         raise typer.BadParameter("Spans come from one or the other.", param_hint="--file, --jaeger")
     if trace != "latest" and not (flow is None and since is None):
         raise typer.BadParameter(
@@ -373,12 +373,6 @@ def _trace_of_root(run_id: str) -> str:
     from flowspan.identity import derive_trace_id  # noqa: PLC0415 - imports the SDK
 
     return f"{derive_trace_id(run_id):032x}"
-
-
-def _is_given(name: str, context: typer.Context) -> bool:
-    """Tell whether an option stands on the command line, and not only in the environment."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _load(file: Path, jaeger_url: str | None, wanted: str, flow: str | None, since: int) -> "Trace":

@@ -54,5 +54,5 @@ def retried(day: int, hour: float, task: str = "load", error: str | None = "Time
 
 def noise(seed: int, spread: float = 0.1) -> Callable[[], float]:
     """Make a source of factors around 1."""
-    source = random.Random(seed)
+    source = random.Random(seed)  # noqa: S311 - the same each time
     return lambda: source.lognormvariate(0, spread)

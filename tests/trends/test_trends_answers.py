@@ -76,7 +76,7 @@ def test_failed_runs_do_not_count_as_fast_ones() -> None:
 
 
 def test_runs_without_a_pattern_raise_no_more_alarms_than_the_level_says() -> None:
-    """Of 200 flows some 2 change by chance, and 2 have a special day; six of either are too many."""
+    """Of 200 flows two change by chance, and four have special days; many more are too many."""
     changes = effects = shares = 0
     for seed in range(200):
         factor = noise(1000 + seed, 0.25)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from flowspan._jaeger_option import read_jaeger_option
+from flowspan._jaeger_option import is_given, read_jaeger_option
 from flowspan._messages import fail, note
 from flowspan._output import console, print_lines, warn
 from flowspan._since_option import SINCE_HELP, read_since_option
@@ -16,6 +16,7 @@ from flowspan._since_option import SINCE_HELP, read_since_option
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from flowspan._jaeger_option import Place
     from flowspan.otlp_json import Problem
     from flowspan.timeline.read import Trace
     from flowspan.trends.answers import FlowTrends
@@ -33,6 +34,7 @@ _HOW_TO_GET_RUNS: Final = (
 
 
 def trends(
+    context: typer.Context,
     *,
     flow: Annotated[
         str | None,
@@ -93,13 +95,16 @@ def trends(
     Needs scipy: pip install 'flowspan[trends]'. Exits with 1 if there are no such runs, or if
     something in their source could not be read.
     """
+    if jaeger is not None and is_given("file", context):
+        raise typer.BadParameter("Spans come from one or the other.", param_hint="--file, --jaeger")
     _require_scipy()
     start = read_since_option(since if jaeger is None else since or _SINCE_OF_JAEGER)
+    place = None if jaeger is None else read_jaeger_option(jaeger)
     problems: list[Problem] = []
-    runs, known = _runs(_traces(file, jaeger, flow, start, problems), flow)
+    runs, known = _runs(_traces(file, place, flow, start, problems), flow)
     if not runs:
-        if jaeger is not None and flow is not None:  # which was asked for this flow alone
-            some = itertools.islice(_traces(file, jaeger, None, start, []), _TRACES_TO_KNOW)
+        if place is not None and flow is not None:  # which was asked for this flow alone
+            some = itertools.islice(_traces(file, place, None, start, []), _TRACES_TO_KNOW)
             known = {run.flow for run in _runs(some, None)[0]}
         warn(problems)
         fail(_no_runs(str(file) if jaeger is None else "Jaeger", flow, start, known))
@@ -131,23 +136,23 @@ def _require_scipy() -> None:
 
 
 def _traces(
-    file: Path, jaeger_url: str | None, flow: str | None, since: int, problems: list[Problem]
+    file: Path, place: Place | None, flow: str | None, since: int, problems: list[Problem]
 ) -> Iterator[Trace]:
     from flowspan.otlp_json import SourceError  # noqa: PLC0415 - only some commands need it
 
     try:
-        if jaeger_url is None:
+        if place is None:
             from flowspan.timeline import read  # noqa: PLC0415 - likewise
 
             yield from read.traces(read.find_files(file), problems, since)
         else:
             from flowspan.timeline import jaeger  # noqa: PLC0415 - likewise
 
-            url, headers = read_jaeger_option(jaeger_url)
+            url, headers = place
             yield from jaeger.load_all(url, problems, headers=headers, flow=flow, since=since)
     except SourceError as error:
         warn(problems)
-        fail(str(error) if jaeger_url else f"{error}\n{_HOW_TO_GET_RUNS}")
+        fail(str(error) if place else f"{error}\n{_HOW_TO_GET_RUNS}")
 
 
 def _runs(traces: Iterable[Trace], flow: str | None) -> tuple[list[Run], set[str]]:
