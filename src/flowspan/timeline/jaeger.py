@@ -32,7 +32,7 @@ _CONNECT_TIMEOUT: Final = 5.0
 _LOOKBACKS: Final = (dt.timedelta(days=1), dt.timedelta(days=30))  # the API has no "ever"
 _DEPTH: Final = 10  # traces to look at of each service, the newest
 _PAGE: Final = 100  # traces to ask for at once where all are wanted: old versions answer whole ones
-_NARROWEST: Final = dt.timedelta(seconds=1)  # of a window of time that is still halved
+_NARROWEST: Final = dt.timedelta(minutes=1)  # of a window of time that is still halved
 _LONGEST_RUN: Final = dt.timedelta(days=1)  # Jaeger searches by start; a run may end much later
 _LISTED: Final = 5  # traces to tell of where the wanted one is missing
 _LONGEST_REASON: Final = 200  # of what a server says, which may be a page of HTML
