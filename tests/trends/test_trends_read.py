@@ -1,6 +1,5 @@
 """Reading runs from files: whole traces, one after the other, and the runs in them."""
 
-import datetime as dt
 import json
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,13 @@ from run_files import FIRST_DAY, at, nightly, write_days
 from span_files import EPOCH, Plan, attempt, raw_line, raw_span, run, write
 
 from flowspan import semconv
-from flowspan.otlp_json import Problem
 from flowspan.timeline import read
-from flowspan.trends.runs import Run, flow_names, runs_of
+from flowspan.trends.runs import Run, flow_names, local_time, runs_of
 
 
 def traces(*files: Path, since: int = 0) -> list[read.Trace]:
     """Read all traces, and expect no problem."""
-    problems: list[Problem] = []
+    problems: list[read.Problem] = []
     found = [*read.traces(files, problems, since)]
     assert problems == []
     return found
@@ -45,7 +43,7 @@ def test_sixty_days_are_sixty_runs(tmp_path: Path) -> None:
     assert last.duration == pytest.approx(8.9e9, abs=1)
     assert last.tasks["load"].share == pytest.approx(7.9 / 8.9)
     assert last.tasks["extract"].path == pytest.approx(1e9, abs=1)
-    assert dt.datetime.fromtimestamp(first.start / 1e9).astimezone().date() == FIRST_DAY  # noqa: DTZ006
+    assert local_time(first.start).date() == FIRST_DAY
 
 
 def test_traces_are_whole_wherever_their_lines_are(tmp_path: Path) -> None:
@@ -71,7 +69,7 @@ def test_a_trace_comes_as_soon_as_its_last_line_is_read(tmp_path: Path) -> None:
     write_days(file, 3, lambda day: nightly(at(day)))
     with file.open("a") as stream:
         stream.write("broken\n")
-    problems: list[Problem] = []
+    problems: list[read.Problem] = []
     found = read.traces([file], problems)
     assert next(found).spans[0].start == ns(at(0))
     assert problems == []
@@ -143,7 +141,7 @@ def test_a_run_that_was_resumed_counts_once(tmp_path: Path) -> None:
 
 
 def test_retries_are_failed_attempts_that_another_followed(tmp_path: Path) -> None:
-    """The last attempt of a task that gave up is none, and where attempts have no spans, a count."""
+    """The last attempt of a task that gave up is none; without attempts' spans there is a count."""
     file = tmp_path / "traces.jsonl"
     write(file, nightly(0, load=4, retried="TimeoutError"))
     attempts = [attempt(n, n, n + 1, error="no") for n in (1, 2, 3)]
