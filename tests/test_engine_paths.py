@@ -57,6 +57,17 @@ def test_success(spans: RecordedSpans, level: str, kind: str) -> None:
 
 
 @each_path
+def test_the_thread_that_runs_it(spans: RecordedSpans, level: str, kind: str) -> None:
+    """A run tells the thread in which its function was called."""
+    threads: list[threading.Thread] = []
+    make(level, kind, lambda: threads.append(threading.current_thread()))()
+    found = attributes(spans.one(span_name(level)))
+    (thread,) = threads
+    assert found[semconv.THREAD_ID] == thread.ident
+    assert found[semconv.THREAD_NAME] == thread.name
+
+
+@each_path
 def test_failure(spans: RecordedSpans, level: str, kind: str) -> None:
     """A run that raises is a failure with the exception and the state's message."""
 

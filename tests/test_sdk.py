@@ -281,6 +281,7 @@ def test_resource_by_default(build: Build) -> None:
     assert len(str(attributes["service.instance.id"])) == 36
     assert attributes["telemetry.distro.name"] == "flowspan"
     assert attributes["telemetry.distro.version"]
+    assert attributes["process.pid"] == os.getpid()
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,12 @@ def read_jaeger_option(text: str) -> "Place":
     return url, headers
 
 
-def is_given(name: str, context: typer.Context) -> bool:
-    """Tell whether an option stands on the command line, and not only in the environment."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
+def refuse_two_sources(jaeger: str | None, context: typer.Context) -> None:
+    """Refuse ``--file`` beside ``--jaeger``, unless it only stands in the environment.
+
+    Raises:
+        typer.BadParameter: Both are on the command line.
+    """
+    source = context.get_parameter_source("file")
+    if jaeger is not None and source is not None and source.name == "COMMANDLINE":
+        raise typer.BadParameter("Spans come from one or the other.", param_hint="--file, --jaeger")

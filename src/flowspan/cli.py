@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from flowspan._jaeger_option import is_given, read_jaeger_option
+from flowspan._jaeger_option import read_jaeger_option, refuse_two_sources
 from flowspan._messages import fail, note
 from flowspan._output import PIPED_WIDTH
 from flowspan._output import console as _console
@@ -19,7 +19,7 @@ from flowspan.collector.cli import app as collector_app
 from flowspan.trends.cli import trends
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from flowspan.report.summary import Report
     from flowspan.timeline.logs import Log, Logs
@@ -133,8 +133,7 @@ def timeline(
         raise typer.BadParameter("It is the level of log lines: add --logs.", param_hint="--level")
     if jaeger is not None and with_logs:
         raise typer.BadParameter("Jaeger has spans and no log lines.", param_hint="--logs")
-    if jaeger is not None and is_given("file", context):
-        raise typer.BadParameter("Spans come from one or the other.", param_hint="--file, --jaeger")
+    refuse_two_sources(jaeger, context)
     if trace != "latest" and not (flow is None and since is None):
         raise typer.BadParameter(
             "They choose among the latest runs: leave out the id.", param_hint="--flow, --since"
@@ -153,7 +152,8 @@ def timeline(
         fail(_unknown(error, [known.trace_id for known in error.known], how_to_get_spans))
     lines = _logs_beside(file, found.trace_id, floor) if with_logs else None
     if as_json:
-        typer.echo(_as_json(found, lines), nl=False)
+        for chunk in _as_json(found, lines):
+            typer.echo(chunk, nl=False)
     else:
         _draw(found, lines, everything=everything, top=top)
     problems = (*found.problems, *(lines.problems if lines else ()))
@@ -405,14 +405,14 @@ def _logs_beside(file: Path, trace_id: str, floor: int) -> "Logs":
     return replace(found, logs=tuple(shown))
 
 
-def _as_json(trace: "Trace", lines: "Logs | None") -> bytes:
+def _as_json(trace: "Trace", lines: "Logs | None") -> "Iterator[bytes]":
     from flowspan.timeline import analysis, document, log_places, read, tree  # noqa: PLC0415 - heavy
 
     found = document.as_object(analysis.analyse(trace.spans))
     if lines is None:
-        return read.to_json(trace, found=found)
+        return read.json_chunks(trace, found=found)
     by_span = log_places.by_span(lines.logs, tree.build(trace.spans))
-    return read.to_json(trace, by_span, found)
+    return read.json_chunks(trace, by_span, found)
 
 
 def _draw(trace: "Trace", lines: "Logs | None", *, everything: bool, top: int) -> None:

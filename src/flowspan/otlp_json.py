@@ -83,6 +83,11 @@ def find_files(source: Path, pattern: str) -> list[Path]:
     files = [path for path in source.glob(pattern) if path.is_file()]
     if not files:
         raise SourceError(f"{source} holds no {pattern} file.")
+    return newest_first(files)
+
+
+def newest_first(files: Iterable[Path]) -> list[Path]:
+    """Order files by when they were last written."""
     return sorted(files, key=_modified, reverse=True)
 
 
@@ -160,7 +165,7 @@ def _request(raw: bytes, signal: Signal) -> dict[str, Any]:
     line = raw.strip().removeprefix(b"\xef\xbb\xbf")
     if not line:
         return {}
-    found = _json(line)
+    found = parse(line)
     if not isinstance(found, dict):
         raise UnreadableError("not OTLP: JSON, but no object")
     # Jaeger's API wraps each request, as every answer of a gRPC stream over HTTP is.
@@ -174,7 +179,12 @@ def _request(raw: bytes, signal: Signal) -> dict[str, Any]:
     return found
 
 
-def _json(line: bytes) -> Any:
+def parse(line: bytes) -> Any:
+    """Parse JSON, lone surrogates and all.
+
+    Raises:
+        UnreadableError: It is none.
+    """
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:

@@ -8,6 +8,7 @@ the account of where the time went. All times are integer nanoseconds since the 
 from __future__ import annotations
 
 import contextlib
+import threading
 import traceback
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -58,21 +59,11 @@ _SPEAKING_KEY: Final = context_api.create_key("flowspan-speaking")
 # One for all: the SDK hands out the same tracer again for the same name.
 _ids: Final = DerivedIdGenerator()
 
-_RESULT_BY_STATE_NAME: Final = {"TimedOut": "timeout", "NotReady": "skip"}
-_RESULT_BY_STATE_TYPE: Final = {
-    "COMPLETED": "success",
-    "FAILED": "failure",
-    "CRASHED": "error",
-    "CANCELLED": "cancellation",
-    # Left in this state only by a process that is told to stop: what follows is Cancelled.
-    "CANCELLING": "cancellation",
-}
 _RUNNING: Final = "RUNNING"
 _FAILED: Final = "Failed"
 # The attribute by which an exception tells which run raised it first
 _FIRST_RUN: Final = "__flowspan_run_id__"
 _FINAL_STATE_TYPES: Final = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
-_ERROR_RESULTS: Final = frozenset({"failure", "timeout", "error"})
 # States that a run waits in, by the wait that they begin; the next state ends it.
 _WAIT_BY_STATE_NAME: Final = {"AwaitingRetry": semconv.WAIT_RETRY, "Paused": semconv.WAIT_PAUSE}
 
@@ -248,6 +239,7 @@ class RunRecorder:
             attributes=run.sampling_attributes,
         )
         self._is_recording = self.span.is_recording()
+        self._thread = threading.current_thread()
         self._metrics = tracer.metrics
         # With the run's span, so that exemplars lead from a metric to the trace.
         self._context = set_span_in_context(self.span)
@@ -574,11 +566,11 @@ class RunRecorder:
         """Tell how the run ended in `state`; None if it has not ended for good."""
         if state is None:
             return None
-        result = _RESULT_BY_STATE_NAME.get(state.name) or _RESULT_BY_STATE_TYPE.get(state.type)
+        result = semconv.result_of(state.type, state.name)
         if result is None:
             return None
         error_type = None
-        if result in _ERROR_RESULTS:
+        if result in semconv.ERROR_RESULTS:
             error_type = self._error_type(state.name)
         return Outcome(state.name, result, error_type)
 
@@ -599,6 +591,8 @@ class RunRecorder:
         attributes: Attributes = dict(self.run.waits_before)
         attributes.update(self.rows.attributes(self._account.execution))
         attributes.update(self._account.attributes(end - self.run.start))
+        attributes[semconv.THREAD_ID] = self._thread.ident or 0
+        attributes[semconv.THREAD_NAME] = self._thread.name
         if state is not None:
             attributes[semconv.RUN_STATE_TYPE] = state.type
             attributes[semconv.RUN_STATE_NAME] = state.name

@@ -26,6 +26,7 @@ from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 
+from flowspan import semconv
 from flowspan._bounded import (
     BoundedLoggerProvider,
     BoundedLogProcessor,
@@ -195,7 +196,11 @@ def describe_signals(settings: Settings) -> list[SignalRoute]:
 def _resource() -> Resource:
     """Describe this process; ``service.instance.id`` is the SDK's, a random one per process."""
     resource = Resource.create(
-        {"telemetry.distro.name": "flowspan", "telemetry.distro.version": __version__}
+        {
+            "telemetry.distro.name": "flowspan",
+            "telemetry.distro.version": __version__,
+            semconv.PROCESS_ID: os.getpid(),
+        }
     )
     # What the specification has the SDK put where neither variable nor detector names a service.
     if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):

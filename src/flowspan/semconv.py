@@ -78,6 +78,11 @@ LINK_DEPENDENCY: Final = "dependency"
 LINK_PREVIOUS_ATTEMPT: Final = "previous_attempt"
 INPUT_NAME: Final = "prefect.input.name"
 
+# The thread that runs it, and its process (a resource's attribute), as OpenTelemetry names them
+THREAD_ID: Final = "thread.id"
+THREAD_NAME: Final = "thread.name"
+PROCESS_ID: Final = "process.pid"
+
 # Errors
 ERROR_TYPE: Final = "error.type"
 
@@ -120,6 +125,23 @@ PIPELINE_RUN_EXECUTING: Final = "executing"
 WAIT_TYPE: Final = "prefect.wait.type"
 ROWS_DIRECTION: Final = "prefect.rows.direction"
 COMPONENT: Final = "flowspan.component"
+
+# How a run ended, in the words of the CI/CD conventions
+_RESULT_BY_STATE_NAME: Final = {"TimedOut": "timeout", "NotReady": "skip"}
+_RESULT_BY_STATE_TYPE: Final = {
+    "COMPLETED": "success",
+    "FAILED": "failure",
+    "CRASHED": "error",
+    "CANCELLED": "cancellation",
+    # Left in this state only by a process that is told to stop: what follows is Cancelled.
+    "CANCELLING": "cancellation",
+}
+ERROR_RESULTS: Final = frozenset({"failure", "timeout", "error"})
+
+
+def result_of(state_type: str, state_name: str) -> str | None:
+    """Tell the result of a run that ended in a state; None if that is no end."""
+    return _RESULT_BY_STATE_NAME.get(state_name) or _RESULT_BY_STATE_TYPE.get(state_type)
 
 
 def flow_span_name(flow_name: str) -> str:

@@ -13,7 +13,7 @@ from opentelemetry.trace import StatusCode
 from span_files import EPOCH, Plan, raw_line, raw_span, run, write
 
 from flowspan import semconv
-from flowspan.timeline import read
+from flowspan.timeline import read, sources
 
 TRACE = "ab" * 16
 
@@ -212,9 +212,10 @@ def test_an_unreadable_file_does_not_cost_the_others(tmp_path: Path) -> None:
     """A file that cannot be opened is a problem of its own."""
     good, gone = tmp_path / "traces.jsonl", tmp_path / "traces-1.jsonl"
     trace_id = write(good, run("RUN etl", 0, 10)).trace_id
-    found = read._read_spans([gone, good], trace_id)
-    assert len(found.spans) == 1
-    assert [str(problem) for problem in found.problems] == [f"{gone}: No such file or directory"]
+    problems: list[read.Problem] = []
+    texts = sources.open_files([gone, good], problems)
+    assert len(read._read_spans(texts, trace_id).spans) == 1
+    assert [str(problem) for problem in problems] == [f"{gone}: No such file or directory"]
 
 
 @pytest.mark.parametrize("wanted", ["", "etl", "abc123", "latests", "g" * 32])
@@ -231,7 +232,7 @@ def test_the_json_document_has_the_documented_shape(tmp_path: Path) -> None:
     ids = write(tmp_path / "traces.jsonl", tree)
     document = json.loads(read.to_json(read.load(tmp_path)))
     root, child = document["spans"]
-    assert list(document) == ["trace_id", "spans"]
+    assert list(document) == ["version", "trace_id", "spans"]
     assert document["trace_id"] == ids.trace_id
     assert (root["parent_span_id"], child["parent_span_id"]) == (None, ids.span_ids["RUN etl"])
     assert (root["start"], root["end"]) == (EPOCH, EPOCH + 2_000_000_000)

@@ -13,17 +13,17 @@ from flowspan.timeline import read
 from flowspan.trends.runs import Run, flow_names, local_time, runs_of
 
 
-def traces(*files: Path, since: int = 0) -> list[read.Trace]:
+def traces(source: Path, since: int = 0) -> list[read.Trace]:
     """Read all traces, and expect no problem."""
     problems: list[read.Problem] = []
-    found = [*read.traces(files, problems, since)]
+    found = [*read.traces(source, problems, since)]
     assert problems == []
     return found
 
 
-def runs(*files: Path, flow: str | None = None) -> list[Run]:
+def runs(source: Path, flow: str | None = None) -> list[Run]:
     """Read all runs."""
-    return [one for trace in traces(*files) for one in runs_of(trace, flow)]
+    return [one for trace in traces(source) for one in runs_of(trace, flow)]
 
 
 def ns(seconds: float) -> int:
@@ -53,10 +53,12 @@ def test_traces_are_whole_wherever_their_lines_are(tmp_path: Path) -> None:
     lines = whole.read_text().splitlines()
     spans = [json.loads(line)["resourceSpans"][0]["scopeSpans"][0]["spans"][0] for line in lines]
     mixed = [spans[start::4] for start in range(4)]
-    old, new = tmp_path / "old.jsonl", tmp_path / "new.jsonl"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    old, new = folder / "traces-1.jsonl", folder / "traces.jsonl"
     old.write_text("".join(raw_line(*group) for group in mixed[:2]))
     new.write_text("".join(raw_line(*group) for group in mixed[2:]))
-    found = traces(new, old)
+    found = traces(folder)
     assert sorted(trace.trace_id for trace in found) == sorted(ids)
     for trace in found:
         names = [span.name for span in read.load(whole, trace.trace_id).spans]
@@ -70,7 +72,7 @@ def test_a_trace_comes_as_soon_as_its_last_line_is_read(tmp_path: Path) -> None:
     with file.open("a") as stream:
         stream.write("broken\n")
     problems: list[read.Problem] = []
-    found = read.traces([file], problems)
+    found = read.traces(file, problems)
     assert next(found).spans[0].start == ns(at(0))
     assert problems == []
     assert len([*found]) == 2

@@ -13,20 +13,23 @@ waited for.
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from flowspan.timeline.facts import Facts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from flowspan.timeline.read import Span
 
 NONE: Final = -1
 """A row that does not exist."""
 
+_CLOCKS_DIFFER: Final = 1_000_000_000  # nanoseconds at most, one may hope
 _CALLED_FROM_AFAR: Final = ("SERVER", "CONSUMER")
 
 
@@ -43,12 +46,13 @@ class Activities:
         attempts: The attempts of a run, in order of time, by its row.
         earlier: The row of the same run in an earlier process, by row.
         callers_first: All rows, each behind that of its caller.
-        children: The rows that each called and waited for, in the order of their ends.
+        children: The rows that each called and waited for, in the order of their ends, by row.
+        forgotten: The rows that nobody waited for: they lie outside their caller, or outlived it.
         starts: When the interval of each begins.
         ends: When it ends.
         submits: When each was asked for: its start, less what it waited before that.
-        upstream: The rows whose results a row consumed or waited for, by row.
-        awaited: The row that the caller of a row waited for just before it called that, by row.
+        begins: When it began to execute, as far as that is known.
+        executions: How long it executed, were it to have called nothing.
         root: The row that the trace is about; of a run in several processes it is the last.
         root_id: The id of its span, which is missing from the trace if `has_root` is False.
         start: When the root started, in its first process.
@@ -62,55 +66,102 @@ class Activities:
     rows: dict[str, int]
     parents: list[int]
     attempts: dict[int, list[Span]]
+    has_runs: bool
     earlier: dict[int, int] = field(default_factory=dict)
     callers_first: list[int] = field(default_factory=list)
-    children: list[list[int]] = field(default_factory=list)
+    children: dict[int, list[int]] = field(default_factory=dict)
+    forgotten: set[int] = field(default_factory=set)
     starts: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     submits: list[int] = field(default_factory=list)
-    upstream: dict[int, list[int]] = field(default_factory=dict)
-    awaited: dict[int, int] = field(default_factory=dict)
+    begins: list[int] = field(default_factory=list)
+    executions: list[int] = field(default_factory=list)
     root: int = NONE
     root_id: str = ""
     start: int = 0
     end: int = 0
     has_root: bool = True
-    has_runs: bool = False
+    _calls: dict[int, list[int]] = field(default_factory=dict)
+
+    def upstream(self, row: int) -> list[int]:
+        """Return the rows of the runs whose results a row consumed or waited for."""
+        links = self.spans[row].upstream
+        if not links or (row == self.root and not self.has_root):
+            return []
+        return [found for link in links if (found := self.rows.get(link, row)) != row]
+
+    def awaited(self, row: int) -> list[int]:
+        """Return the runs that the caller of a row is known to have waited for before it called.
+
+        If what a row consumed ended after its caller had called anything else, then that is what
+        the caller was waiting for, whatever else ended meanwhile; unless something else ended so
+        late that the call rather followed that. Empty if nothing is known.
+        """
+        parent, call, ends = self.parents[row], self.submits[row], self.ends
+        done = [
+            one
+            for one in self.upstream(row)
+            if self.parents[one] == parent and self.starts[parent] < ends[one] <= call
+        ]
+        if not done:
+            return []
+        if parent not in self._calls:
+            self._calls[parent] = sorted(self.submits[child] for child in self.children[parent])
+        calls, siblings = self._calls[parent], self.children[parent]
+        place = bisect_left(calls, call)
+        since = calls[place - 1] if place else self.starts[parent]
+        awaited = [one for one in done if ends[one] >= since]
+        if awaited:
+            last = max(ends[one] for one in awaited)
+            latest = ends[siblings[bisect_right(siblings, call, key=ends.__getitem__) - 1]]
+            if latest - last > call - latest:
+                return []
+        return awaited
 
 
 def gather(spans: Collection[Span]) -> Activities:
     """Put the spans of one trace, at least one, each id once, in columns."""
-    ordered = sorted(spans, key=lambda span: (span.start, -span.end, span.span_id))
-    facts = {span.span_id: span.facts for span in ordered}
-    runs = {span_id for span_id, known in facts.items() if known.run_type is not None}
-    attempts = {
-        span.span_id: span
-        for span in ordered
-        if facts[span.span_id].attempt is not None
-        and span.span_id not in runs
-        and span.parent_span_id in runs
-    }
-    kept = [span for span in ordered if span.span_id not in attempts]
-    rows = {span.span_id: row for row, span in enumerate(kept)}
-    for span_id, attempt in attempts.items():  # what they called, their run called
-        rows[span_id] = rows[attempt.parent_span_id or ""]
-    of_run: dict[int, list[Span]] = {}
-    for attempt in attempts.values():
-        of_run.setdefault(rows[attempt.span_id], []).append(attempt)
+    ordered = _by_start(spans)
+    facts = [span.facts for span in ordered]
+    rows = {span.span_id: row for row, span in enumerate(ordered)}
+    attempts: dict[str, list[Span]] = {}
+    for row in [row for row, known in enumerate(facts) if known.attempt is not None]:
+        parent = ordered[row].parent_span_id or ""
+        if facts[row].run_type is None and parent in rows and facts[rows[parent]].run_type:
+            attempts.setdefault(parent, []).append(ordered[row])
+    if attempts:
+        apart = {attempt.span_id for tries in attempts.values() for attempt in tries}
+        ordered = [span for span in ordered if span.span_id not in apart]
+        facts = [span.facts for span in ordered]
+        rows = {span.span_id: row for row, span in enumerate(ordered)}
+        for run, tries in attempts.items():  # what they called, their run called
+            rows |= dict.fromkeys((attempt.span_id for attempt in tries), rows[run])
     made = Activities(
-        spans=kept,
-        facts=[facts[span.span_id] for span in kept],
+        spans=ordered,
+        facts=facts,
         rows=rows,
-        parents=[rows.get(span.parent_span_id or "", NONE) for span in kept],
-        attempts=of_run,
-        has_runs=bool(runs),
+        parents=[rows.get(span.parent_span_id or "", NONE) for span in ordered],
+        attempts={rows[run]: tries for run, tries in attempts.items()},
+        has_runs=any(known.run_type is not None for known in facts),
     )
     _find_root(made)
     _find_earlier(made)
     _order(made)
     _cut(made)
-    _find_upstream(made)
+    _find_submits(made)
+    _find_executions(made)
+    for children in made.children.values():
+        children.reverse()  # of those that end together, the longest is to be the last
+        children.sort(key=made.ends.__getitem__)
     return made
+
+
+def _by_start(spans: Iterable[Span]) -> list[Span]:
+    """Sort by start; of spans that start together the one that ends last comes first."""
+    ordered = sorted(spans, key=attrgetter("start"))
+    if len({span.start for span in ordered}) < len(ordered):
+        ordered.sort(key=lambda span: (span.start, -span.end, span.span_id))
+    return ordered
 
 
 def _find_root(made: Activities) -> None:
@@ -149,108 +200,116 @@ def _is_root(span: Span) -> bool:
 
 def _find_earlier(made: Activities) -> None:
     """Connect the spans of runs that went through several processes; the root may be one."""
-    by_run: defaultdict[str, list[int]] = defaultdict(list)
+    ids = [known.run_id for known in made.facts if known.run_id is not None]
+    if len(set(ids)) == len(ids):
+        return
+    first: dict[str, int] = {}
+    several: dict[int, list[int]] = {}
     for row, known in enumerate(made.facts):
-        if known.run_id is not None:
-            by_run[known.run_id].append(row)
+        if known.run_id is not None and (same := first.setdefault(known.run_id, row)) != row:
+            several.setdefault(same, [same]).append(row)
     spans = made.spans
-    for same in by_run.values():
-        for row, following in itertools.pairwise(same):
-            if spans[row].end <= spans[following].start:
-                made.earlier[following] = row
-        if made.root in same and made.has_root:
-            last = max(same, key=lambda row: spans[row].end)
-            made.root, made.end = last, max(made.end, spans[last].end)
-            made.root_id = spans[last].span_id
+    for same_run in several.values():
+        made.earlier |= {later: row for row, later in itertools.pairwise(same_run)}
+        ends = [spans[row].start + spans[row].duration for row in same_run]
+        if made.root in same_run and made.has_root:
+            made.end = max(ends)
+            made.root = same_run[ends.index(made.end)]
+            made.root_id = spans[made.root].span_id
 
 
 def _order(made: Activities) -> None:
     """Order the rows so that callers come first; of callers in a circle, the first is a root."""
-    below: list[list[int]] = [[] for _ in made.parents]
+    below: dict[int, list[int]] = {}
     for row, parent in enumerate(made.parents):
         if parent != NONE:
-            below[parent].append(row)
+            below.setdefault(parent, []).append(row)
     order = [row for row, parent in enumerate(made.parents) if parent == NONE]
     _descend(order, below)
-    seen = set(order)
-    for row in range(len(below)) if len(order) < len(below) else ():
-        if row not in seen:
-            below[made.parents[row]].remove(row)
-            made.parents[row] = NONE
-            circle = [row]
-            _descend(circle, below)
-            seen.update(circle)
-            order += circle
+    if len(order) < len(made.parents):
+        seen = set(order)
+        for row in range(len(made.parents)):
+            if row not in seen:
+                below[made.parents[row]].remove(row)
+                made.parents[row] = NONE
+                circle = [row]
+                _descend(circle, below)
+                seen.update(circle)
+                order += circle
     made.callers_first = order
     made.children = below
 
 
-def _descend(rows: list[int], below: Sequence[Sequence[int]]) -> None:
+def _descend(rows: list[int], below: Mapping[int, Sequence[int]]) -> None:
     """Add to `rows` what lies below them, row by row."""
     for row in rows:
-        rows.extend(below[row])
+        if row in below:
+            rows.extend(below[row])
 
 
 def _cut(made: Activities) -> None:
-    """Cut every interval to that of its caller, from the roots on, and sort what was waited for."""
+    """Cut every interval to that of its caller, from the roots on."""
     starts = made.starts = [span.start for span in made.spans]
     ends = made.ends = [max(span.start, span.end) for span in made.spans]
     if not made.has_root:
         starts[made.root], ends[made.root] = made.start, made.end
-    made.submits = list(starts)
-    forgotten: set[int] = set()
+    parents = made.parents
+    if not any(
+        parent != NONE and (start < starts[parent] or end > ends[parent])
+        for parent, start, end in zip(parents, starts, ends, strict=True)
+    ):
+        return
     for row in made.callers_first:
-        parent = made.parents[row]
+        parent = parents[row]
         if parent == NONE:
             continue
         low, high, start, end = starts[parent], ends[parent], starts[row], ends[row]
-        if start < low or end > high:
-            if start >= high or end <= low or (end > high and _was_left_alone(made, row)):
-                forgotten.add(row)
-            else:
-                starts[row], ends[row] = max(start, low), min(end, high)
-        made.submits[row] = _submit(made, row, min(low, starts[row]))
-    for row, children in enumerate(made.children):
-        if len(children) > 1:
-            children.sort(key=lambda child: (ends[child], -starts[child]))
-        if forgotten and not forgotten.isdisjoint(children):
-            made.children[row] = [child for child in children if child not in forgotten]
+        if low <= start and end <= high:
+            continue
+        if start >= high or end <= low or (end > high and _was_left_alone(made, row)):
+            made.forgotten.add(row)
+        else:
+            starts[row], ends[row] = max(start, low), min(end, high)
+    for caller in {parents[row] for row in made.forgotten}:
+        waited_for = [row for row in made.children[caller] if row not in made.forgotten]
+        made.children[caller] = waited_for
 
 
-def _submit(made: Activities, row: int, low: int) -> int:
-    """Tell when a row was asked for, not before `low` and not before it left another process."""
-    known = made.facts[row]
-    asked = made.starts[row] - known.late - known.infrastructure - known.queue
-    earlier = made.earlier.get(row, NONE)
-    return max(low, asked, low if earlier == NONE else made.ends[earlier])
+def _find_submits(made: Activities) -> None:
+    """Tell when each was asked for; not before its caller was, or before it left a process."""
+    starts = made.starts
+    waited = (known.late + known.infrastructure + known.queue for known in made.facts)
+    submits = made.submits = [start - wait for start, wait in zip(starts, waited, strict=True)]
+    for row, parent in enumerate(made.parents):
+        if parent == NONE:
+            submits[row] = starts[row]
+        elif submits[row] < starts[parent]:
+            submits[row] = min(starts[parent], starts[row])
+    for row, earlier in made.earlier.items():
+        submits[row] = min(starts[row], max(submits[row], made.ends[earlier]))
+
+
+def _find_executions(made: Activities) -> None:
+    """Tell when each began to execute, and for how long; what does not say so, did all the time."""
+    for known, start, end in zip(made.facts, made.starts, made.ends, strict=True):
+        begin = start + known.dependencies + known.concurrency
+        begin = min(begin, end)
+        room, execution = end - begin, known.execution
+        if execution is None:
+            execution = max(0, room - known.retry - known.pause - known.orchestration)
+        made.begins.append(begin)
+        made.executions.append(min(room, execution))
 
 
 def _was_left_alone(made: Activities, row: int) -> bool:
-    """Tell whether a run outlived its caller, which by the same clock did not wait for it."""
+    """Tell whether a run outlived its caller in the same process, which did not wait for it then.
+
+    Prefect's server may tell the end of the one, and the process that of the other.
+    """
     parent = made.parents[row]
     return (
-        made.facts[row].run_type is not None
+        made.spans[row].end - made.spans[parent].end > _CLOCKS_DIFFER
+        and made.facts[row].run_type is not None
         and made.facts[parent].run_type is not None
         and made.spans[row].resource == made.spans[parent].resource
     )
-
-
-def _find_upstream(made: Activities) -> None:
-    """Resolve links, and tell which of these runs the callers are known to have waited for.
-
-    If what a row consumed ended after its caller had called anything else, then that is what the
-    caller was waiting for, whatever else ended meanwhile.
-    """
-    rows, parents, ends, submits = made.rows, made.parents, made.ends, made.submits
-    last_call: dict[int, int] = {}
-    for row in sorted(range(len(submits)), key=submits.__getitem__):
-        links = made.spans[row].upstream if row != made.root else ()
-        found = [one for link in links if (one := rows.get(link, row)) != row]
-        parent, call = parents[row], submits[row]
-        if found:
-            made.upstream[row] = found
-            since = last_call.get(parent, made.starts[parent])
-            done = [one for one in found if parents[one] == parent and since < ends[one] <= call]
-            if done:
-                made.awaited[row] = max(done, key=ends.__getitem__)
-        last_call[parent] = call

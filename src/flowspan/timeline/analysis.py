@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from flowspan.timeline.activities import NONE, Activities, gather
 from flowspan.timeline.critical_path import Step, walk
-from flowspan.timeline.what_if import Network
+from flowspan.timeline.what_if import UNLIMITED, Network
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from flowspan.timeline.facts import Facts
     from flowspan.timeline.read import Span
+
+LARGEST_NETWORK: Final = 200_000
+"""Activities in a trace of which slack and what-if are told; for more, that would take long."""
 
 WHAT_IF_BUDGET: Final = 4_000_000
 """Events that questions about faster tasks may look at, which takes seconds; some may stay open."""
@@ -54,9 +57,9 @@ class Task:
 
     `path` is their time on the critical path, `share` that part of the root's duration, `cause`
     what most of it was spent on, None where there is none. `slack` is by how much each of the runs
-    could be longer before the root is; `drag` by how much the root would be shorter if their
-    execution took no time, and `saved` if it took half the time; both None where the trace is too
-    large to tell.
+    could be longer before the root is, None if nobody waits for them; `drag` by how much the root
+    would be shorter if their execution took no time, and `saved` if it took half the time. Where a
+    trace is too large to tell, all three are None.
     """
 
     name: str
@@ -69,7 +72,7 @@ class Task:
     path: int
     share: float
     cause: Cause | None
-    slack: int
+    slack: int | None
     drag: int | None
     saved: int | None
     waits: Mapping[Cause, int]
@@ -116,58 +119,65 @@ class Analysis:
 def analyse(spans: Collection[Span]) -> Analysis:
     """Analyse the spans of one trace, at least one, each id once."""
     made = gather(spans)
-    network = Network(made)
     path = walk(made)
+    tasks = _tasks(made, path)
     duration = made.end - made.start
-    leaves = [row for row in range(len(made.spans)) if _is_leaf(made, row)]
-    work = sum(network.executions[row] for row in leaves)
-    peak = _peak([(network.begins[row], made.ends[row]) for row in leaves])
-    in_tasks = [_part(made, row) for row in range(len(made.spans)) if _is_task(made, row)]
+    in_tasks = _tasks_only(made)
+    leaves = _leaves(made, in_tasks)
+    busy = _inside(made, made.begins, leaves)
+    work = sum(min(made.executions[row], end - begin) for begin, end, row in busy)
+    peak = _peak(busy)
     return Analysis(
         source=_source(made),
         root_id=made.root_id,
         start=made.start,
         end=made.end,
         critical_path=tuple(_stretches(made, path)),
-        tasks=_tasks(made, network, path),
-        on_path=_totals((step.cause, step.end - step.start) for step in path),
-        waits=_totals(wait for known in made.facts for wait in waits(known)),
+        tasks=tasks,
+        on_path=_most_first(_by_cause(path)),
+        waits=_most_first(sum((Counter(task.waits) for task in tasks), Counter())),
         work=work,
         peak_concurrency=peak,
         mean_concurrency=work / duration if duration else 0.0,
         efficiency=work / (duration * peak) if duration and peak else 0.0,
-        retry_cost=sum(end - start for start, end in _failed_tries(made, made.attempts))
-        + sum(known.retry for known in made.facts),
-        retry_cost_on_path=_retries_on_path(made, path),
-        orchestration=duration - _union(in_tasks),
+        retry_cost=_retry_cost(made),
+        retry_cost_on_path=_retry_cost_on_path(made, path),
+        orchestration=duration - _covered(_inside(made, made.starts, in_tasks)),
     )
 
 
-def waits(known: Facts) -> Iterator[tuple[Cause, int]]:
-    """Yield what a run waited for, and for how long; 0 if it did not."""
-    yield "late", known.late
-    yield "infrastructure", known.infrastructure
-    yield "queue", known.queue
-    yield "dependencies", known.dependencies
-    yield "concurrency", known.concurrency
-    yield "retry", known.retry
-    yield "pause", known.pause
+def _waits(facts: Sequence[Facts]) -> dict[Cause, int]:
+    """Add up what runs waited for."""
+    return _most_first(
+        {
+            "late": sum(known.late for known in facts),
+            "infrastructure": sum(known.infrastructure for known in facts),
+            "queue": sum(known.queue for known in facts),
+            "dependencies": sum(known.dependencies for known in facts),
+            "concurrency": sum(known.concurrency for known in facts),
+            "retry": sum(known.retry for known in facts),
+            "pause": sum(known.pause for known in facts),
+        }
+    )
 
 
-def _totals(amounts: Iterable[tuple[Cause, int]]) -> dict[Cause, int]:
-    """Add up by cause, the largest first; what is nothing is left out."""
-    totals: Counter[Cause] = Counter()
-    for cause, amount in amounts:
-        if amount:
-            totals[cause] += amount
-    return dict(totals.most_common())
+def _by_cause(path: Iterable[Step]) -> Counter[Cause]:
+    amounts: Counter[Cause] = Counter()
+    for step in path:
+        amounts[step.cause] += step.end - step.start
+    return amounts
+
+
+def _most_first(amounts: Mapping[Cause, int]) -> dict[Cause, int]:
+    """Order by amount; what is nothing is left out."""
+    return {cause: amount for cause, amount in Counter(amounts).most_common() if amount}
 
 
 def _source(made: Activities) -> Literal["flowspan", "prefect", "plain"]:
-    runs = [known for known in made.facts if known.run_type is not None]
-    if any(known.execution is not None for known in runs):
-        return "flowspan"
-    return "prefect" if runs else "plain"
+    if not made.has_runs:
+        return "plain"
+    is_ours = any(known.execution is not None and known.run_type for known in made.facts)
+    return "flowspan" if is_ours else "prefect"
 
 
 def _stretches(made: Activities, path: Iterable[Step]) -> Iterator[Stretch]:
@@ -191,7 +201,8 @@ def _name(made: Activities, row: int) -> tuple[str, str]:
         return ("flow", known.flow_name) if known.flow_name else ("span", "(missing)")
     if known.run_type is None:
         return "span", made.spans[row].name
-    return known.run_type, known.task_name or known.flow_name or made.spans[row].name
+    name = known.flow_name if known.run_type == "flow" else known.task_name
+    return known.run_type, name or made.spans[row].name
 
 
 def _groups(made: Activities) -> tuple[dict[tuple[str, str], list[int]], list[tuple[str, str]]]:
@@ -213,61 +224,73 @@ def _groups(made: Activities) -> tuple[dict[tuple[str, str], list[int]], list[tu
     return groups, names
 
 
-def _tasks(made: Activities, network: Network, path: Sequence[Step]) -> tuple[Task, ...]:
+def _tasks(made: Activities, path: Sequence[Step]) -> tuple[Task, ...]:
     groups, names = _groups(made)
-    on_path: defaultdict[tuple[str, str], Counter[Cause]] = defaultdict(Counter)
+    on_path: defaultdict[tuple[str, str], list[Step]] = defaultdict(list)
     for step in path:
-        on_path[names[step.row]][step.cause] += step.end - step.start
-    slacks = network.slacks()
-    ordered = sorted(groups, key=lambda name: (-on_path[name].total(), *name))
-    budget = WHAT_IF_BUDGET
-    tasks = []
-    for name in ordered:
-        rows, causes = groups[name], on_path[name]
-        savings: tuple[int | None, int | None] = (0, 0)
-        if causes["execution"]:
-            budget -= 2 * network.cost(rows, slacks)
-            savings = _savings(network, rows, slacks, causes) if budget >= 0 else (None, None)
-        slack = 0 if causes.total() else min(slacks[row] for row in rows)
-        tasks.append(_task(made, network, rows, causes, (name, slack, *savings)))
-    return tuple(tasks)
+        on_path[names[step.row]].append(step)
+    causes = {name: _by_cause(on_path[name]) for name in groups}
+    ordered = sorted(groups, key=lambda name: (-causes[name].total(), *name))
+    network = Network(made) if len(made.spans) <= LARGEST_NETWORK else None
+    told = _Answers(network, network.slacks() if network is not None else ())
+    return tuple(
+        _task(made, name, groups[name], causes[name], told.about(groups[name], causes[name]))
+        for name in ordered
+    )
 
 
-def _savings(
-    network: Network, rows: Sequence[int], slacks: Sequence[int], causes: Counter[Cause]
-) -> tuple[int, int]:
-    """Tell what is saved if some rows take no time, and if they take half of it."""
-    drag = min(network.saving(rows, 1, slacks), causes.total())
-    return drag, min(network.saving(rows, 2, slacks), drag)
+class _Answers:
+    """What there is to tell of changes, while the budget lasts."""
+
+    def __init__(self, network: Network | None, slacks: Sequence[int]) -> None:
+        self._network = network
+        self._slacks = slacks
+        self._budget = WHAT_IF_BUDGET
+
+    def about(
+        self, rows: Sequence[int], causes: Counter[Cause]
+    ) -> tuple[int | None, int | None, int | None]:
+        """Return the slack of some rows, and what is saved if they take no or half the time."""
+        path, network, slacks = causes.total(), self._network, self._slacks
+        if network is None:
+            return (0, None, None) if path else (None, 0, 0)
+        if not causes["execution"]:
+            slack = 0 if path else min(slacks[row] for row in rows)
+            return (slack if slack < UNLIMITED else None), 0, 0
+        self._budget -= 2 * network.cost(rows, slacks)
+        if self._budget < 0:
+            return 0, None, None
+        drag = min(network.saving(rows, 1, slacks), path)
+        return 0, drag, min(network.saving(rows, 2, slacks), drag)
 
 
 def _task(
     made: Activities,
-    network: Network,
+    name: tuple[str, str],
     rows: Sequence[int],
     causes: Counter[Cause],
-    told: tuple[tuple[str, str], int, int | None, int | None],
+    told: tuple[int | None, int | None, int | None],
 ) -> Task:
-    (kind, name), slack, drag, saved = told
     facts = [made.facts[row] for row in rows]
     moved_on = set(made.earlier.values())
-    path = causes.total()
     duration = made.end - made.start
+    path = causes.total()
+    slack, drag, saved = told
     return Task(
-        name=name,
-        type=kind,
-        runs=sum(row not in moved_on for row in rows),
+        name=name[1],
+        type=name[0],
+        runs=len(rows) if not moved_on else sum(row not in moved_on for row in rows),
         failed=sum(made.spans[row].failed for row in rows),
-        retries=sum(_tries(made, row) - 1 for row in rows),
+        retries=sum(_retries(made, row) for row in rows),
         duration=sum(made.ends[row] - made.starts[row] for row in rows),
-        execution=sum(network.executions[row] for row in rows),
+        execution=sum(made.executions[row] for row in rows),
         path=path,
         share=path / duration if duration else 0.0,
         cause=causes.most_common(1)[0][0] if path else None,
         slack=slack,
         drag=drag,
         saved=saved,
-        waits=_totals(wait for known in facts for wait in waits(known)),
+        waits=_waits(facts),
         rows_input=_sum(known.rows_input for known in facts),
         rows_output=_sum(known.rows_output for known in facts),
     )
@@ -279,54 +302,66 @@ def _sum(counts: Iterable[int | None]) -> int | None:
     return sum(known) if known else None
 
 
-def _tries(made: Activities, row: int) -> int:
+def _retries(made: Activities, row: int) -> int:
     if row in made.attempts:
-        return len(made.attempts[row])
+        return len(made.attempts[row]) - 1
     known = made.facts[row]
-    return max(2, known.run_count) if known.retry else 1
+    return max(1, known.run_count - 1) if known.retry else 0
 
 
-def _failed_tries(made: Activities, rows: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Yield from when to when the attempts took that were followed by another."""
-    for row in rows:
-        for attempt in made.attempts.get(row, ())[:-1]:
-            yield attempt.start, attempt.start + attempt.duration
+def _retried(made: Activities) -> dict[int, tuple[int, int]]:
+    """Tell from when to when runs did what a first success would have spared, by row."""
+    return {
+        row: (tries[0].start, tries[-1].start)
+        for row, tries in made.attempts.items()
+        if tries[0].start < tries[-1].start
+    }
 
 
-def _retries_on_path(made: Activities, path: Iterable[Step]) -> int:
+def _retry_cost(made: Activities) -> int:
+    retried = _retried(made)
+    untold = (known.retry for row, known in enumerate(made.facts) if row not in made.attempts)
+    return sum(end - start for start, end in retried.values()) + sum(untold)
+
+
+def _retry_cost_on_path(made: Activities, path: Iterable[Step]) -> int:
+    retried = _retried(made)
     total = 0
     for step in path:
-        if step.cause == "retry":
+        if step.row in retried:
+            start, end = retried[step.row]
+            total += max(0, min(end, step.end) - max(start, step.start))
+        elif step.cause == "retry":
             total += step.end - step.start
-        elif step.cause == "execution":
-            tries = _failed_tries(made, [step.row])
-            total += sum(
-                max(0, min(end, step.end) - max(start, step.start)) for start, end in tries
-            )
     return total
 
 
-def _is_task(made: Activities, row: int) -> bool:
-    """Tell whether a row is a task run; where there are no runs, whether it is not the root."""
-    kind = made.facts[row].run_type
-    return kind == "task" or (kind is None and not made.has_runs and row != made.root)
+def _tasks_only(made: Activities) -> list[int]:
+    """List the rows of task runs; where there are no runs, all rows but the root."""
+    if not made.has_runs:
+        return [row for row in range(len(made.spans)) if row != made.root]
+    return [row for row, known in enumerate(made.facts) if known.run_type == "task"]
 
 
-def _is_leaf(made: Activities, row: int) -> bool:
-    """Tell whether a row is a task run that only works, and calls no other run."""
-    return _is_task(made, row) and not any(_is_task(made, child) for child in made.children[row])
+def _leaves(made: Activities, tasks: Sequence[int]) -> list[int]:
+    """List those of some rows that called none of the others."""
+    callers = {made.parents[row] for row in tasks}
+    return [row for row in tasks if row not in callers]
 
 
-def _part(made: Activities, row: int) -> tuple[int, int]:
-    """Return from when to when a row lies in the time of the root."""
-    start, end = made.starts[row], made.ends[row]
-    return min(max(start, made.start), made.end), max(min(end, made.end), made.start)
+def _inside(
+    made: Activities, begins: Sequence[int], rows: Iterable[int]
+) -> list[tuple[int, int, int]]:
+    """Return the begin, the end and the row of what lies in the time of the root."""
+    low, high, ends = made.start, made.end, made.ends
+    parts = ((max(begins[row], low), min(ends[row], high), row) for row in rows)
+    return [part for part in parts if part[0] < part[1]]
 
 
-def _peak(intervals: Sequence[tuple[int, int]]) -> int:
+def _peak(intervals: Sequence[tuple[int, int, int]]) -> int:
     """Tell how many intervals there are at once at most; those that touch are not at once."""
-    ends = sorted(end for start, end in intervals if end > start)
-    starts = sorted(start for start, end in intervals if end > start)
+    starts = sorted(start for start, _, _ in intervals)
+    ends = sorted(end for _, end, _ in intervals)
     peak = over = 0
     for begun, start in enumerate(starts, 1):
         while ends[over] <= start:
@@ -335,10 +370,10 @@ def _peak(intervals: Sequence[tuple[int, int]]) -> int:
     return peak
 
 
-def _union(intervals: Iterable[tuple[int, int]]) -> int:
-    """Add up the time in which there is at least one."""
+def _covered(intervals: Iterable[tuple[int, int, int]]) -> int:
+    """Add up the time in which there is at least one interval."""
     total = until = 0
-    for start, end in sorted(intervals):
+    for start, end, _ in sorted(intervals):
         if end > until:
             total += end - max(start, until)
             until = end

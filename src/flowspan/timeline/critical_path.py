@@ -98,7 +98,7 @@ def _with_wait_until_upstream_ended(made: Activities, row: int, own: list[Piece]
     """
     for place, (wait, after) in enumerate(itertools.pairwise(own)):
         if wait.cause == "dependencies" and after.cause == "orchestration":
-            last = max((made.ends[one] for one in made.upstream.get(row, ())), default=0)
+            last = max((made.ends[one] for one in made.upstream(row)), default=0)
             if wait.end < last <= after.end:
                 moved = [
                     Piece("orchestration", wait.start, wait.start + last - wait.end),
@@ -160,7 +160,7 @@ class _Walk:
         row, since, now, without = self._row, piece.start, self._now, self._entered
         match piece.cause:
             case "dependencies":
-                return self._latest(self._made.upstream.get(row, ()), since)
+                return self._latest(self._made.upstream(row), since)
             case "concurrency":
                 return self._holders.of_slot(row, since, now, without)
             case "queue":
@@ -183,7 +183,7 @@ class _Walk:
         ends = self._made.ends
         if awaited not in self._entered and awaited != NONE and since < ends[awaited] <= self._now:
             return awaited
-        children = self._made.children[row]
+        children = self._made.children.get(row, ())
         left = self._left.get(row, len(children))
         place = bisect_right(children, self._now, hi=left, key=ends.__getitem__)
         while place and ends[children[place - 1]] > since:
@@ -198,7 +198,7 @@ class _Walk:
         made = self._made
         earlier = made.earlier.get(row, NONE)
         parent = made.parents[row]
-        if earlier not in self._entered and earlier != NONE and made.ends[earlier] <= self._now:
+        if earlier not in self._entered and earlier != NONE:
             is_paused = made.facts[earlier].state_type == "PAUSED"
             self._spend("pause" if is_paused else "retry", made.ends[earlier])
             self._enter(earlier)
@@ -207,7 +207,7 @@ class _Walk:
         elif parent == NONE:
             self._row = made.root
         else:
-            self._awaited = made.awaited.get(row, NONE)
+            self._awaited = max(made.awaited(row), key=made.ends.__getitem__, default=NONE)
             self._row = parent
 
     def _spend(self, cause: Cause, since: int) -> None:
@@ -237,10 +237,11 @@ class Holders:
         Runs with a tag in common are asked first, then those of the same name. `NONE` if no run
         ended in that time, or only some of `without`.
         """
-        for tag in self._made.facts[row].tags:
-            found = self._last(self._by_tag[tag], since, until, without)
-            if found != NONE:
-                return found
+        tags = self._made.facts[row].tags
+        found = [self._last(self._by_tag[tag], since, until, without) for tag in tags]
+        with_tag = [one for one in found if one != NONE]
+        if with_tag:
+            return max(with_tag, key=self._made.ends.__getitem__)
         name = self._made.spans[row].name
         return self._last(self._by_name[name], since, until, without)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from flowspan import semconv
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+_LONGEST: Final = 1e18  # seconds: the age of the universe, twice; infinity and the like are beyond
 
 
 class Facts(msgspec.Struct, frozen=True, gc=False):
@@ -18,6 +19,8 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
 
     `run_type` is ``flow``, ``task``, or None where the span is no run's; `execution` is None where
     the span does not tell it; `lane` names the worker thread, and is None where it is not known.
+    `running_since` is when the run first entered a Running state, in nanoseconds since the epoch.
+    `is_native` marks a span of Prefect's own, whose waits are not known; see `timeline.native`.
     """
 
     run_type: str | None = None
@@ -34,6 +37,7 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
     result: str | None = None
     error_type: str | None = None
     is_cached: bool = False
+    is_native: bool = False
     tags: tuple[str, ...] = ()
     lane: str | None = None
     rows_input: int | None = None
@@ -47,46 +51,21 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
     pause: int = 0
     execution: int | None = None
     orchestration: int = 0
+    running_since: int | None = None
 
 
 def facts_of(attributes: Mapping[str, Any]) -> Facts:
     """Read the facts that a span's attributes tell; what is absent or absurd has its default."""
-    text, number = _text, _count
-    get = attributes.get
-    result = get(semconv.PIPELINE_TASK_RESULT, get(semconv.PIPELINE_RESULT))
-    tags = get(semconv.TAGS)
-    return Facts(
-        run_type=text(get(semconv.RUN_TYPE)),
-        run_id=text(get(semconv.RUN_ID)),
-        run_name=text(get(semconv.RUN_NAME)),
-        run_count=number(get(semconv.RUN_COUNT)) or 1,
-        attempt=number(get(semconv.ATTEMPT)),
-        flow_name=text(get(semconv.FLOW_NAME)),
-        task_name=text(get(semconv.TASK_NAME)),
-        flow_run_id=text(get(semconv.FLOW_RUN_ID)),
-        deployment_name=text(get(semconv.DEPLOYMENT_NAME)),
-        state_type=text(get(semconv.RUN_STATE_TYPE)),
-        state_name=text(get(semconv.RUN_STATE_NAME)),
-        result=text(result),
-        error_type=text(get(semconv.ERROR_TYPE)),
-        is_cached=get(semconv.TASK_CACHED) is True,
-        tags=tuple(map(str, tags)) if isinstance(tags, list) else (),
-        lane=text(get("thread.id")),
-        rows_input=number(get(semconv.ROWS_INPUT)),
-        rows_output=number(get(semconv.ROWS_OUTPUT)),
-        late=_nanoseconds(get(semconv.WAIT_LATE)) or 0,
-        infrastructure=_nanoseconds(get(semconv.WAIT_INFRASTRUCTURE)) or 0,
-        queue=_nanoseconds(get(semconv.WAIT_QUEUE)) or 0,
-        dependencies=_nanoseconds(get(semconv.WAIT_DEPENDENCIES)) or 0,
-        concurrency=_nanoseconds(get(semconv.WAIT_CONCURRENCY)) or 0,
-        retry=_nanoseconds(get(semconv.WAIT_RETRY)) or 0,
-        pause=_nanoseconds(get(semconv.WAIT_PAUSE)) or 0,
-        execution=_nanoseconds(get(semconv.EXECUTION)),
-        orchestration=_nanoseconds(get(semconv.ORCHESTRATION)) or 0,
-    )
+    values = {}
+    for key, value in attributes.items():
+        if key in READERS:
+            name, read = READERS[key]
+            values[name] = read(value)
+    return Facts(**values)
 
 
-def _text(value: object) -> str | None:
+def text(value: object) -> str | None:
+    """Read text, or make it of something else."""
     return None if value is None else str(value)
 
 
@@ -94,8 +73,57 @@ def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _nanoseconds(seconds: object) -> int | None:
+def _run_count(value: object) -> int:
+    return _count(value) or 1
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else ()
+
+
+def _is_true(value: object) -> bool:
+    return value is True
+
+
+def nanoseconds(seconds: object) -> int | None:
+    """Read seconds; None where they are absurd."""
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         return None
-    nanoseconds = seconds * 1e9
-    return round(nanoseconds) if math.isfinite(nanoseconds) and nanoseconds >= 0 else None
+    return round(seconds * 1e9) if 0 <= seconds < _LONGEST else None
+
+
+def _wait(seconds: object) -> int:
+    return nanoseconds(seconds) or 0
+
+
+READERS: Final[Mapping[str, tuple[str, Callable[[object], Any]]]] = {
+    semconv.RUN_TYPE: ("run_type", text),
+    semconv.RUN_ID: ("run_id", text),
+    semconv.RUN_NAME: ("run_name", text),
+    semconv.RUN_COUNT: ("run_count", _run_count),
+    semconv.ATTEMPT: ("attempt", _count),
+    semconv.FLOW_NAME: ("flow_name", text),
+    semconv.TASK_NAME: ("task_name", text),
+    semconv.FLOW_RUN_ID: ("flow_run_id", text),
+    semconv.DEPLOYMENT_NAME: ("deployment_name", text),
+    semconv.RUN_STATE_TYPE: ("state_type", text),
+    semconv.RUN_STATE_NAME: ("state_name", text),
+    semconv.PIPELINE_RESULT: ("result", text),
+    semconv.PIPELINE_TASK_RESULT: ("result", text),
+    semconv.ERROR_TYPE: ("error_type", text),
+    semconv.TASK_CACHED: ("is_cached", _is_true),
+    semconv.TAGS: ("tags", _texts),
+    semconv.THREAD_ID: ("lane", text),
+    semconv.ROWS_INPUT: ("rows_input", _count),
+    semconv.ROWS_OUTPUT: ("rows_output", _count),
+    semconv.WAIT_LATE: ("late", _wait),
+    semconv.WAIT_INFRASTRUCTURE: ("infrastructure", _wait),
+    semconv.WAIT_QUEUE: ("queue", _wait),
+    semconv.WAIT_DEPENDENCIES: ("dependencies", _wait),
+    semconv.WAIT_CONCURRENCY: ("concurrency", _wait),
+    semconv.WAIT_RETRY: ("retry", _wait),
+    semconv.WAIT_PAUSE: ("pause", _wait),
+    semconv.EXECUTION: ("execution", nanoseconds),
+    semconv.ORCHESTRATION: ("orchestration", _wait),
+}
+"""Which field an attribute fills, and what reads its value."""

@@ -5,7 +5,6 @@ Pure: records and spans in, records by span id out.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from flowspan import semconv
 from flowspan.timeline.logs import Log
 from flowspan.timeline.read import Span
 from flowspan.timeline.tree import Rest, Tree, walk
@@ -23,7 +22,7 @@ def by_span(logs: Iterable[Log], tree: Tree) -> dict[str, list[Log]]:
     runs: dict[str, list[Span]] = {}
     for span in tree.spans:
         if span.is_run:
-            runs.setdefault(str(span.attributes.get(semconv.RUN_ID)).lower(), []).append(span)
+            runs.setdefault(str(span.facts.run_id).lower(), []).append(span)
     found: dict[str, list[Log]] = {}
     for log in logs:
         owner = log.span_id if log.span_id in spans else None

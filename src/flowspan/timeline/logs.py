@@ -247,7 +247,8 @@ def _load(
 
 def _recent(files: Iterable[Path], count: int) -> list[Summary]:
     """Find the runs that logged last, and traces that logged outside of runs."""
-    return most_recent(files, _TIME, _summaries, lambda one: one.run_id or one.trace_id, count)
+    lines = otlp.latest_first(files, _TIME)
+    return most_recent(lines, _summaries, lambda one: one.run_id or one.trace_id, count)
 
 
 def _summaries(raw: bytes) -> Iterator[Summary]:

@@ -1,28 +1,33 @@
-"""Read the spans of one trace from OTLP JSON lines.
+"""Read the spans of one trace from OTLP: lines of JSON, and what else `timeline.sources` knows.
 
 Each line is one ``ExportTraceServiceRequest`` in the OTLP JSON encoding
 (https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding). What cannot be read becomes a
 `Problem`; everything else is still returned.
 
-Parsing JSON costs some forty times as much as looking for bytes in it, so only lines that hold the
-wanted id, or that look broken, are parsed.
+To decode JSON costs some ten times as much as to look for bytes in it, so only lines that hold the
+wanted id, or that look broken, are decoded.
 """
 
+import contextlib
+import gc
+import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import orjson
 
 from flowspan import otlp_json as otlp
-from flowspan import semconv
-from flowspan.otlp_json import Problem, SourceError, UnreadableError
+from flowspan.otlp_json import Problem, SourceError
+from flowspan.timeline import sources
+from flowspan.timeline.decode import SpanDecoder
 from flowspan.timeline.document import VERSION
-from flowspan.timeline.facts import Facts, facts_of
 from flowspan.timeline.logs import Log, as_object
+from flowspan.timeline.sources import FILE_PATTERN, STDIN, MemoryText, Text, find_files
+from flowspan.timeline.span import Event, Link, Span
 from flowspan.timeline.wanted import (
     LATEST,
     Summary,
@@ -35,6 +40,7 @@ from flowspan.timeline.wanted import (
 __all__ = [
     "FILE_PATTERN",
     "LATEST",
+    "STDIN",
     "Event",
     "Link",
     "Problem",
@@ -42,6 +48,7 @@ __all__ = [
     "Span",
     "Trace",
     "find_files",
+    "json_chunks",
     "load",
     "parse",
     "parse_wanted",
@@ -50,94 +57,12 @@ __all__ = [
     "traces",
 ]
 
-FILE_PATTERN: Final = "traces*.jsonl"
-
 _END_TIME: Final = re.compile(rb'"endTimeUnixNano"\s*:\s*"?(\d{1,20})')
 _TRACE_ID: Final = re.compile(rb'"traceId"\s*:\s*"([0-9A-Fa-f]{32})"')
-_KINDS: Final = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
-_STATUS_CODES: Final = ("UNSET", "OK", "ERROR")
+_CHUNK: Final = 512  # spans that are written at once
 
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened at one time, in nanoseconds since the epoch."""
-
-    name: str
-    time: int
-    attributes: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A reference to a span that is not the parent."""
-
-    trace_id: str
-    span_id: str
-    attributes: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """One finished span.
-
-    Ids are lower-case hex, times nanoseconds since the epoch. Attribute values are ``str``,
-    ``bool``, ``int``, ``float``, ``None``, or lists and dicts of these; bytes stay base64 text.
-    """
-
-    trace_id: str
-    span_id: str
-    parent_span_id: str | None
-    name: str
-    kind: str
-    start: int
-    end: int
-    attributes: Mapping[str, Any]
-    events: tuple[Event, ...]
-    links: tuple[Link, ...]
-    status: str
-    status_message: str
-    resource: Mapping[str, Any]
-
-    @property
-    def duration(self) -> int:
-        """Nanoseconds from start to end; 0 where clocks made the end come first."""
-        return max(0, self.end - self.start)
-
-    @property
-    def facts(self) -> Facts:
-        """What its attributes tell of the run that it is about."""
-        return facts_of(self.attributes)
-
-    @property
-    def upstream(self) -> tuple[str, ...]:
-        """Ids of the spans in the same trace that it depends on."""
-        return tuple(
-            link.span_id
-            for link in self.links
-            if link.attributes.get(semconv.LINK_TYPE, semconv.LINK_DEPENDENCY)
-            == semconv.LINK_DEPENDENCY
-        )
-
-    @property
-    def process(self) -> str:
-        """What tells the process that made the span from others; empty where nothing does."""
-        return str(self.resource.get("service.instance.id", ""))
-
-    @property
-    def is_run(self) -> bool:
-        """Whether this is the span of a flow or task run."""
-        return semconv.RUN_TYPE in self.attributes
-
-    @property
-    def failed(self) -> bool:
-        """Whether the span's status is ERROR."""
-        return self.status == "ERROR"
-
-    @property
-    def service(self) -> str | None:
-        """Name of the service that made the span."""
-        name = self.resource.get(otlp.SERVICE_NAME)
-        return None if name is None else str(name)
+_Line: TypeAlias = tuple[bytes, Text, int]
+"""A line, the text that it is of, and its offset in there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,17 +79,32 @@ class _Found:
     spans: dict[str, Span] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
+    def add(self, spans: Iterable[Span]) -> None:
+        """Add spans; of two tellings of one, the later and fuller is right."""
+        for span in spans:
+            known = self.spans.setdefault(span.span_id, span)
+            if known is not span and _is_fuller(span, known):
+                self.spans[span.span_id] = span
+
     def trace(self, trace_id: str) -> Trace:
         """Put what was found in order."""
         ordered = sorted(self.spans.values(), key=lambda s: (s.start, -s.end, s.span_id))
         return Trace(trace_id, tuple(ordered), tuple(self.problems))
 
 
+def _is_fuller(span: Span, known: Span) -> bool:
+    return span.end > known.end or (span.end == known.end and _size(span) > _size(known))
+
+
+def _size(span: Span) -> int:
+    return len(span.attributes) + len(span.events) + len(span.links)
+
+
 def load(source: Path, wanted: str = LATEST, *, flow: str | None = None, since: int = 0) -> Trace:
     """Read one trace.
 
     Args:
-        source: A file of OTLP JSON lines, or a folder that holds ``traces*.jsonl``.
+        source: A file, a folder that holds ``traces*.jsonl`` or other files of spans, or `STDIN`.
         wanted: A trace id (32 hex digits), the id of a flow or task run in the trace (a UUID),
             or ``latest`` for the trace whose run ended last.
         flow: The latest is the latest with a run of this flow.
@@ -176,19 +116,29 @@ def load(source: Path, wanted: str = LATEST, *, flow: str | None = None, since: 
         UnknownRunError: The files hold no such trace.
     """
     trace_id, run_id = parse_wanted(wanted)
-    files = find_files(source)
-    if trace_id is None and run_id is None:
-        latest = recent_traces(files, 1, flow=flow, since=since)
-        trace_id = latest[0].trace_id if latest else None
-    found = _read_spans(files, trace_id)
-    if not found.spans and run_id is not None:
-        trace_id = _trace_of_run(files, run_id)
-        found = _read_spans(files, trace_id) if trace_id else found
-    if trace_id is None or not found.spans:
-        known = recent_traces(files, 5)
-        message = f"{source} holds no {_missing(wanted, flow, since) if known else 'spans yet'}."
-        raise UnknownRunError(message, known, found.problems)
-    return found.trace(trace_id)
+    problems: list[Problem] = []
+    texts = _open(source, problems)
+    with _without_collector():
+        if trace_id is None and run_id is None:
+            latest = _recent(texts, 1, flow, since)
+            trace_id = latest[0].trace_id if latest else None
+        found = _read_spans(texts, trace_id)
+        if not found.spans and run_id is not None:
+            trace_id = _trace_of_run(texts, run_id)
+            found = _read_spans(texts, trace_id) if trace_id else found
+        found.problems[:0] = problems
+        if trace_id is None or not found.spans:
+            known = _recent(texts, 5)
+            what = _missing(wanted, flow, since) if known else "spans yet"
+            place = "Standard input" if source == STDIN else source
+            raise UnknownRunError(f"{place} holds no {what}.", known, found.problems)
+        return found.trace(trace_id)
+
+
+def _open(source: Path, problems: list[Problem]) -> list[Text]:
+    if source == STDIN:
+        return sources.open_stdin()
+    return sources.open_files(find_files(source), problems)
 
 
 def _missing(wanted: str, flow: str | None, since: int) -> str:
@@ -197,44 +147,54 @@ def _missing(wanted: str, flow: str | None, since: int) -> str:
     return missing_runs(flow, since)
 
 
-def traces(files: Sequence[Path], problems: list[Problem], since: int = 0) -> Iterator[Trace]:
-    """Yield every trace of the files, each as soon as its last line is read.
+def traces(source: Path, problems: list[Problem], since: int = 0) -> Iterator[Trace]:
+    """Yield every trace, each as soon as its last line is read; the oldest files are read first.
 
     So only traces that overlap in the files are held at once. Which line is a trace's last is told
-    by a search for ids, before any line is parsed; each is parsed once.
+    by a search for ids, before any line is decoded; each is decoded once.
 
     Args:
-        files: Read in the reverse order, which is oldest first for those of `find_files`.
+        source: See `load`.
         problems: What could not be read is added.
         since: Traces that ended before that are left out, in nanoseconds since the epoch.
+
+    Raises:
+        SourceError: There is nothing to read at `source`.
     """
-    last, ends = _extents(reversed(files))
-    open_traces: dict[str, _Found] = {}
+    texts = _open(source, problems)
+    last, ends = _extents(reversed(texts))
     ending: dict[int, list[str]] = {}
     for trace_id, line in last.items():
-        if ends[trace_id] >= since:
-            ending.setdefault(line, []).append(trace_id)
-    for line, (path, number, raw) in enumerate(otlp.lines(reversed(files), problems)):
+        ending.setdefault(line, []).append(trace_id)
+    found: dict[str, _Found] = {}
+    decoder = SpanDecoder()
+    for line, (text, number, offset, raw) in enumerate(_lines(_oldest_first(texts), problems)):
         ids = _ids(raw)
-        if ids and all(ends.get(trace_id, since) < since for trace_id in ids):
-            continue
-        reasons: list[str] = []
-        for span in _parse(raw, reasons):
-            if ends.get(span.trace_id, since) >= since:
-                _keep(span, open_traces.setdefault(span.trace_id, _Found()).spans)
-        problems += [Problem(path, number, reason) for reason in reasons]
+        if not ids or any(ends.get(trace_id, since) >= since for trace_id in ids):
+            reasons: list[str] = []
+            for span in decoder.decode(raw, text, offset, reasons):
+                text.keep()
+                found.setdefault(span.trace_id, _Found()).add([span])
+            problems += [Problem(text.name, number, reason) for reason in reasons]
         for trace_id in ending.get(line, ()):
-            if found := open_traces.pop(trace_id, None):
-                yield found.trace(trace_id)
-    for trace_id, found in open_traces.items():  # of lines that came while this was read
-        yield found.trace(trace_id)
+            of_trace = found.pop(trace_id, None)
+            if of_trace is not None and ends[trace_id] >= since:
+                yield of_trace.trace(trace_id)
+    for trace_id, of_trace in found.items():  # of lines that came while this was read
+        yield of_trace.trace(trace_id)
 
 
-def _extents(files: Iterable[Path]) -> tuple[dict[str, int], dict[str, int]]:
+def _oldest_first(texts: list[Text]) -> Iterator[Text]:
+    """Yield the texts from the last to the first, and let go of each."""
+    while texts:
+        yield texts.pop()
+
+
+def _extents(texts: Iterable[Text]) -> tuple[dict[str, int], dict[str, int]]:
     """Tell of each trace in which line it is mentioned last, and when it ended at the latest."""
     last: dict[str, int] = {}
     ends: dict[str, int] = {}
-    for line, (_, _, raw) in enumerate(otlp.lines(files, [])):
+    for line, (_, _, _, raw) in enumerate(_lines(texts, [])):
         end = max(map(int, _END_TIME.findall(raw)), default=0)
         for trace_id in _ids(raw):
             last[trace_id] = line
@@ -255,89 +215,99 @@ def parse(raw: bytes, trace_id: str, source: str) -> Trace:
         source: Tells in each problem where the lines are from.
     """
     found = _Found()
-    for line in raw.splitlines():
-        found.problems += [Problem(source, 0, r) for r in _read_line(line, trace_id, found.spans)]
+    text, decoder = MemoryText(source, raw), SpanDecoder()
+    with _without_collector():
+        for _, offset, line in text.lines():
+            reasons: list[str] = []
+            found.add(decoder.decode(line, text, offset, reasons, trace_id))
+            found.problems += [Problem(source, 0, reason) for reason in reasons]
     return found.trace(trace_id)
 
 
-def find_files(source: Path) -> list[Path]:
-    """List the files to read, newest first.
-
-    Raises:
-        SourceError: There are none.
-    """
-    return otlp.find_files(source, FILE_PATTERN)
-
-
-def recent_traces(
-    files: Iterable[Path], count: int, *, flow: str | None = None, since: int = 0
-) -> list[Summary]:
+def recent_traces(files: Iterable[Path], count: int) -> list[Summary]:
     """Find the traces whose runs ended last, the latest first.
 
-    Traces without any run come after those with one. Given the name of a flow, only its runs and
-    those of its tasks count; given a time, only what ended then or later.
+    Traces without any run come after those with one. Files that cannot be read are left out.
     """
-
-    def summarize(raw: bytes) -> Iterator[Summary]:
-        for found in _summaries(raw):
-            if found.end >= since and flow in (None, found.name):
-                yield found
-
-    return most_recent(files, _END_TIME, summarize, lambda found: found.trace_id, count)
+    return _recent(sources.open_files(files, []), count)
 
 
-def _summaries(raw: bytes) -> Iterator[Summary]:
-    for span in _parse_quietly(raw):
-        run_id = str(span.attributes.get(semconv.RUN_ID)) if span.is_run else None
-        name = span.attributes.get(semconv.FLOW_NAME) or span.name
-        yield Summary(span.trace_id, run_id, str(name), span.end)
+def _recent(
+    texts: Iterable[Text], count: int, flow: str | None = None, since: int = 0
+) -> list[Summary]:
+    """Find the latest; of a flow, if one is named, and not what ended before a time."""
+    decoder = SpanDecoder()
+
+    def summarize(line: _Line) -> Iterator[Summary]:
+        for span in decoder.decode(*line, problems=[]):
+            run_id = str(span.facts.run_id) if span.is_run else None
+            name = span.facts.flow_name or span.name
+            if span.end >= since and flow in (None, name):
+                yield Summary(span.trace_id, run_id, name, span.end)
+
+    return most_recent(_latest_first(texts), summarize, lambda found: found.trace_id, count)
 
 
-def _trace_of_run(files: Iterable[Path], run_id: str) -> str | None:
+def _latest_first(texts: Iterable[Text]) -> Iterator[tuple[int, _Line]]:
+    """Yield the lines that mention an end, and the last one they mention, the latest first.
+
+    Only where they are is noted of all of them, which takes some tenths of a second for 128 MB.
+    """
+    found: list[tuple[int, Text, int, int]] = []
+    for text in texts:
+        with contextlib.suppress(OSError):
+            for _, offset, raw in text.lines():
+                if mentioned := _END_TIME.findall(raw):
+                    found.append((max(map(int, mentioned)), text, offset, len(raw)))
+                    text.keep()
+    for time, text, offset, length in sorted(found, key=lambda line: line[0], reverse=True):
+        with contextlib.suppress(OSError):
+            yield time, (text.part(offset, length), text, offset)
+
+
+def _trace_of_run(texts: Iterable[Text], run_id: str) -> str | None:
     """Find the trace of a run, by its own span, else by the spans of its tasks."""
     needles = otlp.spellings(run_id)
+    decoder = SpanDecoder()
     best: tuple[bool, int, str] | None = None
-    for _, _, raw in otlp.lines(files, []):
+    for text, _, offset, raw in _lines(texts, []):
         if not any(needle in raw for needle in needles):
             continue
-        for span in _parse_quietly(raw):
-            own = str(span.attributes.get(semconv.RUN_ID)).lower() == run_id
-            flow = str(span.attributes.get(semconv.FLOW_RUN_ID)).lower() == run_id
+        for span in decoder.decode(raw, text, offset, []):
+            own = (span.facts.run_id or "").lower() == run_id
+            flow = (span.facts.flow_run_id or "").lower() == run_id
             if own or flow:
                 candidate = (own, span.end, span.trace_id)
                 best = candidate if best is None else max(best, candidate)
     return best[2] if best else None
 
 
-def _read_spans(files: Iterable[Path], trace_id: str | None) -> _Found:
+def _read_spans(texts: Iterable[Text], trace_id: str | None) -> _Found:
     """Read the spans of a trace, and every problem on the way; no id reads only problems."""
     found = _Found()
+    decoder = SpanDecoder()
     needles = otlp.spellings(trace_id) if trace_id else ()
-    for path, number, raw in otlp.lines(files, found.problems):
+    for text, number, offset, raw in _lines(texts, found.problems):
         if any(needle in raw for needle in needles) or not _looks_whole(raw):
-            reasons = _read_line(raw, trace_id, found.spans)
-            found.problems += [Problem(path, number, reason) for reason in reasons]
+            reasons: list[str] = []
+            spans = decoder.decode(raw, text, offset, reasons, trace_id)
+            found.problems += [Problem(text.name, number, reason) for reason in reasons]
+            if trace_id is not None and spans:
+                text.keep()
+                found.add(spans)
     return found
 
 
-def _read_line(raw: bytes, trace_id: str | None, spans: dict[str, Span]) -> list[str]:
-    """Add the spans of a trace to `spans`; return why others on the line could not be read."""
-    problems: list[str] = []
-    for span in _parse(raw, problems):
-        if span.trace_id == trace_id:
-            _keep(span, spans)
-    return problems
-
-
-def _keep(span: Span, spans: dict[str, Span]) -> None:
-    known = spans.get(span.span_id)
-    # Re-exports are equal; of two tellings of one run, the later and fuller one is right.
-    if known is None or _fullness(span) > _fullness(known):
-        spans[span.span_id] = span
-
-
-def _fullness(span: Span) -> tuple[int, int]:
-    return span.end, len(span.attributes) + len(span.events) + len(span.links)
+def _lines(
+    texts: Iterable[Text], problems: list[Problem]
+) -> Iterator[tuple[Text, int, int, bytes]]:
+    """Yield the lines of all texts; one that cannot be read is a problem."""
+    for text in texts:
+        try:
+            for number, offset, raw in text.lines():
+                yield text, number, offset, raw
+        except OSError as error:  # noqa: PERF203 - one bad file must not cost the others
+            problems.append(Problem(text.name, 0, error.strerror or str(error)))
 
 
 def _looks_whole(raw: bytes) -> bool:
@@ -351,55 +321,16 @@ def _looks_whole(raw: bytes) -> bool:
     )
 
 
-def _parse_quietly(raw: bytes) -> Iterator[Span]:
-    """Parse a line where its problems do not matter, or are told elsewhere."""
-    return _parse(raw, [])
-
-
-def _parse(raw: bytes, problems: list[str]) -> Iterator[Span]:
-    """Yield the readable spans of one line and add the reasons why others are not."""
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keep the garbage collector from going through ever more objects, none of which is garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
     try:
-        for resource, _, spans in otlp.groups(raw, otlp.SPANS):
-            for span in spans:
-                try:
-                    yield _span(span, resource)
-                except UnreadableError as error:  # noqa: PERF203 - likewise one span
-                    problems.append(f"span skipped: {error}")
-    except UnreadableError as error:
-        problems.append(str(error))
-
-
-def _span(raw: dict[str, Any], resource: Mapping[str, Any]) -> Span:
-    start = raw.get("startTimeUnixNano")
-    end = raw.get("endTimeUnixNano")
-    status = otlp.mapping(raw.get("status"), "status")
-    return Span(
-        trace_id=otlp.identifier(raw.get("traceId"), otlp.TRACE_ID, "trace id"),
-        span_id=otlp.identifier(raw.get("spanId"), otlp.SPAN_ID, "span id"),
-        parent_span_id=otlp.optional_identifier(
-            raw.get("parentSpanId"), otlp.SPAN_ID, "parent span id"
-        ),
-        name=otlp.text(raw.get("name")),
-        kind=otlp.enum(raw.get("kind"), _KINDS, "SPAN_KIND_"),
-        start=otlp.unsigned(end if start is None else start, "start time"),
-        end=otlp.unsigned(start if end is None else end, "end time"),
-        attributes=otlp.attributes(raw.get("attributes")),
-        events=tuple(_event(event) for event in otlp.mappings(raw.get("events"), "events")),
-        links=tuple(_link(link) for link in otlp.mappings(raw.get("links"), "links")),
-        status=otlp.enum(status.get("code"), _STATUS_CODES, "STATUS_CODE_"),
-        status_message=otlp.text(status.get("message")),
-        resource=resource,
-    )
-
-
-def _event(raw: dict[str, Any]) -> Event:
-    time = otlp.unsigned(raw.get("timeUnixNano"), "event time")
-    return Event(otlp.text(raw.get("name")), time, otlp.attributes(raw.get("attributes")))
-
-
-def _link(raw: dict[str, Any]) -> Link:
-    trace_id, span_id = otlp.text(raw.get("traceId")).lower(), otlp.text(raw.get("spanId")).lower()
-    return Link(trace_id, span_id, otlp.attributes(raw.get("attributes")))
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def to_json(
@@ -407,13 +338,22 @@ def to_json(
     logs: Mapping[str, Iterable[Log]] | None = None,
     found: Mapping[str, Any] = MappingProxyType({}),
 ) -> bytes:
-    """Write a trace as the documented JSON document.
+    """Write a trace as the documented JSON document; see `json_chunks`."""
+    return b"".join(json_chunks(trace, logs, found))
+
+
+def json_chunks(
+    trace: Trace,
+    logs: Mapping[str, Iterable[Log]] | None = None,
+    found: Mapping[str, Any] = MappingProxyType({}),
+) -> Iterator[bytes]:
+    """Yield the documented JSON document of a trace in pieces, so that it is never in memory whole.
 
     ``{"version", "trace_id", "spans": [{"span_id", "parent_span_id", "name", "kind", "start",
     "end", "attributes", "links", "events", "status", "resource"}]}``: spans by start time, times
-    integer nanoseconds since the epoch, attributes plain objects, ``parent_span_id`` null for a root,
-    ``status`` ``{"code": "UNSET" | "OK" | "ERROR", "message"}``. Numbers that JSON lacks are the
-    texts "NaN", "Infinity" and "-Infinity", as in OTLP.
+    integer nanoseconds since the epoch, attributes plain objects, ``parent_span_id`` null for a
+    root, ``status`` ``{"code": "UNSET" | "OK" | "ERROR", "message"}``. Numbers that JSON lacks are
+    the texts "NaN", "Infinity" and "-Infinity", as in OTLP.
 
     Args:
         trace: What to write.
@@ -421,12 +361,21 @@ def to_json(
             ``"logs"``, a list of the objects that `flowspan.timeline.logs` documents.
         found: Further keys, see `flowspan.timeline.document`.
     """
-    spans = [_plain_span(span) for span in trace.spans]
+    head = {"version": VERSION, "trace_id": trace.trace_id, **found}
+    yield orjson.dumps(head, option=orjson.OPT_INDENT_2).removesuffix(b"\n}") + b',\n  "spans": ['
+    spans = iter(trace.spans)
+    separator = b"\n    "
+    while chunk := list(itertools.islice(spans, _CHUNK)):
+        yield separator + b",\n    ".join(_span_json(span, logs) for span in chunk)
+        separator = b",\n    "
+    yield b"\n  ]\n}\n" if trace.spans else b"]\n}\n"
+
+
+def _span_json(span: Span, logs: Mapping[str, Iterable[Log]] | None) -> bytes:
+    plain = _plain_span(span)
     if logs is not None:
-        for span in spans:
-            span["logs"] = [as_object(log) for log in logs.get(span["span_id"], ())]
-    document = {"version": VERSION, "trace_id": trace.trace_id, **found, "spans": spans}
-    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        plain["logs"] = [as_object(log) for log in logs.get(span.span_id, ())]
+    return orjson.dumps(plain, option=orjson.OPT_INDENT_2).replace(b"\n", b"\n    ")
 
 
 def _plain_span(span: Span) -> dict[str, Any]:

@@ -60,13 +60,13 @@ _LOOKS: Final = {
 }
 
 _WAITED: Final = {
-    semconv.WAIT_LATE: "for a late start",
-    semconv.WAIT_INFRASTRUCTURE: "for infrastructure",
-    semconv.WAIT_QUEUE: "in the queue",
-    semconv.WAIT_DEPENDENCIES: "for dependencies",
-    semconv.WAIT_CONCURRENCY: "for concurrency",
-    semconv.WAIT_RETRY: "for a retry",
-    semconv.WAIT_PAUSE: "in a pause",
+    "late": "for a late start",
+    "infrastructure": "for infrastructure",
+    "queue": "in the queue",
+    "dependencies": "for dependencies",
+    "concurrency": "for concurrency",
+    "retry": "for a retry",
+    "pause": "in a pause",
 }
 
 
@@ -261,12 +261,12 @@ def _axis(tree: Tree, width: int) -> Axis:
 
 def _header(tree: Tree, *, unicode: bool) -> Iterator[Text]:
     main = tree.main
-    attributes = main.attributes
-    flow = attributes.get(semconv.FLOW_NAME) or attributes.get(semconv.PIPELINE_NAME) or main.name
-    is_flow = attributes.get(semconv.RUN_TYPE) == "flow"
+    facts = main.facts
+    flow = facts.flow_name or main.attributes.get(semconv.PIPELINE_NAME) or main.name
+    is_flow = facts.run_type == "flow"
     title = Text(clean(flow), style="bold")
-    if is_flow and attributes.get(semconv.RUN_NAME):
-        title.append(f"  {clean(attributes[semconv.RUN_NAME])}", style="not bold")
+    if is_flow and facts.run_name and facts.run_name != flow:
+        title.append(f"  {clean(facts.run_name)}", style="not bold")
     outcome, word = _outcome(main), _result(main) if main.is_run else ""
     if main.is_run and not is_flow and main.parent_span_id:  # its flow's span is missing
         outcome, word = _NO_OUTCOME, "not ended"
@@ -412,7 +412,7 @@ def _label(node: Node | Rest) -> Text:
     if isinstance(node, Rest):
         return Text(f"… {len(node.spans):,} more {clean(node.name)}", style="italic")
     name = clean(node.span.name) or "(no name)"
-    if node.span.attributes.get(semconv.RUN_TYPE) == "flow":
+    if node.span.facts.run_type == "flow":
         style = "bold"
     label = Text(name, style=style)
     alias = clean(node.alias) if node.alias else ""
@@ -435,15 +435,15 @@ def _result_word(node: Node | Rest) -> str:
 
 
 def _result(span: Span) -> str:
-    state = clean(span.attributes.get(semconv.RUN_STATE_NAME))
-    outcome = trees.result(span)
+    state = clean(span.facts.state_name)
+    outcome = span.facts.result
     if outcome is None:
         return state or "not ended"
     return state if state and state not in _PLAIN_STATES else clean(outcome)
 
 
 def _outcome(span: Span) -> _Outcome:
-    return _OUTCOMES.get(trees.result(span) or "", _NO_OUTCOME)
+    return _OUTCOMES.get(span.facts.result or "", _NO_OUTCOME)
 
 
 def _node_outcome(node: Node | Rest) -> _Outcome:
@@ -459,8 +459,8 @@ def _duration(node: Node | Rest) -> str:
 
 
 def _row_count(node: Node | Rest) -> str:
-    count = node.span.attributes.get(semconv.ROWS_OUTPUT) if isinstance(node, Node) else None
-    return f"{count:,}" if isinstance(count, int) and not isinstance(count, bool) else ""
+    count = node.span.facts.rows_output if isinstance(node, Node) else None
+    return "" if count is None else f"{count:,}"
 
 
 def _notes(row: _Row, least: int, told: set[str | None]) -> Iterator[tuple[str, str]]:
@@ -478,7 +478,8 @@ def _notes(row: _Row, least: int, told: set[str | None]) -> Iterator[tuple[str, 
     for event in node.span.events:
         if event.name == semconv.SLO_VIOLATED:
             yield f"violates {clean(event.attributes.get(semconv.SLO_DETAIL))}", "yellow"
-    waits = [(trees.wait(node.span, name), where) for name, where in _WAITED.items()]
+    facts = node.span.facts
+    waits = [(getattr(facts, name), where) for name, where in _WAITED.items()]
     if node.role == "run" and any(length >= least for length, _ in waits):
         parts = [f"{human(length)} {where}" for length, where in waits if length >= MS // 2]
         yield f"waited {', '.join(parts)}", "dim"
@@ -487,7 +488,7 @@ def _notes(row: _Row, least: int, told: set[str | None]) -> Iterator[tuple[str, 
 def _message(node: Node | Rest | None) -> str:
     if not isinstance(node, Node) or not node.span.failed:
         return ""
-    return clean(node.span.status_message or node.span.attributes.get(semconv.ERROR_TYPE))
+    return clean(node.span.status_message or node.span.facts.error_type)
 
 
 def _totals(rest: Rest) -> str:

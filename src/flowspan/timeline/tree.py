@@ -5,11 +5,10 @@ Python's stack.
 """
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from flowspan import semconv
 from flowspan.timeline.read import Span
@@ -26,8 +25,7 @@ OTHER: Final = "other"
 Role: TypeAlias = Literal["run", "attempt", "other"]
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A stretch of time spent in one phase, in nanoseconds since the epoch.
 
     Phases are the names of the attributes that hold their totals (``prefect.wait.*``,
@@ -77,7 +75,7 @@ class Rest:
     @property
     def results(self) -> Counter[str]:
         """How many of the spans ended with which result, spans without one left out."""
-        return Counter(name for span in self.spans if (name := result(span)) is not None)
+        return Counter(name for s in self.spans if (name := s.facts.result) is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ class Tree:
     def main(self) -> Span:
         """The span that the trace is about: its first flow run, run, or span that is a root."""
         roots = [node.span for node in self.roots if isinstance(node, Node)]
-        flows = (s for s in roots if s.attributes.get(semconv.RUN_TYPE) == "flow")
+        flows = (s for s in roots if s.facts.run_type == "flow")
         runs = (s for s in roots if s.is_run)
         return next(itertools.chain(flows, runs, roots))
 
@@ -101,7 +99,7 @@ class Tree:
     def runs(self) -> int:
         """How many runs the trace holds; a run that moved to another process counts once."""
         runs = (span for span in self.spans if span.is_run)
-        return len({str(span.attributes.get(semconv.RUN_ID, span.span_id)) for span in runs})
+        return len({span.facts.run_id or span.span_id for span in runs})
 
 
 def build(spans: Collection[Span], *, everything: bool = False) -> Tree:
@@ -137,22 +135,6 @@ def build(spans: Collection[Span], *, everything: bool = False) -> Tree:
         start=min(segment.start for segment in segments),
         end=max(segment.end for segment in segments),
     )
-
-
-def result(span: Span) -> str | None:
-    """Return how a run ended, in the words of the CI/CD conventions; None if it did not."""
-    attributes = span.attributes
-    value = attributes.get(semconv.PIPELINE_TASK_RESULT, attributes.get(semconv.PIPELINE_RESULT))
-    return None if value is None else str(value)
-
-
-def wait(span: Span, name: str) -> int:
-    """Return a total that a span carries in seconds, as nanoseconds; 0 if absent or absurd."""
-    value = span.attributes.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return 0
-    nanoseconds = value * 1e9
-    return round(nanoseconds) if math.isfinite(nanoseconds) and nanoseconds > 0 else 0
 
 
 def walk(tree: Tree) -> Iterator[Node | Rest]:
@@ -197,7 +179,7 @@ def _arrange(ordered: Sequence[Span], by_id: Mapping[str, Span]) -> tuple[list[S
 def _role(span: Span, parent: Span | None) -> Role:
     if span.is_run:
         return "run"
-    number = span.attributes.get(semconv.ATTEMPT)
+    number = span.facts.attempt
     if number is not None and span.name == semconv.attempt_span_name(number):
         # An attempt whose run is missing stands for it in the tree, but is still an attempt.
         return "attempt" if parent is None or parent.is_run else "other"
@@ -229,18 +211,15 @@ def _siblings(
     shown: list[tuple[int, Node | Rest]] = []
     position = {span.span_id: place for place, span in enumerate(spans)}
     for same in groups.values():
-        group = [replace(node, alias=_alias(node.span)) for node in same] if same[1:] else same
+        group = (
+            [replace(node, alias=node.span.facts.run_name) for node in same] if same[1:] else same
+        )
         telling = group if everything or len(group) <= GROUP_LIMIT else _most_telling(group)
         shown += [(position[node.span.span_id], node) for node in telling]
         if len(telling) < len(group):
             shown.append((position[telling[-1].span.span_id], _rest(group, telling)))
     # Stable, so a rest stays behind the sibling whose place it shares.
     return tuple(node for _, node in sorted(shown, key=lambda item: item[0]))
-
-
-def _alias(span: Span) -> str | None:
-    name = span.attributes.get(semconv.RUN_NAME)
-    return None if name is None else str(name)
 
 
 def _most_telling(group: Sequence[Node]) -> list[Node]:
@@ -275,7 +254,7 @@ def _union(segments: Iterable[Segment]) -> Iterator[Segment]:
                 yield merged
             merged = segment
         elif segment.end > merged.end:
-            merged = replace(merged, end=segment.end)
+            merged = merged._replace(end=segment.end)
     if merged is not None:
         yield merged
 
@@ -299,8 +278,10 @@ def before(span: Span) -> list[Segment]:
     """Lay the waits that end where the span starts, the last one nearest to it."""
     cursor = span.start
     segments: list[Segment] = []
-    for name in reversed(semconv.WAITS_BEFORE):
-        start = max(0, cursor - wait(span, name))
+    facts = span.facts
+    waits = (facts.late, facts.infrastructure, facts.queue)
+    for name, length in zip(reversed(semconv.WAITS_BEFORE), reversed(waits), strict=True):
+        start = max(0, cursor - length)
         if start < cursor:
             segments.insert(0, Segment(name, start, cursor))
         cursor = start
@@ -313,18 +294,21 @@ def inside(span: Span, end: int, attempts: Sequence[Span]) -> list[Segment]:
     limit = min([end, *(max(span.start, attempt.start) for attempt in attempts)])
     segments: list[Segment] = []
     cursor = span.start
-    for name in (semconv.WAIT_DEPENDENCIES, semconv.WAIT_CONCURRENCY):
-        stop = min(limit, cursor + wait(span, name))
+    facts = span.facts
+    for name, length in (
+        (semconv.WAIT_DEPENDENCIES, facts.dependencies),
+        (semconv.WAIT_CONCURRENCY, facts.concurrency),
+    ):
+        stop = min(limit, cursor + length)
         segments.append(Segment(name, cursor, stop))
         cursor = stop
     pieces = _attempt_pieces(attempts, cursor, end) or _estimated_pieces(span, cursor, end)
-    retried = wait(span, semconv.WAIT_RETRY) > 0
-    between = semconv.WAIT_RETRY if retried else semconv.ORCHESTRATION
+    between = semconv.WAIT_RETRY if facts.retry else semconv.ORCHESTRATION
     longest = max(pieces, key=lambda piece: piece[1] - piece[0])
     for place, (start, stop) in enumerate(pieces):
         gap = between if place else semconv.ORCHESTRATION
         segments.append(Segment(gap, cursor, start))
-        pause = wait(span, semconv.WAIT_PAUSE) if (start, stop) == longest else 0
+        pause = facts.pause if (start, stop) == longest else 0
         segments += _with_pause(start, stop, pause)
         cursor = stop
     segments.append(Segment(semconv.ORCHESTRATION, cursor, end))
@@ -347,28 +331,18 @@ def _estimated_pieces(span: Span, start: int, end: int) -> list[tuple[int, int]]
     Without that event it lies directly behind the waits. A run that does not say how long it
     executed did so until its engine's own time began.
     """
-    retry, pause = wait(span, semconv.WAIT_RETRY), wait(span, semconv.WAIT_PAUSE)
-    execution = wait(span, semconv.EXECUTION)
-    if semconv.EXECUTION not in span.attributes:
-        execution = end - start - retry - pause - wait(span, semconv.ORCHESTRATION)
-    parts = _run_count(span) if retry else 1
+    facts = span.facts
+    retry, pause, execution = facts.retry, facts.pause, facts.execution
+    if execution is None:
+        execution = end - start - retry - pause - facts.orchestration
+    parts = min(max(2, facts.run_count), 100) if retry else 1
     part, gap = max(0, execution + pause) // parts, retry // max(1, parts - 1)
-    start = max(start, min(_running_since(span), end - parts * part - (parts - 1) * gap))
+    start = max(start, min(facts.running_since or 0, end - parts * part - (parts - 1) * gap))
     pieces = []
     for number in range(parts):
         begin = min(end, start + number * (part + gap))
         pieces.append((begin, min(end, begin + part)))
     return pieces
-
-
-def _running_since(span: Span) -> int:
-    running = (e.time for e in span.events if e.attributes.get(semconv.STATE_TYPE) == "RUNNING")
-    return min(running, default=0)
-
-
-def _run_count(span: Span) -> int:
-    count = span.attributes.get(semconv.RUN_COUNT)
-    return min(max(2, count), 100) if isinstance(count, int) else 2
 
 
 def _with_pause(start: int, end: int, pause: int) -> list[Segment]:

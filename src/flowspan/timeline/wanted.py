@@ -1,18 +1,18 @@
 """Tell which trace or run of those in the files a user means."""
 
 import heapq
-import re
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from flowspan import otlp_json as otlp
 from flowspan.otlp_json import Problem
 from flowspan.timeline.text import moment
 
 LATEST: Final = "latest"
+
+Line = TypeVar("Line")
 
 
 class UnknownRunError(Exception):
@@ -70,30 +70,27 @@ def missing_runs(flow: str | None, since: int) -> str:
 
 
 def most_recent(
-    files: Iterable[Path],
-    times: re.Pattern[bytes],
-    summarize: Callable[[bytes], Iterable[Summary]],
+    lines: Iterable[tuple[int, Line]],
+    summarize: Callable[[Line], Iterable[Summary]],
     key: Callable[[Summary], str],
     count: int,
 ) -> list[Summary]:
     """Find what ended last, the latest first; all with a run come before those without.
 
-    Lines are parsed in the order of the last time they mention, until no further line can change
-    the answer.
+    Lines are parsed until no further one can change the answer.
 
     Args:
-        files: Where to look.
-        times: See `otlp_json.latest_first`.
+        lines: Each with the last time that it mentions, the latest first.
         summarize: Tells what a line holds.
         key: Tells what belongs together.
         count: How many to find.
     """
     best: dict[str, Summary] = {}
     with_run: dict[str, int] = {}
-    for last, raw in otlp.latest_first(files, times):
+    for last, line in lines:
         if len(with_run) >= count and heapq.nlargest(count, with_run.values())[-1] >= last:
             break
-        for found in summarize(raw):
+        for found in summarize(line):
             known = best.get(key(found))
             if known is None or _rank(found) > _rank(known):
                 best[key(found)] = found

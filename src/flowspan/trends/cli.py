@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from flowspan._jaeger_option import is_given, read_jaeger_option
+from flowspan._jaeger_option import read_jaeger_option, refuse_two_sources
 from flowspan._messages import fail, note
 from flowspan._output import console, print_lines, warn
 from flowspan._since_option import SINCE_HELP, read_since_option
@@ -95,8 +95,7 @@ def trends(
     Needs scipy: pip install 'flowspan[trends]'. Exits with 1 if there are no such runs, or if
     something in their source could not be read.
     """
-    if jaeger is not None and is_given("file", context):
-        raise typer.BadParameter("Spans come from one or the other.", param_hint="--file, --jaeger")
+    refuse_two_sources(jaeger, context)
     _require_scipy()
     start = read_since_option(since if jaeger is None else since or _SINCE_OF_JAEGER)
     place = None if jaeger is None else read_jaeger_option(jaeger)
@@ -144,7 +143,7 @@ def _traces(
         if place is None:
             from flowspan.timeline import read  # noqa: PLC0415 - likewise
 
-            yield from read.traces(read.find_files(file), problems, since)
+            yield from read.traces(file, problems, since)
         else:
             from flowspan.timeline import jaeger  # noqa: PLC0415 - likewise
 
