@@ -1,6 +1,5 @@
 """The ``flowspan`` command."""
 
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,28 +7,28 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from flowspan._jaeger_option import read_jaeger_option, refuse_two_sources
 from flowspan._messages import fail, note
+from flowspan._output import PIPED_WIDTH
+from flowspan._output import console as _console
+from flowspan._output import print_lines as _print
+from flowspan._output import warn as _warn
+from flowspan._since_option import SINCE_HELP, read_since_option
 from flowspan._version import __version__
 from flowspan.collector.cli import app as collector_app
 from flowspan.timeline import exports
+from flowspan.trends.cli import trends
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from rich.console import Console
-    from rich.text import Text
-
-    from flowspan.otlp_json import Problem
     from flowspan.report.summary import Report
     from flowspan.timeline.difference import Difference
     from flowspan.timeline.logs import Log, Logs
     from flowspan.timeline.read import Trace
     from flowspan.timeline.wanted import UnknownRunError
 
-_PIPED_WIDTH: Final = 120
 _WANTED: Final = "TRACE_ID|FLOW_RUN_ID|latest"
-_WARNINGS_SHOWN: Final = 10
-_JAEGER_HEADERS: Final = "FLOWSPAN_JAEGER_HEADERS"
 
 app = typer.Typer(
     name="flowspan",
@@ -40,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(collector_app)
+app.command()(trends)
 
 
 def main() -> None:
@@ -92,6 +92,13 @@ def timeline(
             show_default=False,
         ),
     ] = None,
+    flow: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Show the latest run of this flow.", show_default=False),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="AGE|DATE", help=SINCE_HELP, show_default=False)
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print every span as one JSON document instead.")
     ] = False,
@@ -131,10 +138,13 @@ def timeline(
         raise typer.BadParameter("It is the level of log lines: add --logs.", param_hint="--level")
     if jaeger is not None and with_logs:
         raise typer.BadParameter("Jaeger has spans and no log lines.", param_hint="--logs")
-    if jaeger is not None and _is_given("file", context):
-        raise typer.BadParameter("Spans come from one or the other.", param_hint="--file, --jaeger")
+    refuse_two_sources(jaeger, context)
+    if trace != "latest" and not (flow is None and since is None):
+        raise typer.BadParameter(
+            "They choose among the latest runs: leave out the id.", param_hint="--flow, --since"
+        )
     floor = _floor(level)
-    found = _find(file, jaeger, trace)
+    found = _find(file, jaeger, trace, flow, read_since_option(since))
     lines = _logs_beside(file, found.trace_id, floor) if with_logs else None
     exports.write(found, perfetto, dot)
     if as_json:
@@ -200,8 +210,7 @@ def diff(
     """
     from flowspan.timeline import difference  # noqa: PLC0415 - heavy
 
-    if jaeger is not None and _is_given("file", context):
-        raise typer.BadParameter("Spans come from one or the other.", param_hint="--file, --jaeger")
+    refuse_two_sources(jaeger, context)
     before, after = (_find_side(file, jaeger, wanted) for wanted in (trace_a, trace_b))
     found = difference.compare(before, after)
     if as_json:
@@ -355,7 +364,7 @@ def doctor() -> None:
             Text(finding.detail),
         )
         is_well = is_well and finding.verdict is not Verdict.WRONG
-    Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(table)
+    Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)
     if not is_well:
         raise typer.Exit(1)
 
@@ -384,14 +393,6 @@ _HOW_TO_GET_METRICS: Final = (
     "endpoint set, which would send them elsewhere, it writes its metrics to .flowspan/ in its\n"
     "working directory. Or name a file or folder with --file PATH."
 )
-
-
-def _warn(problems: "Sequence[Problem]") -> None:
-    for problem in problems[:_WARNINGS_SHOWN]:
-        typer.echo(f"flowspan: warning: {problem}", err=True)
-    if len(problems) > _WARNINGS_SHOWN:
-        more = len(problems) - _WARNINGS_SHOWN
-        typer.echo(f"flowspan: warning: {more:,} more like these", err=True)
 
 
 def _unknown(error: "UnknownRunError", ids: "Iterable[str]", how_to_get_them: str) -> str:
@@ -435,20 +436,16 @@ def _trace_of_root(run_id: str) -> str:
     return f"{derive_trace_id(run_id):032x}"
 
 
-def _is_given(name: str, context: typer.Context) -> bool:
-    """Tell whether an option stands on the command line, and not only in the environment."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-def _find(file: Path, jaeger_url: str | None, wanted: str) -> "Trace":
+def _find(
+    file: Path, jaeger_url: str | None, wanted: str, flow: str | None = None, since: int = 0
+) -> "Trace":
     """Load a trace, or say why there is none, and exit."""
     from flowspan.otlp_json import SourceError  # noqa: PLC0415 - only some commands need it
     from flowspan.timeline.wanted import UnknownRunError  # noqa: PLC0415 - likewise
 
     how_to_get_spans = _HOW_TO_GET_SPANS if jaeger_url is None else _HOW_TO_GET_SPANS_TO_JAEGER
     try:
-        return _load(file, jaeger_url, wanted)
+        return _load(file, jaeger_url, wanted, flow, since)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=_WANTED) from None
     except SourceError as error:
@@ -458,22 +455,17 @@ def _find(file: Path, jaeger_url: str | None, wanted: str) -> "Trace":
         fail(_unknown(error, [known.trace_id for known in error.known], how_to_get_spans))
 
 
-def _load(file: Path, jaeger_url: str | None, wanted: str) -> "Trace":
+def _load(file: Path, jaeger_url: str | None, wanted: str, flow: str | None, since: int) -> "Trace":
     from flowspan.timeline import read  # noqa: PLC0415 - only one command needs it
 
     if jaeger_url is None:
-        return read.load(file, wanted)
+        return read.load(file, wanted, flow=flow, since=since)
     from flowspan.timeline import jaeger  # noqa: PLC0415 - heavy
 
-    try:
-        url = jaeger.base_url(jaeger_url)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--jaeger") from None
-    try:
-        headers = jaeger.parse_headers(os.environ.get(_JAEGER_HEADERS, ""))
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=_JAEGER_HEADERS) from None
-    return jaeger.load(url, wanted, trace_of_root=_trace_of_root, headers=headers)
+    url, headers = read_jaeger_option(jaeger_url)
+    return jaeger.load(
+        url, wanted, trace_of_root=_trace_of_root, headers=headers, flow=flow, since=since
+    )
 
 
 def _find_side(file: Path, jaeger_url: str | None, wanted: str) -> "Trace":
@@ -578,21 +570,3 @@ def _draw_report(report: "Report") -> None:
     console = _console()
     unicode = console.encoding.startswith("utf")
     _print(terminal.draw(report, width=console.width, unicode=unicode), console)
-
-
-def _console() -> "Console":
-    """Make a console as wide as the terminal; a pipe has no width, so it gets a stable one."""
-    from rich.console import Console  # noqa: PLC0415 - heavy, and only drawing needs it
-
-    if hasattr(sys.stdout, "reconfigure"):  # a name may hold what the output's encoding lacks
-        sys.stdout.reconfigure(errors="replace")
-    columns = os.environ.get("COLUMNS", "")
-    width = None
-    if not sys.stdout.isatty():
-        width = int(columns) if columns.isdecimal() and int(columns) else _PIPED_WIDTH
-    return Console(width=width, highlight=False, soft_wrap=False)
-
-
-def _print(lines: "Iterable[Text]", console: "Console") -> None:
-    for line in lines:
-        console.print(line, no_wrap=True, overflow="crop", crop=True)

@@ -296,6 +296,41 @@ def test_the_timeline_is_the_same(demo: Demo) -> None:
         assert found.stdout == expected.stdout
 
 
+def test_a_flow_and_a_time_choose_the_run(demo: Demo) -> None:
+    """By the search of a real Jaeger; what is too long ago, or of no such flow, is told."""
+    expected = timeline("latest", "--file", str(demo.folder))
+    place = ("--jaeger", demo.jaeger.url)
+    for choice in (("--flow", "nyc-flights"), ("--flow", "nyc-flights", "--since", "1h")):
+        found = timeline(*choice, *place)
+        assert (found.returncode, found.stderr, found.stdout) == (0, "", expected.stdout)
+    for choice in (("--flow", "unknown"), ("--flow", "nyc-flights", "--since", "1s")):
+        found = timeline(*choice, *place)
+        assert (found.returncode, found.stdout) == (1, "")
+        assert demo.trace_id in found.stderr
+
+
+def test_trends_are_those_of_the_files(demo: Demo) -> None:
+    """Jaeger's search finds the one run there is, and it is told the same way."""
+
+    def trends(*arguments: str) -> Any:
+        command = Path(sys.executable).with_name("flowspan")
+        done = subprocess.run(
+            [command, "trends", "--json", *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    expected = trends("--file", str(demo.folder))
+    assert [len(flow["runs"]) for flow in expected["flows"]] == [1]
+    assert trends("--jaeger", demo.jaeger.url) == expected
+    since = ("--flow", "nyc-flights", "--since", "1h")
+    assert trends("--jaeger", demo.jaeger.url, *since) == expected
+
+
 def test_an_unknown_trace_is_told_from_the_known(demo: Demo) -> None:
     """It says that Jaeger has none of that id, and names what it has."""
     found = timeline("0123456789abcdef" * 2, "--jaeger", demo.jaeger.url)

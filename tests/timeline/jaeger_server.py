@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ class Jaeger:
         url: Where it is, base path included.
         file: Its storage: OTLP JSON lines, read at each request.
         has_summaries: Whether it is 2.19 or newer.
+        has_search: Whether it heeds the time and the number of traces of a search. Most tests have
+            traces of another year, and few.
         answer: Takes the place of every answer, if it is set.
         asked: Path, query and headers (lower-case names) of each request.
     """
@@ -37,6 +40,7 @@ class Jaeger:
     file: Path
     base_path: str = ""
     has_summaries: bool = True
+    has_search: bool = False
     answer: Callable[[str], Answer] | None = None
     asked: list[tuple[str, dict[str, str], dict[str, str]]] = field(default_factory=list)
 
@@ -58,10 +62,15 @@ class Jaeger:
             case ["v3", "trace-summaries"] if self.has_summaries:
                 assert {"query.startTimeMin", "query.startTimeMax"} <= query.keys()
                 found = self._matching(query["query.serviceName"], query["query.attributes"])
+                times = (query[f"query.startTime{name}"] for name in ("Min", "Max"))
+                start, end = (datetime.fromisoformat(time).timestamp() for time in times)
+                found = self._newest(found, start, end, query["query.searchDepth"])
                 return _ok({"summaries": [*map(self._summary, found)]})
             case ["traces"]:
                 assert int(query["start"]) < int(query["end"])
                 found = self._matching(query["service"], query["tags"])
+                start, end = (int(query[name]) / 1e6 for name in ("start", "end"))
+                found = self._newest(found, start, end, query["limit"])
                 return _ok({"data": [*map(self._trace_for_ui, found)], "errors": None})
         # Since 2.16 it is 404 below /api/; before, and elsewhere, the page of the UI.
         return 200, b"<!DOCTYPE html><title>Jaeger UI</title>", {"Content-Type": "text/html"}
@@ -80,6 +89,18 @@ class Jaeger:
             for resource, span in self._spans()
             if service(resource) == wanted_service and wanted <= strings(span).items()
         }
+
+    def _newest(self, ids: set[str], start: float, end: float, limit: str) -> set[str]:
+        """Keep so many traces, those that started last, of those that did within seconds."""
+        if not self.has_search:
+            return ids
+        starts: dict[str, float] = {}
+        for _, span in self._spans():
+            if (trace_id := span["traceId"]) in ids:
+                started = int(span["startTimeUnixNano"]) / 1e9
+                starts[trace_id] = min(starts.get(trace_id, started), started)
+        within = [one for one in starts if start <= starts[one] <= end]
+        return {*sorted(within, key=starts.__getitem__)[-int(limit) :]}
 
     def _trace(self, trace_id: str) -> Answer:
         found = [

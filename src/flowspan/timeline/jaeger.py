@@ -1,4 +1,4 @@
-"""Read the spans of one trace from Jaeger.
+"""Read the spans of one trace, or of all since a time, from Jaeger.
 
 Asks version 3 of its query API (https://www.jaegertracing.io/docs/latest/architecture/apis/), which
 answers with OTLP JSON: kinds, links, events and nanoseconds as they were exported, as far as
@@ -9,7 +9,7 @@ import contextlib
 import datetime as dt
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -23,7 +23,14 @@ from flowspan.otlp_json import Problem, SourceError, UnreadableError
 from flowspan.timeline import read
 from flowspan.timeline.read import Trace
 from flowspan.timeline.text import clean
-from flowspan.timeline.wanted import LATEST, Summary, UnknownRunError, parse_wanted, steps_back
+from flowspan.timeline.wanted import (
+    LATEST,
+    Summary,
+    UnknownRunError,
+    missing_runs,
+    parse_wanted,
+    steps_back,
+)
 
 ANSWER_TIMEOUT: Final = 30.0
 """Seconds that Jaeger may be silent."""
@@ -31,6 +38,9 @@ ANSWER_TIMEOUT: Final = 30.0
 _CONNECT_TIMEOUT: Final = 5.0
 _LOOKBACKS: Final = (dt.timedelta(days=1), dt.timedelta(days=30))  # the API has no "ever"
 _DEPTH: Final = 10  # traces to look at of each service, the newest
+_PAGE: Final = 100  # traces to ask for at once where all are wanted: old versions answer whole ones
+_NARROWEST: Final = dt.timedelta(minutes=1)  # of a window of time that is still halved
+_LONGEST_RUN: Final = dt.timedelta(days=1)  # Jaeger searches by start; a run may end much later
 _LISTED: Final = 5  # traces to tell of where the wanted one is missing
 _LONGEST_REASON: Final = 200  # of what a server says, which may be a page of HTML
 
@@ -81,6 +91,8 @@ def load(
     *,
     trace_of_root: Callable[[str], str],
     headers: Mapping[str, str] | None = None,
+    flow: str | None = None,
+    since: int = 0,
 ) -> Trace:
     """Read one trace.
 
@@ -92,6 +104,8 @@ def load(
             are the latest.
         trace_of_root: Tells the id of the trace whose root is the flow run of an id.
         headers: To send with every request.
+        flow: The latest is the latest with a run of this flow.
+        since: And one that ended then or later, in nanoseconds since the epoch.
 
     Raises:
         ValueError: `wanted` is none of these.
@@ -102,29 +116,57 @@ def load(
     trace_id, run_id = parse_wanted(wanted) if back is None else (None, None)
     problems: list[Problem] = []
     with contextlib.closing(_Api(url, headers or {})) as api:
-        for candidate in _candidates(api, trace_id, run_id, back or 0, trace_of_root):
+        if run_id is None:
+            candidates: Iterable[str] = api.latest_traces(flow, since, back or 0)
+        else:
+            candidates = _candidates(api, trace_id, run_id, trace_of_root)
+        for candidate in candidates:
             trace = api.trace(candidate)
             if trace.spans:
                 return trace
             problems += trace.problems
-        if back == 0:
+        if run_id is None and (flow is not None or since):
+            what, known = f"{missing_runs(flow, since)}.", api.recent_traces()
+        elif back == 0:
             what, known = f"runs of the last {_LOOKBACKS[-1].days} days.", []
         else:
             what, known = f"trace or run {wanted}.", api.recent_traces()
         raise UnknownRunError(f"{api.place} holds no {what}", known[:_LISTED], problems)
 
 
+def load_all(
+    url: httpx.URL,
+    problems: list[Problem],
+    *,
+    headers: Mapping[str, str] | None = None,
+    flow: str | None = None,
+    since: int,
+) -> Iterator[Trace]:
+    """Read every trace with a flow run that ended at a time or later, the latest first.
+
+    Args:
+        url: See `base_url`.
+        problems: What could not be read is added.
+        headers: To send with every request.
+        flow: Only traces with a run of this flow.
+        since: In nanoseconds since the epoch.
+
+    Raises:
+        SourceError: Jaeger cannot be reached, refuses, or is something else.
+    """
+    wanted = (semconv.RUN_TYPE, "flow") if flow is None else (semconv.FLOW_NAME, flow)
+    with contextlib.closing(_Api(url, headers or {})) as api:
+        for found in api.all_since(wanted, since):
+            trace = api.trace(found.trace_id)
+            problems += trace.problems
+            if trace.spans:
+                yield trace
+
+
 def _candidates(
-    api: "_Api",
-    trace_id: str | None,
-    run_id: str | None,
-    back: int,
-    trace_of_root: Callable[[str], str],
+    api: "_Api", trace_id: str | None, run_id: str, trace_of_root: Callable[[str], str]
 ) -> Iterator[str]:
     """Yield the ids of traces that may be the wanted one, what costs least first."""
-    if run_id is None:
-        yield from (found.trace_id for found in api.recent_traces(back + 1)[back : back + 1])
-        return
     if trace_id is not None:
         yield trace_id
     yield trace_of_root(run_id)
@@ -166,19 +208,61 @@ class _Api:
         # A killed process leaves a trace of tasks without a flow.
         return self.search((semconv.RUN_TYPE, "flow"), (semconv.RUN_TYPE, "task"), least=least)
 
-    def search(self, *attributes: tuple[str, str], least: int = 1) -> list[Summary]:
+    def latest_traces(self, flow: str | None, since: int, back: int) -> list[str]:
+        """Find the trace with a run, or one of the flow, that ended last, and not before a time.
+
+        Or that which ended so many before it; at most one is returned.
+        """
+        if flow is None and not since:
+            found = self.recent_traces(back + 1)
+        else:
+            by_type = ((semconv.RUN_TYPE, "flow"), (semconv.RUN_TYPE, "task"))
+            attributes = by_type if flow is None else ((semconv.FLOW_NAME, flow),)
+            # Without a time the API knows no "ever"; with one, a run may have begun before it.
+            lookbacks = (_age(since) + _LONGEST_RUN,) if since else _LOOKBACKS
+            found = self.search(*attributes, lookbacks=lookbacks, least=back + 1)
+        return [one.trace_id for one in found if one.end >= since][back : back + 1]
+
+    def search(
+        self,
+        *attributes: tuple[str, str],
+        lookbacks: Iterable[dt.timedelta] = _LOOKBACKS,
+        least: int = 1,
+    ) -> list[Summary]:
         """Find traces where a span has one of the attributes, the one that ended last first.
 
-        It looks further back until it finds `least`.
+        Only the newest of each service are found. Each look-back is tried if those before it found
+        fewer than `least`.
         """
         services = self._services()
         found: dict[str, Summary] = {}
-        for lookback in _LOOKBACKS:
-            since = dt.datetime.now(dt.timezone.utc) - lookback
+        until = _soon()
+        for lookback in lookbacks:
+            since = until - lookback
             for service, (name, value) in itertools.product(services, attributes):
-                found |= {one.trace_id: one for one in self._search(service, {name: value}, since)}
+                some = self._search(service, {name: value}, since, until, _DEPTH)
+                found |= {one.trace_id: one for one in some}
             if len(found) >= least:
                 break
+        return sorted(found.values(), key=lambda summary: summary.end, reverse=True)
+
+    def all_since(self, attribute: tuple[str, str], since: int) -> list[Summary]:
+        """Find all traces that ended at a time or later where a span has the attribute.
+
+        An answer that is as long as it may be is not whole: then each half of its time is asked
+        for.
+        """
+        found: dict[str, Summary] = {}
+        until = _soon()
+        for service in self._services():
+            windows = [(until - _age(since) - _LONGEST_RUN, until)]
+            while windows:
+                start, end = windows.pop()
+                some = [*self._search(service, dict([attribute]), start, end, _PAGE)]
+                found |= {one.trace_id: one for one in some if one.end >= since}
+                if len(some) >= _PAGE and end - start > _NARROWEST:
+                    middle = start + (end - start) / 2
+                    windows += [(start, middle), (middle, end)]
         return sorted(found.values(), key=lambda summary: summary.end, reverse=True)
 
     def _services(self) -> list[str]:
@@ -188,9 +272,13 @@ class _Api:
         return [str(service) for service in services] if isinstance(services, list) else []
 
     def _search(
-        self, service: str, attributes: dict[str, str], since: dt.datetime
+        self,
+        service: str,
+        attributes: dict[str, str],
+        since: dt.datetime,
+        until: dt.datetime,
+        depth: int,
     ) -> Iterator[Summary]:
-        until = dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)  # clocks differ
         wanted = json.dumps(attributes)
         try:
             body = self._get(
@@ -200,7 +288,7 @@ class _Api:
                     "query.attributes": wanted,
                     "query.startTimeMin": since.isoformat(),
                     "query.startTimeMax": until.isoformat(),
-                    "query.searchDepth": str(_DEPTH),
+                    "query.searchDepth": str(depth),
                 },
             )
             yield from _each(body, "summaries", _summary)
@@ -212,7 +300,7 @@ class _Api:
                 tags=wanted,
                 start=str(int(since.timestamp() * 1e6)),
                 end=str(int(until.timestamp() * 1e6)),
-                limit=str(_DEPTH),
+                limit=str(depth),
             )
             yield from _each(body, "data", _summary_of_all)
 
@@ -240,6 +328,15 @@ class _Api:
             raise _NoSuchApiError(f"{self.place} does not answer as Jaeger's API (HTTP {status}).")
         reason = message or response.reason_phrase
         raise SourceError(f"{self.place} answers HTTP {status}: {clean(reason)[:_LONGEST_REASON]}")
+
+
+def _soon() -> dt.datetime:
+    return dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)  # clocks differ
+
+
+def _age(since: int) -> dt.timedelta:
+    """Tell how long ago a time is, or will be in an hour."""
+    return _soon() - dt.datetime.fromtimestamp(since // 10**9, dt.timezone.utc)
 
 
 def _each(

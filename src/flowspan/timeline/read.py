@@ -32,6 +32,7 @@ from flowspan.timeline.wanted import (
     LATEST,
     Summary,
     UnknownRunError,
+    missing_runs,
     most_recent,
     parse_wanted,
     steps_back,
@@ -54,9 +55,11 @@ __all__ = [
     "parse_wanted",
     "recent_traces",
     "to_json",
+    "traces",
 ]
 
 _END_TIME: Final = re.compile(rb'"endTimeUnixNano"\s*:\s*"?(\d{1,20})')
+_TRACE_ID: Final = re.compile(rb'"traceId"\s*:\s*"([0-9A-Fa-f]{32})"')
 _CHUNK: Final = 512  # spans that are written at once
 
 _Line: TypeAlias = tuple[bytes, Text, int]
@@ -98,13 +101,15 @@ def _size(span: Span) -> int:
     return len(span.attributes) + len(span.events) + len(span.links)
 
 
-def load(source: Path, wanted: str = LATEST) -> Trace:
+def load(source: Path, wanted: str = LATEST, *, flow: str | None = None, since: int = 0) -> Trace:
     """Read one trace.
 
     Args:
         source: A file, a folder that holds ``traces*.jsonl`` or other files of spans, or `STDIN`.
         wanted: A trace id (32 hex digits), the id of a flow or task run in the trace (a UUID),
             or ``latest`` for the trace whose run ended last, ``latest~1`` for the one before.
+        flow: The latest is the latest with a run of this flow.
+        since: And one that ended then or later, in nanoseconds since the epoch.
 
     Raises:
         ValueError: `wanted` is none of these.
@@ -114,13 +119,10 @@ def load(source: Path, wanted: str = LATEST) -> Trace:
     back = steps_back(wanted)
     trace_id, run_id = parse_wanted(wanted) if back is None else (None, None)
     problems: list[Problem] = []
-    if source == STDIN:
-        texts = sources.open_stdin()
-    else:
-        texts = sources.open_files(find_files(source), problems)
+    texts = _open(source, problems)
     with _without_collector():
         if back is not None:
-            latest = _recent(texts, back + 1)[back:]
+            latest = _recent(texts, back + 1, flow, since)[back:]
             trace_id = latest[0].trace_id if latest else None
         found = _read_spans(texts, trace_id)
         if not found.spans and run_id is not None:
@@ -129,10 +131,81 @@ def load(source: Path, wanted: str = LATEST) -> Trace:
         found.problems[:0] = problems
         if trace_id is None or not found.spans:
             known = _recent(texts, 5)
-            where = f"{'Standard input' if source == STDIN else source} holds no"
-            message = f"{where} trace or run {wanted}." if known else f"{where} spans yet."
-            raise UnknownRunError(message, known, found.problems)
+            what = _missing(wanted, flow, since) if known else "spans yet"
+            place = "Standard input" if source == STDIN else source
+            raise UnknownRunError(f"{place} holds no {what}.", known, found.problems)
         return found.trace(trace_id)
+
+
+def _open(source: Path, problems: list[Problem]) -> list[Text]:
+    if source == STDIN:
+        return sources.open_stdin()
+    return sources.open_files(find_files(source), problems)
+
+
+def _missing(wanted: str, flow: str | None, since: int) -> str:
+    if flow is None and not since:
+        return f"trace or run {wanted}"
+    return missing_runs(flow, since)
+
+
+def traces(source: Path, problems: list[Problem], since: int = 0) -> Iterator[Trace]:
+    """Yield every trace, each as soon as its last line is read; the oldest files are read first.
+
+    So only traces that overlap in the files are held at once. Which line is a trace's last is told
+    by a search for ids, before any line is decoded; each is decoded once.
+
+    Args:
+        source: See `load`.
+        problems: What could not be read is added.
+        since: Traces that ended before that are left out, in nanoseconds since the epoch.
+
+    Raises:
+        SourceError: There is nothing to read at `source`.
+    """
+    texts = _open(source, problems)
+    last, ends = _extents(reversed(texts))
+    ending: dict[int, list[str]] = {}
+    for trace_id, line in last.items():
+        ending.setdefault(line, []).append(trace_id)
+    found: dict[str, _Found] = {}
+    decoder = SpanDecoder()
+    for line, (text, number, offset, raw) in enumerate(_lines(_oldest_first(texts), problems)):
+        ids = _ids(raw)
+        if not ids or any(ends.get(trace_id, since) >= since for trace_id in ids):
+            reasons: list[str] = []
+            for span in decoder.decode(raw, text, offset, reasons):
+                text.keep()
+                found.setdefault(span.trace_id, _Found()).add([span])
+            problems += [Problem(text.name, number, reason) for reason in reasons]
+        for trace_id in ending.get(line, ()):
+            of_trace = found.pop(trace_id, None)
+            if of_trace is not None and ends[trace_id] >= since:
+                yield of_trace.trace(trace_id)
+    for trace_id, of_trace in found.items():  # of lines that came while this was read
+        yield of_trace.trace(trace_id)
+
+
+def _oldest_first(texts: list[Text]) -> Iterator[Text]:
+    """Yield the texts from the last to the first, and let go of each."""
+    while texts:
+        yield texts.pop()
+
+
+def _extents(texts: Iterable[Text]) -> tuple[dict[str, int], dict[str, int]]:
+    """Tell of each trace in which line it is mentioned last, and when it ended at the latest."""
+    last: dict[str, int] = {}
+    ends: dict[str, int] = {}
+    for line, (_, _, _, raw) in enumerate(_lines(texts, [])):
+        end = max(map(int, _END_TIME.findall(raw)), default=0)
+        for trace_id in _ids(raw):
+            last[trace_id] = line
+            ends[trace_id] = max(ends.get(trace_id, 0), end)
+    return last, ends
+
+
+def _ids(raw: bytes) -> set[str]:
+    return {found.decode().lower() for found in set(_TRACE_ID.findall(raw))}
 
 
 def parse(raw: bytes, trace_id: str, source: str) -> Trace:
@@ -161,13 +234,18 @@ def recent_traces(files: Iterable[Path], count: int) -> list[Summary]:
     return _recent(sources.open_files(files, []), count)
 
 
-def _recent(texts: Iterable[Text], count: int) -> list[Summary]:
+def _recent(
+    texts: Iterable[Text], count: int, flow: str | None = None, since: int = 0
+) -> list[Summary]:
+    """Find the latest; of a flow, if one is named, and not what ended before a time."""
     decoder = SpanDecoder()
 
     def summarize(line: _Line) -> Iterator[Summary]:
         for span in decoder.decode(*line, problems=[]):
             run_id = str(span.facts.run_id) if span.is_run else None
-            yield Summary(span.trace_id, run_id, span.facts.flow_name or span.name, span.end)
+            name = span.facts.flow_name or span.name
+            if span.end >= since and flow in (None, name):
+                yield Summary(span.trace_id, run_id, name, span.end)
 
     return most_recent(_latest_first(texts), summarize, lambda found: found.trace_id, count)
 

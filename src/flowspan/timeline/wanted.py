@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 from flowspan import otlp_json as otlp
 from flowspan.otlp_json import Problem
+from flowspan.timeline.text import moment
 
 LATEST: Final = "latest"
 
@@ -82,6 +83,13 @@ def parse_wanted(wanted: str) -> tuple[str | None, str | None]:
         ) from None
     # A UUID without dashes looks like a trace id, so it may be either.
     return (text if otlp.TRACE_ID.fullmatch(text) else None), run_id
+
+
+def missing_runs(flow: str | None, since: int) -> str:
+    """Say which runs there are none of: of a flow, since a time in nanoseconds, or both."""
+    return ("run" if flow is None else f"run of {flow!r}") + (
+        f" that ended since {moment(since)}" if since else ""
+    )
 
 
 def most_recent(

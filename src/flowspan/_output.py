@@ -1,0 +1,48 @@
+"""How commands print: to a terminal as wide as it is, to a pipe plainly, warnings on stderr."""
+
+import os
+import sys
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.console import Console
+    from rich.text import Text
+
+    from flowspan.otlp_json import Problem
+
+PIPED_WIDTH: Final = 120
+"""Cells of a line where there is no terminal to tell."""
+
+_WARNINGS_SHOWN: Final = 10
+
+
+def console() -> "Console":
+    """Make a console as wide as the terminal; a pipe has no width, so it gets a stable one."""
+    from rich.console import Console  # noqa: PLC0415 - heavy, and only drawing needs it
+
+    if hasattr(sys.stdout, "reconfigure"):  # a name may hold what the output's encoding lacks
+        sys.stdout.reconfigure(errors="replace")
+    columns = os.environ.get("COLUMNS", "")
+    width = None
+    if not sys.stdout.isatty():
+        width = int(columns) if columns.isdecimal() and int(columns) else PIPED_WIDTH
+    return Console(width=width, highlight=False, soft_wrap=False)
+
+
+def print_lines(lines: "Iterable[Text]", console: "Console") -> None:
+    """Print lines that are already as wide as they may be."""
+    for line in lines:
+        console.print(line, no_wrap=True, overflow="crop", crop=True)
+
+
+def warn(problems: "Sequence[Problem]") -> None:
+    """Say what could not be read: the first few, and how many more there are."""
+    for problem in problems[:_WARNINGS_SHOWN]:
+        typer.echo(f"flowspan: warning: {problem}", err=True)
+    if len(problems) > _WARNINGS_SHOWN:
+        more = len(problems) - _WARNINGS_SHOWN
+        typer.echo(f"flowspan: warning: {more:,} more like these", err=True)
