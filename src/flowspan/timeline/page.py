@@ -15,7 +15,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import json
 import re
 from collections import Counter
 from datetime import datetime
@@ -356,7 +355,7 @@ def _service(span: Span) -> str:
 def _as_text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return json.dumps(otlp.plain(value), ensure_ascii=False)
+    return orjson.dumps(otlp.plain(value)).decode()
 
 
 def _offset(time: int) -> int:
