@@ -10,7 +10,7 @@ INSTALL ?= checkout
 ARGS ?=
 LOG ?= CRITICAL
 
-SOURCES := $(shell find src -name '*.py' -o -name '*.html' -o -name 'py.typed') \
+SOURCES := $(shell find src -name '*.py' -o -path '*/assets/*' -o -name 'py.typed') \
            $(wildcard collector/*) pyproject.toml README.md LICENSE
 VERSION := $(shell sed -n 's/^__version__.*"\(.*\)"$$/\1/p' src/flowspan/_version.py)
 WHEEL := dist/flowspan-$(VERSION)-py3-none-any.whl
@@ -41,7 +41,7 @@ DEMO_ENV := env -u PREFECT_API_URL -u PREFECT_API_KEY -u PREFECT_PROFILE \
 	PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE=100 \
 	PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS=0.5
 
-.PHONY: help demo test e2e programs lint bench bench-logs load matrix wheel constraints clean
+.PHONY: help demo test browser screenshot e2e programs lint bench bench-logs load matrix wheel constraints clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,15 +52,23 @@ demo: $(READY)  ## Trace a real flow, print its timeline and its metrics
 	@$(DEMO_ENV) $(BIN)/python examples/nyc_flights.py || { \
 	    echo "The flow failed. Prefect's log may tell more: make demo LOG=INFO"; exit 1; }
 	@echo
-	@$(BIN)/flowspan timeline latest
+	@$(BIN)/flowspan timeline latest --html .flowspan/report.html
 	@echo
 	@$(BIN)/flowspan metrics
 	@echo
+	@echo "The timeline as a page: .flowspan/report.html"
 	@echo "All of it lies in .flowspan/, and the log, too: $(BIN)/flowspan timeline --logs"
 
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
-	@echo "Not run here: tests/e2e, with the real Collector, Jaeger and Prometheus: make e2e"
+	@echo "Not run here: tests/e2e, with the real Collector, Jaeger and Prometheus: make e2e;"
+	@echo "              tests/browser, with a real Chromium: make browser"
+
+browser: $(READY)  ## Test the page of a trace in the system's Chromium
+	$(BIN)/python -m pytest tests/browser $(ARGS)
+
+screenshot: $(READY)  ## Take the README's picture of the page that make demo writes
+	$(BIN)/python scripts/screenshot.py .flowspan/report.html docs/timeline.png
 
 e2e: $(READY) programs  ## Test the Collector's configuration with the real programs
 	$(BIN)/python -m pytest tests/e2e $(ARGS)

@@ -20,9 +20,10 @@ from flowspan.timeline import exports
 from flowspan.trends.cli import trends
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from flowspan.report.summary import Report
+    from flowspan.timeline.analysis import Analysis
     from flowspan.timeline.difference import Difference
     from flowspan.timeline.logs import Log, Logs
     from flowspan.timeline.read import Trace
@@ -120,6 +121,14 @@ def timeline(
             show_default=False,
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Write it as a page for the browser, too, with its log lines.",
+            show_default=False,
+        ),
+    ] = None,
     perfetto: exports.Perfetto = None,
     dot: exports.Dot = None,
 ) -> None:
@@ -131,6 +140,9 @@ def timeline(
     The URL of Jaeger is that of its UI, base path included, and may hold a user and a password.
     FLOWSPAN_JAEGER_HEADERS, such as 'Authorization=Bearer%20TOKEN,x-tenant=etl', is sent along.
 
+    --html PATH writes a page that needs no other file and no network, with every span, the log
+    lines that lie beside the spans, and the same numbers as --json.
+
     Exits with 1 if there is no such trace, or if something in its source could not be read.
     """
     exports.check(perfetto, dot, as_json=as_json)
@@ -139,19 +151,22 @@ def timeline(
     if jaeger is not None and with_logs:
         raise typer.BadParameter("Jaeger has spans and no log lines.", param_hint="--logs")
     refuse_two_sources(jaeger, context)
-    if trace != "latest" and not (flow is None and since is None):
+    if not (flow is None and since is None) and not _is_latest(trace):
         raise typer.BadParameter(
             "They choose among the latest runs: leave out the id.", param_hint="--flow, --since"
         )
     floor = _floor(level)
     found = _find(file, jaeger, trace, flow, read_since_option(since))
     lines = _logs_beside(file, found.trace_id, floor) if with_logs else None
-    exports.write(found, perfetto, dot)
+    analysis = _analyse(found)
+    exports.write(found, analysis, perfetto, dot)
     if as_json:
-        for chunk in _as_json(found, lines):
-            typer.echo(chunk, nl=False)
+        _print_json(found, analysis, lines)
     elif not exports.is_printed(perfetto, dot):
-        _draw(found, lines, everything=everything, top=top)
+        _draw(found, analysis, lines, everything=everything, top=top)
+    if html is not None:
+        lines = lines or _logs_for_page(file, jaeger, found)
+        _write_page(html, found, analysis, lines)
     problems = (*found.problems, *(lines.problems if lines else ()))
     if problems:
         _warn(problems)
@@ -430,6 +445,12 @@ def _floor(level: str | None) -> int:
         raise typer.BadParameter(str(error), param_hint="--level") from None
 
 
+def _is_latest(wanted: str) -> bool:
+    from flowspan.timeline.wanted import steps_back  # noqa: PLC0415 - only some commands need it
+
+    return steps_back(wanted) is not None
+
+
 def _trace_of_root(run_id: str) -> str:
     from flowspan.identity import derive_trace_id  # noqa: PLC0415 - imports the SDK
 
@@ -494,41 +515,70 @@ def _logs_beside(file: Path, trace_id: str, floor: int) -> "Logs":
     return replace(found, logs=tuple(shown))
 
 
-def _as_json(trace: "Trace", lines: "Logs | None") -> "Iterator[bytes]":
-    from flowspan.timeline import analysis, document, log_places, read, tree  # noqa: PLC0415 - heavy
+def _logs_for_page(file: Path, jaeger_url: str | None, trace: "Trace") -> "Logs":
+    """Read the log lines of a trace, if there are any where its spans come from."""
+    from flowspan.otlp_json import SourceError  # noqa: PLC0415 - only some commands need it
+    from flowspan.timeline import logs as reader  # noqa: PLC0415 - likewise
+    from flowspan.timeline.sources import STDIN  # noqa: PLC0415 - likewise
 
-    found = document.as_object(analysis.analyse(trace.spans))
-    if lines is None:
-        return read.json_chunks(trace, found=found)
-    by_span = log_places.by_span(lines.logs, tree.build(trace.spans))
-    return read.json_chunks(trace, by_span, found)
+    nothing = reader.Logs((), ())
+    if jaeger_url is not None or file == STDIN:
+        return nothing
+    try:
+        files = reader.find_files(file if file.is_dir() else file.parent)
+    except SourceError:
+        return nothing
+    return reader.load_trace(files, trace.trace_id)
 
 
-def _draw(trace: "Trace", lines: "Logs | None", *, everything: bool, top: int) -> None:
-    from flowspan.timeline import (  # noqa: PLC0415 - heavy
-        analysis,
-        log_places,
-        summary,
-        terminal,
-        tree,
-    )
+def _write_page(path: Path, trace: "Trace", analysis: "Analysis", lines: "Logs") -> None:
+    from flowspan.timeline import page  # noqa: PLC0415 - only one option needs it
+
+    written = page.to_html(trace.spans, analysis, lines.logs)
+    try:
+        path.write_bytes(written)
+    except OSError as error:
+        fail(f"{path} cannot be written: {error.strerror or error}.")
+    note(f"the page is in {path}: open it in a browser.")
+
+
+def _analyse(trace: "Trace") -> "Analysis":
+    from flowspan.timeline.analysis import analyse  # noqa: PLC0415 - heavy
+
+    return analyse(trace.spans)
+
+
+def _print_json(trace: "Trace", analysis: "Analysis", lines: "Logs | None") -> None:
+    from flowspan.timeline import document, log_places, read, tree  # noqa: PLC0415 - heavy
+
+    found = document.as_object(analysis)
+    by_span = None
+    if lines is not None:
+        by_span = log_places.by_span(lines.logs, tree.build(trace.spans))
+    for chunk in read.json_chunks(trace, by_span, found):
+        typer.echo(chunk, nl=False)
+
+
+def _draw(
+    trace: "Trace", analysis: "Analysis", lines: "Logs | None", *, everything: bool, top: int
+) -> None:
+    from flowspan.timeline import log_places, summary, terminal, tree  # noqa: PLC0415 - heavy
 
     console = _console()
     unicode = console.encoding.startswith("utf")
     made = tree.build(trace.spans, everything=everything)
     placed = log_places.by_span(lines.logs if lines else (), made)
-    found = analysis.analyse(trace.spans)
     drawn = terminal.draw(
         made,
         width=console.width,
         unicode=unicode,
         everything=everything,
         logs=log_places.by_row(placed, made),
-        analysis=found,
+        analysis=analysis,
     )
     _print(drawn, console)
     console.print()
-    _print(summary.draw(found, width=console.width, unicode=unicode, top=top), console)
+    _print(summary.draw(analysis, width=console.width, unicode=unicode, top=top), console)
 
 
 def _print_logs(logs: "Sequence[Log]", *, as_json: bool) -> None:

@@ -10,6 +10,7 @@ import typer
 from flowspan._messages import fail, note
 
 if TYPE_CHECKING:
+    from flowspan.timeline.analysis import Analysis
     from flowspan.timeline.read import Trace
 
 _STDOUT: Final = Path("-")
@@ -59,18 +60,15 @@ def check(perfetto: Path | None, dot: Path | None, *, as_json: bool) -> None:
         )
 
 
-def write(trace: "Trace", perfetto: Path | None, dot: Path | None) -> None:
+def write(trace: "Trace", analysis: "Analysis", perfetto: Path | None, dot: Path | None) -> None:
     """Write what is asked for, and say where; exit where that cannot be."""
-    if perfetto is None and dot is None:
-        return
-    from flowspan.timeline.analysis import analyse  # noqa: PLC0415 - heavy
-    from flowspan.timeline.dot import to_dot  # noqa: PLC0415 - heavy
-    from flowspan.timeline.perfetto import to_perfetto  # noqa: PLC0415 - heavy
-
-    analysis = analyse(trace.spans)
     if perfetto is not None:
+        from flowspan.timeline.perfetto import to_perfetto  # noqa: PLC0415 - heavy
+
         _write(to_perfetto(trace, analysis), perfetto, "open it in https://ui.perfetto.dev")
     if dot is not None:
+        from flowspan.timeline.dot import to_dot  # noqa: PLC0415 - heavy
+
         _write([to_dot(trace, analysis).encode()], dot, "draw it with: dot -Tsvg -O")
 
 

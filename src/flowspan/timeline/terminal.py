@@ -239,7 +239,7 @@ def _share(node: Node | Rest, shares: Mapping[str, float]) -> str:
 
 def _layout(tree: Tree, rows: Sequence[_Row], width: int, shares: Mapping[str, float]) -> _Layout:
     label = max(cell_len(row.guides) + cell_len(_label(row.node).plain) for row in rows)
-    result = max(8, *(cell_len(_result_word(row.node)) + 2 for row in rows))
+    result = max(8, *(cell_len(result_word(row.node)) + 2 for row in rows))
     duration = max(8, *(cell_len(_duration(row.node)) for row in rows))
     counts = [cell_len(_row_count(row.node)) for row in rows]
     rows_width = max(4, *counts) if any(counts) else 0
@@ -362,7 +362,7 @@ def _line(
     node = row.node
     line = _fitted_label(row, layout.label)
     line.append(" " * (layout.label + _GAP - line.cell_len))
-    word = _result_word(node)
+    word = result_word(node)
     outcome = _node_outcome(node)
     symbol = (outcome.symbol if unicode else outcome.ascii) if word else " "
     line.append(set_cell_size(f"{symbol} {word}", layout.result + _GAP), style=outcome.style)
@@ -423,7 +423,8 @@ def _label(node: Node | Rest) -> Text:
     return label
 
 
-def _result_word(node: Node | Rest) -> str:
+def result_word(node: Node | Rest) -> str:
+    """Say in a word or two how a row ended; empty where there is nothing to say."""
     if isinstance(node, Rest):
         failed = sum(span.failed for span in node.spans)
         return f"{failed:,} failed" if failed else ""
