@@ -80,7 +80,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            # The server's own 30 s would be the bottleneck.
+            # As in the Makefile, or waiting for a slot of the warehouse would be the bottleneck.
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
             "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "0.5",
         },
         capture_output=True,

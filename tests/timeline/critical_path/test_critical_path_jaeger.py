@@ -79,7 +79,7 @@ def plain_traces(draw: st.DrawFn) -> tuple[Plain, ...]:
 
 
 @given(plain_traces())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_follows_the_rule(spans: tuple[Plain, ...]) -> None:
     """The path of any trace is one that the rule allows."""
     assert path_of(spans) in right_answers(spans, spans[0])

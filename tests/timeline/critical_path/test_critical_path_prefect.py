@@ -80,6 +80,7 @@ def test_upstream(analysed: Analyser) -> None:
     assert found.bottleneck is not None
     assert found.bottleneck.name == "load"
     (bystander,) = (one for one in found.tasks if one.name == "report")
+    assert bystander.slack is not None
     assert bystander.slack > 0
 
 

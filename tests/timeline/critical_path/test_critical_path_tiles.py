@@ -156,7 +156,7 @@ def expected_extent(spans: Sequence[Span]) -> tuple[int, int] | None:
 
 
 @given(traces(), st.randoms(use_true_random=False))
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_tiles_and_adds_up(spans: list[Span], dice: random.Random) -> None:
     """No gap, no overlap, exact sums; the same again, and whatever the order of the spans."""
     found = analyse(spans)
@@ -169,7 +169,7 @@ def test_tiles_and_adds_up(spans: list[Span], dice: random.Random) -> None:
 
 
 @given(traces())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_root(spans: list[Span]) -> None:
     """The first flow run that is a root, else run, else span, in all its processes."""
     extent = expected_extent(spans)

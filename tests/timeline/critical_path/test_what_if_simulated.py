@@ -88,6 +88,7 @@ def test_slack_without_a_limit(kind: str) -> None:
         now = duration(flow)
         for task in analyse(spans_of(simulate(flow))).tasks:
             if task.type == "task" and task.runs == 1:
+                assert task.slack is not None
                 slack = task.slack // MILLISECOND
                 longer = [duration(flow, task.name, more=slack + more) - now for more in (0, 1)]
                 assert longer == [0, 1], f"{task.name} in the flow of seed {seed}"
