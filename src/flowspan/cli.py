@@ -225,6 +225,10 @@ def diff(
     """
     from flowspan.timeline import difference  # noqa: PLC0415 - heavy
 
+    if str(file) == "-":
+        raise typer.BadParameter(
+            "Standard input can be read but once: write it to a file.", param_hint="--file"
+        )
     refuse_two_sources(jaeger, context)
     before, after = (_find_side(file, jaeger, wanted) for wanted in (trace_a, trace_b))
     found = difference.compare(before, after)

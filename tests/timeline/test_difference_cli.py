@@ -108,6 +108,13 @@ def test_a_run_that_is_not_there_is_told_those_that_are(flowspan: Run, ids: list
     assert flowspan("timeline", "latest~1").stdout.count(ids[1]) == 1
 
 
+def test_standard_input_is_refused_since_it_can_be_read_but_once(flowspan: Run) -> None:
+    """Two runs are read one after the other."""
+    done = flowspan("diff", "--file", "-")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "write it to a file" in done.stderr
+
+
 def test_one_run_alone_has_nothing_to_compare_with(flowspan: Run, tmp_path: Path) -> None:
     """That is no success."""
     write(embedded(tmp_path), flow(10))
