@@ -77,7 +77,8 @@ def timeline(
         Path,
         typer.Option(
             envvar="FLOWSPAN_DIR",
-            help="File of OTLP JSON lines, or folder of traces*.jsonl files.",
+            help="File of OTLP JSON or protobuf, folder of such files (traces*.jsonl where there"
+            " are some), or - for standard input.",
         ),
     ] = Path(".flowspan"),
     jaeger: Annotated[
@@ -125,8 +126,9 @@ def timeline(
 
     if level is not None and not with_logs:
         raise typer.BadParameter("It is the level of log lines: add --logs.", param_hint="--level")
-    if jaeger is not None and with_logs:
-        raise typer.BadParameter("Jaeger has spans and no log lines.", param_hint="--logs")
+    if with_logs and (jaeger is not None or str(file) == "-"):
+        where = "Standard input" if jaeger is None else "Jaeger"
+        raise typer.BadParameter(f"{where} has spans and no log lines.", param_hint="--logs")
     if jaeger is not None and _is_given("file", context):
         raise typer.BadParameter("Spans come from one or the other.", param_hint="--file, --jaeger")
     floor = _floor(level)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from flowspan import otlp_json as otlp
 from flowspan import semconv
@@ -38,13 +39,16 @@ _OWN: Final = frozenset({"run_id", "run_name"})
 
 
 class _Value(msgspec.Struct, gc=False):
-    stringValue: str | None = None  # noqa: N815 - OTLP's names, here and below
-    intValue: int | None = None  # noqa: N815
-    doubleValue: float | None = None  # noqa: N815
-    boolValue: bool | None = None  # noqa: N815
+    stringValue: str | UnsetType = UNSET  # noqa: N815 - OTLP's names, here and below
+    intValue: int | UnsetType = UNSET  # noqa: N815
+    doubleValue: float | UnsetType = UNSET  # noqa: N815
+    boolValue: bool | UnsetType = UNSET  # noqa: N815
     arrayValue: msgspec.Raw = _ABSENT  # noqa: N815
     kvlistValue: msgspec.Raw = _ABSENT  # noqa: N815
-    bytesValue: str | None = None  # noqa: N815
+    bytesValue: str | UnsetType = UNSET  # noqa: N815
+
+
+_NOTHING: Final = _Value()
 
 
 class _KeyValue(msgspec.Struct, gc=False):
@@ -114,7 +118,7 @@ class SpanDecoder:
         self._shared: dict[str, str] = {}
         self._ids: dict[str, str] = {}
         self._resources: dict[bytes, Mapping[str, Any]] = {}
-        self._lists: dict[bytes, object] = {}
+        self._lists: dict[tuple[str, bytes], object] = {}
 
     def decode(
         self, raw: bytes, text: Text, offset: int, problems: list[str], wanted: str | None = None
@@ -222,43 +226,41 @@ class SpanDecoder:
                 break
         share, find_reader = self._shared.setdefault, READERS.get
         for item in attributes:
-            value = item.value
-            if value is None:
-                continue
+            value = item.value or _NOTHING
             reader = find_reader(item.key)
             text = value.stringValue
             if reader is None:
-                if text is None:
+                if text is UNSET:
                     _plain(value)  # to see whether it can be read
-            elif text is not None and reader[1] is as_text:
+            elif text is not UNSET and reader[1] is as_text:
                 name = reader[0]
                 values[name] = text if name in _OWN else share(text, text)
             else:
                 name, read = reader
                 if value.arrayValue is not _ABSENT:
-                    values[name] = self._list(bytes(value.arrayValue), value, read)
+                    values[name] = self._list(name, value, read)
                 else:
                     values[name] = read(_plain(value))
         return Facts(**values)
 
-    def _list(self, raw: bytes, value: _Value, read: Callable[[object], object]) -> object:
+    def _list(self, name: str, value: _Value, read: Callable[[object], object]) -> object:
         """Read a list that many spans share, such as their tags, but once."""
-        known = self._lists.get(raw)
-        if known is None:
-            known = self._lists[raw] = read(_plain(value))
-        return known
+        key = name, bytes(value.arrayValue)
+        if key not in self._lists:
+            self._lists[key] = read(_plain(value))
+        return self._lists[key]
 
 
 def _plain(value: _Value) -> object:
     """Unwrap a value; lists and objects as `otlp_json.any_value` does."""
     for kind in (value.doubleValue, value.intValue, value.boolValue, value.stringValue):
-        if kind is not None:
+        if kind is not UNSET:
             return kind
     if value.arrayValue is not _ABSENT:
         return otlp.any_value({"arrayValue": otlp.parse(bytes(value.arrayValue))})
     if value.kvlistValue is not _ABSENT:
         return otlp.any_value({"kvlistValue": otlp.parse(bytes(value.kvlistValue))})
-    return value.bytesValue
+    return None if value.bytesValue is UNSET else value.bytesValue
 
 
 def _links(links: Iterable[_Link], trace_id: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
