@@ -31,14 +31,18 @@ _STATUS_CODES: Final = ("UNSET", "OK", "ERROR")
 _TIMES: Final = range(2**64)
 _RUNNING: Final = b'"RUNNING"'
 _ABSENT: Final = msgspec.Raw(b"")
-# Each run has these of its own; other texts are shared by many.
-_OWN: Final = frozenset({"run_id", "run_name"})
+# The fields of texts that many spans share. Each run has an id and a name of its own.
+_SHARED: Final = {
+    key: name
+    for key, (name, read) in READERS.items()
+    if read is as_text and name not in ("run_id", "run_name")
+}
 
 
 # What OTLP JSON looks like, where it is read at once. Times and integers may be text.
 
 
-class _Value(msgspec.Struct, gc=False):
+class _Value(msgspec.Struct, frozen=True, gc=False):
     stringValue: str | UnsetType = UNSET  # noqa: N815 - OTLP's names, here and below
     intValue: int | UnsetType = UNSET  # noqa: N815
     doubleValue: float | UnsetType = UNSET  # noqa: N815
@@ -53,7 +57,7 @@ _NOTHING: Final = _Value()
 
 class _KeyValue(msgspec.Struct, gc=False):
     key: str
-    value: _Value | None = None
+    value: _Value = _NOTHING
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -224,23 +228,26 @@ class SpanDecoder:
             if _RUNNING in bytes(event.attributes):  # a quote inside of text would be escaped
                 values["running_since"] = event.timeUnixNano
                 break
-        share, find_reader = self._shared.setdefault, READERS.get
+        share, shared_name = self._shared.setdefault, _SHARED.get
         for item in attributes:
-            value = item.value or _NOTHING
-            reader = find_reader(item.key)
+            key, value = item.key, item.value
             text = value.stringValue
-            if reader is None:
-                if text is UNSET:
-                    _plain(value)  # to see whether it can be read
-            elif text is not UNSET and reader[1] is as_text:
-                name = reader[0]
-                values[name] = text if name in _OWN else share(text, text)
-            else:
-                name, read = reader
-                if value.arrayValue is not _ABSENT:
+            name = shared_name(key)
+            if name is not None and text is not UNSET:
+                values[name] = share(text, text)
+            elif key in READERS:
+                name, read = READERS[key]
+                number = value.doubleValue
+                if number is not UNSET:
+                    values[name] = read(number)
+                elif value.arrayValue is not _ABSENT:
                     values[name] = self._list(name, value, read)
                 else:
-                    values[name] = read(_plain(value))
+                    found = read(_plain(value))
+                    is_shared = key in _SHARED and found is not None
+                    values[name] = share(found, found) if is_shared else found
+            elif text is UNSET:
+                _plain(value)  # to see whether it can be read
         return Facts(**values)
 
     def _list(self, name: str, value: _Value, read: Callable[[object], object]) -> object:
@@ -270,7 +277,7 @@ def _links(links: Iterable[_Link], trace_id: str) -> tuple[tuple[str, ...], tupl
 
 def _link_type(link: _Link) -> object:
     for item in link.attributes or ():
-        if item.key == semconv.LINK_TYPE and item.value is not None:
+        if item.key == semconv.LINK_TYPE:
             return _plain(item.value)
     return None
 
