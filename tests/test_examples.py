@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from flowspan import semconv
 from flowspan.cli import app
+from flowspan.timeline import read as timeline
+from flowspan.timeline.analysis import Analysis, analyse
 
 pytest.importorskip("duckdb", reason="the extra 'demo' is not installed")
 
@@ -27,6 +29,8 @@ class Span:
     name: str
     id: str
     parent: str
+    start: int
+    end: int
     attributes: Mapping[str, Any]
     events: list[Mapping[str, Any]] = field(repr=False)
 
@@ -47,6 +51,7 @@ class Demo:
     spans: list[Span] = field(repr=False)
     table: str = ""
     """What ``flowspan metrics`` prints of it."""
+    analysis: Analysis | None = None
 
     def named(self, name: str) -> list[Span]:
         return [span for span in self.spans if span.name == name]
@@ -75,6 +80,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # The server's own 30 s would be the bottleneck.
+            "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "0.5",
         },
         capture_output=True,
         text=True,
@@ -83,7 +90,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     traces = folder / ".flowspan" / "traces.jsonl"
     spans = read(traces) if traces.exists() else []
     table = CliRunner().invoke(app, ["metrics", "--file", str(folder / ".flowspan")])
-    return Demo(run.stdout, run.stderr, run.returncode, spans, table.stdout)
+    analysis = analyse(timeline.load(traces).spans) if spans else None
+    return Demo(run.stdout, run.stderr, run.returncode, spans, table.stdout, analysis)
 
 
 def values(holder: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,6 +106,8 @@ def read(file: Path) -> list[Span]:
             span["name"],
             span["spanId"],
             span.get("parentSpanId", ""),
+            int(span["startTimeUnixNano"]),
+            int(span["endTimeUnixNano"]),
             values(span),
             [{"name": event["name"], **values(event)} for event in span.get("events", [])],
         )
@@ -180,6 +190,24 @@ def test_bottleneck(demo: Demo) -> None:
     ]
     slowest = max(tasks, key=lambda span: float(span.attributes[semconv.EXECUTION]))
     assert slowest.name == "validate"
+
+
+def test_share_of_the_bottleneck(demo: Demo) -> None:
+    """The analysis names that step, with the share of the run from its input to its result."""
+    (root,) = demo.named("RUN nyc-flights")
+    (validate,) = demo.named("validate")
+    # The flow calls it, and does nothing else meanwhile; it waits for the flights, then it works.
+    (flights,) = (span for span in demo.named("extract") if span.parent == root.id)
+    assert root.start < validate.start < flights.end < validate.end < root.end
+    share = (validate.end - flights.end) / (root.end - root.start)
+    assert demo.analysis is not None
+    bottleneck = demo.analysis.bottleneck
+    assert bottleneck is not None
+    assert (bottleneck.name, bottleneck.cause) == ("validate", "execution")
+    assert bottleneck.share == pytest.approx(share, rel=0.02)
+    execution = float(validate.attributes[semconv.EXECUTION]) * 1e9
+    assert bottleneck.drag == pytest.approx(execution, rel=0.02)
+    assert bottleneck.saved == pytest.approx(execution / 2, rel=0.02)
 
 
 def test_objective(demo: Demo) -> None:

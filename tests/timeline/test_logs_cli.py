@@ -229,8 +229,8 @@ def test_the_timeline_shows_lines_on_request(flowspan: Run, tmp_path: Path) -> N
     done = flowspan("timeline", "--logs")
     assert (done.exit_code, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[6] == "│  0:00.500 INFO     begin"
-    assert lines[8] == "      0:02.000 WARNING  loading  rows=3"
+    assert lines[8] == "│  0:00.500 INFO     begin"
+    assert lines[10] == "      0:02.000 WARNING  loading  rows=3"
     floored = flowspan("timeline", "--logs", "--level", "WARNING").stdout.splitlines()
     assert floored == [line for line in lines if "begin" not in line]
     plain = flowspan("timeline").stdout.splitlines()

@@ -43,7 +43,7 @@ def test_the_last_run_is_drawn_from_the_embedded_files(tmp_path: Path) -> None:
     done = flowspan("timeline", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     names = [line.split("  ")[0] for line in done.stdout.splitlines()]
-    assert names[5:7] == ["RUN etl", "└─ load"]
+    assert names[5:9] == ["span", "critical path", "RUN etl", "└─ load"]
 
 
 def test_a_pipe_gets_plain_text_of_a_stable_width(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_the_json_document_has_the_documented_shape(tmp_path: Path) -> None:
     ids = write(tmp_path / "traces.jsonl", tree)
     document = json.loads(read.to_json(read.load(tmp_path)))
     root, child = document["spans"]
-    assert list(document) == ["trace_id", "spans"]
+    assert list(document) == ["version", "trace_id", "spans"]
     assert document["trace_id"] == ids.trace_id
     assert (root["parent_span_id"], child["parent_span_id"]) == (None, ids.span_ids["RUN etl"])
     assert (root["start"], root["end"]) == (EPOCH, EPOCH + 2_000_000_000)

@@ -113,7 +113,8 @@ class Activities:
         awaited = [one for one in done if ends[one] >= since]
         if awaited:
             last = max(ends[one] for one in awaited)
-            latest = ends[siblings[bisect_right(siblings, call, key=ends.__getitem__) - 1]]
+            ended = bisect_right(siblings, call, key=ends.__getitem__)
+            latest = ends[siblings[ended - 1]] if ended else last
             if latest - last > call - latest:
                 return []
         return awaited
@@ -125,11 +126,10 @@ def gather(spans: Collection[Span]) -> Activities:
     facts = [span.facts for span in ordered]
     rows = {span.span_id: row for row, span in enumerate(ordered)}
     attempts: dict[str, list[Span]] = {}
-    for span, known in zip(ordered, facts, strict=True):
-        if known.attempt is not None and known.run_type is None:
-            parent = span.parent_span_id or ""
-            if parent in rows and facts[rows[parent]].run_type is not None:
-                attempts.setdefault(parent, []).append(span)
+    for row in [row for row, known in enumerate(facts) if known.attempt is not None]:
+        parent = ordered[row].parent_span_id or ""
+        if facts[row].run_type is None and parent in rows and facts[rows[parent]].run_type:
+            attempts.setdefault(parent, []).append(ordered[row])
     if attempts:
         apart = {attempt.span_id for tries in attempts.values() for attempt in tries}
         ordered = [span for span in ordered if span.span_id not in apart]
@@ -160,7 +160,7 @@ def gather(spans: Collection[Span]) -> Activities:
 def _by_start(spans: Iterable[Span]) -> list[Span]:
     """Sort by start; of spans that start together the one that ends last comes first."""
     ordered = sorted(spans, key=attrgetter("start"))
-    if any(one.start == other.start for one, other in itertools.pairwise(ordered)):
+    if len({span.start for span in ordered}) < len(ordered):
         ordered.sort(key=lambda span: (span.start, -span.end, span.span_id))
     return ordered
 
@@ -292,19 +292,14 @@ def _find_submits(made: Activities) -> None:
 
 def _find_executions(made: Activities) -> None:
     """Tell when each began to execute, and for how long; what does not say so, did all the time."""
-    known_ends = list(zip(made.facts, made.starts, made.ends, strict=True))
-    made.begins = [
-        min(end, start + known.dependencies + known.concurrency) for known, start, end in known_ends
-    ]
-    made.executions = [
-        max(
-            0,
-            min(end - begin, known.execution)
-            if known.execution is not None
-            else end - begin - known.retry - known.pause - known.orchestration,
-        )
-        for (known, _, end), begin in zip(known_ends, made.begins, strict=True)
-    ]
+    for known, start, end in zip(made.facts, made.starts, made.ends, strict=True):
+        begin = start + known.dependencies + known.concurrency
+        begin = min(begin, end)
+        room, execution = end - begin, known.execution
+        if execution is None:
+            execution = max(0, room - known.retry - known.pause - known.orchestration)
+        made.begins.append(begin)
+        made.executions.append(min(room, execution))
 
 
 def _was_left_alone(made: Activities, row: int) -> bool:

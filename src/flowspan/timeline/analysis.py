@@ -135,7 +135,7 @@ def analyse(spans: Collection[Span]) -> Analysis:
         critical_path=tuple(_stretches(made, path)),
         tasks=tasks,
         on_path=_most_first(_by_cause(path)),
-        waits=_waits(made.facts),
+        waits=_most_first(sum((Counter(task.waits) for task in tasks), Counter())),
         work=work,
         peak_concurrency=peak,
         mean_concurrency=work / duration if duration else 0.0,
