@@ -41,7 +41,7 @@ DEMO_ENV := env -u PREFECT_API_URL -u PREFECT_API_KEY -u PREFECT_PROFILE \
 	PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE=100 \
 	PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS=0.5
 
-.PHONY: help demo test browser screenshot e2e programs lint bench bench-logs load matrix wheel constraints clean
+.PHONY: help demo test browser screenshot e2e programs lint bench bench-logs bench-timeline load matrix wheel constraints clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ bench: $(READY)  ## Measure what flowspan costs
 
 bench-logs: $(READY)  ## Measure what a log call costs
 	$(BIN)/python scripts/bench_logs.py $(ARGS)
+
+bench-timeline: $(READY)  ## Measure how long large traces take
+	$(BIN)/python scripts/bench_timeline.py $(ARGS)
 
 load: $(READY) programs  ## Measure what load the Collector takes
 	$(BIN)/python scripts/load.py $(ARGS)

@@ -82,7 +82,8 @@ def timeline(
         Path,
         typer.Option(
             envvar="FLOWSPAN_DIR",
-            help="File of OTLP JSON lines, or folder of traces*.jsonl files.",
+            help="File of OTLP JSON or protobuf, folder of such files (traces*.jsonl where there"
+            " are some), or - for standard input.",
         ),
     ] = Path(".flowspan"),
     jaeger: Annotated[
@@ -148,8 +149,9 @@ def timeline(
     exports.check(perfetto, dot, as_json=as_json)
     if level is not None and not with_logs:
         raise typer.BadParameter("It is the level of log lines: add --logs.", param_hint="--level")
-    if jaeger is not None and with_logs:
-        raise typer.BadParameter("Jaeger has spans and no log lines.", param_hint="--logs")
+    if with_logs and (jaeger is not None or str(file) == "-"):
+        where = "Standard input" if jaeger is None else "Jaeger"
+        raise typer.BadParameter(f"{where} has spans and no log lines.", param_hint="--logs")
     refuse_two_sources(jaeger, context)
     if not (flow is None and since is None) and not _is_latest(trace):
         raise typer.BadParameter(

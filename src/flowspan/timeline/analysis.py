@@ -177,7 +177,7 @@ def _most_first(amounts: Mapping[Cause, int]) -> dict[Cause, int]:
 def _source(made: Activities) -> Literal["flowspan", "prefect", "plain"]:
     if not made.has_runs:
         return "plain"
-    is_ours = any(known.execution is not None and known.run_type for known in made.facts)
+    is_ours = any(known.run_type and not known.is_native for known in made.facts)
     return "flowspan" if is_ours else "prefect"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from flowspan import otlp_json as otlp
 from flowspan import semconv
@@ -30,26 +31,33 @@ _STATUS_CODES: Final = ("UNSET", "OK", "ERROR")
 _TIMES: Final = range(2**64)
 _RUNNING: Final = b'"RUNNING"'
 _ABSENT: Final = msgspec.Raw(b"")
-# Each run has these of its own; other texts are shared by many.
-_OWN: Final = frozenset({"run_id", "run_name"})
+# The fields of texts that many spans share. Each run has an id and a name of its own.
+_SHARED: Final = {
+    key: name
+    for key, (name, read) in READERS.items()
+    if read is as_text and name not in ("run_id", "run_name")
+}
 
 
 # What OTLP JSON looks like, where it is read at once. Times and integers may be text.
 
 
-class _Value(msgspec.Struct, gc=False):
-    stringValue: str | None = None  # noqa: N815 - OTLP's names, here and below
-    intValue: int | None = None  # noqa: N815
-    doubleValue: float | None = None  # noqa: N815
-    boolValue: bool | None = None  # noqa: N815
+class _Value(msgspec.Struct, frozen=True, gc=False):
+    stringValue: str | UnsetType = UNSET  # noqa: N815 - OTLP's names, here and below
+    intValue: int | UnsetType = UNSET  # noqa: N815
+    doubleValue: float | UnsetType = UNSET  # noqa: N815
+    boolValue: bool | UnsetType = UNSET  # noqa: N815
     arrayValue: msgspec.Raw = _ABSENT  # noqa: N815
     kvlistValue: msgspec.Raw = _ABSENT  # noqa: N815
-    bytesValue: str | None = None  # noqa: N815
+    bytesValue: str | UnsetType = UNSET  # noqa: N815
+
+
+_NOTHING: Final = _Value()
 
 
 class _KeyValue(msgspec.Struct, gc=False):
     key: str
-    value: _Value | None = None
+    value: _Value = _NOTHING
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -114,7 +122,7 @@ class SpanDecoder:
         self._shared: dict[str, str] = {}
         self._ids: dict[str, str] = {}
         self._resources: dict[bytes, Mapping[str, Any]] = {}
-        self._lists: dict[bytes, object] = {}
+        self._lists: dict[tuple[str, bytes], object] = {}
 
     def decode(
         self, raw: bytes, text: Text, offset: int, problems: list[str], wanted: str | None = None
@@ -220,45 +228,46 @@ class SpanDecoder:
             if _RUNNING in bytes(event.attributes):  # a quote inside of text would be escaped
                 values["running_since"] = event.timeUnixNano
                 break
-        share, find_reader = self._shared.setdefault, READERS.get
+        share, shared_name = self._shared.setdefault, _SHARED.get
         for item in attributes:
-            value = item.value
-            if value is None:
-                continue
-            reader = find_reader(item.key)
+            key, value = item.key, item.value
             text = value.stringValue
-            if reader is None:
-                if text is None:
-                    _plain(value)  # to see whether it can be read
-            elif text is not None and reader[1] is as_text:
-                name = reader[0]
-                values[name] = text if name in _OWN else share(text, text)
-            else:
-                name, read = reader
-                if value.arrayValue is not _ABSENT:
-                    values[name] = self._list(bytes(value.arrayValue), value, read)
+            name = shared_name(key)
+            if name is not None and text is not UNSET:
+                values[name] = share(text, text)
+            elif key in READERS:
+                name, read = READERS[key]
+                number = value.doubleValue
+                if number is not UNSET:
+                    values[name] = read(number)
+                elif value.arrayValue is not _ABSENT:
+                    values[name] = self._list(name, value, read)
                 else:
-                    values[name] = read(_plain(value))
+                    found = read(_plain(value))
+                    is_shared = key in _SHARED and found is not None
+                    values[name] = share(found, found) if is_shared else found
+            elif text is UNSET:
+                _plain(value)  # to see whether it can be read
         return Facts(**values)
 
-    def _list(self, raw: bytes, value: _Value, read: Callable[[object], object]) -> object:
+    def _list(self, name: str, value: _Value, read: Callable[[object], object]) -> object:
         """Read a list that many spans share, such as their tags, but once."""
-        known = self._lists.get(raw)
-        if known is None:
-            known = self._lists[raw] = read(_plain(value))
-        return known
+        key = name, bytes(value.arrayValue)
+        if key not in self._lists:
+            self._lists[key] = read(_plain(value))
+        return self._lists[key]
 
 
 def _plain(value: _Value) -> object:
     """Unwrap a value; lists and objects as `otlp_json.any_value` does."""
     for kind in (value.doubleValue, value.intValue, value.boolValue, value.stringValue):
-        if kind is not None:
+        if kind is not UNSET:
             return kind
     if value.arrayValue is not _ABSENT:
         return otlp.any_value({"arrayValue": otlp.parse(bytes(value.arrayValue))})
     if value.kvlistValue is not _ABSENT:
         return otlp.any_value({"kvlistValue": otlp.parse(bytes(value.kvlistValue))})
-    return value.bytesValue
+    return None if value.bytesValue is UNSET else value.bytesValue
 
 
 def _links(links: Iterable[_Link], trace_id: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -268,7 +277,7 @@ def _links(links: Iterable[_Link], trace_id: str) -> tuple[tuple[str, ...], tupl
 
 def _link_type(link: _Link) -> object:
     for item in link.attributes or ():
-        if item.key == semconv.LINK_TYPE and item.value is not None:
+        if item.key == semconv.LINK_TYPE:
             return _plain(item.value)
     return None
 
