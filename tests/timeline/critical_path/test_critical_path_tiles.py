@@ -152,6 +152,8 @@ def expected_extent(spans: Sequence[Span]) -> tuple[int, int] | None:
     ]
     if any(span.parent_span_id is not None for span in same if span is not root):
         return None  # a run that called itself
+    if len({span.attributes.get(semconv.RUN_TYPE) for span in same}) > 1:
+        return None  # both a flow's and a task's
     return min(span.start for span in same), max(span.start + span.duration for span in same)
 
 
