@@ -98,6 +98,8 @@ class Activities:
         late that the call rather followed that. Empty if nothing is known.
         """
         parent, call, ends = self.parents[row], self.submits[row], self.ends
+        if parent == NONE:
+            return []
         done = [
             one
             for one in self.upstream(row)
@@ -122,21 +124,11 @@ class Activities:
 
 def gather(spans: Collection[Span]) -> Activities:
     """Put the spans of one trace, at least one, each id once, in columns."""
-    ordered = _by_start(spans)
+    ordered, attempts = _without_attempts(_by_start(spans))
     facts = [span.facts for span in ordered]
     rows = {span.span_id: row for row, span in enumerate(ordered)}
-    attempts: dict[str, list[Span]] = {}
-    for row in [row for row, known in enumerate(facts) if known.attempt is not None]:
-        parent = ordered[row].parent_span_id or ""
-        if facts[row].run_type is None and parent in rows and facts[rows[parent]].run_type:
-            attempts.setdefault(parent, []).append(ordered[row])
-    if attempts:
-        apart = {attempt.span_id for tries in attempts.values() for attempt in tries}
-        ordered = [span for span in ordered if span.span_id not in apart]
-        facts = [span.facts for span in ordered]
-        rows = {span.span_id: row for row, span in enumerate(ordered)}
-        for run, tries in attempts.items():  # what they called, their run called
-            rows |= dict.fromkeys((attempt.span_id for attempt in tries), rows[run])
+    for run, tries in attempts.items():  # what they called, their run called
+        rows |= dict.fromkeys((attempt.span_id for attempt in tries), rows[run])
     made = Activities(
         spans=ordered,
         facts=facts,
@@ -160,9 +152,36 @@ def gather(spans: Collection[Span]) -> Activities:
 def _by_start(spans: Iterable[Span]) -> list[Span]:
     """Sort by start; of spans that start together the one that ends last comes first."""
     ordered = sorted(spans, key=attrgetter("start"))
-    if len({span.start for span in ordered}) < len(ordered):
-        ordered.sort(key=lambda span: (span.start, -span.end, span.span_id))
+    starts = [span.start for span in ordered]
+    # Few do, and a key of three parts costs more than the rest of it.
+    together = [row for row, (a, b) in enumerate(itertools.pairwise(starts)) if a == b]
+    for _, group in itertools.groupby(together, key=starts.__getitem__):
+        first, *more = group
+        end = first + len(more) + 2
+        same = ordered[first:end]
+        ordered[first:end] = sorted(same, key=lambda span: (-span.end, span.span_id))
     return ordered
+
+
+def _without_attempts(ordered: list[Span]) -> tuple[list[Span], dict[str, list[Span]]]:
+    """Put the attempts of runs aside, by the id of their run; one whose run is missing stays."""
+    apart = [
+        span for span in ordered if span.facts.attempt is not None and span.facts.run_type is None
+    ]
+    if not apart:
+        return ordered, {}
+    wanted = {span.parent_span_id for span in apart}
+    runs = {
+        span.span_id
+        for span in ordered
+        if span.span_id in wanted and span.facts.run_type is not None
+    }
+    attempts: dict[str, list[Span]] = {}
+    for span in apart:
+        if span.parent_span_id in runs:
+            attempts.setdefault(span.parent_span_id or "", []).append(span)
+    ids = {span.span_id for tries in attempts.values() for span in tries}
+    return [span for span in ordered if span.span_id not in ids], attempts
 
 
 def _find_root(made: Activities) -> None:
@@ -231,7 +250,7 @@ def _order(made: Activities) -> None:
         seen = set(order)
         for row in range(len(made.parents)):
             if row not in seen:
-                below[made.parents[row]].remove(row)
+                below[made.parents[row]].remove(row)  # of one circle, where it is cut
                 made.parents[row] = NONE
                 circle = [row]
                 _descend(circle, below)
@@ -292,14 +311,18 @@ def _find_submits(made: Activities) -> None:
 
 def _find_executions(made: Activities) -> None:
     """Tell when each began to execute, and for how long; what does not say so, did all the time."""
+    begins, executions = made.begins, made.executions
     for known, start, end in zip(made.facts, made.starts, made.ends, strict=True):
         begin = start + known.dependencies + known.concurrency
+        since, execution = known.running_since, known.execution
+        if since is not None and since > begin and not known.retry:
+            begin = since
         begin = min(begin, end)
-        room, execution = end - begin, known.execution
+        room = end - begin
         if execution is None:
-            execution = max(0, room - known.retry - known.pause - known.orchestration)
-        made.begins.append(begin)
-        made.executions.append(min(room, execution))
+            execution = room - known.retry - known.pause - known.orchestration
+        begins.append(begin)
+        executions.append(room if execution > room else max(0, execution))
 
 
 def _was_left_alone(made: Activities, row: int) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from flowspan.timeline.activities import NONE, Activities, gather
 from flowspan.timeline.critical_path import Step, walk
+from flowspan.timeline.memory import without_collector
 from flowspan.timeline.what_if import UNLIMITED, Network
 
 if TYPE_CHECKING:
@@ -119,15 +120,27 @@ class Analysis:
 
 def analyse(spans: Collection[Span]) -> Analysis:
     """Analyse the spans of one trace, at least one, each id once."""
-    made = gather(spans)
+    with without_collector():
+        return _analyse(gather(spans))
+
+
+def _analyse(made: Activities) -> Analysis:
     path = walk(made)
     tasks = _tasks(made, path)
     duration = made.end - made.start
     in_tasks = _tasks_only(made)
     leaves = _leaves(made, in_tasks)
-    busy = _inside(made, made.begins, leaves)
-    work = sum(min(made.executions[row], end - begin) for begin, end, row in busy)
-    peak = _peak(busy)
+    begins, ends = _inside(made, leaves, made.begins), _inside(made, leaves, made.ends)
+    work = sum(
+        min(made.executions[row], end - begin)
+        for row, begin, end in zip(leaves, begins, ends, strict=True)
+    )
+    busy = [(begin, end) for begin, end in zip(begins, ends, strict=True) if begin < end]
+    peak = _peak((begin for begin, _ in busy), (end for _, end in busy))
+    in_tasks.sort(key=made.starts.__getitem__)
+    in_no_task = duration - _covered(
+        _inside(made, in_tasks, made.starts), _inside(made, in_tasks, made.ends)
+    )
     return Analysis(
         source=_source(made),
         root_id=made.root_id,
@@ -143,7 +156,7 @@ def analyse(spans: Collection[Span]) -> Analysis:
         efficiency=work / (duration * peak) if duration and peak else 0.0,
         retry_cost=_retry_cost(made),
         retry_cost_on_path=_retry_cost_on_path(made, path),
-        orchestration=duration - _covered(_inside(made, made.starts, in_tasks)),
+        orchestration=in_no_task,
     )
 
 
@@ -211,17 +224,19 @@ def _groups(made: Activities) -> tuple[dict[tuple[str, str], list[int]], list[tu
 
     What is no run counts for the run that it is part of, if there is one.
     """
-    groups: dict[tuple[str, str], list[int]] = {}
+    groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     names = [("", "")] * len(made.spans)
-    in_run = [False] * len(made.spans)
+    facts, parents = made.facts, made.parents
+    of_runs: set[int] = set()  # rows that are no run, but part of one
     for row in made.callers_first:
-        parent = made.parents[row]
-        if made.facts[row].run_type is None and parent != NONE and in_run[parent]:
-            names[row], in_run[row] = names[parent], True
-            continue
-        in_run[row] = made.facts[row].run_type is not None
-        names[row] = _name(made, row)
-        groups.setdefault(names[row], []).append(row)
+        if facts[row].run_type is None:
+            parent = parents[row]
+            if parent in of_runs or (parent != NONE and facts[parent].run_type is not None):
+                of_runs.add(row)
+                names[row] = names[parent]
+                continue
+        name = names[row] = _name(made, row)
+        groups[name].append(row)
     return groups, names
 
 
@@ -351,32 +366,31 @@ def _leaves(made: Activities, tasks: Sequence[int]) -> list[int]:
     return [row for row in tasks if row not in callers]
 
 
-def _inside(
-    made: Activities, begins: Sequence[int], rows: Iterable[int]
-) -> list[tuple[int, int, int]]:
-    """Return the begin, the end and the row of what lies in the time of the root."""
-    low, high, ends = made.start, made.end, made.ends
-    parts = ((max(begins[row], low), min(ends[row], high), row) for row in rows)
-    return [part for part in parts if part[0] < part[1]]
+def _inside(made: Activities, rows: Sequence[int], begins: Sequence[int]) -> list[int]:
+    """Return when each of some rows begins, but not outside the root."""
+    low, high = made.start, made.end
+    found = [begins[row] for row in rows]
+    if not found or (min(found) >= low and max(found) <= high):  # as they mostly are
+        return found
+    return [min(max(begin, low), high) for begin in found]
 
 
-def _peak(intervals: Sequence[tuple[int, int, int]]) -> int:
+def _peak(begins: Iterable[int], ends: Iterable[int]) -> int:
     """Tell how many intervals there are at once at most; those that touch are not at once."""
-    starts = sorted(start for start, _, _ in intervals)
-    ends = sorted(end for _, end, _ in intervals)
+    starts, stops = sorted(begins), sorted(ends)
     peak = over = 0
     for begun, start in enumerate(starts, 1):
-        while ends[over] <= start:
+        while stops[over] <= start:
             over += 1
         peak = max(peak, begun - over)
     return peak
 
 
-def _covered(intervals: Iterable[tuple[int, int, int]]) -> int:
-    """Add up the time in which there is at least one interval."""
+def _covered(begins: Iterable[int], ends: Iterable[int]) -> int:
+    """Add up the time in which there is at least one interval, given by start."""
     total = until = 0
-    for start, end, _ in sorted(intervals):
+    for start, end in zip(begins, ends, strict=True):
         if end > until:
-            total += end - max(start, until)
+            total += end - (max(until, start))
             until = end
     return total

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
@@ -34,7 +33,7 @@ from flowspan.timeline import tree as trees
 from flowspan.timeline.activities import NONE, Activities
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
     from flowspan.timeline.analysis import Cause
     from flowspan.timeline.tree import Segment
@@ -238,12 +237,12 @@ class Holders:
         ended in that time, or only some of `without`.
         """
         tags = self._made.facts[row].tags
-        found = [self._last(self._by_tag[tag], since, until, without) for tag in tags]
+        found = [self._last(self._by_tag.get(tag), since, until, without) for tag in tags]
         with_tag = [one for one in found if one != NONE]
         if with_tag:
             return max(with_tag, key=self._made.ends.__getitem__)
         name = self._made.spans[row].name
-        return self._last(self._by_name[name], since, until, without)
+        return self._last(self._by_name.get(name), since, until, without)
 
     def of_lane(
         self, row: int, since: int, until: int, without: Container[int] = frozenset()
@@ -252,40 +251,59 @@ class Holders:
         lane = self._made.facts[row].lane
         if lane is None:
             return NONE
-        group = self._by_lane[self._made.spans[row].process, lane]
+        group = self._by_lane.get((self._made.spans[row].process, lane))
         return self._last(group, since, until, without)
 
-    def _last(self, group: Sequence[int], since: int, until: int, without: Container[int]) -> int:
-        ends = self._made.ends
-        place = bisect_right(group, until, key=ends.__getitem__)
-        while place and ends[group[place - 1]] > since:
+    @staticmethod
+    def _last(group: _Group | None, since: int, until: int, without: Container[int]) -> int:
+        if group is None:
+            return NONE
+        rows, ends = group
+        place = bisect_right(ends, until)
+        while place and ends[place - 1] > since:
             place -= 1
-            if group[place] not in without:
-                return group[place]
+            if rows[place] not in without:
+                return rows[place]
         return NONE
 
     @cached_property
-    def _by_tag(self) -> Mapping[str, list[int]]:
+    def _by_tag(self) -> Mapping[str, _Group]:
         return self._runs_by(lambda row: self._made.facts[row].tags)
 
     @cached_property
-    def _by_name(self) -> Mapping[str, list[int]]:
-        return self._runs_by(lambda row: [self._made.spans[row].name])
+    def _by_name(self) -> Mapping[str, _Group]:
+        return self._runs_by(lambda row: (self._made.spans[row].name,))
 
     @cached_property
-    def _by_lane(self) -> Mapping[tuple[str, str], list[int]]:
+    def _by_lane(self) -> Mapping[tuple[str, str], _Group]:
         made = self._made
-        return self._runs_by(lambda row: [(made.spans[row].process, made.facts[row].lane or "")])
+        return self._runs_by(lambda row: ((made.spans[row].process, made.facts[row].lane or ""),))
 
-    def _runs_by(self, keys: Callable[[int], Iterable[_Key]]) -> Mapping[_Key, list[int]]:
-        """List the runs by what they share, in the order of their ends."""
-        made = self._made
-        groups: defaultdict[_Key, list[int]] = defaultdict(list)
-        rows = (row for row, known in enumerate(made.facts) if known.run_type is not None)
-        for row in sorted(rows, key=made.ends.__getitem__):
+    @cached_property
+    def _runs(self) -> list[int]:
+        """All runs in the order of their ends."""
+        rows = (row for row, known in enumerate(self._made.facts) if known.run_type is not None)
+        return sorted(rows, key=self._made.ends.__getitem__)
+
+    def _runs_by(self, keys: Callable[[int], Iterable[_Key]]) -> Mapping[_Key, _Group]:
+        """List the runs by what they share, and their ends, in the order of these."""
+        ends = self._made.ends
+        groups: dict[_Key, _Group] = {}
+        for row in self._runs:
             for key in keys(row):
-                groups[key].append(row)
+                group = groups.get(key)
+                if group is None:
+                    group = groups[key] = _Group([], [])
+                group.rows.append(row)
+                group.ends.append(ends[row])
         return groups
+
+
+class _Group(NamedTuple):
+    """Some runs, and when each ended, in that order."""
+
+    rows: list[int]
+    ends: list[int]
 
 
 def _end_of(piece: Piece) -> int:

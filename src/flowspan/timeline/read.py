@@ -9,7 +9,6 @@ wanted id, or that look broken, are decoded.
 """
 
 import contextlib
-import gc
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,6 +25,7 @@ from flowspan.timeline import sources
 from flowspan.timeline.decode import SpanDecoder
 from flowspan.timeline.document import VERSION
 from flowspan.timeline.logs import Log, as_object
+from flowspan.timeline.memory import without_collector
 from flowspan.timeline.sources import FILE_PATTERN, STDIN, MemoryText, Text, find_files
 from flowspan.timeline.span import Event, Link, Span
 from flowspan.timeline.wanted import (
@@ -120,7 +120,7 @@ def load(source: Path, wanted: str = LATEST, *, flow: str | None = None, since: 
     trace_id, run_id = parse_wanted(wanted) if back is None else (None, None)
     problems: list[Problem] = []
     texts = _open(source, problems)
-    with _without_collector():
+    with without_collector():
         if back is not None:
             latest = _recent(texts, back + 1, flow, since)[back:]
             trace_id = latest[0].trace_id if latest else None
@@ -218,7 +218,7 @@ def parse(raw: bytes, trace_id: str, source: str) -> Trace:
     """
     found = _Found()
     text, decoder = MemoryText(source, raw), SpanDecoder()
-    with _without_collector():
+    with without_collector():
         for _, offset, line in text.lines():
             reasons: list[str] = []
             found.add(decoder.decode(line, text, offset, reasons, trace_id))
@@ -321,18 +321,6 @@ def _looks_whole(raw: bytes) -> bool:
             and raw.count(b'"traceId":"') >= raw.count(b'"startTimeUnixNano"') > 0
         )
     )
-
-
-@contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
-    """Keep the garbage collector from going through ever more objects, none of which is garbage."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def to_json(

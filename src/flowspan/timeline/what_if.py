@@ -62,7 +62,7 @@ class Network:
         self._gates = self._find_gates()
         awaited = ((row, made.awaited(row)) for row, gate in self._gates.items() if gate.upstream)
         self._awaited = {row: found for row, found in awaited if found}
-        callers = {parent for parent in made.parents if parent != NONE}
+        callers = {parent for parent in made.parents if parent != NONE} | {*made.children}
         self._working = {row: _working(made, row) for row in callers}
         self._is_waited_for = [parent != NONE for parent in made.parents]
         for row in made.forgotten:
