@@ -43,7 +43,8 @@ def require_packages() -> None:
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         fail(
-            f"the demo needs {', '.join(missing)}, not installed here: pip install 'flowspan[demo]'"
+            f"the demo needs packages that are not installed ({', '.join(missing)}): "
+            "pip install 'flowspan[demo]'"
         )
 
 
