@@ -11,7 +11,7 @@ ARGS ?=
 LOG ?= CRITICAL
 
 SOURCES := $(shell find src -name '*.py' -o -path '*/assets/*' -o -name 'py.typed') \
-           $(wildcard collector/*) pyproject.toml README.md LICENSE
+           $(wildcard collector/*) examples/nyc_flights.py pyproject.toml README.md LICENSE
 VERSION := $(shell sed -n 's/^__version__.*"\(.*\)"$$/\1/p' src/flowspan/_version.py)
 WHEEL := dist/flowspan-$(VERSION)-py3-none-any.whl
 
@@ -25,39 +25,13 @@ endif
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# The demo keeps Prefect's database inside the checkout, uses no server of yours and phones nobody.
-# Prefect's log stays off the terminal, where it would look like failure: it has a traceback for the
-# step that times out by design, and one for a server that is stopped while it still writes. A flow
-# that does fail still ends the script with its own traceback. The rest gives a slow machine time to
-# start the temporary server, and keeps that from refusing requests because its SQLite file is
-# locked, which costs two seconds each time.
-DEMO_ENV := env -u PREFECT_API_URL -u PREFECT_API_KEY -u PREFECT_PROFILE \
-	PREFECT_HOME="$(CURDIR)/build/prefect" \
-	PREFECT_SERVER_ANALYTICS_ENABLED=false \
-	DO_NOT_TRACK=1 \
-	PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL=$(LOG) \
-	PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS=120 \
-	PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED=false \
-	PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE=100 \
-	PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS=0.5
-
 .PHONY: help demo test browser screenshot e2e programs lint bench bench-logs bench-timeline load matrix wheel constraints clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## Trace a real flow, print its timeline and its metrics
-	@echo "Running examples/nyc_flights.py on a temporary Prefect server, some 20 seconds ..."
-	@mkdir -p build
-	@$(DEMO_ENV) $(BIN)/python examples/nyc_flights.py || { \
-	    echo "The flow failed. Prefect's log may tell more: make demo LOG=INFO"; exit 1; }
-	@echo
-	@$(BIN)/flowspan timeline latest --html .flowspan/report.html
-	@echo
-	@$(BIN)/flowspan metrics
-	@echo
-	@echo "The timeline as a page: .flowspan/report.html"
-	@echo "All of it lies in .flowspan/, and the log, too: $(BIN)/flowspan timeline --logs"
+	@$(BIN)/flowspan demo --log $(LOG)
 
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)

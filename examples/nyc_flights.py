@@ -59,6 +59,9 @@ def validate(flights: pd.DataFrame) -> pd.DataFrame:
             return "diverted"
         if flight["distance"] / flight["air_time"] * 60 > TOO_FAST:
             return "too fast"
+        scheduled = pd.Timestamp(flight["time_hour"]).tz_convert("America/New_York")
+        if (scheduled.day, scheduled.hour) != (flight["day"], flight["hour"]):
+            return "mistimed"
         return ""
 
     defects = flights.apply(defect, axis="columns")

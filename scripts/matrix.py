@@ -25,6 +25,7 @@ TESTS = (
     "tests/test_engine_paths.py",
     "tests/test_metrics.py",
     "tests/test_logs_export.py::test_every_logger_everywhere",
+    "tests/timeline/test_analysis_shown.py",
 )
 PYTHON_MINORS = (10, 11, 12, 13)
 SHOWN_LINES = 30

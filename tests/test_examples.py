@@ -1,4 +1,4 @@
-"""The example runs as ``make demo`` runs it, and its trace tells what happened."""
+"""``flowspan demo`` runs the example, shows it, and its trace tells what happened."""
 
 import json
 import os
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from span_files import run, write
 
 from flowspan import semconv
-from flowspan.cli import app
 from flowspan.timeline import read as timeline
 from flowspan.timeline.analysis import Analysis, analyse
 
 pytest.importorskip("duckdb", reason="the extra 'demo' is not installed")
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "nyc_flights.py"
+# What a user's settings may name, and the demo must not ask.
+DEAD_SERVER = "http://127.0.0.1:9/api"
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,18 @@ class Span:
 class Demo:
     """One finished run of the example."""
 
+    folder: Path
+    """Where it wrote to."""
     stdout: str
     stderr: str
     returncode: int
     spans: list[Span] = field(repr=False)
-    table: str = ""
-    """What ``flowspan metrics`` prints of it."""
     analysis: Analysis | None = None
+
+    @property
+    def table(self) -> str:
+        """What it shows of the metrics."""
+        return self.stdout[self.stdout.index("flow / task ") :]
 
     def named(self, name: str) -> list[Span]:
         return [span for span in self.spans if span.name == name]
@@ -60,41 +65,38 @@ class Demo:
         return [child for child in self.spans if child.parent == span.id]
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """The example, run once for all tests of this module."""
-    folder = tmp_path_factory.mktemp("demo")
+def run_demo(
+    folder: Path, before: str = "", **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run the command in a folder, after some code that prepares its process."""
     inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("PREFECT_", "FLOWSPAN_", "OTEL_"))
     }
-    run = subprocess.run(
-        [sys.executable, str(EXAMPLE)],
+    return subprocess.run(
+        [sys.executable, "-c", f"{before}\nfrom flowspan.cli import main; main()", "demo"],
         check=False,
-        cwd=EXAMPLE.parent.parent,  # where its objectives are
-        env=inherited
-        | {
-            "DO_NOT_TRACK": "1",
-            "FLOWSPAN_DIR": str(folder / ".flowspan"),
-            "PREFECT_HOME": str(folder / "prefect"),
-            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            # As in the Makefile, or waiting for a slot of the warehouse would be the bottleneck.
-            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
-            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
-            "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "0.5",
-        },
+        cwd=folder,
+        env=inherited | {"PYTHONIOENCODING": "utf-8"} | environment,
         capture_output=True,
         text=True,
+        encoding="utf-8",
         timeout=150,
     )
-    traces = folder / ".flowspan" / "traces.jsonl"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """The command, run once for all tests of this module, where Prefect is set up otherwise."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "prefect.toml").write_text(f'[api]\nurl = "{DEAD_SERVER}"\n')
+    done = run_demo(folder, PREFECT_API_URL=DEAD_SERVER, PREFECT_LOGGING_LEVEL="ERROR")
+    embedded = folder / ".flowspan"
+    traces = embedded / "traces.jsonl"
     spans = read(traces) if traces.exists() else []
-    table = CliRunner().invoke(app, ["metrics", "--file", str(folder / ".flowspan")])
     analysis = analyse(timeline.load(traces).spans) if spans else None
-    return Demo(run.stdout, run.stderr, run.returncode, spans, table.stdout, analysis)
+    return Demo(embedded, done.stdout, done.stderr, done.returncode, spans, analysis)
 
 
 def values(holder: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,7 +130,30 @@ def test_answers_its_question_and_nothing_else(demo: Demo) -> None:
     assert "Loaded 327,361 rows" in demo.stdout
     assert demo.stdout.index("Frontier") < demo.stdout.index("AirTran")
     assert "Traceback" not in demo.stdout
-    assert demo.stderr == ""
+    page = Path(".flowspan", "report.html")
+    assert demo.stderr == f"flowspan: the page is in {page}: open it in a browser.\n"
+
+
+def test_shows_timeline_and_metrics_and_tells_of_page_and_log(demo: Demo) -> None:
+    """One after the other, and the page and the log are where it says."""
+    parts = (
+        "The latest to arrive",
+        "nyc-flights  ",
+        "validate is the bottleneck",
+        "RUN nyc-flights",
+        "flow / task ",
+        "report.html",
+        "flowspan timeline --logs",
+    )
+    places = [demo.stdout.find(part) for part in parts]
+    assert -1 not in places
+    assert places == sorted(places)
+    (root,) = demo.named("RUN nyc-flights")
+    page = (demo.folder / "report.html").read_text(encoding="utf-8")
+    assert str(root.attributes[semconv.RUN_ID]) in page
+    logged = "Retry 1/2 will start"
+    assert logged in page
+    assert logged in (demo.folder / "logs.jsonl").read_text(encoding="utf-8")
 
 
 def test_one_trace(demo: Demo) -> None:
@@ -214,7 +239,7 @@ def test_share_of_the_bottleneck(demo: Demo) -> None:
 
 
 def test_objective(demo: Demo) -> None:
-    """Of the two objectives in the settings file the one that the slow step breaks is violated."""
+    """Of its two objectives the one that the slow step breaks is violated."""
     (root,) = demo.named("RUN nyc-flights")
     (violated,) = [event for event in root.events if event["name"] == "slo.violated"]
     assert violated["prefect.slo.objective"] == "max_task_share"
@@ -229,3 +254,61 @@ def test_metrics(demo: Demo) -> None:
     assert "327,345" in demo.table
     assert "16" in rows["summarize"]
     assert "100" in rows["validate"]
+
+
+def with_flow(script: Path, code: str) -> str:
+    """Write another script, and return what has the command run that one."""
+    script.write_text(code)
+    return (
+        "from pathlib import Path; from flowspan import demo; "
+        f"demo.script = lambda: Path({str(script)!r})"
+    )
+
+
+def test_failing_flow(tmp_path: Path) -> None:
+    """Its own traceback is shown, and how to see more; nothing else is."""
+    failing = """
+from prefect import flow
+from flowspan import instrument
+
+instrument()
+
+@flow
+def failing():
+    raise LookupError("no flights today")
+
+failing()
+"""
+    done = run_demo(tmp_path, with_flow(tmp_path / "failing.py", failing))
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "Running failing.py on a temporary Prefect server, some 20 seconds ..."
+    ]
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.count("Traceback") == 1
+    assert done.stderr.splitlines()[-2:] == [
+        "LookupError: no flights today",
+        "flowspan: the flow failed. Prefect's log may tell more: flowspan demo --log INFO",
+    ]
+    assert not (tmp_path / ".flowspan" / "report.html").exists()
+
+
+def test_an_earlier_run_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    """Where the run's spans go elsewhere, it says so, and shows none that lie there."""
+    (tmp_path / ".flowspan").mkdir()
+    write(tmp_path / ".flowspan" / "traces.jsonl", run("RUN nyc-flights", 0, 10))
+    done = run_demo(tmp_path, with_flow(tmp_path / "elsewhere.py", "print('ran')"))
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[1:] == ["ran", ""]
+    assert "no run of 'nyc-flights' that ended since" in done.stderr
+
+
+def test_missing_packages(tmp_path: Path) -> None:
+    """It names them, says how to get them, and writes nothing."""
+    done = run_demo(tmp_path, "import sys; sys.modules['duckdb'] = None")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "flowspan: the demo needs packages that are not installed (duckdb): "
+        "pip install 'flowspan[demo]'\n"
+    )
+    assert not any(tmp_path.iterdir())

@@ -1,5 +1,9 @@
 """The ``flowspan`` command."""
 
+import datetime as dt
+import os
+import shlex
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from flowspan import demo as example
 from flowspan._jaeger_option import read_jaeger_option, refuse_two_sources
 from flowspan._messages import fail, note
 from flowspan._output import PIPED_WIDTH
@@ -373,6 +378,46 @@ def metrics(
 
 
 @app.command()
+def demo(
+    context: typer.Context,
+    *,
+    log: Annotated[
+        example.Level,
+        typer.Option(help="Show Prefect's log from this level on, too.", case_sensitive=False),
+    ] = example.Level.CRITICAL,
+) -> None:
+    """Trace a real flow, and show its timeline and its metrics.
+
+    It is a pipeline over the 336,776 flights that left New York in 2013, and runs on a temporary
+    Prefect server. All that is written goes to .flowspan/ in the working directory, or to the
+    folder that FLOWSPAN_DIR names: report.html is the timeline as a page.
+
+    Needs data and packages: pip install 'flowspan[demo]'. Exits with 1 if the flow failed.
+    """
+    example.require_packages()
+    folder = Path(os.environ.get("FLOWSPAN_DIR") or ".flowspan")
+    page = folder / "report.html"
+    started = dt.datetime.now().astimezone().isoformat()
+    typer.echo(
+        f"Running {_below_here(example.script())} on a temporary Prefect server, "
+        "some 20 seconds ..."
+    )
+    try:
+        succeeded = example.run(example.script(), folder, log)
+    except OSError as error:
+        fail(f"{error.filename or folder} cannot be written: {error.strerror or error}.")
+    if not succeeded:
+        more = f" Prefect's log may tell more: {_own_name()} demo --log INFO"
+        fail("the flow failed." + ("" if log is example.Level.INFO else more))
+    typer.echo()
+    timeline(context, file=folder, flow=example.FLOW, since=started, html=page)
+    typer.echo()
+    metrics(file=folder)
+    typer.echo(f"\nThe timeline as a page: {page}")
+    typer.echo(f"All of it lies in {folder}/, and the log, too: {_own_name()} timeline --logs")
+
+
+@app.command()
 def doctor() -> None:
     """Check what would be recorded here, where it would go, and what would double it.
 
@@ -397,6 +442,18 @@ def doctor() -> None:
     Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)
     if not is_well:
         raise typer.Exit(1)
+
+
+def _own_name() -> str:
+    """Tell what to type for this command: its name if the shell finds it by that, else its path."""
+    called = Path(sys.argv[0])
+    if called.stem != "flowspan" or shutil.which("flowspan") == shutil.which(called):
+        return "flowspan"
+    return shlex.quote(str(called))
+
+
+def _below_here(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 _HOW_TO_GET_SPANS: Final = (

@@ -20,6 +20,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 import programs
+from flowspan import demo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -276,6 +277,7 @@ def run_demo(api: str, folder: Path, endpoint: str, script: Path = DEMO, **varia
             **os.environ,
             "PREFECT_API_URL": api,
             "FLOWSPAN_DIR": str(folder),
+            "FLOWSPAN_SLO": demo.OBJECTIVES,
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
             **both,
             **variables,

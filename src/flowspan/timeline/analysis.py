@@ -60,7 +60,7 @@ class Task:
     what most of it was spent on, None where there is none. `slack` is by how much each of the runs
     could be longer before the root is, None if nobody waits for them; `drag` by how much the root
     would be shorter if their execution took no time, and `saved` if it took half the time. Where a
-    trace is too large to tell, all three are None. `on_path` has the parts of `path` by cause.
+    trace is too large to tell, or nobody asked, all three are None. `on_path` is `path` by cause.
     """
 
     name: str
@@ -118,15 +118,21 @@ class Analysis:
         return self.tasks[0] if self.tasks and self.tasks[0].path else None
 
 
-def analyse(spans: Collection[Span]) -> Analysis:
-    """Analyse the spans of one trace, at least one, each id once."""
+def analyse(spans: Collection[Span], *, what_if: bool = True) -> Analysis:
+    """Analyse the spans of one trace.
+
+    Args:
+        spans: At least one, each id once.
+        what_if: Whether to tell slack, drag and saving, too, which is most of the work.
+    """
     with without_collector():
-        return _analyse(gather(spans))
+        return _analyse(gather(spans), what_if=what_if)
 
 
-def _analyse(made: Activities) -> Analysis:
+def _analyse(made: Activities, *, what_if: bool) -> Analysis:
     path = walk(made)
-    tasks = _tasks(made, path)
+    network = Network(made) if what_if and len(made.spans) <= LARGEST_NETWORK else None
+    tasks = _tasks(made, path, network)
     duration = made.end - made.start
     in_tasks = _tasks_only(made)
     leaves = _leaves(made, in_tasks)
@@ -240,14 +246,13 @@ def _groups(made: Activities) -> tuple[dict[tuple[str, str], list[int]], list[tu
     return groups, names
 
 
-def _tasks(made: Activities, path: Sequence[Step]) -> tuple[Task, ...]:
+def _tasks(made: Activities, path: Sequence[Step], network: Network | None) -> tuple[Task, ...]:
     groups, names = _groups(made)
     on_path: defaultdict[tuple[str, str], list[Step]] = defaultdict(list)
     for step in path:
         on_path[names[step.row]].append(step)
     causes = {name: _by_cause(on_path[name]) for name in groups}
     ordered = sorted(groups, key=lambda name: (-causes[name].total(), *name))
-    network = Network(made) if len(made.spans) <= LARGEST_NETWORK else None
     told = _Answers(network, network.slacks() if network is not None else ())
     return tuple(
         _task(made, name, groups[name], causes[name], told.about(groups[name], causes[name]))

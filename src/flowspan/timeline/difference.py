@@ -152,7 +152,7 @@ def difference(before: Side, after: Side) -> Difference:
 
 
 def _side(trace: Trace) -> Side:
-    analysis = analyse(trace.spans)
+    analysis = analyse(trace.spans, what_if=False)
     spans = {span.span_id: span for span in trace.spans}
     # The root's own span is missing if its process was killed.
     root = spans.get(analysis.root_id) or trees.build(trace.spans).main

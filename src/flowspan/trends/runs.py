@@ -170,7 +170,7 @@ def _run(run_id: str, pieces: Sequence[tuple[Span, list[Span]]], facts: Mapping[
     members = [span for _, part in pieces for span in part]
     last = max((piece for piece, _ in pieces), key=lambda piece: piece.end)
     own = facts[last.span_id]
-    tasks = analyse(members).tasks
+    tasks = analyse(members, what_if=False).tasks
     is_plain = own.run_type is None
     return Run(
         flow=last.name if is_plain else own.flow_name or UNNAMED,
