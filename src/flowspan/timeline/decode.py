@@ -187,11 +187,15 @@ class SpanDecoder:
         end = start if end is None else end
         if start not in _TIMES or end not in _TIMES:
             raise _DoubtError
-        trace_id, span_id, parent = self._id(read.traceId, otlp.TRACE_ID), read.spanId, None
+        ids = self._ids  # a look here spares most spans two calls
+        trace_id = ids.get(read.traceId) or self._id(read.traceId, otlp.TRACE_ID)
+        span_id, parent = read.spanId, read.parentSpanId
         if not _is_span_id(span_id) or not span_id.strip("0"):
             raise _DoubtError
-        if read.parentSpanId and read.parentSpanId.strip("0"):
-            parent = self._id(read.parentSpanId, otlp.SPAN_ID)
+        if parent is not None:
+            parent = ids.get(parent) or (
+                self._id(parent, otlp.SPAN_ID) if parent.strip("0") else None
+            )
         known = self._facts(read.attributes or (), read.events or ())
         if wanted is not None and trace_id != wanted:
             return None
@@ -217,13 +221,11 @@ class SpanDecoder:
         )
 
     def _id(self, text: str, pattern: re.Pattern[str]) -> str:
-        """Check an id that many spans share, but once."""
-        known = self._ids.get(text)
-        if known is None:
-            if not pattern.fullmatch(text) or not text.strip("0"):
-                raise _DoubtError
-            known = self._ids[text] = text
-        return known
+        """Check an id that many spans share, and keep it."""
+        if not pattern.fullmatch(text) or not text.strip("0"):
+            raise _DoubtError
+        self._ids[text] = text
+        return text
 
     def _facts(self, attributes: Iterable[_KeyValue], events: Iterable[_Event]) -> Facts:
         # Some twenty attributes for a span, so most of the time goes by in here: few calls, and
