@@ -50,7 +50,16 @@ app.command()(trends)
 
 def main() -> None:
     """Run the command line tool."""
-    app()
+    try:
+        app()
+    except Exception as error:
+        from flowspan.otlp_json import SourceError  # noqa: PLC0415 - only this failure needs it
+
+        # Details of spans stay in their file until they are shown; it may be gone by then.
+        if not isinstance(error, SourceError):
+            raise
+        note(str(error))
+        sys.exit(1)
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001 - Typer's callback signature

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from typing import Final
 
 import pytest
 from span_files import Plan, raw_line, raw_span, run, write
 
+import generated_traces
 from flowspan._version import __version__
 
 
@@ -44,6 +46,36 @@ def test_the_last_run_is_drawn_from_the_embedded_files(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     names = [line.split("  ")[0] for line in done.stdout.splitlines()]
     assert names[5:9] == ["span", "critical path", "RUN etl", "└─ load"]
+
+
+_OVERWRITING: Final = """
+import os, sys
+from pathlib import Path
+from flowspan import cli
+
+analyse = cli._analyse
+
+def overwrite_and_analyse(trace):
+    os.truncate(sys.argv[-1], 0)
+    return analyse(trace)
+
+cli._analyse = overwrite_and_analyse
+cli.main()
+"""
+
+
+def test_a_file_that_is_overwritten_while_it_is_shown_is_an_error(tmp_path: Path) -> None:
+    """Said in a sentence, whatever was printed until then; a large file is not held in memory."""
+    file = tmp_path / "traces.jsonl"
+    generated_traces.write(file, 1_000)
+    done = subprocess.run(
+        [sys.executable, "-c", _OVERWRITING, "timeline", "--json", "--file", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"flowspan: {file} was overwritten while it was being read.\n"
 
 
 def test_a_pipe_gets_plain_text_of_a_stable_width(tmp_path: Path) -> None:

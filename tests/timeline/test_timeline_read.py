@@ -67,6 +67,25 @@ def test_latest_is_the_trace_whose_run_ended_last(tmp_path: Path) -> None:
     assert names(read.load(tmp_path)) == ["RUN late"]
 
 
+@pytest.mark.parametrize("last", ["late", "early"])
+def test_latest_is_whole_whichever_trace_was_written_last(last: str, tmp_path: Path) -> None:
+    """With those of its spans that share a line with others, and each problem told once."""
+    early, late = "cd" * 16, "ef" * 16
+    spans = {
+        "early": raw_span(1, name="early", traceId=early),
+        "late": raw_span(2, name="late", traceId=late, endTimeUnixNano=str(EPOCH + 90_000)),
+    }
+    first = raw_span(3, name="first", traceId=late)
+    shared = raw_line(first, raw_span(4, name="other", traceId=early))
+    file = tmp_path / "traces.jsonl"
+    order = sorted(spans, key=lambda name: name == last)
+    file.write_text("".join([shared, "broken\n", *(raw_line(spans[name]) for name in order)]))
+    trace = read.load(file)
+    assert trace.trace_id == late
+    assert sorted(names(trace)) == ["first", "late"]
+    assert reasons(trace) == [(2, "not JSON")]
+
+
 def test_latest_without_any_run_is_the_trace_that_ended_last(tmp_path: Path) -> None:
     """Files of other instrumentations alone can be looked at too."""
     write(tmp_path / "traces.jsonl", Plan("GET", 0, 100))

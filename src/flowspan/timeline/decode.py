@@ -7,6 +7,7 @@ the encoding allows, and names what is wrong.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -29,13 +30,18 @@ if TYPE_CHECKING:
 _KINDS: Final = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 _STATUS_CODES: Final = ("UNSET", "OK", "ERROR")
 _TIMES: Final = range(2**64)
+_is_span_id: Final = otlp.SPAN_ID.fullmatch
 _RUNNING: Final = b'"RUNNING"'
 _ABSENT: Final = msgspec.Raw(b"")
-# The fields of texts that many spans share. Each run has an id and a name of its own.
-_SHARED: Final = {
-    key: name
+_FIELDS: Final = msgspec.structs.fields(Facts)
+_DEFAULTS: Final = [field.default for field in _FIELDS]
+_PLACES: Final = {field.name: place for place, field in enumerate(_FIELDS)}
+_RUNNING_SINCE: Final = _PLACES["running_since"]
+# By attribute: the place of the field that it fills, what reads its value, and whether that is text
+# that many spans share. Each run has an id and a name of its own.
+_SLOTS: Final = {
+    key: (_PLACES[name], read, read is as_text and name not in ("run_id", "run_name"))
     for key, (name, read) in READERS.items()
-    if read is as_text and name not in ("run_id", "run_name")
 }
 
 
@@ -122,7 +128,7 @@ class SpanDecoder:
         self._shared: dict[str, str] = {}
         self._ids: dict[str, str] = {}
         self._resources: dict[bytes, Mapping[str, Any]] = {}
-        self._lists: dict[tuple[str, bytes], object] = {}
+        self._lists: dict[tuple[int, bytes], object] = {}
 
     def decode(
         self, raw: bytes, text: Text, offset: int, problems: list[str], wanted: str | None = None
@@ -181,11 +187,15 @@ class SpanDecoder:
         end = start if end is None else end
         if start not in _TIMES or end not in _TIMES:
             raise _DoubtError
-        trace_id, span_id, parent = self._id(read.traceId, otlp.TRACE_ID), read.spanId, None
-        if not otlp.SPAN_ID.fullmatch(span_id) or not span_id.strip("0"):
+        ids = self._ids  # a look here spares most spans two calls
+        trace_id = ids.get(read.traceId) or self._id(read.traceId, otlp.TRACE_ID)
+        span_id, parent = read.spanId, read.parentSpanId
+        if not _is_span_id(span_id) or not span_id.strip("0"):
             raise _DoubtError
-        if read.parentSpanId and read.parentSpanId.strip("0"):
-            parent = self._id(read.parentSpanId, otlp.SPAN_ID)
+        if parent is not None:
+            parent = ids.get(parent) or (
+                self._id(parent, otlp.SPAN_ID) if parent.strip("0") else None
+            )
         known = self._facts(read.attributes or (), read.events or ())
         if wanted is not None and trace_id != wanted:
             return None
@@ -199,63 +209,70 @@ class SpanDecoder:
             trace_id=trace_id,
             span_id=span_id,
             parent_span_id=parent,
-            name=self._share(read.name or ""),
-            kind=_kind(read.kind),
+            name=self._shared.setdefault(read.name or "", read.name or ""),
+            kind=_known_kind(read.kind),
             start=start,
             end=end,
-            status=_status(read.status.code if read.status else None),
+            status=_known_status(read.status.code if read.status else None),
             resource=resource,
             facts=known,
             upstream=upstream,
             previous=previous,
         )
 
-    def _share(self, text: str) -> str:
-        return self._shared.setdefault(text, text)
-
     def _id(self, text: str, pattern: re.Pattern[str]) -> str:
-        """Check an id that many spans share, but once."""
-        known = self._ids.get(text)
-        if known is None:
-            if not pattern.fullmatch(text) or not text.strip("0"):
-                raise _DoubtError
-            known = self._ids[text] = text
-        return known
+        """Check an id that many spans share, and keep it."""
+        if not pattern.fullmatch(text) or not text.strip("0"):
+            raise _DoubtError
+        self._ids[text] = text
+        return text
 
     def _facts(self, attributes: Iterable[_KeyValue], events: Iterable[_Event]) -> Facts:
-        values: dict[str, Any] = {}
-        for event in events:
-            if _RUNNING in bytes(event.attributes):  # a quote inside of text would be escaped
-                values["running_since"] = event.timeUnixNano
-                break
-        share, shared_name = self._shared.setdefault, _SHARED.get
+        # Some twenty attributes for a span, so most of the time goes by in here: few calls, and
+        # fields by place.
+        fields = _DEFAULTS.copy()
+        fields[_RUNNING_SINCE] = _running_since(events)
+        share, slot_of = self._shared.setdefault, _SLOTS.get
         for item in attributes:
-            key, value = item.key, item.value
+            slot = slot_of(item.key)
+            value = item.value
             text = value.stringValue
-            name = shared_name(key)
-            if name is not None and text is not UNSET:
-                values[name] = share(text, text)
-            elif key in READERS:
-                name, read = READERS[key]
-                number = value.doubleValue
-                if number is not UNSET:
-                    values[name] = read(number)
-                elif value.arrayValue is not _ABSENT:
-                    values[name] = self._list(name, value, read)
-                else:
-                    found = read(_plain(value))
-                    is_shared = key in _SHARED and found is not None
-                    values[name] = share(found, found) if is_shared else found
-            elif text is UNSET:
-                _plain(value)  # to see whether it can be read
-        return Facts(**values)
+            if slot is None:
+                if text is UNSET:
+                    _plain(value)  # to see whether it can be read
+                continue
+            place, read, is_shared = slot
+            if text is not UNSET:
+                fields[place] = share(text, text) if is_shared else read(text)
+                continue
+            number = value.doubleValue
+            if number is UNSET:
+                number = value.intValue
+            if number is UNSET:
+                number = value.boolValue
+            if number is not UNSET:
+                found = read(number)
+            elif value.arrayValue is not _ABSENT:
+                found = self._list(place, value.arrayValue, read)
+            else:
+                found = read(_plain(value))
+            fields[place] = share(found, found) if is_shared and found is not None else found
+        return Facts(*fields)
 
-    def _list(self, name: str, value: _Value, read: Callable[[object], object]) -> object:
+    def _list(self, place: int, written: msgspec.Raw, read: Callable[[object], object]) -> object:
         """Read a list that many spans share, such as their tags, but once."""
-        key = name, bytes(value.arrayValue)
-        if key not in self._lists:
-            self._lists[key] = read(_plain(value))
-        return self._lists[key]
+        key = place, bytes(written)
+        known = self._lists.get(key)
+        if known is None:
+            known = self._lists[key] = read(_array(key[1]))
+        return known
+
+
+def _running_since(events: Iterable[_Event]) -> int | None:
+    for event in events:
+        if _RUNNING in bytes(event.attributes):  # a quote inside of text would be escaped
+            return event.timeUnixNano
+    return None
 
 
 def _plain(value: _Value) -> object:
@@ -264,21 +281,31 @@ def _plain(value: _Value) -> object:
         if kind is not UNSET:
             return kind
     if value.arrayValue is not _ABSENT:
-        return otlp.any_value({"arrayValue": otlp.parse(bytes(value.arrayValue))})
+        return _array(bytes(value.arrayValue))
     if value.kvlistValue is not _ABSENT:
         return otlp.any_value({"kvlistValue": otlp.parse(bytes(value.kvlistValue))})
     return None if value.bytesValue is UNSET else value.bytesValue
 
 
+def _array(written: bytes) -> object:
+    return otlp.any_value({"arrayValue": otlp.parse(written)})
+
+
 def _links(links: Iterable[_Link], trace_id: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    own = (link for link in links if link.traceId.lower() == trace_id)
-    return by_type((link.spanId.lower(), _link_type(link)) for link in own)
+    return by_type(
+        [
+            (link.spanId.lower(), _link_type(link))
+            for link in links
+            if link.traceId == trace_id or link.traceId.lower() == trace_id
+        ]
+    )
 
 
 def _link_type(link: _Link) -> object:
     for item in link.attributes or ():
         if item.key == semconv.LINK_TYPE:
-            return _plain(item.value)
+            text = item.value.stringValue
+            return _plain(item.value) if text is UNSET else text
     return None
 
 
@@ -288,6 +315,10 @@ def _kind(kind: object) -> str:
 
 def _status(code: object) -> str:
     return otlp.enum(code, _STATUS_CODES, "STATUS_CODE_")
+
+
+_known_kind: Final = functools.lru_cache(_kind)
+_known_status: Final = functools.lru_cache(_status)
 
 
 def _decode_carefully(raw: bytes, problems: list[str]) -> Iterator[Span]:

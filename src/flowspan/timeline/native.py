@@ -29,8 +29,13 @@ _WAITS: Final = {"AwaitingRetry": "retry", "Paused": "pause"}
 
 def is_native(facts: Facts) -> bool:
     """Tell whether a span is of Prefect's own: flowspan's name a flow or task, and how it went."""
-    told = (facts.flow_name, facts.task_name, facts.result, facts.execution)
-    return facts.run_type is not None and all(one is None for one in told)
+    return (
+        facts.run_type is not None
+        and facts.flow_name is None
+        and facts.task_name is None
+        and facts.result is None
+        and facts.execution is None
+    )
 
 
 def complete(facts: Facts, events: Iterable[Event]) -> Facts:

@@ -65,6 +65,9 @@ _CHUNK: Final = 512  # spans that are written at once
 _Line: TypeAlias = tuple[bytes, Text, int]
 """A line, the text that it is of, and its offset in there."""
 
+_End: TypeAlias = tuple[int, Text, int, int]
+"""The last end that a line mentions, the text that it is of, its offset in there, and length."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trace:
@@ -121,10 +124,10 @@ def load(source: Path, wanted: str = LATEST, *, flow: str | None = None, since: 
     problems: list[Problem] = []
     texts = _open(source, problems)
     with without_collector():
-        if back is not None:
-            latest = _recent(texts, back + 1, flow, since)[back:]
-            trace_id = latest[0].trace_id if latest else None
-        found = _read_spans(texts, trace_id)
+        if back is None:
+            found = _read_spans(texts, trace_id)
+        else:
+            trace_id, found = _read_latest(texts, back, flow, since)
         if not found.spans and run_id is not None:
             trace_id = _trace_of_run(texts, run_id)
             found = _read_spans(texts, trace_id) if trace_id else found
@@ -197,7 +200,7 @@ def _extents(texts: Iterable[Text]) -> tuple[dict[str, int], dict[str, int]]:
     last: dict[str, int] = {}
     ends: dict[str, int] = {}
     for line, (_, _, _, raw) in enumerate(_lines(texts, [])):
-        end = max(map(int, _END_TIME.findall(raw)), default=0)
+        end = _last_end(raw)
         for trace_id in _ids(raw):
             last[trace_id] = line
             ends[trace_id] = max(ends.get(trace_id, 0), end)
@@ -234,10 +237,44 @@ def recent_traces(files: Iterable[Path], count: int) -> list[Summary]:
     return _recent(sources.open_files(files, []), count)
 
 
+def _read_latest(
+    texts: list[Text], back: int, flow: str | None, since: int
+) -> tuple[str | None, _Found]:
+    """Tell which trace is the latest, or so many before it, and read its spans.
+
+    What was written last is most often what ended last: it is read while the ends of all are noted.
+    """
+    guess = _written_last(texts) if back == 0 and flow is None else None
+    ends: list[_End] | None = None
+    found = _Found()
+    if guess is not None:
+        ends = []
+        found = _read_spans(texts, guess, ends)
+    latest = _recent(texts, back + 1, flow, since, ends)[back:]
+    trace_id = latest[0].trace_id if latest else None
+    return trace_id, found if guess and guess == trace_id else _read_spans(texts, trace_id)
+
+
+def _written_last(texts: Iterable[Text]) -> str | None:
+    """Tell the id of the trace that the newest text mentions last, if there is any at its end."""
+    for text in texts:
+        with contextlib.suppress(OSError):
+            mentioned = _TRACE_ID.findall(text.tail())
+            return mentioned[-1].decode().lower() if mentioned else None
+    return None
+
+
 def _recent(
-    texts: Iterable[Text], count: int, flow: str | None = None, since: int = 0
+    texts: Iterable[Text],
+    count: int,
+    flow: str | None = None,
+    since: int = 0,
+    ends: list[_End] | None = None,
 ) -> list[Summary]:
-    """Find the latest; of a flow, if one is named, and not what ended before a time."""
+    """Find the latest; of a flow, if one is named, and not what ended before a time.
+
+    Where the texts were gone through already, the `ends` of their lines are known.
+    """
     decoder = SpanDecoder()
 
     def summarize(line: _Line) -> Iterator[Summary]:
@@ -247,22 +284,27 @@ def _recent(
             if span.end >= since and flow in (None, name):
                 yield Summary(span.trace_id, run_id, name, span.end)
 
-    return most_recent(_latest_first(texts), summarize, lambda found: found.trace_id, count)
+    lines = _latest_first(_ends(texts) if ends is None else ends)
+    return most_recent(lines, summarize, lambda found: found.trace_id, count)
 
 
-def _latest_first(texts: Iterable[Text]) -> Iterator[tuple[int, _Line]]:
-    """Yield the lines that mention an end, and the last one they mention, the latest first.
+def _ends(texts: Iterable[Text]) -> list[_End]:
+    """Note the lines that mention an end: it takes some tenths of a second for 128 MB."""
+    found: list[_End] = []
+    for text, _, offset, raw in _lines(texts, []):
+        if end := _last_end(raw):
+            text.keep()
+            found.append((end, text, offset, len(raw)))
+    return found
 
-    Only where they are is noted of all of them, which takes some tenths of a second for 128 MB.
-    """
-    found: list[tuple[int, Text, int, int]] = []
-    for text in texts:
-        with contextlib.suppress(OSError):
-            for _, offset, raw in text.lines():
-                if mentioned := _END_TIME.findall(raw):
-                    found.append((max(map(int, mentioned)), text, offset, len(raw)))
-                    text.keep()
-    for time, text, offset, length in sorted(found, key=lambda line: line[0], reverse=True):
+
+def _last_end(raw: bytes) -> int:
+    return max(map(int, _END_TIME.findall(raw)), default=0)
+
+
+def _latest_first(ends: Iterable[_End]) -> Iterator[tuple[int, _Line]]:
+    """Yield lines, and the last end they mention, the latest first."""
+    for time, text, offset, length in sorted(ends, key=lambda line: line[0], reverse=True):
         with contextlib.suppress(OSError):
             yield time, (text.part(offset, length), text, offset)
 
@@ -284,19 +326,30 @@ def _trace_of_run(texts: Iterable[Text], run_id: str) -> str | None:
     return best[2] if best else None
 
 
-def _read_spans(texts: Iterable[Text], trace_id: str | None) -> _Found:
-    """Read the spans of a trace, and every problem on the way; no id reads only problems."""
+def _read_spans(
+    texts: Iterable[Text], trace_id: str | None, ends: list[_End] | None = None
+) -> _Found:
+    """Read the spans of a trace, and every problem on the way; no id reads only problems.
+
+    `ends` gets those of all lines, if it is given.
+    """
     found = _Found()
     decoder = SpanDecoder()
     needles = otlp.spellings(trace_id) if trace_id else ()
     for text, number, offset, raw in _lines(texts, found.problems):
         if any(needle in raw for needle in needles) or not _looks_whole(raw):
             reasons: list[str] = []
-            spans = decoder.decode(raw, text, offset, reasons, trace_id)
+            spans = list(decoder.decode(raw, text, offset, reasons))
             found.problems += [Problem(text.name, number, reason) for reason in reasons]
-            if trace_id is not None and spans:
+            end = max((span.end for span in spans), default=0)
+            if wanted := [span for span in spans if span.trace_id == trace_id]:
                 text.keep()
-                found.add(spans)
+                found.add(wanted)
+        else:
+            end = 0 if ends is None else _last_end(raw)
+        if ends is not None and end:
+            text.keep()
+            ends.append((end, text, offset, len(raw)))
     return found
 
 

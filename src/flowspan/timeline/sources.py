@@ -15,7 +15,7 @@ import weakref
 import zlib
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
 from flowspan import otlp_json as otlp
 from flowspan.otlp_json import Problem, SourceError, UnreadableError
@@ -24,6 +24,9 @@ from flowspan.timeline.span import Details, readable_details_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import TypeAlias
+
+    _Unbuffered: TypeAlias = io.FileIO | io.BytesIO
 
 STDIN: Final = Path("-")
 """Stands for standard input where a file is named."""
@@ -34,6 +37,8 @@ _PREFERRED: Final = (FILE_PATTERN, f"{FILE_PATTERN}.gz")
 _JSON_ENDINGS: Final = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz")
 _PROTOBUF_ENDINGS: Final = (".binpb", ".pb", ".proto.bin")
 _HEAD: Final = 64 * 1024
+_END: Final = 64 * 1024
+_BUFFER: Final = 4 * 1024 * 1024  # a batch of spans is a line of more than a million bytes
 _SMALL: Final = 1024 * 1024  # files up to this are read whole, and need no descriptor afterwards
 _GZIP: Final = b"\x1f\x8b"
 _ZSTANDARD: Final = b"\x28\xb5\x2f\xfd"
@@ -75,6 +80,14 @@ class Text(ABC):
             OSError: It cannot be read.
         """
 
+    @abstractmethod
+    def tail(self) -> bytes:
+        """Read some of its end.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+
     def details(self, offset: int, length: int) -> Details:
         """Read the details of the span that is written there.
 
@@ -97,8 +110,8 @@ class FileText(Text):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._path = path
-        self._current: BinaryIO | None = None
-        self._kept: BinaryIO | None = None
+        self._current: _Unbuffered | None = None
+        self._kept: _Unbuffered | None = None
 
     def lines(self) -> Iterator[tuple[int, int, bytes]]:
         """Go through the file."""
@@ -109,8 +122,8 @@ class FileText(Text):
             if self._current is not self._kept:
                 self._current.close()
 
-    def _open(self) -> BinaryIO:
-        file = self._path.open("rb")
+    def _open(self) -> _Unbuffered:
+        file = self._path.open("rb", buffering=0)
         if os.fstat(file.fileno()).st_size > _SMALL:
             return file
         with file:  # a thousand small ones must not take a thousand descriptors
@@ -129,9 +142,15 @@ class FileText(Text):
         position = self._kept.tell()  # somebody may be going through it
         self._kept.seek(offset)
         try:
-            return self._kept.read(length)
+            return self._kept.read(length) or b""
         finally:
             self._kept.seek(position)
+
+    def tail(self) -> bytes:
+        """Read the end of the file."""
+        with self._path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _END))
+            return file.read()
 
 
 class MemoryText(Text):
@@ -155,13 +174,21 @@ class MemoryText(Text):
         """Cut out a part of the bytes."""
         return self._data[offset : offset + length]
 
+    def tail(self) -> bytes:
+        """Cut off the end of the bytes."""
+        return self._data[-_END:]
 
-def _numbered(stream: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+
+def _numbered(stream: _Unbuffered) -> Iterator[tuple[int, int, bytes]]:
     offset = 0
     stream.seek(0)
-    for number, line in enumerate(stream, 1):
-        yield number, offset, line
-        offset += len(line)
+    lines = io.BufferedReader(stream, _BUFFER)
+    try:
+        for number, line in enumerate(lines, 1):
+            yield number, offset, line
+            offset += len(line)
+    finally:
+        lines.detach()  # or it would close the stream
 
 
 def find_files(source: Path) -> list[Path]:
