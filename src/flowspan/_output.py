@@ -2,9 +2,12 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import typer
+
+from flowspan._messages import fail
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
 
 PIPED_WIDTH: Final = 120
 """Cells of a line where there is no terminal to tell."""
+
+STDOUT: Final = Path("-")
+"""Stands for standard output where a file is asked for."""
 
 _WARNINGS_SHOWN: Final = 10
 
@@ -37,6 +43,19 @@ def print_lines(lines: "Iterable[Text]", console: "Console") -> None:
     """Print lines that are already as wide as they may be."""
     for line in lines:
         console.print(line, no_wrap=True, overflow="crop", crop=True)
+
+
+def write_file(path: Path, pieces: "Iterable[bytes]") -> None:
+    """Write a file, or to standard output; exit where that cannot be."""
+    if path == STDOUT:
+        sys.stdout.flush()
+        sys.stdout.buffer.writelines(pieces)
+        return
+    try:
+        with path.open("wb") as stream:
+            stream.writelines(pieces)
+    except OSError as error:
+        fail(f"{path} cannot be written: {error.strerror or error}")
 
 
 def warn(problems: "Sequence[Problem]") -> None:

@@ -14,7 +14,7 @@ import typer
 from flowspan import demo as example
 from flowspan._jaeger_option import read_jaeger_option, refuse_two_sources
 from flowspan._messages import fail, note
-from flowspan._output import PIPED_WIDTH
+from flowspan._output import PIPED_WIDTH, STDOUT, write_file
 from flowspan._output import console as _console
 from flowspan._output import print_lines as _print
 from flowspan._output import warn as _warn
@@ -136,14 +136,7 @@ def timeline(
             show_default=False,
         ),
     ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH",
-            help="Write it as a page for the browser, too, with its log lines.",
-            show_default=False,
-        ),
-    ] = None,
+    html: exports.Html = None,
     perfetto: exports.Perfetto = None,
     dot: exports.Dot = None,
 ) -> None:
@@ -160,7 +153,7 @@ def timeline(
 
     Exits with 1 if there is no such trace, or if something in its source could not be read.
     """
-    exports.check(perfetto, dot, as_json=as_json)
+    exports.check(perfetto, dot, html, as_json=as_json)
     if level is not None and not with_logs:
         raise typer.BadParameter("It is the level of log lines: add --logs.", param_hint="--level")
     if with_logs and (jaeger is not None or str(file) == "-"):
@@ -178,7 +171,7 @@ def timeline(
     exports.write(found, analysis, perfetto, dot)
     if as_json:
         _print_json(found, analysis, lines)
-    elif not exports.is_printed(perfetto, dot):
+    elif not exports.is_printed(perfetto, dot, html):
         _draw(found, analysis, lines, everything=everything, top=top)
     if html is not None:
         lines = lines or _logs_for_page(file, jaeger, found)
@@ -225,6 +218,12 @@ def diff(
             show_default=False,
         ),
     ] = None,
+    flow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Count only runs of this flow as the latest.", show_default=False
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything as one JSON document instead.")
     ] = False,
@@ -246,7 +245,7 @@ def diff(
             "Standard input can be read but once: write it to a file.", param_hint="--file"
         )
     refuse_two_sources(jaeger, context)
-    before, after = (_find_side(file, jaeger, wanted) for wanted in (trace_a, trace_b))
+    before, after = (_find_side(file, jaeger, wanted, flow) for wanted in (trace_a, trace_b))
     found = difference.compare(before, after)
     if as_json:
         typer.echo(difference.to_json(found), nl=False)
@@ -561,13 +560,16 @@ def _load(file: Path, jaeger_url: str | None, wanted: str, flow: str | None, sin
     )
 
 
-def _find_side(file: Path, jaeger_url: str | None, wanted: str) -> "Trace":
-    """Load one of two traces; a file that is named in place of an id has it by itself."""
+def _find_side(file: Path, jaeger_url: str | None, wanted: str, flow: str | None) -> "Trace":
+    """Load one of two traces; a file that is named in place of an id has it by itself.
+
+    Of a flow, if one is named, where it is the latest that is wanted.
+    """
     from flowspan.timeline.wanted import LATEST, is_wanted  # noqa: PLC0415 - only this needs it
 
     if not is_wanted(wanted) and Path(wanted).exists():
-        return _find(Path(wanted), None, LATEST)
-    return _find(file, jaeger_url, wanted)
+        return _find(Path(wanted), None, LATEST, flow)
+    return _find(file, jaeger_url, wanted, flow if _is_latest(wanted) else None)
 
 
 def _logs_beside(file: Path, trace_id: str, floor: int) -> "Logs":
@@ -606,12 +608,9 @@ def _logs_for_page(file: Path, jaeger_url: str | None, trace: "Trace") -> "Logs"
 def _write_page(path: Path, trace: "Trace", analysis: "Analysis", lines: "Logs") -> None:
     from flowspan.timeline import page  # noqa: PLC0415 - only one option needs it
 
-    written = page.to_html(trace.spans, analysis, lines.logs)
-    try:
-        path.write_bytes(written)
-    except OSError as error:
-        fail(f"{path} cannot be written: {error.strerror or error}.")
-    note(f"the page is in {path}: open it in a browser.")
+    write_file(path, [page.to_html(trace.spans, analysis, lines.logs)])
+    if path != STDOUT:
+        note(f"the page is in {path}: open it in a browser.")
 
 
 def _analyse(trace: "Trace") -> "Analysis":

@@ -10,6 +10,7 @@ from span_files import EPOCH, Plan, attempt, run, write
 from typer.testing import CliRunner, Result
 
 from flowspan.cli import app
+from flowspan.timeline import summary
 from flowspan.timeline.analysis import Analysis, analyse
 from flowspan.timeline.document import headline
 from flowspan.timeline.read import load
@@ -139,10 +140,11 @@ def test_the_bottleneck_is_said_in_a_sentence(tmp_path: Path) -> None:
 
 
 def test_a_wait_can_be_the_bottleneck(tmp_path: Path) -> None:
-    """Then being faster is no advice."""
+    """Then what being faster saves is said of its code, since the wait may stay."""
     plan = run("RUN etl", 0, 10, run("load", 0, 10, concurrency=9.0, execution=1.0))
-    assert headline(found(tmp_path, plan)).startswith(
-        "load is the bottleneck: 100 % of the critical path (waiting for a concurrency slot)"
+    assert headline(found(tmp_path, plan)) == (
+        "load is the bottleneck: 100 % of the critical path (waiting for a concurrency slot), "
+        "its code 2× faster saves 500 ms"
     )
 
 
@@ -150,6 +152,34 @@ def test_a_flow_can_be_the_bottleneck_itself(tmp_path: Path) -> None:
     """Where most of the time is in no task."""
     plan = run("RUN etl", 0, 10, run("load", 9, 10, execution=1.0), execution=10.0)
     assert headline(found(tmp_path, plan)).startswith("the code of flow etl itself is the bottle")
+
+
+def test_the_code_of_a_flow_is_not_blamed_for_the_engine(tmp_path: Path) -> None:
+    """A flow of which Prefect's own time is the most is named, its code is not."""
+    plan = run("RUN etl", 0, 10, orchestration=10.0, execution=0.0)
+    assert headline(found(tmp_path, plan)) == (
+        "flow etl itself is the bottleneck: 100 % of the critical path (orchestration)"
+    )
+
+
+def test_narrow_terminals_lose_no_words(
+    flowspan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sentences that do not fit go on in the next line."""
+    write(tmp_path / "traces.jsonl", etl())
+    monkeypatch.setenv("COLUMNS", "50")
+    lines = flowspan("timeline", "--file", str(tmp_path)).stdout.splitlines()
+    assert max(map(len, lines)) <= 50
+    out = " ".join(lines)
+    assert "60 % of the critical path (execution), 2× faster saves 3.00 s" in out
+    assert "10.0 s of work, 2 at once at most, 1.0 on average" in out
+
+
+def test_outputs_without_unicode_explain_every_column(tmp_path: Path) -> None:
+    """The sign of multiplication is an x there, in the legend, too."""
+    lines = [line.plain for line in summary.draw(found(tmp_path, etl()), width=140, unicode=False)]
+    assert any("2x faster: saved by that" in line for line in lines)
+    assert all(map(str.isascii, lines))
 
 
 def test_the_timeline_shows_the_path(flowspan: Run, tmp_path: Path) -> None:

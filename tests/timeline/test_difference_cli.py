@@ -79,6 +79,25 @@ def test_runs_are_named_as_for_the_timeline(flowspan: Run, ids: list[str]) -> No
     assert compared(flowspan("diff", "latest~2", "latest~0", "--json")) == (ids[0], ids[2])
 
 
+def test_the_latest_runs_can_be_those_of_one_flow(flowspan: Run, ids: list[str]) -> None:
+    """Whatever ran after them; an id needs no flow."""
+    other = write(Path(".flowspan/traces.jsonl"), run("RUN other", 300, 305)).trace_id
+    assert compared(flowspan("diff", "--json")) == (ids[2], other)
+    assert compared(flowspan("diff", "--flow", "etl", "--json")) == (ids[1], ids[2])
+    assert compared(flowspan("diff", other, "--flow", "etl", "--json")) == (other, ids[2])
+
+
+def test_a_run_that_has_not_ended_is_told_as_such(flowspan: Run, ids: list[str]) -> None:
+    """It has neither the name nor the result of a task that has."""
+    task = run("load", 301, 320, execution=19, run_name="load-abc")
+    write(Path(".flowspan/traces.jsonl"), run("RUN etl", 300, 330, task, lost=True))
+    done = flowspan("diff", "--json")
+    b = json.loads(done.stdout)["b"]
+    assert (b["name"], b["run_name"], b["result"]) == ("etl", None, None)
+    assert "B has not ended, or was killed, so it may lack some of the work." in done.stdout
+    assert len(ids) == 3
+
+
 def test_files_can_stand_for_runs(flowspan: Run, tmp_path: Path) -> None:
     """The latest run in each; a folder is as good."""
     first = write(tmp_path / "before.jsonl", flow(10)).trace_id
@@ -152,6 +171,9 @@ def test_an_export_on_standard_output_is_alone_there(flowspan: Run, ids: list[st
     assert done.stderr == ""
     done = flowspan("timeline", ids[0], "--dot", "-")
     assert re.fullmatch(r"digraph flowspan \{.*\}\n", done.stdout, re.DOTALL)
+    done = flowspan("timeline", "--html", "-")
+    assert re.fullmatch(r"<!doctype html>.*</html>\n?", done.stdout, re.DOTALL)
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -159,7 +181,10 @@ def test_an_export_on_standard_output_is_alone_there(flowspan: Run, ids: list[st
     [
         (("--json", "--perfetto", "x"), "run the command once for each"),
         (("--json", "--dot", "-"), "run the command once for each"),
-        (("--perfetto", "-", "--dot", "-"), "name a file for one of them"),
+        (("--json", "--html", "-"), "run the command once for each"),
+        (("--perfetto", "-", "--dot", "-"), "name a file for each"),
+        (("--perfetto", "-", "--html", "-"), "name a file for each"),
+        (("--html", "x", "--dot", "x"), "name a file for each"),
     ],
 )
 def test_exports_that_would_mix_are_refused(

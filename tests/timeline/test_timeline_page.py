@@ -52,7 +52,7 @@ def test_a_page_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     write(embedded(tmp_path), run("RUN etl", 0, 10))
     done = flowspan("timeline", "--html", "no/such/report.html", cwd=tmp_path)
     assert done.returncode == 1
-    assert "report.html cannot be written: No such file or directory." in done.stderr
+    assert "report.html cannot be written: No such file or directory" in done.stderr
 
 
 @pytest.mark.parametrize(("arguments", "count"), [([], 2), (["--logs", "--level", "ERROR"], 1)])

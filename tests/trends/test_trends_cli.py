@@ -84,6 +84,17 @@ def test_json_is_the_only_thing_on_stdout(tmp_path: Path) -> None:
     assert (tmp_path / "t.html").read_text().startswith("<!DOCTYPE html>")
 
 
+def test_the_page_can_go_to_standard_output(tmp_path: Path) -> None:
+    """Then nothing else does, and JSON may not."""
+    sixty_days(embedded(tmp_path))
+    done = flowspan("trends", "--html", "-", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("<!DOCTYPE html>")
+    assert done.stdout.endswith("</html>\n")
+    done = flowspan("trends", "--html", "-", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
 def test_since_leaves_out_what_ended_before(tmp_path: Path) -> None:
     """By a local date, or by an age."""
     sixty_days(embedded(tmp_path))

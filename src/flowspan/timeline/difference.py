@@ -32,13 +32,17 @@ NOTABLE: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two runs: what it is, and what its analysis tells."""
+    """One of the two runs: what it is, and what its analysis tells.
+
+    Without `has_root` the span of the run itself is missing, and so is how it ended.
+    """
 
     trace_id: str
     name: str
     run_name: str | None
     result: str | None
     analysis: Analysis
+    has_root: bool = True
 
     @property
     def duration(self) -> int:
@@ -153,9 +157,11 @@ def difference(before: Side, after: Side) -> Difference:
 
 def _side(trace: Trace) -> Side:
     analysis = analyse(trace.spans, what_if=False)
-    spans = {span.span_id: span for span in trace.spans}
-    # The root's own span is missing if its process was killed.
-    root = spans.get(analysis.root_id) or trees.build(trace.spans).main
+    root = next((span for span in trace.spans if span.span_id == analysis.root_id), None)
+    if root is None:  # what it called names its flow, but has another name of a run, and result
+        main = trees.build(trace.spans).main
+        name = main.facts.flow_name or main.name
+        return Side(trace.trace_id, name, None, None, analysis, has_root=False)
     facts = root.facts
     name = facts.flow_name or root.name
     return Side(trace.trace_id, name, facts.run_name, facts.result, analysis)
@@ -239,6 +245,8 @@ def remarks(found: Difference) -> list[str]:
     if before.name != after.name:
         said.append(f"These are different flows: A is {before.name!r}, B is {after.name!r}.")
     for letter, side in (("A", before), ("B", after)):
+        if not side.has_root:
+            said.append(f"{letter} has not ended, or was killed, so it may lack some of the work.")
         if side.result not in (None, "success"):
             said.append(f"{letter} ended with {side.result}, so it may lack some of the work.")
         if side.analysis.source == "plain":

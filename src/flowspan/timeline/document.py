@@ -34,11 +34,14 @@ def headline(analysis: Analysis) -> str:
     if task is None or task.cause is None:
         return ""
     name = clean(task.name)
-    who = {"flow": f"the code of flow {name} itself", "span": f"span {name}"}.get(task.type, name)
+    is_code = task.cause == "execution"
+    itself = f"{'the code of ' if is_code else ''}flow {name} itself"
+    who = {"flow": itself, "span": f"span {name}"}.get(task.type, name)
     text = f"{who} is the bottleneck: {percent(task.share)} of the critical path"
     text += f" ({_SPENT_ON[task.cause]})"
     if task.saved is not None and task.saved > _LEAST_SAVING * (analysis.end - analysis.start):
-        text += f", 2× faster saves {human(task.saved)}"
+        # Twice the speed of its code is no advice against a wait, so it says whose speed it is.
+        text += f", {'' if is_code else 'its code '}2× faster saves {human(task.saved)}"
     return text
 
 

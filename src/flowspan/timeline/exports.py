@@ -1,19 +1,17 @@
 """The options of ``flowspan timeline`` that write a trace for other programs."""
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from flowspan._messages import fail, note
+from flowspan._messages import note
+from flowspan._output import STDOUT, write_file
 
 if TYPE_CHECKING:
     from flowspan.timeline.analysis import Analysis
     from flowspan.timeline.read import Trace
-
-_STDOUT: Final = Path("-")
 
 Perfetto: TypeAlias = Annotated[
     Path | None,
@@ -36,27 +34,40 @@ Dot: TypeAlias = Annotated[
 ]
 
 
-def is_printed(perfetto: Path | None, dot: Path | None) -> bool:
+Html: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        metavar="PATH",
+        help="Also write a page for the browser, with its log lines; to - for standard output.",
+        show_default=False,
+    ),
+]
+
+
+def is_printed(*paths: Path | None) -> bool:
     """Tell whether an export takes standard output, so that nothing else may go there."""
-    return _STDOUT in (perfetto, dot)
+    return STDOUT in paths
 
 
-def check(perfetto: Path | None, dot: Path | None, *, as_json: bool) -> None:
+def check(perfetto: Path | None, dot: Path | None, html: Path | None, *, as_json: bool) -> None:
     """Refuse what cannot go together.
 
     Raises:
         typer.BadParameter: Which is what, and what to do instead.
     """
-    chosen = [name for name, path in (("--perfetto", perfetto), ("--dot", dot)) if path]
-    if chosen and as_json:
+    chosen = {"--perfetto": perfetto, "--dot": dot, "--html": html}
+    places = {name: path for name, path in chosen.items() if path is not None}
+    refused = [name for name, path in places.items() if name != "--html" or path == STDOUT]
+    if refused and as_json:
         raise typer.BadParameter(
             "They write different documents: run the command once for each.",
-            param_hint=", ".join(["--json", *chosen]),
+            param_hint=", ".join(["--json", *refused]),
         )
-    if perfetto is not None and perfetto == dot:
+    if len(set(places.values())) < len(places):
         raise typer.BadParameter(
-            "Both would go to the same place: name a file for one of them.",
-            param_hint="--perfetto, --dot",
+            "They would go to the same place: name a file for each.",
+            param_hint=", ".join(places),
         )
 
 
@@ -73,13 +84,6 @@ def write(trace: "Trace", analysis: "Analysis", perfetto: Path | None, dot: Path
 
 
 def _write(pieces: Iterable[bytes], path: Path, next_step: str) -> None:
-    if path == _STDOUT:
-        sys.stdout.flush()
-        sys.stdout.buffer.writelines(pieces)
-        return
-    try:
-        with path.open("wb") as stream:
-            stream.writelines(pieces)
-    except OSError as error:
-        fail(f"{path} cannot be written: {error.strerror or error}")
-    note(f"wrote {path}; {next_step}")
+    write_file(path, pieces)
+    if path != STDOUT:
+        note(f"wrote {path}; {next_step}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING, Final
 
 from rich.cells import cell_len
 from rich.text import Text
 
 from flowspan.timeline.document import percent
-from flowspan.timeline.table import Column, cut, fit, lines
+from flowspan.timeline.table import Column, fit, lines
 from flowspan.timeline.text import MS, clean, human
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _MEANINGS: Final = {
     "slack": "slack: could be longer at no cost",
     "drag": "drag: saved if it took no time",
     "2× faster": "2× faster: saved by that",
+    "2x faster": "2x faster: saved by that",
 }
 _FEWER_ANSWERS: Final = {
     "prefect": "Prefect's own spans: waits, links and slots are not on them, so times and parents"
@@ -52,10 +54,13 @@ def draw(analysis: Analysis, *, width: int, unicode: bool, top: int = TOP) -> It
         if len(analysis.tasks) > len(shown):
             yield Text(f"{more} {len(analysis.tasks) - len(shown):,} more: --top", "italic dim")
         yield Text()
-        yield from _legend([column.title for column, _ in columns], width)
-        yield Text()
+        if entries := [
+            _MEANINGS[column.title] for column, _ in columns if column.title in _MEANINGS
+        ]:
+            yield from _legend(entries, width)
+            yield Text()
     for text in _sentences(analysis):
-        yield cut(Text(text if unicode else text.replace("×", "x")), width, more)
+        yield from map(Text, wrap(text, width))
 
 
 def _columns(tasks: Sequence[Task], *, unicode: bool) -> list[Column]:
@@ -119,8 +124,7 @@ def _parts(amounts: Mapping[Cause, int], whole: int) -> str:
     return ", ".join(f"{cause} {percent(amount / whole)}" for cause, amount in amounts.items())
 
 
-def _legend(titles: Sequence[str], width: int) -> Iterator[Text]:
-    entries = [_MEANINGS[title] for title in titles if title in _MEANINGS]
+def _legend(entries: Sequence[str], width: int) -> Iterator[Text]:
     line = ""
     for entry in entries:
         if line and cell_len(line) + 3 + cell_len(entry) > width:

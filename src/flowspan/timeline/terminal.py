@@ -7,6 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from types import MappingProxyType
 from typing import Final
 
@@ -156,7 +157,7 @@ def draw(
     yield from _header(tree, unicode=unicode)
     if analysis is not None and (found := headline(analysis)):
         text = found if unicode else found.replace("×", "x")
-        yield Text(cut(text, width), "bold yellow")
+        yield from (Text(part, "bold yellow") for part in wrap(text, width))
     yield Text()
     yield _columns(layout)
     if analysis is not None and shares:

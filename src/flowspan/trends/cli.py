@@ -10,7 +10,7 @@ import typer
 
 from flowspan._jaeger_option import read_jaeger_option, refuse_two_sources
 from flowspan._messages import fail, note
-from flowspan._output import console, print_lines, warn
+from flowspan._output import STDOUT, console, print_lines, warn, write_file
 from flowspan._since_option import SINCE_HELP, read_since_option
 
 if TYPE_CHECKING:
@@ -80,7 +80,11 @@ def trends(
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Write a page with charts there.", show_default=False),
+        typer.Option(
+            metavar="PATH",
+            help="Also write a page with charts; to - for standard output.",
+            show_default=False,
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything as one JSON document instead.")
@@ -95,6 +99,11 @@ def trends(
     Needs scipy: pip install 'flowspan[trends]'. Exits with 1 if there are no such runs, or if
     something in their source could not be read.
     """
+    if as_json and html == STDOUT:
+        raise typer.BadParameter(
+            "Both would go to standard output: name a file for the page.",
+            param_hint="--json, --html",
+        )
     refuse_two_sources(jaeger, context)
     _require_scipy()
     start = read_since_option(since if jaeger is None else since or _SINCE_OF_JAEGER)
@@ -109,18 +118,20 @@ def trends(
         fail(_no_runs(str(file) if jaeger is None else "Jaeger", flow, start, known))
     found = _answers(runs, target)
     if html is not None:
-        _write_page(html, found)
+        from flowspan.trends.page import to_html  # noqa: PLC0415 - only this needs it
+
+        write_file(html, [to_html(found).encode()])
     if as_json:
         from flowspan.trends.document import to_json  # noqa: PLC0415 - only this needs it
 
         typer.echo(to_json(found), nl=False)
-    else:
+    elif html != STDOUT:
         from flowspan.trends.terminal import draw  # noqa: PLC0415 - heavy
 
         screen = console()
         unicode = screen.encoding.startswith("utf")
         print_lines(draw(found, width=screen.width, unicode=unicode), screen)
-    if html is not None:
+    if html not in (None, STDOUT):
         note(f"wrote {html}")
     if problems:
         warn(problems)
@@ -209,12 +220,3 @@ def _no_runs(place: str, flow: str | None, since: int, known: set[str]) -> str:
     more = [f"  and {len(names) - _LISTED:,} more"] if len(names) > _LISTED else []
     listed = [f"  {name}" for name in names[:_LISTED]]
     return "\n".join([f"{message} The flows there are:", *listed, *more])
-
-
-def _write_page(path: Path, found: Sequence[FlowTrends]) -> None:
-    from flowspan.trends.page import to_html  # noqa: PLC0415 - only this needs it
-
-    try:
-        path.write_text(to_html(found), encoding="utf-8")
-    except OSError as error:
-        fail(f"{path} cannot be written: {error.strerror or error}")
