@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from flowspan.timeline.activities import NONE, Activities, gather
 from flowspan.timeline.critical_path import Step, walk
@@ -19,7 +19,6 @@ from flowspan.timeline.what_if import UNLIMITED, Network
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from flowspan.timeline.facts import Facts
     from flowspan.timeline.read import Span
 
 LARGEST_NETWORK: Final = 200_000
@@ -166,21 +165,6 @@ def _analyse(made: Activities, *, what_if: bool) -> Analysis:
     )
 
 
-def _waits(facts: Sequence[Facts]) -> dict[Cause, int]:
-    """Add up what runs waited for."""
-    return _most_first(
-        {
-            "late": sum(known.late for known in facts),
-            "infrastructure": sum(known.infrastructure for known in facts),
-            "queue": sum(known.queue for known in facts),
-            "dependencies": sum(known.dependencies for known in facts),
-            "concurrency": sum(known.concurrency for known in facts),
-            "retry": sum(known.retry for known in facts),
-            "pause": sum(known.pause for known in facts),
-        }
-    )
-
-
 def _by_cause(path: Iterable[Step]) -> Counter[Cause]:
     amounts: Counter[Cause] = Counter()
     for step in path:
@@ -292,43 +276,87 @@ def _task(
     causes: Counter[Cause],
     told: tuple[int | None, int | None, int | None],
 ) -> Task:
-    facts = [made.facts[row] for row in rows]
-    moved_on = set(made.earlier.values())
-    duration = made.end - made.start
+    whole = made.end - made.start
     path = causes.total()
     slack, drag, saved = told
+    sums = _add_up(made, rows)
     return Task(
         name=name[1],
         type=name[0],
-        runs=len(rows) if not moved_on else sum(row not in moved_on for row in rows),
-        failed=sum(made.spans[row].failed for row in rows),
-        retries=sum(_retries(made, row) for row in rows),
-        duration=sum(made.ends[row] - made.starts[row] for row in rows),
-        execution=sum(made.executions[row] for row in rows),
+        runs=sums.runs,
+        failed=sums.failed,
+        retries=sums.retries,
+        duration=sums.duration,
+        execution=sums.execution,
         path=path,
-        share=path / duration if duration else 0.0,
+        share=path / whole if whole else 0.0,
         cause=causes.most_common(1)[0][0] if path else None,
         slack=slack,
         drag=drag,
         saved=saved,
-        waits=_waits(facts),
-        rows_input=_sum(known.rows_input for known in facts),
-        rows_output=_sum(known.rows_output for known in facts),
+        waits=_most_first(sums.waits),
+        rows_input=sums.rows_input,
+        rows_output=sums.rows_output,
         on_path=dict(causes.most_common()),
     )
 
 
-def _sum(counts: Iterable[int | None]) -> int | None:
-    """Add up what is known; None if nothing is."""
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None
+class _Sums(NamedTuple):
+    runs: int
+    failed: int
+    retries: int
+    duration: int
+    execution: int
+    waits: Mapping[Cause, int]
+    rows_input: int | None
+    rows_output: int | None
 
 
-def _retries(made: Activities, row: int) -> int:
-    if row in made.attempts:
-        return len(made.attempts[row]) - 1
-    known = made.facts[row]
-    return max(1, known.run_count - 1) if known.retry else 0
+def _add_up(made: Activities, rows: Sequence[int]) -> _Sums:
+    """Add up what some rows tell, with one look at each: of a million, most are far from memory."""
+    failed = retries = duration = execution = 0
+    late = infrastructure = queue = dependencies = concurrency = retry = pause = 0
+    rows_input: int | None = None
+    rows_output: int | None = None
+    for row in rows:
+        known = made.facts[row]
+        failed += made.spans[row].failed
+        duration += made.ends[row] - made.starts[row]
+        execution += made.executions[row]
+        late += known.late
+        infrastructure += known.infrastructure
+        queue += known.queue
+        dependencies += known.dependencies
+        concurrency += known.concurrency
+        pause += known.pause
+        if known.retry:
+            retry += known.retry
+            retries += 0 if row in made.attempts else max(1, known.run_count - 1)
+        if row in made.attempts:
+            retries += len(made.attempts[row]) - 1
+        if known.rows_input is not None:
+            rows_input = (rows_input or 0) + known.rows_input
+        if known.rows_output is not None:
+            rows_output = (rows_output or 0) + known.rows_output
+    moved_on = set(made.earlier.values())
+    return _Sums(
+        runs=len(rows) - (len(moved_on.intersection(rows)) if moved_on else 0),
+        failed=failed,
+        retries=retries,
+        duration=duration,
+        execution=execution,
+        waits={
+            "late": late,
+            "infrastructure": infrastructure,
+            "queue": queue,
+            "dependencies": dependencies,
+            "concurrency": concurrency,
+            "retry": retry,
+            "pause": pause,
+        },
+        rows_input=rows_input,
+        rows_output=rows_output,
+    )
 
 
 def _retried(made: Activities) -> dict[int, tuple[int, int]]:

@@ -87,7 +87,7 @@ def pieces(made: Activities, row: int) -> list[Piece]:
     span = made.spans[row]
     inside = trees.inside(span, span.start + span.duration, made.attempts.get(row, ()))
     own = [*_within(trees.before(span), made.submits[row], start), *_within(inside, start, end)]
-    return _with_wait_until_upstream_ended(made, row, own)
+    return _with_wait_until_upstream_ended(made, row, own) if span.facts.dependencies else own
 
 
 def _with_wait_until_upstream_ended(made: Activities, row: int, own: list[Piece]) -> list[Piece]:

