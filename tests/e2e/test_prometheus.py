@@ -18,6 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flowspan.metrics import DURATION_BUCKETS
+from flowspan.otlp_json import any_value
 from running import Collector, Jaeger, Prometheus, free_ports, run_demo, running, wait_for
 from running import read as fetch
 from test_compose import (
@@ -214,7 +215,7 @@ def embedded(stack: Stack) -> Series:
 
 
 def attributes(holder: dict[str, Any]) -> dict[str, str]:
-    return {escaped(item["key"]): item["value"]["stringValue"] for item in holder["attributes"]}
+    return {escaped(item["key"]): str(any_value(item["value"])) for item in holder["attributes"]}
 
 
 def as_exported(metric: dict[str, Any], process: dict[str, str]) -> Series:
