@@ -1,16 +1,24 @@
 """The option ``--jaeger URL`` of those commands that have it."""
 
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     import httpx
 
     Place: TypeAlias = tuple[httpx.URL, dict[str, str]]
+
+Jaeger: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--jaeger",
+        metavar="URL",
+        help="Read from Jaeger instead, e.g. http://localhost:16686.",
+        show_default=False,
+    ),
+]
 
 _HEADERS: Final = "FLOWSPAN_JAEGER_HEADERS"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from flowspan import demo as example
-from flowspan._jaeger_option import read_jaeger_option, refuse_two_sources
+from flowspan._jaeger_option import Jaeger, read_jaeger_option, refuse_two_sources
 from flowspan._messages import fail, note
 from flowspan._output import PIPED_WIDTH, STDOUT, write_file
 from flowspan._output import console as _console
@@ -100,14 +100,7 @@ def timeline(
             " are some), or - for standard input.",
         ),
     ] = Path(".flowspan"),
-    jaeger: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Read from Jaeger instead, e.g. http://localhost:16686.",
-            show_default=False,
-        ),
-    ] = None,
+    jaeger: Jaeger = None,
     flow: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Show the latest run of this flow.", show_default=False),
@@ -207,17 +200,11 @@ def diff(
         Path,
         typer.Option(
             envvar="FLOWSPAN_DIR",
-            help="File of OTLP JSON lines, or folder of traces*.jsonl files.",
+            help="File of OTLP JSON or protobuf, or folder of such files (traces*.jsonl where"
+            " there are some).",
         ),
     ] = Path(".flowspan"),
-    jaeger: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Read from Jaeger instead, e.g. http://localhost:16686.",
-            show_default=False,
-        ),
-    ] = None,
+    jaeger: Jaeger = None,
     flow: Annotated[
         str | None,
         typer.Option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from flowspan._jaeger_option import read_jaeger_option, refuse_two_sources
+from flowspan._jaeger_option import Jaeger, read_jaeger_option, refuse_two_sources
 from flowspan._messages import fail, note
 from flowspan._output import STDOUT, console, print_lines, warn, write_file
 from flowspan._since_option import SINCE_HELP, read_since_option
@@ -67,17 +67,11 @@ def trends(
         Path,
         typer.Option(
             envvar="FLOWSPAN_DIR",
-            help="File of OTLP JSON lines, or folder of traces*.jsonl files.",
+            help="File of OTLP JSON or protobuf, folder of such files (traces*.jsonl where there"
+            " are some), or - for standard input.",
         ),
     ] = Path(".flowspan"),
-    jaeger: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Read from Jaeger instead, e.g. http://localhost:16686.",
-            show_default=False,
-        ),
-    ] = None,
+    jaeger: Jaeger = None,
     html: Annotated[
         Path | None,
         typer.Option(
