@@ -73,6 +73,7 @@ class Opened:
 
     def rows(self) -> list[str]:
         """Read the names of the rows that are visible, from top to bottom."""
+        self.page.evaluate("new Promise(requestAnimationFrame)")  # what is asked for is drawn then
         found = self.page.evaluate(
             """[...document.querySelectorAll("#rows .row:not([hidden])")]
               .map(row => [Number(row.getAttribute("aria-rowindex")),

@@ -7,6 +7,7 @@ what stands here. All times and durations are integer nanoseconds unless a name 
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
@@ -250,6 +251,7 @@ class _Answers:
     def __init__(self, network: Network | None, slacks: Sequence[int]) -> None:
         self._network = network
         self._slacks = slacks
+        self._by_slack = sorted(slacks)
         self._budget = WHAT_IF_BUDGET
 
     def about(
@@ -262,7 +264,9 @@ class _Answers:
         if not causes["execution"]:
             slack = 0 if path else min(slacks[row] for row in rows)
             return (slack if slack < UNLIMITED else None), 0, 0
-        self._budget -= 2 * network.cost(rows, slacks)
+        if self._budget >= 0:
+            # Whatever has less slack is looked at, for both answers: its call, begin and end.
+            self._budget -= 6 * bisect_left(self._by_slack, network.bound(rows, 1, slacks))
         if self._budget < 0:
             return 0, None, None
         drag = min(network.saving(rows, 1, slacks), path)
@@ -338,9 +342,8 @@ def _add_up(made: Activities, rows: Sequence[int]) -> _Sums:
             rows_input = (rows_input or 0) + known.rows_input
         if known.rows_output is not None:
             rows_output = (rows_output or 0) + known.rows_output
-    moved_on = set(made.earlier.values())
     return _Sums(
-        runs=len(rows) - (len(moved_on.intersection(rows)) if moved_on else 0),
+        runs=len(rows) - sum(made.earlier.get(row, NONE) != NONE for row in rows),
         failed=failed,
         retries=retries,
         duration=duration,

@@ -85,7 +85,10 @@ def pieces(made: Activities, row: int) -> list[Piece]:
     if made.facts[row].run_type is None:
         return [Piece("execution", start, end)]
     span = made.spans[row]
-    inside = trees.inside(span, span.start + span.duration, made.attempts.get(row, ()))
+    called = made.children.get(row)
+    calling = (min(map(made.starts.__getitem__, called)), made.ends[called[-1]]) if called else None
+    tries = made.attempts.get(row, ())
+    inside = trees.inside(span, span.start + span.duration, tries, calling)
     own = [*_within(trees.before(span), made.submits[row], start), *_within(inside, start, end)]
     return _with_wait_until_upstream_ended(made, row, own) if span.facts.dependencies else own
 

@@ -126,7 +126,7 @@ def load(
                 return trace
             problems += trace.problems
         if run_id is None and (flow is not None or since):
-            what, known = f"{missing_runs(flow, since)}.", api.recent_traces()
+            what, known = f"{missing_runs(wanted, flow, since)}.", api.recent_traces()
         elif back == 0:
             what, known = f"runs of the last {_LOOKBACKS[-1].days} days.", []
         else:

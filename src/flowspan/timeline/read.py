@@ -149,7 +149,7 @@ def _open(source: Path, problems: list[Problem]) -> list[Text]:
 def _missing(wanted: str, flow: str | None, since: int) -> str:
     if flow is None and not since:
         return f"trace or run {wanted}"
-    return missing_runs(flow, since)
+    return missing_runs(wanted, flow, since)
 
 
 def traces(source: Path, problems: list[Problem], since: int = 0) -> Iterator[Trace]:

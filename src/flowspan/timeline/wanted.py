@@ -85,9 +85,10 @@ def parse_wanted(wanted: str) -> tuple[str | None, str | None]:
     return (text if otlp.TRACE_ID.fullmatch(text) else None), run_id
 
 
-def missing_runs(flow: str | None, since: int) -> str:
+def missing_runs(wanted: str, flow: str | None, since: int) -> str:
     """Say which runs there are none of: of a flow, since a time in nanoseconds, or both."""
-    return ("run" if flow is None else f"run of {flow!r}") + (
+    one = f"run {wanted}" if steps_back(wanted) else "run"
+    return (one if flow is None else f"{one} of {flow!r}") + (
         f" that ended since {moment(since)}" if since else ""
     )
 

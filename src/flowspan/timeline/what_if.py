@@ -225,11 +225,6 @@ class Network:
         )
         return min(most // share, made.end - made.start)
 
-    def cost(self, rows: Collection[int], slacks: Sequence[int]) -> int:
-        """Tell how many events `saving` has to look at more than once."""
-        bound = self.bound(rows, 1, slacks)
-        return 3 * sum(slack < bound for slack in slacks)
-
     def saving(  # noqa: C901 - the mirror image of slacks(), and as hot
         self, rows: Collection[int], share: int, slacks: Sequence[int]
     ) -> int:

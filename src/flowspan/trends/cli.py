@@ -205,9 +205,9 @@ def _targets(by_flow: dict[str, list[Run]]) -> dict[str, float]:
 
 def _no_runs(place: str, flow: str | None, since: int, known: set[str]) -> str:
     from flowspan.timeline.text import clean  # noqa: PLC0415 - only a failure needs it
-    from flowspan.timeline.wanted import missing_runs  # noqa: PLC0415 - likewise
+    from flowspan.timeline.wanted import LATEST, missing_runs  # noqa: PLC0415 - likewise
 
-    message = f"{place} holds no {missing_runs(flow, since)}."
+    message = f"{place} holds no {missing_runs(LATEST, flow, since)}."
     if not known:
         return f"{message}\n{_HOW_TO_GET_RUNS}"
     names = sorted(map(clean, known))
