@@ -51,7 +51,7 @@ def test_each_flow_has_its_table_and_its_answers(tmp_path: Path) -> None:
     assert "a step on Thu 2026-10-01, slower since: " in text
     assert "mostly load" in text
     assert "below the target of 95 % on 2 of 60 days: 2026-09-11 (0 of 1)" in text
-    assert "a trend: needs 10 runs that succeeded, there are 3" in text
+    assert "too few yet for a trend (3 of 10 runs that succeeded)" in text
     assert max(map(len, lines)) <= 120
 
 

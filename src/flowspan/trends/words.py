@@ -39,9 +39,9 @@ def sentences(trends: FlowTrends) -> Iterator[Sentence]:
         yield _calendar(effect)
     yield from _success(trends)
     yield from _retries(trends)
-    for need in trends.unanswered:
-        has = f"there are {need.has:,}" if need.has != 1 else "there is 1"
-        yield Sentence(f"{need.answer}: needs {need.needs} {need.of}, {has}", "unknown")
+    if trends.unanswered:
+        parts = [f"{it.answer} ({it.has:,} of {it.needs} {it.of})" for it in trends.unanswered]
+        yield Sentence(f"too few yet for {', '.join(parts)}", "unknown")
 
 
 def duration(seconds: float) -> str:
