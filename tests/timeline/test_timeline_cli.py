@@ -51,7 +51,8 @@ def test_the_last_run_is_drawn_from_the_embedded_files(tmp_path: Path) -> None:
 _OVERWRITING: Final = """
 import os, sys
 from pathlib import Path
-from flowspan import cli
+from flowspan.cli import main
+from flowspan.timeline import cli
 
 analyse = cli._analyse
 
@@ -60,7 +61,7 @@ def overwrite_and_analyse(trace):
     return analyse(trace)
 
 cli._analyse = overwrite_and_analyse
-cli.main()
+main()
 """
 
 
