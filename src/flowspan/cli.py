@@ -13,6 +13,7 @@ import typer
 from flowspan import _output
 from flowspan import demo as example
 from flowspan._messages import fail, note
+from flowspan._options import FOLDER
 from flowspan._version import __version__
 from flowspan.collector.cli import app as collector_app
 from flowspan.timeline.cli import diff, logs, timeline
@@ -83,7 +84,7 @@ def metrics(
             envvar="FLOWSPAN_DIR",
             help="File of OTLP JSON lines, or folder of metrics*.jsonl files.",
         ),
-    ] = Path(".flowspan"),
+    ] = FOLDER,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything as one JSON document instead.")
     ] = False,
@@ -135,7 +136,7 @@ def demo(
     Needs data and packages: pip install 'flowspan[demo]'. Exits with 1 if the flow failed.
     """
     example.require_packages()
-    folder = Path(os.environ.get("FLOWSPAN_DIR") or ".flowspan")
+    folder = Path(os.environ.get("FLOWSPAN_DIR") or FOLDER)
     page = folder / "report.html"
     started = dt.datetime.now().astimezone().isoformat()
     typer.echo(

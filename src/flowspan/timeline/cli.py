@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from flowspan import _output
-from flowspan._jaeger_option import Jaeger, read_jaeger_option, refuse_two_sources
 from flowspan._messages import fail, note
-from flowspan._since_option import SINCE_HELP, read_since_option
+from flowspan._options import (
+    FOLDER,
+    SINCE_HELP,
+    Jaeger,
+    Source,
+    read_jaeger_option,
+    read_since_option,
+    refuse_two_sources,
+)
 from flowspan.timeline import exports
 
 if TYPE_CHECKING:
@@ -52,14 +59,7 @@ def timeline(
         ),
     ] = "latest",
     *,
-    file: Annotated[
-        Path,
-        typer.Option(
-            envvar="FLOWSPAN_DIR",
-            help="File of OTLP JSON or protobuf, folder of such files (traces*.jsonl where there"
-            " are some), or - for standard input.",
-        ),
-    ] = Path(".flowspan"),
+    file: Source = FOLDER,
     jaeger: Jaeger = None,
     flow: Annotated[
         str | None,
@@ -162,7 +162,7 @@ def diff(
             help="File of OTLP JSON or protobuf, or folder of such files (traces*.jsonl where"
             " there are some).",
         ),
-    ] = Path(".flowspan"),
+    ] = FOLDER,
     jaeger: Jaeger = None,
     flow: Annotated[
         str | None,
@@ -233,7 +233,7 @@ def logs(
             envvar="FLOWSPAN_DIR",
             help="File of OTLP JSON lines, or folder of logs*.jsonl files.",
         ),
-    ] = Path(".flowspan"),
+    ] = FOLDER,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object for each line instead.")
     ] = False,

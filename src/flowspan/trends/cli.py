@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - Typer reads annotations at run time
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from flowspan._jaeger_option import Jaeger, read_jaeger_option, refuse_two_sources
 from flowspan._messages import fail, note
+from flowspan._options import (
+    FOLDER,
+    SINCE_HELP,
+    Jaeger,
+    Source,
+    read_jaeger_option,
+    read_since_option,
+    refuse_two_sources,
+)
 from flowspan._output import STDOUT, console, print_lines, warn, write_file
-from flowspan._since_option import SINCE_HELP, read_since_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from flowspan._jaeger_option import Place
+    from flowspan._options import Place
     from flowspan.otlp_json import Problem
     from flowspan.timeline.read import Trace
     from flowspan.trends.answers import FlowTrends
@@ -63,14 +70,7 @@ def trends(
             show_default=False,
         ),
     ] = None,
-    file: Annotated[
-        Path,
-        typer.Option(
-            envvar="FLOWSPAN_DIR",
-            help="File of OTLP JSON or protobuf, folder of such files (traces*.jsonl where there"
-            " are some), or - for standard input.",
-        ),
-    ] = Path(".flowspan"),
+    file: Source = FOLDER,
     jaeger: Jaeger = None,
     html: Annotated[
         Path | None,

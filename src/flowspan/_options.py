@@ -1,6 +1,8 @@
-"""The option ``--jaeger URL`` of those commands that have it."""
+"""The options that say which traces to read, for the commands that have them."""
 
+import datetime as dt
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
@@ -9,6 +11,19 @@ if TYPE_CHECKING:
     import httpx
 
     Place: TypeAlias = tuple[httpx.URL, dict[str, str]]
+
+FOLDER: Final = Path(".flowspan")
+"""Where the embedded default writes."""
+
+Source: TypeAlias = Annotated[
+    Path,
+    typer.Option(
+        "--file",
+        envvar="FLOWSPAN_DIR",
+        help="File of OTLP JSON or protobuf, folder of such files (traces*.jsonl where there"
+        " are some), or - for standard input.",
+    ),
+]
 
 Jaeger: TypeAlias = Annotated[
     str | None,
@@ -19,6 +34,10 @@ Jaeger: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+
+SINCE_HELP: Final = (
+    "Look at runs that ended since then: an age such as 30d or 12h, or a date such as 2026-11-01."
+)
 
 _HEADERS: Final = "FLOWSPAN_JAEGER_HEADERS"
 
@@ -51,3 +70,17 @@ def refuse_two_sources(jaeger: str | None, context: typer.Context) -> None:
     source = context.get_parameter_source("file")
     if jaeger is not None and source is not None and source.name == "COMMANDLINE":
         raise typer.BadParameter("Spans come from one or the other.", param_hint="--file, --jaeger")
+
+
+def read_since_option(text: str | None) -> int:
+    """Tell the time in nanoseconds since the epoch; 0, the beginning, where there is none.
+
+    Raises:
+        typer.BadParameter: It is no such text.
+    """
+    from flowspan.timeline.since import parse_since  # noqa: PLC0415 - only few commands need it
+
+    try:
+        return 0 if text is None else parse_since(text, dt.datetime.now().astimezone())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--since") from None
