@@ -134,6 +134,7 @@ def _analyse(made: Activities, *, what_if: bool) -> Analysis:
     network = Network(made) if what_if and len(made.spans) <= LARGEST_NETWORK else None
     tasks = _tasks(made, path, network)
     duration = made.end - made.start
+    retried = _retried(made)
     in_tasks = _tasks_only(made)
     leaves = _leaves(made, in_tasks)
     begins, ends = _inside(made, leaves, made.begins), _inside(made, leaves, made.ends)
@@ -160,8 +161,8 @@ def _analyse(made: Activities, *, what_if: bool) -> Analysis:
         peak_concurrency=peak,
         mean_concurrency=work / duration if duration else 0.0,
         efficiency=work / (duration * peak) if duration and peak else 0.0,
-        retry_cost=_retry_cost(made),
-        retry_cost_on_path=_retry_cost_on_path(made, path),
+        retry_cost=_retry_cost(made, retried),
+        retry_cost_on_path=_retry_cost_on_path(path, retried),
         orchestration=in_no_task,
     )
 
@@ -371,14 +372,12 @@ def _retried(made: Activities) -> dict[int, tuple[int, int]]:
     }
 
 
-def _retry_cost(made: Activities) -> int:
-    retried = _retried(made)
+def _retry_cost(made: Activities, retried: Mapping[int, tuple[int, int]]) -> int:
     untold = (known.retry for row, known in enumerate(made.facts) if row not in made.attempts)
     return sum(end - start for start, end in retried.values()) + sum(untold)
 
 
-def _retry_cost_on_path(made: Activities, path: Iterable[Step]) -> int:
-    retried = _retried(made)
+def _retry_cost_on_path(path: Iterable[Step], retried: Mapping[int, tuple[int, int]]) -> int:
     total = 0
     for step in path:
         if step.row in retried:

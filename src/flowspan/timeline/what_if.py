@@ -156,13 +156,8 @@ class Network:
 
         Whatever nobody waited for has `UNLIMITED` slack.
         """
-        made, begins, children, awaited = (
-            self._made,
-            self._begins,
-            self._made.children,
-            self._awaited,
-        )
-        parents, ends, submits = made.parents, made.ends, made.submits
+        made, begins, awaited = self._made, self._begins, self._awaited
+        parents, children, ends, submits = made.parents, made.children, made.ends, made.submits
         latest = [2 * UNLIMITED + end for end in ends]  # when each may end
         latest[made.root] = made.end
         called = list(submits)  # when each may be called
@@ -236,13 +231,8 @@ class Network:
             slacks: Those that `slacks` told.
         """
         bound = self.bound(rows, share, slacks)
-        made, begins, children, awaited = (
-            self._made,
-            self._begins,
-            self._made.children,
-            self._awaited,
-        )
-        parents, ends, submits = made.parents, made.ends, made.submits
+        made, begins, awaited = self._made, self._begins, self._awaited
+        parents, children, ends, submits = made.parents, made.children, made.ends, made.submits
         faster = [False] * len(ends)
         for row in rows:
             faster[row] = True
