@@ -24,6 +24,10 @@ PACKAGE := --editable=.[demo]
 endif
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Prefect 3.9 needs Python 3.11, so 3.10 has pins of its own.
+CONSTRAINTS := constraints$(shell $(PYTHON) -c 'import sys; print("-3.10" * (sys.version_info < (3, 11)))' 2> /dev/null).txt
+RESOLVE = $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate \
+          --extra demo --extra trends --group dev pyproject.toml build/tools.txt
 
 .PHONY: help demo test browser screenshot e2e programs lint bench bench-logs bench-timeline load matrix wheel constraints clean
 
@@ -72,17 +76,15 @@ matrix: $(READY) $(WHEEL)  ## Test the wheel on every supported Prefect and Pyth
 
 wheel: $(WHEEL)  ## Build the wheel, by way of the source distribution
 
-constraints: $(READY)  ## Resolve constraints.txt anew, lowest Python first
+constraints: $(READY)  ## Resolve the constraints anew, for Python 3.10 and for the newer ones
 	@mkdir -p build
 	@# Prefect before 3.9 fails at import with newer versions of FastAPI.
 	echo 'fastapi>=0.139,<0.151' > build/caps.txt
 	echo pip > build/tools.txt
-	$(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.10 \
-	    --constraint build/caps.txt --extra demo --extra trends --group dev pyproject.toml build/tools.txt \
-	    --output-file build/lowest.txt
-	$(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.13 \
-	    --constraint build/lowest.txt --extra demo --extra trends --group dev pyproject.toml build/tools.txt \
-	    --output-file build/highest.txt
+	$(RESOLVE) --python-version 3.10 --constraint build/caps.txt --output-file build/3.10.txt
+	$(RESOLVE) --python-version 3.11 --output-file build/lowest.txt
+	$(RESOLVE) --python-version 3.14 --constraint build/lowest.txt --output-file build/highest.txt
+	LC_ALL=C sort -u build/3.10.txt > constraints-3.10.txt
 	LC_ALL=C sort -u build/lowest.txt build/highest.txt > constraints.txt
 
 clean:  ## Remove everything that was made, environments and traces included
@@ -100,15 +102,15 @@ $(BIN)/python:
 	        "On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
-$(READY): $(BIN)/python pyproject.toml constraints.txt $(if $(filter wheel,$(INSTALL)),$(WHEEL))
+$(READY): $(BIN)/python pyproject.toml $(CONSTRAINTS) $(if $(filter wheel,$(INSTALL)),$(WHEEL))
 	@echo "Setting up $(VENV) with $$($(BIN)/python -V), once ..."
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null
 	@# Only pip 25.1 and newer knows --group.
-	@$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+	@$(BIN)/python -m pip install --quiet --upgrade --constraint $(CONSTRAINTS) pip
 	@# pip leaves an installed wheel of the same version alone, even if it was built anew.
 	@$(BIN)/python -m pip uninstall --quiet --yes flowspan 2> /dev/null
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-	    --build-constraint constraints.txt --group dev "$(PACKAGE)"
+	@$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) \
+	    --build-constraint $(CONSTRAINTS) --group dev "$(PACKAGE)"
 	@touch $@
 
 $(WHEEL): $(SOURCES)
