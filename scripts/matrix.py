@@ -21,11 +21,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "matrix"
 TESTS = (
-    "tests/test_drift.py",
-    "tests/test_engine_paths.py",
-    "tests/test_metrics.py",
-    "tests/test_logs_export.py::test_every_logger_everywhere",
-    "tests/timeline/test_analysis_shown.py",
+    "tests/_prefect/test_drift.py",
+    "tests/_prefect/test_engine_paths.py",
+    "tests/recording/test_metrics.py",
+    "tests/log_capture/test_logs_export.py::test_every_logger_everywhere",
+    "tests/views/test_analysis_shown.py",
 )
 PYTHON_MINORS = (10, 11, 12, 13)
 SHOWN_LINES = 30

@@ -21,10 +21,13 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 
 from flowspan import semconv
-from flowspan._bounded import BoundedLoggerProvider, BoundedLogProcessor
-from flowspan._reporting import Reporter, ReportingLogExporter
-from flowspan.log_hooks import LogHooks
-from flowspan.timeline import read
+from flowspan.errors import SourceError
+from flowspan.export.bounded import BoundedLoggerProvider, BoundedLogProcessor
+from flowspan.export.outages import Reporter, ReportingLogExporter
+from flowspan.log_capture.hooks import LogHooks
+from flowspan.read import trace_files
+from flowspan.read.span import Span
+from flowspan.read.texts import find_files
 
 
 class RecordedSpans(SpanExporter):
@@ -245,15 +248,17 @@ def embedded_spans(folder: Path) -> RecordedSpans:
     """Read all spans from embedded files, as if they had just ended in this process."""
     recorded = RecordedSpans(TracerProvider())
     try:
-        files = read.find_files(folder)
-    except read.SourceError:
+        files = find_files(folder)
+    except SourceError:
         return recorded
-    for summary in read.recent_traces(files, 1000):
-        recorded.export([_as_sdk(span) for span in read.load(folder, summary.trace_id).spans])
+    for summary in trace_files.recent_traces(files, 1000):
+        recorded.export(
+            [_as_sdk(span) for span in trace_files.load(folder, summary.trace_id).spans]
+        )
     return recorded
 
 
-def _as_sdk(span: read.Span) -> ReadableSpan:
+def _as_sdk(span: Span) -> ReadableSpan:
     def ids(trace_id: str, span_id: str) -> SpanContext:
         return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False)
 

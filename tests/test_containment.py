@@ -10,7 +10,7 @@ from prefect.exceptions import Abort
 
 import flowspan
 from flowspan._containment import Containment
-from flowspan.recorder import RunRecorder
+from flowspan.recording.recorder import RunRecorder
 from support import RecordedMetrics, RecordedSpans
 
 

@@ -13,8 +13,8 @@ import pytest
 from span_files import run, write
 
 from flowspan import semconv
-from flowspan.timeline import read as timeline
-from flowspan.timeline.analysis import Analysis, analyse
+from flowspan.analysis.one_trace import Analysis, analyse
+from flowspan.read import trace_files as timeline
 
 pytest.importorskip("duckdb", reason="the extra 'demo' is not installed")
 
@@ -75,7 +75,7 @@ def run_demo(
         if not name.startswith(("PREFECT_", "FLOWSPAN_", "OTEL_"))
     }
     return subprocess.run(
-        [sys.executable, "-c", f"{before}\nfrom flowspan.cli import main; main()", "demo"],
+        [sys.executable, "-c", f"{before}\nfrom flowspan.cli.main import main; main()", "demo"],
         check=False,
         cwd=folder,
         env=inherited | {"PYTHONIOENCODING": "utf-8"} | environment,

@@ -31,7 +31,7 @@ import flowspan
 from flowspan import logs
 from flowspan._containment import Containment
 from flowspan.identity import derive_attempt_span_id, derive_span_id, derive_trace_id
-from flowspan.recorder import RunRecorder
+from flowspan.recording.recorder import RunRecorder
 from flowspan.redaction import MASK
 from kinds import KINDS, make
 from support import RecordedLogs, RecordedMetrics, RecordedSpans, context

@@ -9,11 +9,11 @@ import pytest
 from pydantic import ValidationError
 
 import flowspan
-from flowspan import sdk
-from flowspan.doctor import Finding, Verdict, examine
-from flowspan.objectives import Objectives
+from flowspan.cli.examination import Finding, Verdict, examine
+from flowspan.errors import ConfigurationError
+from flowspan.export import providers
+from flowspan.objectives.promises import Objectives
 from flowspan.settings import Settings, objectives_source
-from flowspan.settings_file import ConfigurationError
 
 OWN = "flowspan.toml"
 SHARED = "pyproject.toml"
@@ -291,7 +291,7 @@ def test_a_working_directory_that_is_gone(here: Path, monkeypatch: pytest.Monkey
 def test_instrument_refuses_a_bad_file(here: Path) -> None:
     """A bad objective fails at instrument() with file, key and reason, and nothing is patched."""
     (here / SHARED).write_text("[tool.flowspan.slo.nightly]\nmax_duration = -5\n")
-    with pytest.raises(sdk.ConfigurationError) as raised:
+    with pytest.raises(providers.ConfigurationError) as raised:
         flowspan.instrument()
     assert str(raised.value) == (
         "pyproject.toml: tool.flowspan.slo.nightly.max_duration: must be greater than 0, not -5"

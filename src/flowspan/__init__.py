@@ -60,8 +60,8 @@ def instrument(
 
     Raises:
         pydantic.ValidationError: A ``FLOWSPAN_*`` variable is unknown or has a bad value.
-        flowspan.sdk.ConfigurationError: An ``OTEL_*`` variable names what is not installed, or a
-            file of objectives is wrong: it says where, and what.
+        flowspan.errors.ConfigurationError: An ``OTEL_*`` variable names what is not installed,
+            or a file of objectives is wrong: it says where, and what.
         TypeError: What is given as a provider is none.
     """
     with _lock:
@@ -116,7 +116,7 @@ def record_rows(
         ValueError: `n` is negative, or `direction` is not one of the two.
     """
     from flowspan import semconv  # noqa: PLC0415 - import flowspan is fast
-    from flowspan.recorder import current_recorder  # noqa: PLC0415 - as above
+    from flowspan.recording.recorder import current_recorder  # noqa: PLC0415 - as above
 
     if isinstance(n, bool) or not isinstance(n, int):
         raise TypeError(f"record_rows() takes a number of rows as an int, not {n!r}")
@@ -139,8 +139,9 @@ def record_metric(
     """Record a value of your own, as the gauge ``prefect.metric.<name>``.
 
     It carries the names of the flow and the task that call this. The log line
-    ``METRIC: name=value`` in any logger does the same (see `flowspan.log_metrics.parse`). A process
-    has at most 200 names.
+    ``METRIC: name=value`` in any logger does the same (see
+    `flowspan.log_capture.measurements.parse`).
+    A process has at most 200 names.
 
     Outside a run, or where nothing is instrumented, it does nothing.
 
@@ -155,9 +156,9 @@ def record_metric(
         TypeError: An argument is of another type.
         ValueError: `name` or `unit` has other characters or is too long, or `value` is not finite.
     """
-    from flowspan import log_metrics  # noqa: PLC0415 - import flowspan is fast
+    from flowspan.log_capture import measurements  # noqa: PLC0415 - import flowspan is fast
 
-    log_metrics.record_in_run(log_metrics.check(name, value, unit, attributes))
+    measurements.record_in_run(measurements.check(name, value, unit, attributes))
 
 
 def register_rows(kind: type, function: Callable[[Any], int | None]) -> None:
@@ -171,7 +172,7 @@ def register_rows(kind: type, function: Callable[[Any], int | None]) -> None:
     Raises:
         TypeError: `kind` is not a class, or `function` cannot be called.
     """
-    from flowspan import rows  # noqa: PLC0415 - import flowspan is fast
+    from flowspan.recording import rows  # noqa: PLC0415 - import flowspan is fast
 
     rows.register_rows(kind, function)
 

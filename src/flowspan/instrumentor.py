@@ -18,10 +18,10 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 )
 from packaging.version import Version
 
-from flowspan import sdk
 from flowspan._containment import count_failures_with
+from flowspan.export import providers as sdk
 from flowspan.identity import derive_trace_id
-from flowspan.log_hooks import LogHooks
+from flowspan.log_capture.hooks import LogHooks
 from flowspan.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from flowspan._prefect import EngineObserver, Patch
-    from flowspan.log_export import LogExport
+    from flowspan.log_capture.export import LogExport
 
 SUPPORTED_PREFECT: Final = "prefect >= 3.6, < 4"
 
@@ -94,9 +94,9 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
             return
         # Importing Prefect's engines is slow, and pointless where nothing is to be patched.
         from flowspan._prefect import EngineObserver  # noqa: PLC0415
-        from flowspan.log_metrics import Measure  # noqa: PLC0415
-        from flowspan.metrics import RunMetrics  # noqa: PLC0415
-        from flowspan.recorder import RunTracer  # noqa: PLC0415
+        from flowspan.log_capture.measurements import Measure  # noqa: PLC0415
+        from flowspan.recording.instruments import RunMetrics  # noqa: PLC0415
+        from flowspan.recording.recorder import RunTracer  # noqa: PLC0415
 
         providers = _choose_providers(tracer_provider, meter_provider, logger_provider, settings)
         observer = EngineObserver(
@@ -128,7 +128,9 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
     def adopt_running(self) -> None:
         """Take up the runs that called this, unless they are recorded already."""
         if self._observer is not None:
-            self._observer.adopt_running()
+            from flowspan._prefect import adopt_running  # noqa: PLC0415 - likewise
+
+            adopt_running(self._observer)
 
     def _uninstrument(self, **_: Any) -> None:
         self._log_hooks.remove()
@@ -246,7 +248,7 @@ def _log_export(
 ) -> LogExport | None:
     """Make what exports log records, if these go anywhere."""
     from flowspan._prefect import print_logger  # noqa: PLC0415 - as Prefect's engines
-    from flowspan.log_export import LogExport  # noqa: PLC0415 - as above
+    from flowspan.log_capture.export import LogExport  # noqa: PLC0415 - as above
 
     if isinstance(provider, _logs.NoOpLoggerProvider):
         return None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import SpanContext
 
-    from flowspan.recorder import RunRecorder
+    from flowspan.recording.recorder import RunRecorder
 
     EventDict = MutableMapping[str, Any]
 
@@ -200,7 +200,9 @@ def configure(
 
 def _current_run() -> RunRecorder | None:
     """Return the recorder of the run that the calling code is in, until that has ended."""
-    module = sys.modules.get("flowspan.recorder")  # where it is not, nothing is instrumented
+    module = sys.modules.get(
+        "flowspan.recording.recorder"
+    )  # where it is not, nothing is instrumented
     recorder: RunRecorder | None = module.speaking_recorder() if module is not None else None
     return recorder
 

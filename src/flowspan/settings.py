@@ -1,6 +1,6 @@
 """``FLOWSPAN_*`` settings: argument before environment before default, parsed once.
 
-Objectives may also stand in a file (see `flowspan.settings_file`).
+Objectives may also stand in a file (see `flowspan.objectives.file`).
 """
 
 import json
@@ -30,8 +30,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from flowspan import settings_file
-from flowspan.objectives import FlowOrTag, Objectives
+from flowspan.objectives import file
+from flowspan.objectives.promises import FlowOrTag, Objectives
 
 _VARIABLE: Final = "FLOWSPAN_SLO"
 
@@ -137,7 +137,7 @@ def objectives_source() -> str | None:
     Raises:
         ConfigurationError: A file cannot be read.
     """
-    return _VARIABLE if _VARIABLE in os.environ else settings_file.find_file()
+    return _VARIABLE if _VARIABLE in os.environ else file.find_file()
 
 
 class _FileSource(PydanticBaseSettingsSource):
@@ -147,7 +147,7 @@ class _FileSource(PydanticBaseSettingsSource):
         # A bad file must not come between users and the switch that turns flowspan off.
         if "slo" in self.current_state or _is_false(self.current_state.get("enabled", True)):
             return {}
-        objectives = settings_file.read_objectives()
+        objectives = file.read_objectives()
         return {} if objectives is None else {"slo": objectives}
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:

@@ -129,7 +129,7 @@ def command(file: Path, *arguments: str) -> str:
         [
             sys.executable,
             "-c",
-            "from flowspan.cli import main; main()",
+            "from flowspan.cli.main import main; main()",
             *("timeline", "--file", str(file), *arguments),
         ],
         capture_output=True,

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from span_files import EPOCH, raw_line, raw_span
 
 from chromium import NoChromiumError, chromium
-from flowspan.timeline.text import human
+from flowspan.text import human
 from opened import Opened, as_json
 from traces import TRACE_ID, flow, many, nightly, task
 

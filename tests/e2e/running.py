@@ -20,7 +20,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 import programs
-from flowspan import demo
+from flowspan.cli import demo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

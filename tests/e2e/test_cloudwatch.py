@@ -25,8 +25,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 
-from flowspan.report import read as metric_files
-from flowspan.timeline import logs as log_files
+from flowspan.read import log_files, metric_files
 from running import Collector, Running, free_ports, run_demo, running, wait_for
 from sinks import Request, Sink, http_sink
 from support import RecordedSpans, attributes, context, embedded_spans

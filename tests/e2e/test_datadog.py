@@ -32,7 +32,7 @@ from datadog_intake import (
     intake,
 )
 from flowspan import semconv
-from flowspan.metrics import DURATION_BUCKETS
+from flowspan.recording.instruments import DURATION_BUCKETS
 from running import LAYERS, Collector, run_demo, running, wait_for
 from support import RecordedSpans, attributes, context, embedded_spans
 

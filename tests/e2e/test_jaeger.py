@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowspan import identity, semconv
-from flowspan.timeline import jaeger, read
+from flowspan.read import jaeger, trace_files
 from running import Collector, Jaeger, run_demo, running, wait_for
 from running import read as fetch
 
@@ -195,9 +195,9 @@ def test_flowspans_readers_agree(demo: Demo) -> None:
     url = jaeger.base_url(demo.jaeger.url)
     found = jaeger.load(url, demo.trace_id, trace_of_root=str)
     lines = "\n".join(map(json.dumps, demo.kept)).encode()
-    assert found == read.parse(lines, demo.trace_id, "kept")
+    assert found == trace_files.parse(lines, demo.trace_id, "kept")
     if demo.keep is as_in_memory:
-        assert found == read.load(demo.folder, demo.trace_id)
+        assert found == trace_files.load(demo.folder, demo.trace_id)
 
 
 # What the UI of Jaeger reads

@@ -16,11 +16,6 @@ from urllib.parse import urlencode
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-
-from flowspan.metrics import DURATION_BUCKETS
-from flowspan.otlp_json import any_value
-from running import Collector, Jaeger, Prometheus, free_ports, run_demo, running, wait_for
-from running import read as fetch
 from test_compose import (
     COUNTERS,
     DASHBOARD,
@@ -34,6 +29,11 @@ from test_compose import (
     prometheus_name,
 )
 from test_processes import environment, run_script
+
+from flowspan.read.otlp_json import any_value
+from flowspan.recording.instruments import DURATION_BUCKETS
+from running import Collector, Jaeger, Prometheus, free_ports, run_demo, running, wait_for
+from running import read as fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

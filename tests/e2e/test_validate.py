@@ -12,7 +12,7 @@ import yaml
 
 import programs
 from flowspan import semconv
-from flowspan.metrics import DURATION_BUCKETS
+from flowspan.recording.instruments import DURATION_BUCKETS
 
 FOLDER = programs.ROOT / "collector"
 BASE = "base"

@@ -8,8 +8,10 @@ from is in `origin`, what is said of it in `description`, what becomes of what i
 `prints`. The seams have had the same shape from Prefect 3.6.0 on.
 """
 
+from flowspan._prefect.adopt import adopt_running
+from flowspan._prefect.observer import EngineObserver
 from flowspan._prefect.patches import PATCHES, Patch
 from flowspan._prefect.prints import print_logger
-from flowspan._prefect.telemetry import EngineObserver, EngineTelemetry
+from flowspan._prefect.telemetry import EngineTelemetry
 
-__all__ = ["PATCHES", "EngineObserver", "EngineTelemetry", "Patch", "print_logger"]
+__all__ = ["PATCHES", "EngineObserver", "EngineTelemetry", "Patch", "adopt_running", "print_logger"]

@@ -9,10 +9,10 @@ from prefect.context import FlowRunContext
 from prefect.utilities.urls import url_for
 
 from flowspan import semconv
-from flowspan._prefect.objectives import watch_for
-from flowspan.accounts import NANOSECONDS
-from flowspan.recorder import State
+from flowspan._prefect.objective_watch import watch_for
+from flowspan.recording.run import State
 from flowspan.redaction import redact, redact_parameter
+from flowspan.units import NANOSECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,11 +22,9 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State as PrefectState
     from prefect.client.schemas.responses import DeploymentResponse
 
+    from flowspan._prefect.observer import EngineObserver, Inputs
     from flowspan._prefect.origin import Origin
-    from flowspan._prefect.telemetry import EngineObserver
-    from flowspan.watch import Watch
-
-    Inputs = Mapping[str, Iterable[Any]]
+    from flowspan.objectives.watch import Watch
 
 # A run id tells milliseconds, and to look at upstream runs takes part of one, whether or not there
 # is anything to wait for.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, TaskRun
     from prefect.telemetry.run_telemetry import RunTelemetry
 
-    from flowspan.recorder import RunRecorder
+    from flowspan.recording.recorder import RunRecorder
 
 # Beside Prefect's own label, and hidden from users like it by its prefix: the remote parent that a
 # run had before its own trace parent took that label's place. A later process needs it.

@@ -15,9 +15,10 @@ from prefect.futures import PrefectFuture
 
 from flowspan import semconv
 from flowspan._prefect.description import SHORTEST_WAIT, as_state
-from flowspan._prefect.telemetry import NO_TRACER, EngineTelemetry, contained
-from flowspan.recorder import current_recorder
-from flowspan.rows import count_rows
+from flowspan._prefect.observer import contained
+from flowspan._prefect.telemetry import NO_TRACER, EngineTelemetry
+from flowspan.recording.recorder import current_recorder
+from flowspan.recording.rows import count_rows
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from prefect.client.schemas.objects import State as PrefectState
 
-    from flowspan._prefect.telemetry import EngineObserver
+    from flowspan._prefect.observer import EngineObserver
 
     Look = Callable[[EngineObserver, Any, dict[str, Any]], None]
     Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]

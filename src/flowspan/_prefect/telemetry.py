@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
-from functools import cached_property
 from time import time_ns
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import context as context_api
 from opentelemetry.trace import NoOpTracer, SpanKind, set_span_in_context
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.flow_engine import AsyncFlowRunEngine, FlowRunEngine
 from prefect.logging.loggers import flow_run_logger
-from prefect.task_engine import AsyncTaskRunEngine, SyncTaskRunEngine
 from prefect.telemetry.run_telemetry import LABELS_TRACEPARENT_KEY, RunTelemetry
 from prefect.transactions import TransactionState
-from prefect.utilities.urls import url_for
 
 from flowspan import semconv
-from flowspan._containment import Containment
 from flowspan._prefect.description import (
     FlowRunDescription,
     Past,
@@ -33,6 +26,7 @@ from flowspan._prefect.description import (
     nanoseconds,
     seconds,
 )
+from flowspan._prefect.observer import EngineObserver, contained
 from flowspan._prefect.origin import (
     PARENT_LABEL,
     Origin,
@@ -44,8 +38,8 @@ from flowspan._prefect.origin import (
     remote_context,
 )
 from flowspan.identity import derive_span_id, derive_trace_id
-from flowspan.recorder import Run, RunTracer, State
-from flowspan.rows import count_rows
+from flowspan.recording.rows import count_rows
+from flowspan.recording.run import Run, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -54,99 +48,9 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State as PrefectState
     from prefect.types import KeyValueLabels
 
-    from flowspan._prefect.description import Inputs
-    from flowspan.recorder import RunRecorder
-    from flowspan.settings import Settings
+    from flowspan.recording.recorder import RunRecorder
 
 NO_TRACER: Final = NoOpTracer()
-_ANY_ID: Final = UUID(int=0)
-_ENGINES: Final = (SyncTaskRunEngine, AsyncTaskRunEngine, FlowRunEngine, AsyncFlowRunEngine)
-_REMEMBERED: Final = 1000
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-contained = Containment("engine")
-
-
-class _Recent(dict[K, V]):
-    """A dict that forgets its oldest entries."""
-
-    def __setitem__(self, key: K, value: V) -> None:
-        super().__setitem__(key, value)
-        if len(self) > _REMEMBERED:
-            self.pop(next(iter(self)), None)
-
-
-class EngineObserver:
-    """Watches all engines of this process on behalf of one `RunTracer`."""
-
-    def __init__(self, tracer: RunTracer, settings: Settings, flush: Callable[[], object]) -> None:
-        """Record on `tracer`; `flush` is called when a top-level flow run ends."""
-        self.tracer = tracer
-        self.settings = settings
-        self.flush = flush
-        self._subflows: dict[str, dict[str, str]] = {}
-        self._foreign_trace_ids = _Recent[str, int]()
-        self._inputs = _Recent[str, "Inputs"]()
-
-    def subflows_of(self, flow_run_id: object) -> Mapping[str, str]:
-        """Return a flow run's subflows by the task runs that stand for them in Prefect's API."""
-        return self._subflows.get(str(flow_run_id), {})
-
-    def remember_subflow(self, run: FlowRun) -> None:
-        """Note which task run stands for a subflow, until the flow that calls it is left."""
-        context = FlowRunContext.get()
-        caller = str(context.flow_run.id) if context and context.flow_run else None
-        if caller in self.tracer.active:
-            self._subflows.setdefault(caller, {})[str(run.parent_task_run_id)] = str(run.id)
-
-    def remember_inputs(self, run: TaskRun) -> None:
-        """Keep the inputs of a task run that the API made: it may come to stand for a subflow."""
-        self._inputs[str(run.id)] = run.task_inputs
-
-    def take_inputs(self, task_run_id: object) -> Inputs:
-        """Return the inputs of the task run that stands for a subflow, and forget them."""
-        return self._inputs.pop(str(task_run_id), {})
-
-    def remember_trace_id(self, flow_run_id: str, trace_id: int) -> None:
-        """Keep the trace id of a flow run if it does not follow from the run's own id."""
-        if trace_id != derive_trace_id(flow_run_id):
-            self._foreign_trace_ids[flow_run_id] = trace_id
-
-    def forget(self, flow_run_id: str) -> None:
-        """Drop what only the runs of a flow run that has ended needed."""
-        self._subflows.pop(flow_run_id, None)
-
-    def trace_id_of(self, flow_run_id: str) -> int:
-        """Return the trace id of a flow run, by its id if this process knows no better."""
-        return self._foreign_trace_ids.get(flow_run_id) or derive_trace_id(flow_run_id)
-
-    def url_of_task_run(self, run_id: str) -> str | None:
-        """Return where a task run can be seen; None if there is no UI."""
-        return self._url_of_any.replace(str(_ANY_ID), run_id) or None
-
-    @cached_property
-    def _url_of_any(self) -> str:
-        # Prefect reads several settings to make one; that is too slow for every task run.
-        return url_for("task-run", obj_id=_ANY_ID) or ""
-
-    def adopt_running(self) -> None:
-        """Take up the runs whose engines called the code that is running now."""
-        frame, engines = sys._getframe(), []  # noqa: SLF001 - the only way to reach the engines
-        while frame is not None:
-            engine = frame.f_locals.get("engine") if "engine" in frame.f_code.co_varnames else None
-            if isinstance(engine, _ENGINES):
-                engines.append(engine)
-            frame = frame.f_back  # type: ignore[assignment]
-        caller: RunRecorder | None = None
-        for engine in reversed(engines):
-            with contained:
-                telemetry = engine._telemetry  # noqa: SLF001
-                if not isinstance(telemetry, EngineTelemetry):
-                    telemetry = EngineTelemetry(self, engine)
-                    telemetry.adopt(caller)
-                caller = telemetry.recorder
 
 
 class EngineTelemetry(RunTelemetry):
@@ -327,7 +231,7 @@ class EngineTelemetry(RunTelemetry):
             return None
         self._observer.forget(recorder.run.id)
         self._observer.tracer.finish_descendants(recorder, everything=self._is_terminated)
-        if recorder.run.parent_recorder is not None:
+        if recorder.caller is not None:
             return None
         if self._is_terminated or self._is_adopted:
             self._observer.flush()
@@ -382,7 +286,6 @@ class EngineTelemetry(RunTelemetry):
                 start=self._start,
                 trace_id=origin.trace_id,
                 parent=origin.parent,
-                parent_recorder=origin.recorder,
                 run_count=run_count,
                 allows_retries=description.allows_retries,
                 upstream=upstream.keys(),
@@ -395,6 +298,7 @@ class EngineTelemetry(RunTelemetry):
             ),
             description.attributes,
             description.identify,
+            origin.recorder,
         )
         self.recorder = recorder
         recorder.link(links_of(origin, upstream, recorder.span_context.trace_flags))

@@ -1,0 +1,93 @@
+"""Watch the engines of Prefect, and pass what happens in a run to its recorder."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, TypeVar
+from uuid import UUID
+
+from prefect.context import FlowRunContext
+from prefect.utilities.urls import url_for
+
+from flowspan._containment import Containment
+from flowspan.identity import derive_trace_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
+
+    from prefect.client.schemas.objects import FlowRun, TaskRun
+
+    from flowspan.recording.recorder import RunTracer
+    from flowspan.settings import Settings
+
+    Inputs = Mapping[str, Iterable[Any]]
+
+_ANY_ID: Final = UUID(int=0)
+_REMEMBERED: Final = 1000
+K = TypeVar("K")
+V = TypeVar("V")
+contained = Containment("engine")
+
+
+class _Recent(dict[K, V]):
+    """A dict that forgets its oldest entries."""
+
+    def __setitem__(self, key: K, value: V) -> None:
+        super().__setitem__(key, value)
+        if len(self) > _REMEMBERED:
+            self.pop(next(iter(self)), None)
+
+
+class EngineObserver:
+    """Watches all engines of this process on behalf of one `RunTracer`."""
+
+    def __init__(self, tracer: RunTracer, settings: Settings, flush: Callable[[], object]) -> None:
+        """Record on `tracer`; `flush` is called when a top-level flow run ends."""
+        self.tracer = tracer
+        self.settings = settings
+        self.flush = flush
+        self._subflows: dict[str, dict[str, str]] = {}
+        self._foreign_trace_ids = _Recent[str, int]()
+        self._inputs = _Recent[str, "Inputs"]()
+
+    def subflows_of(self, flow_run_id: object) -> Mapping[str, str]:
+        """Return a flow run's subflows by the task runs that stand for them in Prefect's API."""
+        return self._subflows.get(str(flow_run_id), {})
+
+    def remember_subflow(self, run: FlowRun) -> None:
+        """Note which task run stands for a subflow, until the flow that calls it is left."""
+        context = FlowRunContext.get()
+        caller = str(context.flow_run.id) if context and context.flow_run else None
+        if caller in self.tracer.active:
+            self._subflows.setdefault(caller, {})[str(run.parent_task_run_id)] = str(run.id)
+
+    def remember_inputs(self, run: TaskRun) -> None:
+        """Keep the inputs of a task run that the API made: it may come to stand for a subflow."""
+        self._inputs[str(run.id)] = run.task_inputs
+
+    def take_inputs(self, task_run_id: object) -> Inputs:
+        """Return the inputs of the task run that stands for a subflow, and forget them."""
+        return self._inputs.pop(str(task_run_id), {})
+
+    def remember_trace_id(self, flow_run_id: str, trace_id: int) -> None:
+        """Keep the trace id of a flow run if it does not follow from the run's own id."""
+        if trace_id != derive_trace_id(flow_run_id):
+            self._foreign_trace_ids[flow_run_id] = trace_id
+
+    def forget(self, flow_run_id: str) -> None:
+        """Drop what only the runs of a flow run that has ended needed."""
+        self._subflows.pop(flow_run_id, None)
+
+    def trace_id_of(self, flow_run_id: str) -> int:
+        """Return the trace id of a flow run, by its id if this process knows no better."""
+        return self._foreign_trace_ids.get(flow_run_id) or derive_trace_id(flow_run_id)
+
+    def url_of_task_run(self, run_id: str) -> str | None:
+        """Return where a task run can be seen; None if there is no UI."""
+        return self._url_of_any.replace(str(_ANY_ID), run_id) or None
+
+    @cached_property
+    def _url_of_any(self) -> str:
+        # Prefect reads several settings to make one; that is too slow for every task run.
+        return url_for("task-run", obj_id=_ANY_ID) or ""

@@ -1,0 +1,1 @@
+"""Work out what took the time. Pure functions over what was read."""

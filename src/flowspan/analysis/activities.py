@@ -1,0 +1,339 @@
+"""Put the spans of a trace in columns: who called whom, and from when to when each counts.
+
+An activity is a span that is not an attempt; what happened inside an attempt belongs to its run.
+Rows are numbered by start time. Everything here takes time that grows linearly with the number of
+spans, but for sorting, and nothing recurses.
+
+Where only times and parents are known, the intervals are those that Jaeger's critical path uses
+(https://github.com/jaegertracing/jaeger-ui/tree/main/packages/jaeger-ui/src/components/TracePage/CriticalPath):
+what sticks out of the caller's interval is cut off, and what lies outside it altogether was not
+waited for.
+"""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
+
+from flowspan.read.facts import Facts
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from flowspan.read.span import Span
+
+NONE: Final = -1
+"""A row that does not exist."""
+
+_CLOCKS_DIFFER: Final = 1_000_000_000  # nanoseconds at most, one may hope
+_CALLED_FROM_AFAR: Final = ("SERVER", "CONSUMER")
+
+
+@dataclass(slots=True)
+class Activities:
+    """The activities of a trace, one list for each property; times in nanoseconds since the epoch.
+
+    Attributes:
+        spans: The span of each row. The row that stands in for a missing root has the span of its
+            first child, of which nothing may be taken.
+        facts: What each span tells.
+        rows: The row of each span by its id; that of its run for an attempt.
+        parents: The row of the caller, `NONE` for roots.
+        attempts: The attempts of a run, in order of time, by its row.
+        earlier: The row of the same run in an earlier process, by row.
+        callers_first: All rows, each behind that of its caller.
+        children: The rows that each called and waited for, in the order of their ends, by row.
+        forgotten: The rows that nobody waited for: they lie outside their caller, or outlived it.
+        starts: When the interval of each begins.
+        ends: When it ends.
+        submits: When each was asked for: its start, less what it waited before that.
+        begins: When it began to execute, as far as that is known.
+        executions: How long it executed, were it to have called nothing.
+        root: The row that the trace is about; of a run in several processes it is the last.
+        root_id: The id of its span, which is missing from the trace if `has_root` is False.
+        start: When the root started, in its first process.
+        end: When it ended.
+        has_root: Whether its span is there.
+        has_runs: Whether any span is that of a run.
+    """
+
+    spans: list[Span]
+    facts: list[Facts]
+    rows: dict[str, int]
+    parents: list[int]
+    attempts: dict[int, list[Span]]
+    has_runs: bool
+    earlier: dict[int, int] = field(default_factory=dict)
+    callers_first: list[int] = field(default_factory=list)
+    children: dict[int, list[int]] = field(default_factory=dict)
+    forgotten: set[int] = field(default_factory=set)
+    starts: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    submits: list[int] = field(default_factory=list)
+    begins: list[int] = field(default_factory=list)
+    executions: list[int] = field(default_factory=list)
+    root: int = NONE
+    root_id: str = ""
+    start: int = 0
+    end: int = 0
+    has_root: bool = True
+    _calls: dict[int, list[int]] = field(default_factory=dict)
+
+    def upstream(self, row: int) -> list[int]:
+        """Return the rows of the runs whose results a row consumed or waited for."""
+        links = self.spans[row].upstream
+        if not links or (row == self.root and not self.has_root):
+            return []
+        return [found for link in links if (found := self.rows.get(link, row)) != row]
+
+    def awaited(self, row: int) -> list[int]:
+        """Return the runs that the caller of a row is known to have waited for before it called.
+
+        If what a row consumed ended after its caller had called anything else, then that is what
+        the caller was waiting for, whatever else ended meanwhile; unless something else ended so
+        late that the call rather followed that. Empty if nothing is known.
+        """
+        parent, call, ends = self.parents[row], self.submits[row], self.ends
+        if parent == NONE:
+            return []
+        done = [
+            one
+            for one in self.upstream(row)
+            if self.parents[one] == parent and self.starts[parent] < ends[one] <= call
+        ]
+        if not done:
+            return []
+        if parent not in self._calls:
+            self._calls[parent] = sorted(self.submits[child] for child in self.children[parent])
+        calls, siblings = self._calls[parent], self.children[parent]
+        place = bisect_left(calls, call)
+        since = calls[place - 1] if place else self.starts[parent]
+        awaited = [one for one in done if ends[one] >= since]
+        if awaited:
+            last = max(ends[one] for one in awaited)
+            ended = bisect_right(siblings, call, key=ends.__getitem__)
+            latest = ends[siblings[ended - 1]] if ended else last
+            if latest - last > call - latest:
+                return []
+        return awaited
+
+
+def gather(spans: Collection[Span]) -> Activities:
+    """Put the spans of one trace, at least one, each id once, in columns."""
+    ordered, attempts = _without_attempts(_by_start(spans))
+    facts = [span.facts for span in ordered]
+    rows = {span.span_id: row for row, span in enumerate(ordered)}
+    for run, tries in attempts.items():  # what they called, their run called
+        rows |= dict.fromkeys((attempt.span_id for attempt in tries), rows[run])
+    made = Activities(
+        spans=ordered,
+        facts=facts,
+        rows=rows,
+        parents=[rows.get(span.parent_span_id or "", NONE) for span in ordered],
+        attempts={rows[run]: tries for run, tries in attempts.items()},
+        has_runs=any(known.run_type is not None for known in facts),
+    )
+    _find_root(made)
+    _find_earlier(made)
+    _order(made)
+    _cut(made)
+    _find_submits(made)
+    _find_executions(made)
+    for children in made.children.values():
+        children.reverse()  # of those that end together, the longest is to be the last
+        children.sort(key=made.ends.__getitem__)
+    return made
+
+
+def _by_start(spans: Iterable[Span]) -> list[Span]:
+    """Sort by start; of spans that start together the one that ends last comes first."""
+    ordered = sorted(spans, key=attrgetter("start"))
+    starts = [span.start for span in ordered]
+    # Few do, and a key of three parts costs more than the rest of it.
+    together = [row for row, (a, b) in enumerate(itertools.pairwise(starts)) if a == b]
+    for _, group in itertools.groupby(together, key=starts.__getitem__):
+        first, *more = group
+        end = first + len(more) + 2
+        same = ordered[first:end]
+        ordered[first:end] = sorted(same, key=lambda span: (-span.end, span.span_id))
+    return ordered
+
+
+def _without_attempts(ordered: list[Span]) -> tuple[list[Span], dict[str, list[Span]]]:
+    """Put the attempts of runs aside, by the id of their run; one whose run is missing stays."""
+    apart = [
+        span for span in ordered if span.facts.attempt is not None and span.facts.run_type is None
+    ]
+    if not apart:
+        return ordered, {}
+    wanted = {span.parent_span_id for span in apart}
+    runs = {
+        span.span_id
+        for span in ordered
+        if span.span_id in wanted and span.facts.run_type is not None
+    }
+    attempts: dict[str, list[Span]] = {}
+    for span in apart:
+        if span.parent_span_id in runs:
+            attempts.setdefault(span.parent_span_id or "", []).append(span)
+    ids = {span.span_id for tries in attempts.values() for span in tries}
+    return [span for span in ordered if span.span_id not in ids], attempts
+
+
+def _find_root(made: Activities) -> None:
+    """Choose what the trace is about; see `Activities`."""
+    orphans = [row for row, parent in enumerate(made.parents) if parent == NONE]
+    if not orphans:  # all of them in circles
+        made.parents[0] = NONE
+        orphans = [0]
+    roots = [row for row in orphans if _is_root(made.spans[row])]
+    if roots:
+        kinds = {made.facts[row].run_type: row for row in reversed(roots)}
+        runs = [row for kind, row in kinds.items() if kind is not None]
+        made.root = kinds["flow"] if "flow" in kinds else min(runs, default=roots[0])
+        span = made.spans[made.root]
+        made.root_id, made.start, made.end = span.span_id, span.start, span.start + span.duration
+        return
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for row in orphans:
+        groups[made.spans[row].parent_span_id or ""].append(row)
+    parent_id, group = max(groups.items(), key=lambda item: len(item[1]))
+    made.has_root = False
+    made.root_id = parent_id
+    made.start = min(made.spans[row].start for row in group)
+    made.end = max(made.spans[row].start + made.spans[row].duration for row in group)
+    made.root = len(made.spans)
+    for row in group:
+        made.parents[row] = made.root
+    made.spans.append(made.spans[group[0]])
+    made.facts.append(Facts())
+    made.parents.append(NONE)
+
+
+def _is_root(span: Span) -> bool:
+    return span.parent_span_id is None or span.kind in _CALLED_FROM_AFAR
+
+
+def _find_earlier(made: Activities) -> None:
+    """Connect the spans of runs that went through several processes; the root may be one."""
+    ids = [known.run_id for known in made.facts if known.run_id is not None]
+    if len(set(ids)) == len(ids):
+        return
+    first: dict[str, int] = {}
+    several: dict[int, list[int]] = {}
+    for row, known in enumerate(made.facts):
+        if known.run_id is not None and (same := first.setdefault(known.run_id, row)) != row:
+            several.setdefault(same, [same]).append(row)
+    spans = made.spans
+    for same_run in several.values():
+        made.earlier |= {later: row for row, later in itertools.pairwise(same_run)}
+        ends = [spans[row].start + spans[row].duration for row in same_run]
+        if made.root in same_run and made.has_root:
+            made.end = max(ends)
+            made.root = same_run[ends.index(made.end)]
+            made.root_id = spans[made.root].span_id
+
+
+def _order(made: Activities) -> None:
+    """Order the rows so that callers come first; of callers in a circle, the first is a root."""
+    below: dict[int, list[int]] = {}
+    for row, parent in enumerate(made.parents):
+        if parent != NONE:
+            below.setdefault(parent, []).append(row)
+    order = [row for row, parent in enumerate(made.parents) if parent == NONE]
+    _descend(order, below)
+    if len(order) < len(made.parents):
+        seen = set(order)
+        for row in range(len(made.parents)):
+            if row not in seen:
+                below[made.parents[row]].remove(row)  # of one circle, where it is cut
+                made.parents[row] = NONE
+                circle = [row]
+                _descend(circle, below)
+                seen.update(circle)
+                order += circle
+    made.callers_first = order
+    made.children = below
+
+
+def _descend(rows: list[int], below: Mapping[int, Sequence[int]]) -> None:
+    """Add to `rows` what lies below them, row by row."""
+    for row in rows:
+        if row in below:
+            rows.extend(below[row])
+
+
+def _cut(made: Activities) -> None:
+    """Cut every interval to that of its caller, from the roots on."""
+    starts = made.starts = [span.start for span in made.spans]
+    ends = made.ends = [max(span.start, span.end) for span in made.spans]
+    if not made.has_root:
+        starts[made.root], ends[made.root] = made.start, made.end
+    parents = made.parents
+    if not any(
+        parent != NONE and (start < starts[parent] or end > ends[parent])
+        for parent, start, end in zip(parents, starts, ends, strict=True)
+    ):
+        return
+    for row in made.callers_first:
+        parent = parents[row]
+        if parent == NONE:
+            continue
+        low, high, start, end = starts[parent], ends[parent], starts[row], ends[row]
+        if low <= start and end <= high:
+            continue
+        if start >= high or end <= low or (end > high and _was_left_alone(made, row)):
+            made.forgotten.add(row)
+        else:
+            starts[row], ends[row] = max(start, low), min(end, high)
+    for caller in {parents[row] for row in made.forgotten}:
+        waited_for = [row for row in made.children[caller] if row not in made.forgotten]
+        made.children[caller] = waited_for
+
+
+def _find_submits(made: Activities) -> None:
+    """Tell when each was asked for; not before its caller was, or before it left a process."""
+    starts = made.starts
+    waited = (known.late + known.infrastructure + known.queue for known in made.facts)
+    submits = made.submits = [start - wait for start, wait in zip(starts, waited, strict=True)]
+    for row, parent in enumerate(made.parents):
+        if parent == NONE:
+            submits[row] = starts[row]
+        elif submits[row] < starts[parent]:
+            submits[row] = min(starts[parent], starts[row])
+    for row, earlier in made.earlier.items():
+        submits[row] = min(starts[row], max(submits[row], made.ends[earlier]))
+
+
+def _find_executions(made: Activities) -> None:
+    """Tell when each began to execute, and for how long; what does not say so, did all the time."""
+    begins, executions = made.begins, made.executions
+    for known, start, end in zip(made.facts, made.starts, made.ends, strict=True):
+        begin = start + known.dependencies + known.concurrency
+        since, execution = known.running_since, known.execution
+        if since is not None and since > begin and not known.retry:
+            begin = since
+        begin = min(begin, end)
+        room = end - begin
+        if execution is None:
+            execution = room - known.retry - known.pause - known.orchestration
+        begins.append(begin)
+        executions.append(room if execution > room else max(0, execution))
+
+
+def _was_left_alone(made: Activities, row: int) -> bool:
+    """Tell whether a run outlived its caller in the same process, which did not wait for it then.
+
+    Prefect's server may tell the end of the one, and the process that of the other.
+    """
+    parent = made.parents[row]
+    return (
+        made.spans[row].end - made.spans[parent].end > _CLOCKS_DIFFER
+        and made.facts[row].run_type is not None
+        and made.facts[parent].run_type is not None
+        and made.spans[row].resource == made.spans[parent].resource
+    )

@@ -1,0 +1,298 @@
+"""Find the critical path of a trace: the chain of work and waits that made it take so long.
+
+The path is walked backwards from the end of the root. Where only times and parents are known, the
+rule is Jaeger's
+(https://github.com/jaegertracing/jaeger-ui/tree/main/packages/jaeger-ui/src/components/TracePage/CriticalPath):
+before a moment, a span was held up by the child that ended last before it; what no child explains
+is its own time.
+
+    parent   |===========================|      path, from right to left: parent, c, parent, a,
+    a          |-------|                        parent. b ended before a did, so nobody had to
+    b          |----|                           wait for it.
+    c                       |-----|
+
+Runs tell more, and the walk follows what they tell:
+
+    waited for dependencies   to the upstream run, by link, that ended last
+    waited for concurrency    to the run with the same tag, or else name, that ended last meanwhile
+    waited in a queue         to the run that left the same worker thread last meanwhile
+    an earlier process        to the span of the same run there
+
+Wherever the walk goes, it goes on from the moment where it is, so its stretches tile the root.
+"""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_left, bisect_right
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from flowspan.analysis import phases
+from flowspan.analysis.activities import NONE, Activities
+from flowspan.analysis.phases import CAUSES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+
+    from flowspan.analysis.phases import Cause, Segment
+
+_Key = TypeVar("_Key")
+
+
+class Piece(NamedTuple):
+    """A part of an activity's time, and what it was spent on."""
+
+    cause: Cause
+    start: int
+    end: int
+
+
+class Step(NamedTuple):
+    """A stretch of the path, and the row that held it up."""
+
+    row: int
+    cause: Cause
+    start: int
+    end: int
+
+
+def walk(made: Activities) -> list[Step]:
+    """Return the critical path: steps in order of time, without gap or overlap, over the root."""
+    return _Walk(made).steps()
+
+
+def pieces(made: Activities, row: int) -> list[Piece]:
+    """Tell what the time of a row was spent on, from when it was asked for until its end."""
+    start, end = made.starts[row], made.ends[row]
+    if row == made.root and not made.has_root:
+        return [Piece("orchestration", start, end)]
+    if made.facts[row].run_type is None:
+        return [Piece("execution", start, end)]
+    span = made.spans[row]
+    called = made.children.get(row)
+    calling = (min(map(made.starts.__getitem__, called)), made.ends[called[-1]]) if called else None
+    tries = made.attempts.get(row, ())
+    inside = phases.inside(span, span.start + span.duration, tries, calling)
+    own = [*_within(phases.before(span), made.submits[row], start), *_within(inside, start, end)]
+    return _with_wait_until_upstream_ended(made, row, own) if span.facts.dependencies else own
+
+
+def _with_wait_until_upstream_ended(made: Activities, row: int, own: list[Piece]) -> list[Piece]:
+    """Put the engine's own time before a wait for dependencies that ended after the wait's place.
+
+    The span tells how long it waited, not since when; a bar shows the wait first.
+    """
+    for place, (wait, after) in enumerate(itertools.pairwise(own)):
+        if wait.cause == "dependencies" and after.cause == "orchestration":
+            last = max((made.ends[one] for one in made.upstream(row)), default=0)
+            if wait.end < last <= after.end:
+                moved = [
+                    Piece("orchestration", wait.start, wait.start + last - wait.end),
+                    Piece("dependencies", wait.start + last - wait.end, last),
+                    Piece("orchestration", last, after.end),
+                ]
+                own[place : place + 2] = [piece for piece in moved if piece.start < piece.end]
+            break
+    return own
+
+
+def _within(segments: Iterable[Segment], low: int, high: int) -> Iterator[Piece]:
+    for segment in segments:
+        start, end = max(low, segment.start), min(high, segment.end)
+        if start < end:
+            yield Piece(CAUSES[segment.phase], start, end)
+
+
+class _Walk:
+    """Where the walk is, and where it has been: it enters each row once, so that it ends."""
+
+    def __init__(self, made: Activities) -> None:
+        self._made = made
+        self._holders = Holders(made)
+        self._row = made.root
+        self._now = made.end
+        self._backwards: list[Step] = []
+        self._entered = {made.root}
+        self._pieces: dict[int, list[Piece]] = {}
+        self._left: dict[int, int] = {}  # how many children of a row may still be entered
+        self._awaited = NONE  # what a caller is known to have waited for
+
+    def steps(self) -> list[Step]:
+        """Walk back to the start of the root."""
+        while self._now > self._made.start:
+            row = self._row
+            own = self._pieces.get(row)
+            if own is None:
+                own = self._pieces[row] = pieces(self._made, row)
+            place = bisect_left(own, self._now, key=_end_of)
+            if not own or self._now <= own[0].start:
+                self._leave(row)
+            elif place == len(own):  # what it called went on without it
+                self._spend("orchestration", own[-1].end)
+            else:
+                self._follow(own[place])
+        return self._backwards[::-1]
+
+    def _follow(self, piece: Piece) -> None:
+        """Go to what held the row up last in `piece`; what nothing explains is its own time."""
+        found = self._holder(piece)
+        if found == NONE:
+            self._spend(piece.cause, piece.start)
+        else:
+            self._spend(piece.cause, self._made.ends[found])
+            self._enter(found)
+
+    def _holder(self, piece: Piece) -> int:
+        row, since, now, without = self._row, piece.start, self._now, self._entered
+        match piece.cause:
+            case "dependencies":
+                return self._latest(self._made.upstream(row), since)
+            case "concurrency":
+                return self._holders.of_slot(row, since, now, without)
+            case "queue":
+                return self._holders.of_lane(row, since, now, without)
+            case "execution" | "orchestration":
+                return self._last_child(row, since)
+            case _:
+                return NONE
+
+    def _latest(self, rows: Iterable[int], since: int) -> int:
+        """Return which ended last, be it later than now: then clocks differ."""
+        ends = self._made.ends
+        fresh = (row for row in rows if row not in self._entered)
+        last = max(fresh, key=ends.__getitem__, default=NONE)
+        return last if last != NONE and ends[last] > since else NONE
+
+    def _last_child(self, row: int, since: int) -> int:
+        """Return the child that ended last before now; one that is known to be waited for wins."""
+        awaited, self._awaited = self._awaited, NONE
+        ends = self._made.ends
+        if awaited not in self._entered and awaited != NONE and since < ends[awaited] <= self._now:
+            return awaited
+        children = self._made.children.get(row, ())
+        left = self._left.get(row, len(children))
+        place = bisect_right(children, self._now, hi=left, key=ends.__getitem__)
+        while place and ends[children[place - 1]] > since:
+            place -= 1
+            self._left[row] = place
+            if children[place] not in self._entered:
+                return children[place]
+        return NONE
+
+    def _leave(self, row: int) -> None:
+        """Go to what was before the row: its earlier process, or else its caller."""
+        made = self._made
+        earlier = made.earlier.get(row, NONE)
+        parent = made.parents[row]
+        if earlier not in self._entered and earlier != NONE:
+            is_paused = made.facts[earlier].state_type == "PAUSED"
+            self._spend("pause" if is_paused else "retry", made.ends[earlier])
+            self._enter(earlier)
+        elif row == made.root:
+            self._spend("orchestration", made.start)
+        elif parent == NONE:
+            self._row = made.root
+        else:
+            self._awaited = max(made.awaited(row), key=made.ends.__getitem__, default=NONE)
+            self._row = parent
+
+    def _spend(self, cause: Cause, since: int) -> None:
+        """Go back to a moment, and note what the time until now was spent on."""
+        since = max(since, self._made.start)
+        if since < self._now:
+            self._backwards.append(Step(self._row, cause, since, self._now))
+            self._now = since
+
+    def _enter(self, row: int) -> None:
+        self._entered.add(row)
+        self._row = row
+
+
+class Holders:
+    """Who may have held what a run waited for; sorted when it is first asked for."""
+
+    def __init__(self, made: Activities) -> None:
+        """Look among the runs of `made`."""
+        self._made = made
+
+    def of_slot(
+        self, row: int, since: int, until: int, without: Container[int] = frozenset()
+    ) -> int:
+        """Return the run that left the slot which `row` got: it ended last between two times.
+
+        Runs with a tag in common are asked first, then those of the same name. `NONE` if no run
+        ended in that time, or only some of `without`.
+        """
+        tags = self._made.facts[row].tags
+        found = [self._last(self._by_tag.get(tag), since, until, without) for tag in tags]
+        with_tag = [one for one in found if one != NONE]
+        if with_tag:
+            return max(with_tag, key=self._made.ends.__getitem__)
+        name = self._made.spans[row].name
+        return self._last(self._by_name.get(name), since, until, without)
+
+    def of_lane(
+        self, row: int, since: int, until: int, without: Container[int] = frozenset()
+    ) -> int:
+        """Return the run that left the worker thread of `row`, in the same way."""
+        lane = self._made.facts[row].lane
+        if lane is None:
+            return NONE
+        group = self._by_lane.get((self._made.spans[row].process, lane))
+        return self._last(group, since, until, without)
+
+    @staticmethod
+    def _last(group: _Group | None, since: int, until: int, without: Container[int]) -> int:
+        if group is None:
+            return NONE
+        rows, ends = group
+        place = bisect_right(ends, until)
+        while place and ends[place - 1] > since:
+            place -= 1
+            if rows[place] not in without:
+                return rows[place]
+        return NONE
+
+    @cached_property
+    def _by_tag(self) -> Mapping[str, _Group]:
+        return self._runs_by(lambda row: self._made.facts[row].tags)
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, _Group]:
+        return self._runs_by(lambda row: (self._made.spans[row].name,))
+
+    @cached_property
+    def _by_lane(self) -> Mapping[tuple[str, str], _Group]:
+        made = self._made
+        return self._runs_by(lambda row: ((made.spans[row].process, made.facts[row].lane or ""),))
+
+    @cached_property
+    def _runs(self) -> list[int]:
+        """All runs in the order of their ends."""
+        rows = (row for row, known in enumerate(self._made.facts) if known.run_type is not None)
+        return sorted(rows, key=self._made.ends.__getitem__)
+
+    def _runs_by(self, keys: Callable[[int], Iterable[_Key]]) -> Mapping[_Key, _Group]:
+        """List the runs by what they share, and their ends, in the order of these."""
+        ends = self._made.ends
+        groups: dict[_Key, _Group] = {}
+        for row in self._runs:
+            for key in keys(row):
+                group = groups.get(key)
+                if group is None:
+                    group = groups[key] = _Group([], [])
+                group.rows.append(row)
+                group.ends.append(ends[row])
+        return groups
+
+
+class _Group(NamedTuple):
+    """Some runs, and when each ended, in that order."""
+
+    rows: list[int]
+    ends: list[int]
+
+
+def _end_of(piece: Piece) -> int:
+    return piece.end

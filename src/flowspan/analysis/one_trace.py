@@ -1,0 +1,419 @@
+"""Tell where the time of a trace went: its critical path, and what each task costs.
+
+Pure: spans in, frozen values out. The timeline, its page, `flowspan diff` and the exports all show
+what stands here. All times and durations are integer nanoseconds unless a name ends otherwise.
+"""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from flowspan.analysis.activities import NONE, Activities, gather
+from flowspan.analysis.critical_path import Step, walk
+from flowspan.analysis.what_if import UNLIMITED, Network
+from flowspan.read.memory import without_collector
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    from flowspan.analysis.phases import Cause
+    from flowspan.read.span import Span
+
+LARGEST_NETWORK: Final = 200_000
+"""Activities in a trace of which slack and what-if are told; for more, that would take long."""
+
+WHAT_IF_BUDGET: Final = 4_000_000
+"""Events that questions about faster tasks may look at, which takes seconds; some may stay open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A piece of the critical path: `span_id` is the span that held the trace up."""
+
+    span_id: str
+    start: int
+    end: int
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """All runs of one name, be it a task's, a flow's, or (in a plain trace) a span's.
+
+    `path` is their time on the critical path, `share` that part of the root's duration, `cause`
+    what most of it was spent on, None where there is none. `slack` is by how much each of the runs
+    could be longer before the root is, None if nobody waits for them; `drag` by how much the root
+    would be shorter if their execution took no time, and `saved` if it took half the time. Where a
+    trace is too large to tell, or nobody asked, all three are None. `on_path` is `path` by cause.
+    """
+
+    name: str
+    type: str  # "flow", "task", "span"
+    runs: int
+    failed: int
+    retries: int
+    duration: int
+    execution: int
+    path: int
+    share: float
+    cause: Cause | None
+    slack: int | None
+    drag: int | None
+    saved: int | None
+    waits: Mapping[Cause, int]
+    rows_input: int | None
+    rows_output: int | None
+    on_path: Mapping[Cause, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What there is to tell of a whole trace.
+
+    `source` tells who made the spans: ``flowspan``, Prefect itself (``prefect``), or somebody else
+    (``plain``), of which fewer things are known. `start` and `end` are those of the root.
+
+    `on_path` is the time on the critical path by cause, `waits` that of all runs. `work` is the
+    time in which tasks executed, over all of them; `mean_concurrency` is `work` over the duration,
+    `peak_concurrency` how many executed at once at most, `efficiency` the first over the second.
+    `retry_cost` is the time in failed attempts that were tried again, and between attempts;
+    `orchestration` the time in which no task was running.
+    """
+
+    source: Literal["flowspan", "prefect", "plain"]
+    root_id: str
+    start: int
+    end: int
+    critical_path: tuple[Stretch, ...]
+    tasks: tuple[Task, ...]  # by share, the largest first
+    on_path: Mapping[Cause, int]
+    waits: Mapping[Cause, int]
+    work: int
+    peak_concurrency: int
+    mean_concurrency: float
+    efficiency: float
+    retry_cost: int
+    retry_cost_on_path: int
+    orchestration: int
+
+    @property
+    def bottleneck(self) -> Task | None:
+        """The name with the largest share of the critical path."""
+        return self.tasks[0] if self.tasks and self.tasks[0].path else None
+
+
+def analyse(spans: Collection[Span], *, what_if: bool = True) -> Analysis:
+    """Analyse the spans of one trace.
+
+    Args:
+        spans: At least one, each id once.
+        what_if: Whether to tell slack, drag and saving, too, which is most of the work.
+    """
+    with without_collector():
+        return _analyse(gather(spans), what_if=what_if)
+
+
+def _analyse(made: Activities, *, what_if: bool) -> Analysis:
+    path = walk(made)
+    network = Network(made) if what_if and len(made.spans) <= LARGEST_NETWORK else None
+    tasks = _tasks(made, path, network)
+    duration = made.end - made.start
+    retried = _retried(made)
+    in_tasks = _tasks_only(made)
+    leaves = _leaves(made, in_tasks)
+    begins, ends = _inside(made, leaves, made.begins), _inside(made, leaves, made.ends)
+    work = sum(
+        min(made.executions[row], end - begin)
+        for row, begin, end in zip(leaves, begins, ends, strict=True)
+    )
+    busy = [(begin, end) for begin, end in zip(begins, ends, strict=True) if begin < end]
+    peak = _peak((begin for begin, _ in busy), (end for _, end in busy))
+    in_tasks.sort(key=made.starts.__getitem__)
+    in_no_task = duration - _covered(
+        _inside(made, in_tasks, made.starts), _inside(made, in_tasks, made.ends)
+    )
+    return Analysis(
+        source=_source(made),
+        root_id=made.root_id,
+        start=made.start,
+        end=made.end,
+        critical_path=tuple(_stretches(made, path)),
+        tasks=tasks,
+        on_path=_most_first(_by_cause(path)),
+        waits=_most_first(sum((Counter(task.waits) for task in tasks), Counter())),
+        work=work,
+        peak_concurrency=peak,
+        mean_concurrency=work / duration if duration else 0.0,
+        efficiency=work / (duration * peak) if duration and peak else 0.0,
+        retry_cost=_retry_cost(made, retried),
+        retry_cost_on_path=_retry_cost_on_path(path, retried),
+        orchestration=in_no_task,
+    )
+
+
+def _by_cause(path: Iterable[Step]) -> Counter[Cause]:
+    amounts: Counter[Cause] = Counter()
+    for step in path:
+        amounts[step.cause] += step.end - step.start
+    return amounts
+
+
+def _most_first(amounts: Mapping[Cause, int]) -> dict[Cause, int]:
+    """Order by amount; what is nothing is left out."""
+    return {cause: amount for cause, amount in Counter(amounts).most_common() if amount}
+
+
+def _source(made: Activities) -> Literal["flowspan", "prefect", "plain"]:
+    if not made.has_runs:
+        return "plain"
+    is_ours = any(known.run_type and not known.is_native for known in made.facts)
+    return "flowspan" if is_ours else "prefect"
+
+
+def _stretches(made: Activities, path: Iterable[Step]) -> Iterator[Stretch]:
+    """Turn steps into stretches, and join those that touch and are alike."""
+    for (row, cause), group in itertools.groupby(path, key=lambda step: (step.row, step.cause)):
+        same = list(group)
+        yield Stretch(_span_id(made, row), same[0].start, same[-1].end, cause)
+
+
+def _span_id(made: Activities, row: int) -> str:
+    is_missing = row == made.root and not made.has_root
+    return made.root_id if is_missing else made.spans[row].span_id
+
+
+def _name(made: Activities, row: int) -> tuple[str, str]:
+    """Return what a row is summed up under: a type and a name."""
+    known = made.facts[row]
+    if row == made.root and not made.has_root:
+        # What it called may know the name of its flow.
+        known = made.spans[row].facts
+        return ("flow", known.flow_name) if known.flow_name else ("span", "(missing)")
+    if known.run_type is None:
+        return "span", made.spans[row].name
+    name = known.flow_name if known.run_type == "flow" else known.task_name
+    return known.run_type, name or made.spans[row].name
+
+
+def _groups(made: Activities) -> tuple[dict[tuple[str, str], list[int]], list[tuple[str, str]]]:
+    """List the rows of each name, and the name of each row.
+
+    What is no run counts for the run that it is part of, if there is one.
+    """
+    groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    names = [("", "")] * len(made.spans)
+    facts, parents = made.facts, made.parents
+    of_runs: set[int] = set()  # rows that are no run, but part of one
+    for row in made.callers_first:
+        if facts[row].run_type is None:
+            parent = parents[row]
+            if parent in of_runs or (parent != NONE and facts[parent].run_type is not None):
+                of_runs.add(row)
+                names[row] = names[parent]
+                continue
+        name = names[row] = _name(made, row)
+        groups[name].append(row)
+    return groups, names
+
+
+def _tasks(made: Activities, path: Sequence[Step], network: Network | None) -> tuple[Task, ...]:
+    groups, names = _groups(made)
+    on_path: defaultdict[tuple[str, str], list[Step]] = defaultdict(list)
+    for step in path:
+        on_path[names[step.row]].append(step)
+    causes = {name: _by_cause(on_path[name]) for name in groups}
+    ordered = sorted(groups, key=lambda name: (-causes[name].total(), *name))
+    told = _Answers(network, network.slacks() if network is not None else ())
+    return tuple(
+        _task(made, name, groups[name], causes[name], told.about(groups[name], causes[name]))
+        for name in ordered
+    )
+
+
+class _Answers:
+    """What there is to tell of changes, while the budget lasts."""
+
+    def __init__(self, network: Network | None, slacks: Sequence[int]) -> None:
+        self._network = network
+        self._slacks = slacks
+        self._by_slack = sorted(slacks)
+        self._budget = WHAT_IF_BUDGET
+
+    def about(
+        self, rows: Sequence[int], causes: Counter[Cause]
+    ) -> tuple[int | None, int | None, int | None]:
+        """Return the slack of some rows, and what is saved if they take no or half the time."""
+        path, network, slacks = causes.total(), self._network, self._slacks
+        if network is None:
+            return (0, None, None) if path else (None, 0, 0)
+        if not causes["execution"]:
+            slack = 0 if path else min(slacks[row] for row in rows)
+            return (slack if slack < UNLIMITED else None), 0, 0
+        if self._budget >= 0:
+            # Whatever has less slack is looked at, for both answers: its call, begin and end.
+            self._budget -= 6 * bisect_left(self._by_slack, network.bound(rows, 1, slacks))
+        if self._budget < 0:
+            return 0, None, None
+        drag = min(network.saving(rows, 1, slacks), path)
+        return 0, drag, min(network.saving(rows, 2, slacks), drag)
+
+
+def _task(
+    made: Activities,
+    name: tuple[str, str],
+    rows: Sequence[int],
+    causes: Counter[Cause],
+    told: tuple[int | None, int | None, int | None],
+) -> Task:
+    whole = made.end - made.start
+    path = causes.total()
+    slack, drag, saved = told
+    sums = _add_up(made, rows)
+    return Task(
+        name=name[1],
+        type=name[0],
+        runs=sums.runs,
+        failed=sums.failed,
+        retries=sums.retries,
+        duration=sums.duration,
+        execution=sums.execution,
+        path=path,
+        share=path / whole if whole else 0.0,
+        cause=causes.most_common(1)[0][0] if path else None,
+        slack=slack,
+        drag=drag,
+        saved=saved,
+        waits=_most_first(sums.waits),
+        rows_input=sums.rows_input,
+        rows_output=sums.rows_output,
+        on_path=dict(causes.most_common()),
+    )
+
+
+class _Sums(NamedTuple):
+    runs: int
+    failed: int
+    retries: int
+    duration: int
+    execution: int
+    waits: Mapping[Cause, int]
+    rows_input: int | None
+    rows_output: int | None
+
+
+def _add_up(made: Activities, rows: Sequence[int]) -> _Sums:
+    """Add up what some rows tell, with one look at each: of a million, most are far from memory."""
+    failed = retries = duration = execution = 0
+    late = infrastructure = queue = dependencies = concurrency = retry = pause = 0
+    rows_input: int | None = None
+    rows_output: int | None = None
+    for row in rows:
+        known = made.facts[row]
+        failed += made.spans[row].failed
+        duration += made.ends[row] - made.starts[row]
+        execution += made.executions[row]
+        late += known.late
+        infrastructure += known.infrastructure
+        queue += known.queue
+        dependencies += known.dependencies
+        concurrency += known.concurrency
+        pause += known.pause
+        if known.retry:
+            retry += known.retry
+            retries += 0 if row in made.attempts else max(1, known.run_count - 1)
+        if row in made.attempts:
+            retries += len(made.attempts[row]) - 1
+        if known.rows_input is not None:
+            rows_input = (rows_input or 0) + known.rows_input
+        if known.rows_output is not None:
+            rows_output = (rows_output or 0) + known.rows_output
+    return _Sums(
+        runs=len(rows) - sum(made.earlier.get(row, NONE) != NONE for row in rows),
+        failed=failed,
+        retries=retries,
+        duration=duration,
+        execution=execution,
+        waits={
+            "late": late,
+            "infrastructure": infrastructure,
+            "queue": queue,
+            "dependencies": dependencies,
+            "concurrency": concurrency,
+            "retry": retry,
+            "pause": pause,
+        },
+        rows_input=rows_input,
+        rows_output=rows_output,
+    )
+
+
+def _retried(made: Activities) -> dict[int, tuple[int, int]]:
+    """Tell from when to when runs did what a first success would have spared, by row."""
+    return {
+        row: (tries[0].start, tries[-1].start)
+        for row, tries in made.attempts.items()
+        if tries[0].start < tries[-1].start
+    }
+
+
+def _retry_cost(made: Activities, retried: Mapping[int, tuple[int, int]]) -> int:
+    untold = (known.retry for row, known in enumerate(made.facts) if row not in made.attempts)
+    return sum(end - start for start, end in retried.values()) + sum(untold)
+
+
+def _retry_cost_on_path(path: Iterable[Step], retried: Mapping[int, tuple[int, int]]) -> int:
+    total = 0
+    for step in path:
+        if step.row in retried:
+            start, end = retried[step.row]
+            total += max(0, min(end, step.end) - max(start, step.start))
+        elif step.cause == "retry":
+            total += step.end - step.start
+    return total
+
+
+def _tasks_only(made: Activities) -> list[int]:
+    """List the rows of task runs; where there are no runs, all rows but the root."""
+    if not made.has_runs:
+        return [row for row in range(len(made.spans)) if row != made.root]
+    return [row for row, known in enumerate(made.facts) if known.run_type == "task"]
+
+
+def _leaves(made: Activities, tasks: Sequence[int]) -> list[int]:
+    """List those of some rows that called none of the others."""
+    callers = {made.parents[row] for row in tasks}
+    return [row for row in tasks if row not in callers]
+
+
+def _inside(made: Activities, rows: Sequence[int], begins: Sequence[int]) -> list[int]:
+    """Return when each of some rows begins, but not outside the root."""
+    low, high = made.start, made.end
+    found = [begins[row] for row in rows]
+    if not found or (min(found) >= low and max(found) <= high):  # as they mostly are
+        return found
+    return [min(max(begin, low), high) for begin in found]
+
+
+def _peak(begins: Iterable[int], ends: Iterable[int]) -> int:
+    """Tell how many intervals there are at once at most; those that touch are not at once."""
+    starts, stops = sorted(begins), sorted(ends)
+    peak = over = 0
+    for begun, start in enumerate(starts, 1):
+        while stops[over] <= start:
+            over += 1
+        peak = max(peak, begun - over)
+    return peak
+
+
+def _covered(begins: Iterable[int], ends: Iterable[int]) -> int:
+    """Add up the time in which there is at least one interval, given by start."""
+    total = until = 0
+    for start, end in zip(begins, ends, strict=True):
+        if end > until:
+            total += end - (max(until, start))
+            until = end
+    return total

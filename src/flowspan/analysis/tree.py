@@ -1,0 +1,281 @@
+"""Make a tree of a trace's spans, and tell where inside each span its time went.
+
+Pure: spans in, frozen nodes out. Nothing here recurses, since a trace may be nested deeper than
+Python's stack.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias
+
+from flowspan import semconv
+from flowspan.analysis.phases import OTHER, Segment, before, inside
+from flowspan.read.span import Span
+
+GROUP_LIMIT: Final = 20
+"""Same-named siblings that are shown one by one; more are collapsed."""
+
+GROUP_SHOWN: Final = 10
+"""Siblings of a collapsed group that are shown all the same."""
+
+
+Role: TypeAlias = Literal["run", "attempt", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A span in the tree.
+
+    `alias` is the run's own name where siblings share the span's name; `missing_parent` is the id
+    of a parent that is not among the spans.
+    """
+
+    span: Span
+    role: Role
+    segments: tuple[Segment, ...]
+    children: tuple["Node | Rest", ...] = ()
+    alias: str | None = None
+    missing_parent: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Tells it from every other node of the tree."""
+        return self.span.span_id
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """The siblings of one name that are not shown one by one."""
+
+    name: str
+    role: Role
+    spans: tuple[Span, ...]
+    segments: tuple[Segment, ...]
+
+    @property
+    def key(self) -> str:
+        """Tells it from every other node of the tree."""
+        return self.spans[0].span_id
+
+    @property
+    def results(self) -> Counter[str]:
+        """How many of the spans ended with which result, spans without one left out."""
+        return Counter(name for s in self.spans if (name := s.facts.result) is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A whole trace; `start` and `end` (ns) hold the waits before the spans too."""
+
+    roots: tuple[Node | Rest, ...]
+    spans: tuple[Span, ...]
+    start: int
+    end: int
+
+    @property
+    def main(self) -> Span:
+        """The span that the trace is about: its first flow run, run, or span that is a root."""
+        roots = [node.span for node in self.roots if isinstance(node, Node)]
+        flows = (s for s in roots if s.facts.run_type == "flow")
+        runs = (s for s in roots if s.is_run)
+        return next(itertools.chain(flows, runs, roots))
+
+    @property
+    def runs(self) -> int:
+        """How many runs the trace holds; a run that moved to another process counts once."""
+        runs = (span for span in self.spans if span.is_run)
+        return len({span.facts.run_id or span.span_id for span in runs})
+
+
+def build(spans: Collection[Span], *, everything: bool = False) -> Tree:
+    """Make the tree of one trace.
+
+    Args:
+        spans: The spans of one trace, at least one, each id once.
+        everything: Show the only, successful attempt of a run too, and collapse nothing.
+    """
+    ordered = sorted(spans, key=lambda span: (span.start, -span.end, span.span_id))
+    by_id = {span.span_id: span for span in ordered}
+    order, kids = _arrange(ordered, by_id)
+    roles = {span.span_id: _role(span, by_id.get(span.parent_span_id or "")) for span in ordered}
+    attempts = {
+        parent: [child for child in children if roles[child.span_id] == "attempt"]
+        for parent, children in kids.items()
+    }
+    shown = kids if everything else _without_quiet_attempts(order, kids, attempts)
+    nodes: dict[str, Node] = {}
+    for span in reversed(order):  # children before their parents
+        nodes[span.span_id] = Node(
+            span=span,
+            role=roles[span.span_id],
+            segments=_segments(
+                span,
+                roles[span.span_id],
+                attempts.get(span.span_id, ()),
+                _time_of(kids.get(span.span_id, ())),
+            ),
+            children=_siblings(shown.get(span.span_id, ()), nodes, everything=everything),
+        )
+    roots = [replace(nodes[s.span_id], missing_parent=s.parent_span_id) for s in kids[None]]
+    nodes |= {node.span.span_id: node for node in roots}
+    segments = [segment for node in nodes.values() for segment in node.segments]
+    return Tree(
+        roots=_siblings(kids[None], nodes, everything=everything),
+        spans=tuple(ordered),
+        start=min(segment.start for segment in segments),
+        end=max(segment.end for segment in segments),
+    )
+
+
+def callers_first(spans: Collection[Span]) -> list[Span]:
+    """Order spans so that each comes behind its caller, if that is among them; by time else."""
+    ordered = sorted(spans, key=lambda span: (span.start, -span.end, span.span_id))
+    return _arrange(ordered, {span.span_id: span for span in ordered})[0]
+
+
+def walk(tree: Tree) -> Iterator[Node | Rest]:
+    """Yield every node in the order in which it is shown."""
+    stack = list(reversed(tree.roots))
+    while stack:
+        node = stack.pop()
+        yield node
+        if isinstance(node, Node):
+            stack.extend(reversed(node.children))
+
+
+_Kids: TypeAlias = dict[str | None, list[Span]]
+
+
+def _arrange(ordered: Sequence[Span], by_id: Mapping[str, Span]) -> tuple[list[Span], _Kids]:
+    """Order the spans so that parents come first, and list the children of each.
+
+    Spans whose parents make a circle would belong nowhere; the first of them becomes a root.
+    """
+    wanted: _Kids = {None: []}
+    for span in ordered:
+        parent = span.parent_span_id
+        wanted.setdefault(parent if parent in by_id else None, []).append(span)
+    order: list[Span] = []
+    kids: _Kids = {None: []}
+    seen: set[str] = set()
+    for root in (*wanted[None], *ordered):
+        stack: list[tuple[str | None, Span]] = [(None, root)]
+        while stack:
+            parent, span = stack.pop()
+            if span.span_id in seen:
+                continue
+            seen.add(span.span_id)
+            order.append(span)
+            kids.setdefault(parent, []).append(span)
+            children = wanted.get(span.span_id, ())
+            stack.extend((span.span_id, child) for child in reversed(children))
+    return order, kids
+
+
+def _role(span: Span, parent: Span | None) -> Role:
+    if span.is_run:
+        return "run"
+    number = span.facts.attempt
+    if number is not None and span.name == semconv.attempt_span_name(number):
+        # An attempt whose run is missing stands for it in the tree, but is still an attempt.
+        return "attempt" if parent is None or parent.is_run else "other"
+    return "other"
+
+
+def _without_quiet_attempts(
+    order: Iterable[Span], kids: _Kids, attempts: Mapping[str | None, Sequence[Span]]
+) -> _Kids:
+    """Let the children of a run's only, successful attempt stand directly below the run."""
+    shown = dict(kids)
+    for span in order:
+        own = attempts.get(span.span_id, ())
+        if len(own) == 1 and not own[0].failed:
+            inner = kids.get(own[0].span_id, [])
+            outer = [child for child in kids[span.span_id] if child is not own[0]]
+            shown[span.span_id] = sorted(outer + inner, key=lambda child: child.start)
+    return shown
+
+
+def _siblings(
+    spans: Sequence[Span], nodes: Mapping[str, Node], *, everything: bool
+) -> tuple[Node | Rest, ...]:
+    """Tell same-named siblings apart, and collapse the many into one line after the last shown."""
+    groups: dict[tuple[str, Role], list[Node]] = {}
+    for span in spans:
+        node = nodes[span.span_id]
+        groups.setdefault((span.name, node.role), []).append(node)
+    shown: list[tuple[int, Node | Rest]] = []
+    position = {span.span_id: place for place, span in enumerate(spans)}
+    for same in groups.values():
+        group = (
+            [replace(node, alias=node.span.facts.run_name) for node in same] if same[1:] else same
+        )
+        telling = group if everything or len(group) <= GROUP_LIMIT else _most_telling(group)
+        shown += [(position[node.span.span_id], node) for node in telling]
+        if len(telling) < len(group):
+            shown.append((position[telling[-1].span.span_id], _rest(group, telling)))
+    # Stable, so a rest stays behind the sibling whose place it shares.
+    return tuple(node for _, node in sorted(shown, key=lambda item: item[0]))
+
+
+def _most_telling(group: Sequence[Node]) -> list[Node]:
+    """Choose what to show of many siblings: failures first, then those that took longest."""
+
+    def weight(node: Node) -> tuple[bool, int]:
+        return node.span.failed, sum(segment.end - segment.start for segment in node.segments)
+
+    chosen = {id(node) for node in sorted(group, key=weight, reverse=True)[:GROUP_SHOWN]}
+    return [node for node in group if id(node) in chosen]
+
+
+def _rest(group: Sequence[Node], shown: Sequence[Node]) -> Rest:
+    visible = {node.span.span_id for node in shown}
+    hidden = [node for node in group if node.span.span_id not in visible]
+    busy = [
+        segment
+        for node in hidden
+        for segment in node.segments
+        if segment.phase in (semconv.EXECUTION, OTHER)
+    ]
+    spans = tuple(node.span for node in hidden)
+    return Rest(spans[0].name, hidden[0].role, spans, tuple(_union(busy)))
+
+
+def _union(segments: Iterable[Segment]) -> Iterator[Segment]:
+    """Merge segments of one phase into the stretches in which there is at least one."""
+    merged: Segment | None = None
+    for segment in sorted(segments, key=lambda segment: segment.start):
+        if merged is None or segment.start > merged.end:
+            if merged is not None:
+                yield merged
+            merged = segment
+        elif segment.end > merged.end:
+            merged = merged._replace(end=segment.end)
+    if merged is not None:
+        yield merged
+
+
+# Where inside a run's bar its time lies. The span carries totals; only attempts carry times.
+#
+#     before the span         inside the span
+#     late | infra | queue || deps | concurrency | orch. | exec. | retry | exec. pause exec. | orch.
+#                                                          attempt 1       attempt 2
+
+
+def _time_of(called: Sequence[Span]) -> tuple[int, int] | None:
+    """Tell from when to when there were spans that a span called."""
+    if not called:
+        return None
+    return called[0].start, max(span.end for span in called)
+
+
+def _segments(
+    span: Span, role: Role, attempts: Sequence[Span], calling: tuple[int, int] | None
+) -> tuple[Segment, ...]:
+    end = span.start + span.duration
+    if role != "run":
+        phase = semconv.EXECUTION if role == "attempt" else OTHER
+        return (Segment(phase, span.start, end),)
+    return (*before(span), *inside(span, end, attempts, calling))

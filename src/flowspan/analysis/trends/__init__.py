@@ -1,0 +1,1 @@
+"""Compare many runs of a flow."""

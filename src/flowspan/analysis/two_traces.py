@@ -1,0 +1,182 @@
+"""Explain why one run took longer than another: by what changed on the critical path.
+
+Since the critical path tiles a run, the changes of all names on it, those of the flow itself
+included, add up to the change of the run's duration: to the nanosecond.
+
+Pure: two analyses in, frozen values out. Times are integer nanoseconds, changes are B less A.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flowspan.analysis import tree as trees
+from flowspan.analysis.one_trace import analyse
+from flowspan.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flowspan.analysis.one_trace import Analysis, Task
+    from flowspan.analysis.phases import Cause
+    from flowspan.read.span import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two runs: what it is, and what its analysis tells.
+
+    Without `has_root` the span of the run itself is missing, and so is how it ended.
+    """
+
+    trace_id: str
+    name: str
+    run_name: str | None
+    result: str | None
+    analysis: Analysis
+    has_root: bool = True
+
+    @property
+    def duration(self) -> int:
+        """Nanoseconds from start to end."""
+        return self.analysis.end - self.analysis.start
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """How many rows the runs of a name had to do with, and how long one row took.
+
+    A flow has none: what it executes is mostly waiting for its tasks.
+
+    `direction` is ``output`` or ``input``, whichever both sides tell, output first. `rows` and
+    `execution` (ns) are those of A and of B, all of them above 0.
+    """
+
+    direction: str
+    rows: tuple[int, int]
+    execution: tuple[int, int]
+
+    @property
+    def ratio(self) -> float:
+        """Rows of B over rows of A."""
+        return self.rows[1] / self.rows[0]
+
+    @property
+    def per_row(self) -> float:
+        """Time that a row took in B over that in A; above 1 it became slower."""
+        return self.execution[1] / self.execution[0] / self.ratio
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Rows per second of execution, of A and of B."""
+        before, after = (
+            rows / (time / 1e9) for rows, time in zip(self.rows, self.execution, strict=True)
+        )
+        return before, after
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What changed for one name; a side that has no run of it is None.
+
+    `path` is the change of its time on the critical path, `cause` what that was spent on mostly,
+    None where there is no change. Of a failed, retried or cached run the counts tell.
+    """
+
+    name: str
+    type: str
+    before: Task | None
+    after: Task | None
+    path: int
+    by_cause: Mapping[Cause, int]
+    volume: Volume | None
+
+    @property
+    def title(self) -> str:
+        """What to call it: of a flow only what is no task's counts here."""
+        name = clean(self.name) or "(no name)"
+        return f"{name} itself" if self.type == "flow" else name
+
+    @property
+    def cause(self) -> Cause | None:
+        """The cause whose change has most to do with that of the whole."""
+        sign = 1 if self.path > 0 else -1
+        causes = [(sign * change, cause) for cause, change in self.by_cause.items()]
+        largest, cause = max(causes, default=(0, None))
+        return cause if self.path and largest > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Two runs, and what changed from A to B, the largest change on the critical path first."""
+
+    before: Side
+    after: Side
+    changes: tuple[Change, ...]
+
+    @property
+    def total(self) -> int:
+        """The change of the duration: the sum of the changes of all names."""
+        return self.after.duration - self.before.duration
+
+    @property
+    def relative(self) -> float | None:
+        """The change of the duration as a part of A's; None if that took no time."""
+        return self.total / self.before.duration if self.before.duration else None
+
+    @property
+    def leading(self) -> Change | None:
+        """What explains most of the change; None if there is no change."""
+        sign = 1 if self.total > 0 else -1
+        leading = max(self.changes, key=lambda change: sign * change.path, default=None)
+        return leading if leading and self.total and sign * leading.path > 0 else None
+
+
+def compare(before: Trace, after: Trace) -> Difference:
+    """Tell what changed from one trace to another; each has at least one span."""
+    return difference(_side(before), _side(after))
+
+
+def difference(before: Side, after: Side) -> Difference:
+    """Tell what changed from one run to another."""
+    old = {(task.type, task.name): task for task in before.analysis.tasks}
+    new = {(task.type, task.name): task for task in after.analysis.tasks}
+    changes = [_change(key, old.get(key), new.get(key)) for key in {**old, **new}]
+    # Stable: of equal changes, the one with the larger share comes first, as in the analyses.
+    changes.sort(key=lambda change: -abs(change.path))
+    return Difference(before, after, tuple(changes))
+
+
+def _side(trace: Trace) -> Side:
+    analysis = analyse(trace.spans, what_if=False)
+    root = next((span for span in trace.spans if span.span_id == analysis.root_id), None)
+    if root is None:  # what it called names its flow, but has another name of a run, and result
+        main = trees.build(trace.spans).main
+        name = main.facts.flow_name or main.name
+        return Side(trace.trace_id, name, None, None, analysis, has_root=False)
+    facts = root.facts
+    name = facts.flow_name or root.name
+    return Side(trace.trace_id, name, facts.run_name, facts.result, analysis)
+
+
+def _change(key: tuple[str, str], before: Task | None, after: Task | None) -> Change:
+    old = before.on_path if before else {}
+    new = after.on_path if after else {}
+    by_cause = {cause: new.get(cause, 0) - old.get(cause, 0) for cause in {**old, **new}}
+    path = (after.path if after else 0) - (before.path if before else 0)
+    type_, name = key
+    return Change(name, type_, before, after, path, by_cause, _volume(before, after))
+
+
+def _volume(before: Task | None, after: Task | None) -> Volume | None:
+    if before is None or after is None or before.type == "flow":
+        return None
+    execution = before.execution, after.execution
+    for direction, rows in (
+        ("output", (before.rows_output, after.rows_output)),
+        ("input", (before.rows_input, after.rows_input)),
+    ):
+        if all(rows) and all(execution):
+            return Volume(direction, (rows[0] or 0, rows[1] or 0), execution)
+    return None

@@ -1,0 +1,1 @@
+"""The ``flowspan`` command. One file a command."""

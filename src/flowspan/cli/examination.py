@@ -1,0 +1,193 @@
+"""Check an environment: what would be recorded, where it would go, what would double it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections import Counter
+from dataclasses import dataclass
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry.instrumentation.environment_variables import (
+    OTEL_PYTHON_DISABLED_INSTRUMENTATIONS,
+)
+from packaging.requirements import Requirement
+from pydantic import ValidationError
+
+from flowspan._version import __version__
+from flowspan.errors import ConfigurationError
+from flowspan.export import probe, providers, routes
+from flowspan.instrumentor import SUPPORTED_PREFECT, is_switched_off, targets
+from flowspan.objectives.promises import TAG_PREFIX
+from flowspan.settings import Settings, objectives_source
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+
+_LOG_INSTRUMENTATIONS: Final = {
+    "logging": "its handler exports the lines that reach the root logger",
+    "structlog": "its processor exports structlog's events",
+}
+
+
+class Verdict(Enum):
+    """What a finding means; only the last is an error."""
+
+    WELL = "✓"
+    NOTE = "·"
+    WRONG = "✗"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was checked."""
+
+    subject: str
+    verdict: Verdict
+    detail: str
+
+
+def examine() -> Iterator[Finding]:
+    """Check what `flowspan.instrument` would do if a flow called it here and now."""
+    yield Finding("flowspan", Verdict.NOTE, f"{__version__} on Python {platform.python_version()}")
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        lines = "; ".join(
+            ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
+            for problem in error.errors()
+        )
+        yield Finding("settings", Verdict.WRONG, f"{lines} (FLOWSPAN_* variables)")
+        return
+    except ConfigurationError as error:
+        yield Finding("objectives", Verdict.WRONG, str(error))
+        return
+    reason = is_switched_off(settings)
+    if reason is not None:
+        yield Finding(
+            "settings", Verdict.NOTE, f"flowspan is switched off by {reason}: nothing is patched"
+        )
+    if (yield from _examine_prefect()):
+        yield from _examine_patches()
+    yield _examine_objectives(settings)
+    try:
+        signals = routes.describe_signals(settings)
+    except providers.ConfigurationError as error:
+        yield Finding("signals", Verdict.WRONG, str(error))
+        signals = []
+    yield from _examine_signals(signals, settings)
+    exporters = {route.exporter for route in signals if route.signal == routes.LOGS}
+    if reason is None and exporters - {routes.NONE}:
+        yield from _examine_log_exporters(settings)
+    yield from _examine_duplicates(signals)
+
+
+def _examine_prefect() -> Generator[Finding, None, bool]:
+    """Yield what is installed; return whether flowspan can be applied to it."""
+    try:
+        installed = version("prefect")
+    except PackageNotFoundError:
+        yield Finding("Prefect", Verdict.WRONG, "is not installed: pip install prefect")
+        return False
+    supported = Requirement(SUPPORTED_PREFECT).specifier
+    is_supported = supported.contains(installed, prereleases=True)
+    if is_supported:
+        yield Finding("Prefect", Verdict.WELL, f"{installed} is supported ({supported})")
+    else:
+        yield Finding(
+            "Prefect", Verdict.WRONG, f"{installed} is not supported: install {supported}"
+        )
+    return is_supported
+
+
+def _examine_patches() -> Iterator[Finding]:
+    missing, found = [], Counter[str]()
+    for patch, owner in targets():
+        if owner is None:
+            missing.append(patch.target)
+        else:
+            found[patch.module] += 1
+    if missing:
+        detail = f"{', '.join(missing)} changed in this Prefect: look for a newer flowspan"
+        yield Finding("patches", Verdict.WRONG, detail)
+    else:
+        places = ", ".join(f"{count} in {module}" for module, count in found.items())
+        detail = f"instrument() wraps {found.total()} functions of Prefect, all there: {places}"
+        yield Finding("patches", Verdict.WELL, detail)
+
+
+def _examine_objectives(settings: Settings) -> Finding:
+    source = objectives_source()
+    if not settings.slo:
+        detail = f"none in {source}" if source else "none are set"
+        return Finding("objectives", Verdict.NOTE, detail)
+    tags = sum(key.startswith(TAG_PREFIX) for key in settings.slo)
+    detail = f"for flows: {len(settings.slo) - tags}, for tags: {tags}, from {source}"
+    return Finding("objectives", Verdict.WELL, detail)
+
+
+def _examine_signals(
+    signals: Sequence[routes.SignalRoute], settings: Settings
+) -> Iterator[Finding]:
+    for route in signals:
+        place = f"to {route.destination} ({route.exporter})"
+        if route.exporter == routes.NONE:
+            variable = f"OTEL_{route.signal.upper()}_EXPORTER"
+            if route.signal == routes.LOGS and not settings.logs:
+                variable = "FLOWSPAN_LOGS"
+            yield Finding(route.signal, Verdict.NOTE, f"are switched off by {variable}")
+        elif (problem := probe.probe(route)) is None:
+            yield Finding(route.signal, Verdict.WELL, f"{place}, which answers")
+        else:
+            yield Finding(route.signal, Verdict.WRONG, f"{place}, which does not answer: {problem}")
+
+
+def _examine_log_exporters(settings: Settings) -> Iterator[Finding]:
+    """Say who exports what is logged: flowspan, unless the application has OpenTelemetry do it."""
+    level = logging.getLevelName(settings.log_level)
+    others = [name for name in _LOG_INSTRUMENTATIONS if _is_instrumented(name)]
+    detail = f"flowspan exports the lines of every logger from {level} up, with the run's ids"
+    if not others:
+        detail += "; nothing is installed that would export them, too"
+    yield Finding("who logs", Verdict.WELL, detail)
+    for name in others:
+        yield Finding(
+            "who logs",
+            Verdict.NOTE,
+            f"opentelemetry-instrumentation-{name} is installed: where opentelemetry-instrument or "
+            f"the application makes it active, {_LOG_INSTRUMENTATIONS[name]}, and flowspan only "
+            "adds the run's attributes to them",
+        )
+
+
+def _is_instrumented(name: str) -> bool:
+    disabled = os.environ.get(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS, "").split(",")
+    found = entry_points(group="opentelemetry_instrumentor", name=name)
+    return bool(found) and name not in [one.strip() for one in disabled]
+
+
+def _examine_duplicates(signals: Sequence[routes.SignalRoute]) -> Iterator[Finding]:
+    found = list(_duplicates(signals))
+    for detail in found:
+        yield Finding("duplicates", Verdict.WRONG, detail)
+    if not found:
+        native = os.environ.get("PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY")
+        also = f" (PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY={native})" if native else ""
+        detail = f"none: Prefect's own spans are replaced{also}, nothing else makes any"
+        yield Finding("duplicates", Verdict.WELL, detail)
+
+
+def _duplicates(signals: Sequence[routes.SignalRoute]) -> Iterator[str]:
+    for entry in entry_points(group="opentelemetry_instrumentor"):
+        if "prefect" in f"{entry.name} {entry.value}".lower() and "flowspan" not in entry.value:
+            yield (
+                f"{entry.value} instruments Prefect too: uninstall it, or name it in "
+                "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+            )
+    used = Counter((route.signal, route.destination) for route in signals)
+    for (signal, place), count in used.items():
+        if count > 1:
+            yield f"{signal} go to {place} {count} times: name one exporter for it only"

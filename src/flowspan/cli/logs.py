@@ -1,0 +1,115 @@
+"""``flowspan logs``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flowspan.cli import output
+from flowspan.cli.hints import HOW_TO_GET_LOGS, floor_of, unknown
+from flowspan.cli.options import FOLDER
+from flowspan.cli.output import fail, note
+from flowspan.cli.timeline import _trace_of_root
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from flowspan.read.log_files import Log
+
+
+def logs(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="FLOW_RUN_ID|TRACE_ID|latest",
+            help="The id of a flow run or of a trace, or (default) the trace that logged last.",
+            show_default=False,
+        ),
+    ] = "latest",
+    *,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Print only lines of this task or task run.", show_default=False
+        ),
+    ] = None,
+    level: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LEVEL",
+            help="Print only lines of this level, e.g. WARNING, or above.",
+            show_default=False,
+        ),
+    ] = None,
+    file: Annotated[
+        Path,
+        typer.Option(
+            envvar="FLOWSPAN_DIR",
+            help="File of OTLP JSON lines, or folder of logs*.jsonl files.",
+        ),
+    ] = FOLDER,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object for each line instead.")
+    ] = False,
+) -> None:
+    """Print the log lines of a run, in order of time.
+
+    Of a flow run these are its own and those of its tasks; of the one that a trace begins with,
+    those of the whole trace. Nothing is cut; stacks of exceptions and further lines of a message
+    are indented.
+
+    Exits with 1 if there is no such run or task, or if something in the files could not be read.
+    """
+    from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
+    from flowspan.read import log_files as reader  # noqa: PLC0415 - likewise
+    from flowspan.read.selection import UnknownRunError  # noqa: PLC0415 - likewise
+
+    floor = floor_of(level)
+    try:
+        found = reader.load(file, run, _trace_of_root)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="FLOW_RUN_ID|TRACE_ID|latest") from None
+    except SourceError as error:
+        fail(f"{error}\n{HOW_TO_GET_LOGS}")
+    except UnknownRunError as error:
+        output.warn(error.problems)
+        ids = [known.run_id or known.trace_id for known in error.known]
+        fail(unknown(error, ids, HOW_TO_GET_LOGS))
+    of_task = found.logs if task is None else reader.of_task(found.logs, task)
+    if task is not None and not of_task:
+        output.warn(found.problems)
+        fail(_no_task(task, found.logs))
+    shown = reader.at_least(of_task, floor)
+    if not shown:
+        note("no line of this run is of this level or above.")
+    _print_logs(shown, as_json=as_json)
+    if found.problems:
+        output.warn(found.problems)
+        raise typer.Exit(1)
+
+
+def _no_task(name: str, logs: "Iterable[Log]") -> str:
+    from flowspan.text import clean  # noqa: PLC0415 - only a failure needs it
+
+    tasks = sorted({clean(log.task_names[0]) for log in logs if log.task_names})
+    lines = [f"  {task}" for task in tasks] or ["  none"]
+    return "\n".join([f"no line of this run is of task {name!r}. Tasks with lines are:", *lines])
+
+
+def _print_logs(logs: "Sequence[Log]", *, as_json: bool) -> None:
+    if as_json:
+        import orjson  # noqa: PLC0415 - only this needs it
+
+        from flowspan.read.log_files import as_object  # noqa: PLC0415 - likewise
+
+        for log in logs:
+            typer.echo(orjson.dumps(as_object(log), option=orjson.OPT_APPEND_NEWLINE), nl=False)
+    else:
+        from flowspan.views.terminal.logs import write  # noqa: PLC0415 - heavy
+
+        console = output.console()
+        for line in write(logs):
+            if console.is_terminal:
+                console.print(line, soft_wrap=True)
+            else:  # a tenth of the time, which counts where there are many
+                console.file.write(f"{line.plain}\n")

@@ -1,0 +1,85 @@
+"""``flowspan metrics``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from flowspan.cli import output
+from flowspan.cli.options import FOLDER
+from flowspan.cli.output import fail
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowspan.analysis.run_metrics import Report
+
+
+def metrics(
+    *,
+    flow: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Show only this flow and its tasks.", show_default=False),
+    ] = None,
+    file: Annotated[
+        Path,
+        typer.Option(
+            envvar="FLOWSPAN_DIR",
+            help="File of OTLP JSON lines, or folder of metrics*.jsonl files.",
+        ),
+    ] = FOLDER,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything as one JSON document instead.")
+    ] = False,
+) -> None:
+    """Show how the runs of each flow and task went, added up over all processes.
+
+    The success rate is the share of success among success, failure, timeout and error: cancelled
+    and skipped runs do not count. Durations are the time in Running states, cached and skipped runs
+    left out; p50 and p95 are estimated from the buckets of histograms, by linear interpolation.
+
+    Exits with 1 if there are no metrics, or if something in the files could not be read.
+    """
+    from flowspan.analysis import run_metrics  # noqa: PLC0415 - only this command needs it
+    from flowspan.errors import SourceError  # noqa: PLC0415 - only two commands need it
+    from flowspan.read import metric_files  # noqa: PLC0415 - only this command needs it
+    from flowspan.views.json import metrics  # noqa: PLC0415 - only this command needs it
+
+    try:
+        found = metric_files.load(file)
+    except SourceError as error:
+        fail(f"{error}\n{HOW_TO_GET_METRICS}")
+    report = run_metrics.summarize(found)
+    shown = report if flow is None else run_metrics.only(report, flow)
+    if shown.is_empty:
+        output.warn(found.problems)
+        fail(_no_metrics(file, flow, report.flow_names))
+    if as_json:
+        typer.echo(metrics.to_json(shown), nl=False)
+    else:
+        _draw_report(shown)
+    if found.problems:
+        output.warn(found.problems)
+        raise typer.Exit(1)
+
+
+HOW_TO_GET_METRICS: Final = (
+    "Run a flow that calls flowspan.instrument() first: with no OTEL_METRICS_EXPORTER and no OTLP\n"
+    "endpoint set, which would send them elsewhere, it writes its metrics to .flowspan/ in its\n"
+    "working directory. Or name a file or folder with --file PATH."
+)
+
+
+def _no_metrics(file: Path, flow: str | None, known: "Sequence[str]") -> str:
+    if flow is None or not known:
+        return f"{file} holds no metrics of runs yet.\n{HOW_TO_GET_METRICS}"
+    names = "\n".join(f"  {name}" for name in known)
+    return f"{file} holds no flow {flow!r}. The flows there are:\n{names}"
+
+
+def _draw_report(report: "Report") -> None:
+    from flowspan.views.terminal import metrics as terminal  # noqa: PLC0415 - heavy, and only drawing needs it
+
+    console = output.console()
+    unicode = console.encoding.startswith("utf")
+    output.print_lines(terminal.draw(report, width=console.width, unicode=unicode), console)

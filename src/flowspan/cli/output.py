@@ -1,0 +1,76 @@
+"""How commands print: to a terminal as wide as it is, to a pipe plainly, warnings on stderr."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.console import Console
+    from rich.text import Text
+
+    from flowspan.read.lines import Problem
+
+PIPED_WIDTH: Final = 120
+"""Cells of a line where there is no terminal to tell."""
+
+STDOUT: Final = Path("-")
+"""Stands for standard output where a file is asked for."""
+
+_WARNINGS_SHOWN: Final = 10
+
+
+def note(message: str) -> None:
+    """Say something that the user should know."""
+    typer.echo(f"flowspan: {message}", err=True)
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """Say why the command cannot go on, and exit."""
+    note(message)
+    raise typer.Exit(code)
+
+
+def console() -> "Console":
+    """Make a console as wide as the terminal; a pipe has no width, so it gets a stable one."""
+    from rich.console import Console  # noqa: PLC0415 - heavy, and only drawing needs it
+
+    if hasattr(sys.stdout, "reconfigure"):  # a name may hold what the output's encoding lacks
+        sys.stdout.reconfigure(errors="replace")
+    columns = os.environ.get("COLUMNS", "")
+    width = None
+    if not sys.stdout.isatty():
+        width = int(columns) if columns.isdecimal() and int(columns) else PIPED_WIDTH
+    return Console(width=width, highlight=False, soft_wrap=False)
+
+
+def print_lines(lines: "Iterable[Text]", console: "Console") -> None:
+    """Print lines that are already as wide as they may be."""
+    for line in lines:
+        console.print(line, no_wrap=True, overflow="crop", crop=True)
+
+
+def write_file(path: Path, pieces: "Iterable[bytes]") -> None:
+    """Write a file, or to standard output; exit where that cannot be."""
+    if path == STDOUT:
+        sys.stdout.flush()
+        sys.stdout.buffer.writelines(pieces)
+        return
+    try:
+        with path.open("wb") as stream:
+            stream.writelines(pieces)
+    except OSError as error:
+        fail(f"{path} cannot be written: {error.strerror or error}")
+
+
+def warn(problems: "Sequence[Problem]") -> None:
+    """Say what could not be read: the first few, and how many more there are."""
+    for problem in problems[:_WARNINGS_SHOWN]:
+        typer.echo(f"flowspan: warning: {problem}", err=True)
+    if len(problems) > _WARNINGS_SHOWN:
+        more = len(problems) - _WARNINGS_SHOWN
+        typer.echo(f"flowspan: warning: {more:,} more like these", err=True)

@@ -1,0 +1,215 @@
+"""The command ``flowspan trends``."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path  # noqa: TC003 - Typer reads annotations at run time
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from flowspan.cli.options import (
+    FOLDER,
+    SINCE_HELP,
+    Jaeger,
+    Source,
+    read_jaeger_option,
+    read_since_option,
+    refuse_two_sources,
+)
+from flowspan.cli.output import STDOUT, console, fail, note, print_lines, warn, write_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from flowspan.analysis.trends.answers import FlowTrends
+    from flowspan.analysis.trends.runs import Run
+    from flowspan.cli.options import Place
+    from flowspan.read.lines import Problem
+    from flowspan.read.span import Trace
+
+_SINCE_OF_JAEGER: Final = "30d"  # its API has no "ever"
+_LISTED: Final = 20
+_TRACES_TO_KNOW: Final = 50  # of Jaeger, to tell which flows it has
+
+HOW_TO_GET_RUNS: Final = (
+    "Run a flow that calls flowspan.instrument() a few times: with no OTEL_* endpoint set it\n"
+    "writes its spans to .flowspan/ in its working directory. Or name a file or folder with\n"
+    "--file PATH."
+)
+
+
+def trends(
+    context: typer.Context,
+    *,
+    flow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Show only this flow, also where another flow called it.",
+            show_default=False,
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AGE|DATE",
+            help=f"{SINCE_HELP} By default all in files, and {_SINCE_OF_JAEGER} of Jaeger.",
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="Share of runs that should succeed each day, e.g. 0.95, in place of the flow's "
+            "min_success_rate.",
+            show_default=False,
+        ),
+    ] = None,
+    file: Source = FOLDER,
+    jaeger: Jaeger = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Also write a page with charts; to - for standard output.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything as one JSON document instead.")
+    ] = False,
+) -> None:
+    """Show how the runs of flows change: slower or faster, since when, and why.
+
+    Durations are those of runs that succeeded. Steady change is tested by Mann and Kendall, with
+    the slope of Theil and Sen; a step by Pettitt; weekdays by Kruskal and Wallis. What is not
+    significant at 0.01 is not called a change. Days and hours are local.
+
+    Needs scipy: pip install 'flowspan[trends]'. Exits with 1 if there are no such runs, or if
+    something in their source could not be read.
+    """
+    if as_json and html == STDOUT:
+        raise typer.BadParameter(
+            "Both would go to standard output: name a file for the page.",
+            param_hint="--json, --html",
+        )
+    refuse_two_sources(jaeger, context)
+    _require_scipy()
+    start = read_since_option(since if jaeger is None else since or _SINCE_OF_JAEGER)
+    place = None if jaeger is None else read_jaeger_option(jaeger)
+    problems: list[Problem] = []
+    runs, known = _runs(_traces(file, place, flow, start, problems), flow)
+    if not runs:
+        if place is not None and flow is not None:  # which was asked for this flow alone
+            some = itertools.islice(_traces(file, place, None, start, []), _TRACES_TO_KNOW)
+            known = {run.flow for run in _runs(some, None)[0]}
+        warn(problems)
+        fail(_no_runs(str(file) if jaeger is None else "Jaeger", flow, start, known))
+    found = _answers(runs, target)
+    if html is not None:
+        from flowspan.views.html.trends import to_html  # noqa: PLC0415 - only this needs it
+
+        write_file(html, [to_html(found).encode()])
+    if as_json:
+        from flowspan.views.json.trends import to_json  # noqa: PLC0415 - only this needs it
+
+        typer.echo(to_json(found), nl=False)
+    elif html != STDOUT:
+        from flowspan.views.terminal.trends import draw  # noqa: PLC0415 - heavy
+
+        screen = console()
+        unicode = screen.encoding.startswith("utf")
+        print_lines(draw(found, width=screen.width, unicode=unicode), screen)
+    if html not in (None, STDOUT):
+        note(f"wrote {html}")
+    if problems:
+        warn(problems)
+        raise typer.Exit(1)
+
+
+def _require_scipy() -> None:
+    try:
+        import scipy  # noqa: F401, PLC0415 - an extra, and heavy
+    except ModuleNotFoundError:
+        fail("trends need scipy, which is not installed: pip install 'flowspan[trends]'")
+
+
+def _traces(
+    file: Path, place: Place | None, flow: str | None, since: int, problems: list[Problem]
+) -> Iterator[Trace]:
+    from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
+
+    try:
+        if place is None:
+            from flowspan.read import trace_files  # noqa: PLC0415 - likewise
+
+            yield from trace_files.traces(file, problems, since)
+        else:
+            from flowspan.read import jaeger  # noqa: PLC0415 - likewise
+
+            url, headers = place
+            yield from jaeger.load_all(url, problems, headers=headers, flow=flow, since=since)
+    except SourceError as error:
+        warn(problems)
+        fail(str(error) if place else f"{error}\n{HOW_TO_GET_RUNS}")
+
+
+def _runs(traces: Iterable[Trace], flow: str | None) -> tuple[list[Run], set[str]]:
+    """List all runs, and the names of all flows there are.
+
+    Traces that have nothing of Prefect's count only where no other has, either.
+    """
+    from flowspan.analysis.trends.runs import flow_names, runs_of  # noqa: PLC0415 - heavy
+
+    found: list[Run] = []
+    known: set[str] = set()
+    for trace in traces:
+        found += runs_of(trace, flow)
+        known |= flow_names(trace)
+    of_prefect = [run for run in found if not run.is_plain]
+    return of_prefect or found, known
+
+
+def _answers(runs: Sequence[Run], target: float | None) -> list[FlowTrends]:
+    """Answer for each flow, the one with the latest run first."""
+    from flowspan.analysis.trends.answers import answer  # noqa: PLC0415 - heavy
+
+    by_flow: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.end, reverse=True):
+        by_flow.setdefault(run.flow, []).append(run)
+    targets = _targets(by_flow) if target is None else dict.fromkeys(by_flow, target)
+    return [answer(of_flow, targets.get(name)) for name, of_flow in by_flow.items()]
+
+
+def _targets(by_flow: dict[str, list[Run]]) -> dict[str, float]:
+    """Read what flows promise of their success, by the tags of their latest run, too."""
+    from flowspan.objectives.promises import objectives_for  # noqa: PLC0415 - heavy
+    from flowspan.settings import Settings  # noqa: PLC0415 - likewise
+
+    try:
+        slo = Settings().slo
+    except ValueError as error:
+        fail(f"{error}\nName a target yourself: --target 0.95.")
+    found = {}
+    for name, runs in by_flow.items():
+        promised = objectives_for(slo, name, runs[0].tags)
+        if promised is not None and promised.min_success_rate is not None:
+            found[name] = promised.min_success_rate.rate
+    return found
+
+
+def _no_runs(place: str, flow: str | None, since: int, known: set[str]) -> str:
+    from flowspan.read.selection import LATEST, missing_runs  # noqa: PLC0415 - likewise
+    from flowspan.text import clean  # noqa: PLC0415 - only a failure needs it
+
+    message = f"{place} holds no {missing_runs(LATEST, flow, since)}."
+    if not known:
+        return f"{message}\n{HOW_TO_GET_RUNS}"
+    names = sorted(map(clean, known))
+    more = [f"  and {len(names) - _LISTED:,} more"] if len(names) > _LISTED else []
+    listed = [f"  {name}" for name in names[:_LISTED]]
+    return "\n".join([f"{message} The flows there are:", *listed, *more])

@@ -1,0 +1,1 @@
+"""Where telemetry goes: the SDK's providers, bounded, and the embedded files."""

@@ -1,0 +1,246 @@
+"""The OpenTelemetry SDK that flowspan builds when the application has set none.
+
+The standard variables decide (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
+This module reads those that choose an exporter: ``OTEL_TRACES_EXPORTER``,
+``OTEL_METRICS_EXPORTER``, ``OTEL_LOGS_EXPORTER``, the OTLP endpoint and the OTLP protocol. All
+others are read by the SDK and its exporters themselves: headers, TLS files, compression, timeouts,
+sampler, limits, batching, export interval, temporality, resource.
+
+What flowspan adds to the SDK's pipeline is in `flowspan.export.bounded`.
+"""
+
+import logging
+import os
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+
+from flowspan import semconv
+from flowspan._version import __version__
+from flowspan.errors import ConfigurationError
+from flowspan.export.bounded import (
+    BoundedLoggerProvider,
+    BoundedLogProcessor,
+    BoundedMeterProvider,
+    BoundedProcessor,
+    BoundedReader,
+    BoundedTracerProvider,
+    flush,
+    shutdown,
+)
+from flowspan.export.outages import (
+    Reporter,
+    ReportingLogExporter,
+    ReportingMetricExporter,
+    ReportingSpanExporter,
+)
+from flowspan.export.probe import _REQUESTS_AUTHORITY, probe
+from flowspan.export.routes import (
+    _METRICS,
+    _OTLP_BY_PROTOCOL,
+    _OTLP_HTTP,
+    _TRACES,
+    EMBEDDED,
+    LOGS,
+    SignalRoute,
+    _entry_point,
+    _otlp_endpoint,
+    _otlp_variable,
+    _routes,
+    describe_signals,
+)
+from flowspan.settings import Settings
+
+if TYPE_CHECKING:
+    import requests
+
+__all__ = [
+    "ConfigurationError",
+    "SignalRoute",
+    "build_logger_provider",
+    "build_meter_provider",
+    "build_tracer_provider",
+    "describe_signals",
+    "flush",
+    "probe",
+    "shutdown",
+]
+
+_logger = logging.getLogger("flowspan")
+
+
+def build_tracer_provider(settings: Settings) -> TracerProvider:
+    """Build the SDK's tracer provider from the ``OTEL_*`` variables, or with the embedded default.
+
+    It does not shut itself down when the process ends: call `shutdown`.
+
+    Raises:
+        ConfigurationError: An exporter or protocol is unknown, or an exporter rejects its settings.
+    """
+    processors = []
+    for route in _routes(_TRACES, settings):
+        exporter = ReportingSpanExporter(_reporter(route, settings))
+        try:
+            processors.append(BoundedProcessor(exporter, settings.flush_timeout))
+        except ValueError as error:
+            raise ConfigurationError(f"OTEL_BSP_*: {error}") from error
+    return BoundedTracerProvider(processors, _resource(), settings.flush_timeout)
+
+
+def build_meter_provider(settings: Settings) -> MeterProvider:
+    """Build the SDK's meter provider from the ``OTEL_*`` variables, or with the embedded default.
+
+    It does not shut itself down when the process ends: call `shutdown`.
+
+    Raises:
+        ConfigurationError: As `build_tracer_provider`.
+    """
+    made = [_make_reader(route, settings) for route in _routes(_METRICS, settings)]
+    readers = [reader for reader in made if reader is not None]
+    return BoundedMeterProvider(readers, _resource(), settings.flush_timeout)
+
+
+def build_logger_provider(settings: Settings) -> LoggerProvider:
+    """Build the SDK's logger provider from the ``OTEL_*`` variables, or with the embedded default.
+
+    It does not shut itself down when the process ends: call `shutdown`.
+
+    Raises:
+        ConfigurationError: As `build_tracer_provider`.
+    """
+    processors = []
+    for route in _routes(LOGS, settings):
+        exporter = ReportingLogExporter(_reporter(route, settings))
+        try:
+            processors.append(BoundedLogProcessor(exporter, settings.flush_timeout))
+        except ValueError as error:
+            raise ConfigurationError(f"OTEL_BLRP_*: {error}") from error
+    return BoundedLoggerProvider(processors, _resource(), settings.flush_timeout)
+
+
+def _reporter(route: SignalRoute, settings: Settings) -> Reporter[Any]:
+    make = partial(_make_exporter, route, settings)
+    return Reporter(route.signal, route.destination, make)
+
+
+def _make_reader(route: SignalRoute, settings: Settings) -> MetricReader | None:
+    if route.exporter != EMBEDDED:
+        kind = _entry_point(route.signal, route.exporter).load()
+        if isinstance(kind, type) and issubclass(kind, MetricReader):
+            return _make_asked_reader(route, kind)
+    reporter = _reporter(route, settings)
+    try:
+        return BoundedReader(ReportingMetricExporter(reporter))
+    except ValueError as error:
+        raise ConfigurationError(f"OTEL_METRIC_EXPORT_INTERVAL: {error}") from error
+
+
+def _make_asked_reader(route: SignalRoute, kind: type[MetricReader]) -> MetricReader | None:
+    """Make a reader that is asked instead of exporting, as that of Prometheus is."""
+    try:
+        return kind()
+    except OSError as error:
+        # One process of a host has the port. The others, such as those of a pool, must run, too.
+        _logger.warning(
+            "The metrics of process %d cannot be asked for: the reader %s says %s",
+            os.getpid(),
+            route.exporter,
+            error,
+        )
+        return None
+    except Exception as error:
+        raise ConfigurationError(
+            f"The {route.signal} exporter {route.exporter!r} cannot be set up: {error}"
+        ) from error
+
+
+def _resource() -> Resource:
+    """Describe this process; ``service.instance.id`` is the SDK's, a random one per process."""
+    resource = Resource.create(
+        {
+            "telemetry.distro.name": "flowspan",
+            "telemetry.distro.version": __version__,
+            semconv.PROCESS_ID: os.getpid(),
+        }
+    )
+    # What the specification has the SDK put where neither variable nor detector names a service.
+    if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
+        resource = resource.merge(Resource({SERVICE_NAME: "prefect"}))
+    return resource
+
+
+# Which exporters
+
+
+def _make_exporter(route: SignalRoute, settings: Settings) -> Any:
+    """Import and make the exporter of one route; only now, so that gRPC is loaded only if used."""
+    if route.exporter == EMBEDDED:
+        return _make_embedded_exporter(route, settings)
+    entry_point = _entry_point(route.signal, route.exporter)
+    arguments: dict[str, object] = {}
+    if route.exporter in _OTLP_BY_PROTOCOL.values():
+        _check_tls_files(route.signal)
+        # The exporter would find it itself, but takes an empty variable for an endpoint.
+        arguments["endpoint"] = _otlp_endpoint(route.signal, route.exporter)
+    if (
+        route.exporter == _OTLP_HTTP
+        and _otlp_variable(route.signal, "CERTIFICATE")
+        and any(map(os.environ.get, _REQUESTS_AUTHORITY))
+    ):
+        arguments["session"] = _session()
+    try:
+        return entry_point.load()(**arguments)
+    except Exception as error:
+        raise ConfigurationError(
+            f"The {route.signal} exporter {route.exporter!r} cannot be set up: {error}"
+        ) from error
+
+
+def _make_embedded_exporter(route: SignalRoute, settings: Settings) -> Any:
+    from opentelemetry.exporter.otlp.json.file import FileMetricExporter  # noqa: PLC0415
+
+    from flowspan.export.files import EmbeddedLogExporter, EmbeddedSpanExporter, RotatingStream  # noqa: PLC0415
+
+    stream = RotatingStream(
+        Path(route.destination).parent,
+        route.signal,
+        max_bytes=settings.file_max_bytes,
+        max_count=settings.file_max_count,
+    )
+    if route.signal == _TRACES:
+        return EmbeddedSpanExporter(stream)
+    if route.signal == LOGS:
+        return EmbeddedLogExporter(stream)
+    return FileMetricExporter(stream=cast("IO[str]", stream))
+
+
+def _check_tls_files(signal: str) -> None:
+    """Refuse what gRPC would only log, to go on with other certificates than the user's."""
+    for name in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"):
+        path = _otlp_variable(signal, name)
+        if path and not Path(path).exists():
+            raise ConfigurationError(f"OTEL_EXPORTER_OTLP_{name}: there is no file {path}")
+
+
+def _session() -> "requests.Session":
+    """Make a session that trusts the authority it is told to.
+
+    The exporter tells it ``OTEL_EXPORTER_OTLP_CERTIFICATE``, but requests lets variables of its own
+    override that (https://github.com/psf/requests/issues/3829).
+    """
+    import requests  # noqa: PLC0415
+
+    class Session(requests.Session):
+        def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+            return super().request(*args, **{"verify": self.verify, **kwargs})
+
+    return Session()
+
+
+# Does it answer

@@ -1,0 +1,158 @@
+"""Which exporter each signal takes, and where it sends."""
+
+import os
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
+from urllib.parse import urlsplit
+
+from flowspan.errors import ConfigurationError
+from flowspan.settings import Settings
+
+EMBEDDED: Final = "embedded"  # not an entry point: flowspan's own name for its files
+
+
+NONE: Final = "none"
+
+
+_TRACES: Final = "traces"
+
+
+_METRICS: Final = "metrics"
+
+
+LOGS: Final = "logs"
+
+
+_OTLP: Final = "otlp"
+
+
+_OTLP_GRPC: Final = "otlp_proto_grpc"
+
+
+_OTLP_HTTP: Final = "otlp_proto_http"
+
+
+_OTLP_BY_PROTOCOL: Final = {"grpc": _OTLP_GRPC, "http/protobuf": _OTLP_HTTP}
+
+
+_DEFAULT_PROTOCOL: Final = "grpc"  # OpenTelemetry Python's; the specification recommends HTTP
+
+
+@dataclass(frozen=True)
+class SignalRoute:
+    """One way by which one signal leaves this process."""
+
+    signal: str
+    """``traces``, ``metrics`` or ``logs``"""
+
+    exporter: str
+    """``embedded``, ``none``, or a name of the entry point group of the signal's exporters."""
+
+    destination: str
+    """URL without credentials, path of the embedded file, or else the class of the exporter."""
+
+
+def describe_signals(settings: Settings) -> list[SignalRoute]:
+    """Say where each signal goes under the present variables; a signal that is off goes to `NONE`.
+
+    Raises:
+        ConfigurationError: As `build_tracer_provider`.
+    """
+    off = set() if settings.logs else {LOGS}
+    return [
+        route
+        for signal in (_TRACES, _METRICS, LOGS)
+        for route in ([] if signal in off else _routes(signal, settings))
+        or [SignalRoute(signal, NONE, "nowhere")]
+    ]
+
+
+def _routes(signal: str, settings: Settings) -> list[SignalRoute]:
+    return [
+        SignalRoute(signal, name, _destination(signal, name, settings))
+        for name in _exporter_names(signal)
+    ]
+
+
+def _exporter_names(signal: str) -> list[str]:
+    named = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip()
+    if not named:
+        named = _OTLP if _otlp_variable(signal, "ENDPOINT") else EMBEDDED
+    names = (name.strip() for name in named.split(","))
+    return [
+        _resolve(signal, name) for name in dict.fromkeys(names) if name.lower() not in ("", NONE)
+    ]
+
+
+def _resolve(signal: str, name: str) -> str:
+    """Turn ``otlp`` into the entry point of its protocol, as OpenTelemetry's configurator does."""
+    if name != _OTLP:
+        return name
+    protocol = _otlp_variable(signal, "PROTOCOL") or _DEFAULT_PROTOCOL
+    try:
+        return _OTLP_BY_PROTOCOL[protocol]
+    except KeyError:
+        raise ConfigurationError(
+            f"OTLP protocol {protocol!r} is not supported: set OTEL_EXPORTER_OTLP_PROTOCOL "
+            f"(or OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL) to one of "
+            f"{', '.join(_OTLP_BY_PROTOCOL)}"
+        ) from None
+
+
+def _otlp_variable(signal: str, name: str) -> str:
+    """Read a variable of the OTLP exporters; the signal's own one wins, and empty means unset."""
+    return (
+        os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}", "").strip()
+        or os.environ.get(f"OTEL_EXPORTER_OTLP_{name}", "").strip()
+    )
+
+
+def _destination(signal: str, exporter: str, settings: Settings) -> str:
+    if exporter == EMBEDDED:
+        return str(settings.dir.absolute() / f"{signal}.jsonl")
+    if exporter == _OTLP_HTTP:
+        return _without_credentials(_otlp_endpoint(signal, exporter))
+    if exporter == _OTLP_GRPC:
+        return _grpc_url(signal, _otlp_endpoint(signal, exporter))
+    return _entry_point(signal, exporter).value
+
+
+def _otlp_endpoint(signal: str, exporter: str) -> str:
+    if exporter == _OTLP_GRPC:
+        return _otlp_variable(signal, "ENDPOINT") or "http://localhost:4317"
+    # The signal's own variable is a full URL, the general one a base.
+    if own := os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "").strip():
+        return own
+    base = _otlp_variable(signal, "ENDPOINT") or "http://localhost:4318"
+    return f"{base.removesuffix('/')}/v1/{signal}"
+
+
+def _grpc_url(signal: str, endpoint: str) -> str:
+    """Write a gRPC target as a URL whose scheme says whether TLS is used.
+
+    The rules are those of the exporter: ``https`` always means TLS, then the INSECURE variable
+    decides, then the scheme; a bare ``host:port`` means TLS.
+    """
+    url = urlsplit(endpoint)
+    insecure = _otlp_variable(signal, "INSECURE")
+    plain = url.scheme != "https" and (
+        insecure.lower() == "true" if insecure else url.scheme == "http"
+    )
+    return _without_credentials(f"{'http' if plain else 'https'}://{url.netloc or endpoint}")
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _entry_point(signal: str, name: str) -> EntryPoint:
+    group = entry_points(group=f"opentelemetry_{signal}_exporter")
+    if name not in group.names:
+        known = sorted({_OTLP, EMBEDDED, NONE, *group.names})
+        raise ConfigurationError(
+            f"OTEL_{signal.upper()}_EXPORTER names {name!r}, which no installed package provides: "
+            f"set it to one of {', '.join(known)}, or install the package that registers it"
+        )
+    return group[name]

@@ -1,0 +1,1 @@
+"""Capture log lines, and give each the run it belongs to."""

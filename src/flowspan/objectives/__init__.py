@@ -1,0 +1,1 @@
+"""What flows promise, and whether they keep it."""

@@ -1,0 +1,1 @@
+"""Read traces, logs and metrics back, from files and from Jaeger."""

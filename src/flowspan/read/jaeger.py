@@ -1,0 +1,386 @@
+"""Read the spans of one trace, or of all since a time, from Jaeger.
+
+Asks version 3 of its query API (https://www.jaegertracing.io/docs/latest/architecture/apis/), which
+answers with OTLP JSON: kinds, links, events and nanoseconds as they were exported, as far as
+Jaeger's storage keeps them. What its UI reads has microseconds, and no attributes on links.
+"""
+
+import contextlib
+import datetime as dt
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import unquote
+
+import httpx
+import orjson
+
+from flowspan import semconv
+from flowspan._version import __version__
+from flowspan.errors import SourceError
+from flowspan.read import otlp_json as otlp
+from flowspan.read import trace_files
+from flowspan.read.lines import Problem
+from flowspan.read.otlp_json import UnreadableError
+from flowspan.read.selection import (
+    LATEST,
+    Summary,
+    UnknownRunError,
+    missing_runs,
+    parse_wanted,
+    steps_back,
+)
+from flowspan.read.span import Trace
+from flowspan.text import clean
+
+ANSWER_TIMEOUT: Final = 30.0
+"""Seconds that Jaeger may be silent."""
+
+_CONNECT_TIMEOUT: Final = 5.0
+_LOOKBACKS: Final = (dt.timedelta(days=1), dt.timedelta(days=30))  # the API has no "ever"
+_DEPTH: Final = 10  # traces to look at of each service, the newest
+_PAGE: Final = 100  # traces to ask for at once where all are wanted: old versions answer whole ones
+_NARROWEST: Final = dt.timedelta(minutes=1)  # of a window of time that is still halved
+_LONGEST_RUN: Final = dt.timedelta(days=1)  # Jaeger searches by start; a run may end much later
+_LISTED: Final = 5  # traces to tell of where the wanted one is missing
+_LONGEST_REASON: Final = 200  # of what a server says, which may be a page of HTML
+
+
+def base_url(text: str) -> httpx.URL:
+    """Read where Jaeger is: the address of its UI, up to and with its base path if it has one.
+
+    A user and a password in it are sent as HTTP Basic authentication.
+
+    Raises:
+        ValueError: It is no such URL.
+    """
+    try:
+        url = httpx.URL(text.strip())
+        is_usable = url.scheme in ("http", "https") and bool(url.host)
+    except (httpx.InvalidURL, UnicodeError):
+        is_usable = False
+    if not is_usable:
+        raise ValueError("It is no URL such as http://localhost:16686.")
+    if url.query or url.fragment:
+        raise ValueError("It has a query or a fragment: name where Jaeger's UI begins.")
+    return url
+
+
+def parse_headers(text: str) -> dict[str, str]:
+    """Read HTTP headers in the form of ``OTEL_EXPORTER_OTLP_HEADERS``: ``a=b,c=d``, URL-encoded.
+
+    Raises:
+        ValueError: One of them is none. The message holds no values, which may be secret.
+    """
+    found = {}
+    for number, item in enumerate(filter(None, map(str.strip, text.split(","))), 1):
+        name, equals, value = item.partition("=")
+        name, value = name.strip(), unquote(value.strip())
+        if (
+            not (name and equals)
+            or not (name + value).isascii()
+            or not (name + value).isprintable()
+        ):
+            raise ValueError(f"Header {number} is not of the form name=value, URL-encoded.")
+        found[name] = value
+    return found
+
+
+def load(
+    url: httpx.URL,
+    wanted: str = LATEST,
+    *,
+    trace_of_root: Callable[[str], str],
+    headers: Mapping[str, str] | None = None,
+    flow: str | None = None,
+    since: int = 0,
+) -> Trace:
+    """Read one trace.
+
+    Args:
+        url: See `base_url`.
+        wanted: A trace id (32 hex digits), the id of a flow or task run in the trace (a UUID),
+            or ``latest`` for the trace with a run that ended last, ``latest~1`` for the one before.
+            A run that is not the root of its trace is found if it is no older than 30 days, and so
+            are the latest.
+        trace_of_root: Tells the id of the trace whose root is the flow run of an id.
+        headers: To send with every request.
+        flow: The latest is the latest with a run of this flow.
+        since: And one that ended then or later, in nanoseconds since the epoch.
+
+    Raises:
+        ValueError: `wanted` is none of these.
+        SourceError: Jaeger cannot be reached, refuses, or is something else.
+        UnknownRunError: It holds no such trace.
+    """
+    back = steps_back(wanted)
+    trace_id, run_id = parse_wanted(wanted) if back is None else (None, None)
+    problems: list[Problem] = []
+    with contextlib.closing(_Api(url, headers or {})) as api:
+        if run_id is None:
+            candidates: Iterable[str] = api.latest_traces(flow, since, back or 0)
+        else:
+            candidates = _candidates(api, trace_id, run_id, trace_of_root)
+        for candidate in candidates:
+            trace = api.trace(candidate)
+            if trace.spans:
+                return trace
+            problems += trace.problems
+        if run_id is None and (flow is not None or since):
+            what, known = f"{missing_runs(wanted, flow, since)}.", api.recent_traces()
+        elif back == 0:
+            what, known = f"runs of the last {_LOOKBACKS[-1].days} days.", []
+        else:
+            what, known = f"trace or run {wanted}.", api.recent_traces()
+        raise UnknownRunError(f"{api.place} holds no {what}", known[:_LISTED], problems)
+
+
+def load_all(
+    url: httpx.URL,
+    problems: list[Problem],
+    *,
+    headers: Mapping[str, str] | None = None,
+    flow: str | None = None,
+    since: int,
+) -> Iterator[Trace]:
+    """Read every trace with a flow run that ended at a time or later, the latest first.
+
+    Args:
+        url: See `base_url`.
+        problems: What could not be read is added.
+        headers: To send with every request.
+        flow: Only traces with a run of this flow.
+        since: In nanoseconds since the epoch.
+
+    Raises:
+        SourceError: Jaeger cannot be reached, refuses, or is something else.
+    """
+    wanted = (semconv.RUN_TYPE, "flow") if flow is None else (semconv.FLOW_NAME, flow)
+    with contextlib.closing(_Api(url, headers or {})) as api:
+        for found in api.all_since(wanted, since):
+            trace = api.trace(found.trace_id)
+            problems += trace.problems
+            if trace.spans:
+                yield trace
+
+
+def _candidates(
+    api: "_Api", trace_id: str | None, run_id: str, trace_of_root: Callable[[str], str]
+) -> Iterator[str]:
+    """Yield the ids of traces that may be the wanted one, what costs least first."""
+    if trace_id is not None:
+        yield trace_id
+    yield trace_of_root(run_id)
+    by_run = api.search((semconv.RUN_ID, run_id), (semconv.FLOW_RUN_ID, run_id))
+    yield from (found.trace_id for found in by_run)
+
+
+class _NoSuchApiError(SourceError):
+    """Whatever answers, it does not know this part of Jaeger's API."""
+
+
+class _Api:
+    """The few requests to Jaeger that are needed, each answered or a `SourceError`."""
+
+    def __init__(self, url: httpx.URL, headers: Mapping[str, str]) -> None:
+        # What may be a secret stays out of every message.
+        self.place = str(url.copy_with(userinfo=b"")).rstrip("/")
+        try:
+            self._client = httpx.Client(
+                base_url=url,
+                headers={"User-Agent": f"flowspan/{__version__}", **headers},
+                timeout=httpx.Timeout(ANSWER_TIMEOUT, connect=_CONNECT_TIMEOUT),
+            )
+        except (OSError, ValueError) as error:  # of SSL_CERT_FILE, HTTPS_PROXY and the like
+            raise SourceError(f"{self.place} cannot be asked from here: {error}") from None
+
+    def close(self) -> None:
+        """Close what connections there are."""
+        self._client.close()
+
+    def trace(self, trace_id: str) -> Trace:
+        """Read a trace as it was stored: Jaeger would move clocks and add warnings."""
+        path = f"v3/traces/{trace_id}"
+        raw = self._get(path, rawTraces="true", raw_traces="true")  # before 2.19 only the latter
+        return trace_files.parse(raw or b"", trace_id, f"{self.place}/api/{path}")
+
+    def recent_traces(self, least: int = 1) -> list[Summary]:
+        """Find traces with runs, the one that ended last first; `least` if there are as many."""
+        # A killed process leaves a trace of tasks without a flow.
+        return self.search((semconv.RUN_TYPE, "flow"), (semconv.RUN_TYPE, "task"), least=least)
+
+    def latest_traces(self, flow: str | None, since: int, back: int) -> list[str]:
+        """Find the trace with a run, or one of the flow, that ended last, and not before a time.
+
+        Or that which ended so many before it; at most one is returned.
+        """
+        if flow is None and not since:
+            found = self.recent_traces(back + 1)
+        else:
+            by_type = ((semconv.RUN_TYPE, "flow"), (semconv.RUN_TYPE, "task"))
+            attributes = by_type if flow is None else ((semconv.FLOW_NAME, flow),)
+            # Without a time the API knows no "ever"; with one, a run may have begun before it.
+            lookbacks = (_age(since) + _LONGEST_RUN,) if since else _LOOKBACKS
+            found = self.search(*attributes, lookbacks=lookbacks, least=back + 1)
+        return [one.trace_id for one in found if one.end >= since][back : back + 1]
+
+    def search(
+        self,
+        *attributes: tuple[str, str],
+        lookbacks: Iterable[dt.timedelta] = _LOOKBACKS,
+        least: int = 1,
+    ) -> list[Summary]:
+        """Find traces where a span has one of the attributes, the one that ended last first.
+
+        Only the newest of each service are found. Each look-back is tried if those before it found
+        fewer than `least`.
+        """
+        services = self._services()
+        found: dict[str, Summary] = {}
+        until = _soon()
+        for lookback in lookbacks:
+            since = until - lookback
+            for service, (name, value) in itertools.product(services, attributes):
+                some = self._search(service, {name: value}, since, until, _DEPTH)
+                found |= {one.trace_id: one for one in some}
+            if len(found) >= least:
+                break
+        return sorted(found.values(), key=lambda summary: summary.end, reverse=True)
+
+    def all_since(self, attribute: tuple[str, str], since: int) -> list[Summary]:
+        """Find all traces that ended at a time or later where a span has the attribute.
+
+        An answer that is as long as it may be is not whole: then each half of its time is asked
+        for.
+        """
+        found: dict[str, Summary] = {}
+        until = _soon()
+        for service in self._services():
+            windows = [(until - _age(since) - _LONGEST_RUN, until)]
+            while windows:
+                start, end = windows.pop()
+                some = [*self._search(service, dict([attribute]), start, end, _PAGE)]
+                found |= {one.trace_id: one for one in some if one.end >= since}
+                if len(some) >= _PAGE and end - start > _NARROWEST:
+                    middle = start + (end - start) / 2
+                    windows += [(start, middle), (middle, end)]
+        return sorted(found.values(), key=lambda summary: summary.end, reverse=True)
+
+    def _services(self) -> list[str]:
+        """List the services; most storages cannot search without one."""
+        document = _json(self._get("v3/services") or b"")
+        services = document.get("services") or []
+        return [str(service) for service in services] if isinstance(services, list) else []
+
+    def _search(
+        self,
+        service: str,
+        attributes: dict[str, str],
+        since: dt.datetime,
+        until: dt.datetime,
+        depth: int,
+    ) -> Iterator[Summary]:
+        wanted = json.dumps(attributes)
+        try:
+            body = self._get(
+                "v3/trace-summaries",
+                **{
+                    "query.serviceName": service,
+                    "query.attributes": wanted,
+                    "query.startTimeMin": since.isoformat(),
+                    "query.startTimeMax": until.isoformat(),
+                    "query.searchDepth": str(depth),
+                },
+            )
+            yield from _each(body, "summaries", _summary)
+        except _NoSuchApiError:
+            # Before 2.19 only the API of the UI knows attributes, and tells all of each trace.
+            body = self._get(
+                "traces",
+                service=service,
+                tags=wanted,
+                start=str(int(since.timestamp() * 1e6)),
+                end=str(int(until.timestamp() * 1e6)),
+                limit=str(depth),
+            )
+            yield from _each(body, "data", _summary_of_all)
+
+    def _get(self, path: str, **query: str) -> bytes | None:
+        """Return the answer of Jaeger, which is a JSON object; None if it has no such trace."""
+        try:
+            response = self._client.get(f"api/{path}", params=query)
+        except httpx.TimeoutException:
+            raise SourceError(f"{self.place} does not answer in time.") from None
+        except (httpx.HTTPError, UnicodeError) as error:  # the latter of a name that is no host's
+            reason = clean(error) or type(error).__name__
+            raise SourceError(f"{self.place} cannot be reached: {reason}") from None
+        status, body = response.status_code, response.content
+        if response.is_success and body.lstrip().startswith(b"{"):
+            return body
+        if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise SourceError(f"{self.place} asks for credentials, or other ones (HTTP {status}).")
+        if response.next_request is not None:  # following it, headers might go to somebody else
+            there = response.next_request.url.copy_with(userinfo=b"", query=None, fragment=None)
+            raise SourceError(f"{self.place} sends us on to {there}: is it there, or a log-in?")
+        message = _error_message(body)
+        if status == httpx.codes.NOT_FOUND and message is not None:
+            return None
+        if response.is_success or status == httpx.codes.NOT_FOUND:
+            raise _NoSuchApiError(f"{self.place} does not answer as Jaeger's API (HTTP {status}).")
+        reason = message or response.reason_phrase
+        raise SourceError(f"{self.place} answers HTTP {status}: {clean(reason)[:_LONGEST_REASON]}")
+
+
+def _soon() -> dt.datetime:
+    return dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)  # clocks differ
+
+
+def _age(since: int) -> dt.timedelta:
+    """Tell how long ago a time is, or will be in an hour."""
+    return _soon() - dt.datetime.fromtimestamp(since // 10**9, dt.timezone.utc)
+
+
+def _each(
+    body: bytes | None, key: str, read_one: Callable[[dict[str, Any]], Summary]
+) -> Iterator[Summary]:
+    """Read a list in an answer; what is malformed in it was not found."""
+    with contextlib.suppress(UnreadableError):
+        for item in otlp.mappings(_json(body or b"").get(key), key):
+            with contextlib.suppress(UnreadableError):
+                yield read_one(item)
+
+
+def _summary(raw: dict[str, Any]) -> Summary:
+    """Read an item of ``/api/v3/trace-summaries``."""
+    trace_id = otlp.identifier(raw.get("traceId"), otlp.TRACE_ID, "trace id")
+    end = otlp.unsigned(raw.get("maxEndTimeUnixNano"), "end")
+    return Summary(trace_id, None, otlp.text(raw.get("rootOperationName")), end)
+
+
+def _summary_of_all(raw: dict[str, Any]) -> Summary:
+    """Read an item of ``/api/traces``: a trace whose times are in microseconds."""
+    trace_id = otlp.identifier(raw.get("traceID"), otlp.TRACE_ID, "trace id")
+    spans = otlp.mappings(raw.get("spans"), "spans")
+    ends = (
+        otlp.unsigned(span.get("startTime"), "start")
+        + otlp.unsigned(span.get("duration"), "length")
+        for span in spans
+    )
+    roots = (span for span in spans if not span.get("references"))
+    name = otlp.text(next(roots, {}).get("operationName"))
+    return Summary(trace_id, None, name, max(ends, default=0) * 1_000)
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    """Read an object; empty where there is none."""
+    with contextlib.suppress(orjson.JSONDecodeError):
+        document = orjson.loads(body)
+        return document if isinstance(document, dict) else {}
+    return {}
+
+
+def _error_message(body: bytes) -> str | None:
+    """Return what Jaeger says went wrong; None if it is not Jaeger that speaks."""
+    error = _json(body).get("error")
+    return otlp.text(error.get("message")) if isinstance(error, dict) else None

@@ -1,0 +1,351 @@
+"""Read the log lines of one run, or of one trace, from OTLP JSON lines.
+
+Each line of a file is one ``ExportLogsServiceRequest`` in the OTLP JSON encoding
+(https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding). What cannot be read becomes a
+`Problem`; everything else is still returned. As with spans, only lines of the files that hold a
+wanted id, or that look broken, are parsed.
+
+As JSON, in ``flowspan logs --json`` and in the ``logs`` of each span of ``flowspan timeline --logs
+--json``, a log line is ``{"time", "level", "severity_number", "body", "attributes", "logger",
+"trace_id", "span_id", "resource"}``: the time integer nanoseconds since the epoch; the level one of
+`LEVELS`, the name that the application gave it, or null; body any JSON value, attributes plain
+objects; the ids null where there are none. Numbers that JSON lacks are text, as in OTLP.
+"""
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from flowspan import semconv
+from flowspan.read import lines
+from flowspan.read import otlp_json as otlp
+from flowspan.read.lines import Problem
+from flowspan.read.otlp_json import UnreadableError
+from flowspan.read.selection import Summary, UnknownRunError, most_recent, parse_wanted
+
+FILE_PATTERN: Final = "logs*.jsonl"
+
+# OpenTelemetry's severities come in groups of four, from 1 up, 0 being none
+# (https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber). The groups are
+# called here as in Python.
+LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_OTHER_NAMES: Final = {"WARN": "WARNING", "FATAL": "CRITICAL"}
+_GROUP: Final = 4
+_SEVERITIES: Final = (
+    "UNSPECIFIED",
+    *(
+        f"{group}{number}"
+        for group in ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")
+        for number in ("", 2, 3, 4)
+    ),
+)
+_INFO: Final = _SEVERITIES.index("INFO")
+
+_TIME: Final = re.compile(rb'"(?:t|observedT)imeUnixNano"\s*:\s*"?(\d{1,20})')
+_AMBIGUOUS: Final = re.compile(r"[\s\"=]")
+
+# OpenTelemetry's own; flowspan's semconv lists only what flowspan writes.
+_EXCEPTION_TYPE: Final = "exception.type"
+_EXCEPTION_MESSAGE: Final = "exception.message"
+_STACK: Final = "exception.stacktrace"
+_CODE_PREFIX: Final = "code."
+
+# What tells a run from others, and the names that `flowspan.logs.add_run_context` and Prefect's own
+# loggers have for the same.
+_IDENTITY: Final = (
+    semconv.FLOW_NAME,
+    semconv.FLOW_RUN_ID,
+    semconv.FLOW_RUN_NAME,
+    semconv.TASK_NAME,
+    semconv.TASK_RUN_ID,
+    semconv.TASK_RUN_NAME,
+    semconv.DEPLOYMENT_NAME,
+)
+_REPEATED: Final = {name.removeprefix("prefect.").replace(".", "_"): name for name in _IDENTITY}
+_TOLD_ELSEWHERE: Final = {*_IDENTITY, "trace_flags", _EXCEPTION_TYPE, _EXCEPTION_MESSAGE, _STACK}
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One log record.
+
+    Attributes:
+        time: When it happened, or was observed if nobody knows; nanoseconds since the epoch.
+        severity: OpenTelemetry's severity number, 1 to 24; 0 if it has none.
+        level: Its name, as Python has it; empty if it has none.
+        body: As `otlp_json.any_value` tells it, mostly text.
+        attributes: As `otlp_json.attributes` tells them.
+        logger: Name of the logger that it comes from; may be empty.
+        trace_id: Lower-case hex, None outside any trace.
+        span_id: Likewise.
+        resource: Attributes of the process that wrote it.
+    """
+
+    time: int
+    severity: int
+    level: str
+    body: Any
+    attributes: Mapping[str, Any]
+    logger: str
+    trace_id: str | None
+    span_id: str | None
+    resource: Mapping[str, Any]
+
+    @property
+    def flow_run_id(self) -> str | None:
+        """Id of the flow run that it belongs to, lower-case."""
+        return self._id(semconv.FLOW_RUN_ID)
+
+    @property
+    def task_run_id(self) -> str | None:
+        """Id of the task run that it belongs to, lower-case."""
+        return self._id(semconv.TASK_RUN_ID)
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the task and of its run, those there are."""
+        return self._texts(semconv.TASK_NAME, semconv.TASK_RUN_NAME)
+
+    @property
+    def run(self) -> str:
+        """Names of its flow and flow run, or of its task and task run; may be empty."""
+        flow = self._texts(semconv.FLOW_NAME, semconv.FLOW_RUN_NAME)
+        return " ".join(flow or self.task_names)
+
+    @property
+    def place(self) -> str:
+        """Where it comes from: ``flow/task-run``, or what there is of it; may be empty."""
+        task = self._texts(semconv.TASK_RUN_NAME) or self._texts(semconv.TASK_NAME)
+        return "/".join((*self._texts(semconv.FLOW_NAME), *task))
+
+    @property
+    def message(self) -> str:
+        """The body as text: JSON if it is more than that."""
+        return _as_text(self.body)
+
+    @property
+    def exception(self) -> str:
+        """The exception as ``type: message``, or the end of its stack; empty if there is none."""
+        parts = self._texts(_EXCEPTION_TYPE, _EXCEPTION_MESSAGE)
+        return ": ".join(parts) or self.stack.rstrip().rpartition("\n")[2]
+
+    @property
+    def stack(self) -> str:
+        """The exception with its stack, as Python prints it; empty if there is none."""
+        return "".join(self._texts(_STACK))
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What the application has said beside the message, as text.
+
+        Left out is what the place, the exception and the ids tell already, and where in the code
+        the logger was called.
+        """
+        return {
+            name: _as_field(value)
+            for name, value in self.attributes.items()
+            if name not in _TOLD_ELSEWHERE
+            and not name.startswith(_CODE_PREFIX)
+            and not self._repeats(name, value)
+        }
+
+    def _repeats(self, name: str, value: Any) -> bool:
+        if name in _REPEATED:
+            return bool(value == self.attributes.get(_REPEATED[name]))
+        known = {
+            "trace_id": self.trace_id,
+            "span_id": self.span_id,
+            "service": self.resource.get(otlp.SERVICE_NAME),
+        }
+        return name in known and value == known[name]
+
+    def _id(self, name: str) -> str | None:
+        value = self.attributes.get(name)
+        return None if value is None else str(value).lower()
+
+    def _texts(self, *names: str) -> tuple[str, ...]:
+        values = (self.attributes.get(name) for name in names)
+        return tuple(str(value) for value in values if value not in (None, ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """Log records in order of time, and what could not be read."""
+
+    logs: tuple[Log, ...]
+    problems: tuple[Problem, ...]
+
+
+def find_files(source: Path) -> list[Path]:
+    """List the files to read, newest first.
+
+    Raises:
+        SourceError: There are none.
+    """
+    return lines.find_files(source, FILE_PATTERN)
+
+
+def load(source: Path, wanted: str, trace_of_root: Callable[[str], str]) -> Logs:
+    """Read the log lines of one run or trace.
+
+    Args:
+        source: A file of OTLP JSON lines, or a folder that holds ``logs*.jsonl``.
+        wanted: A trace id (32 hex digits), the id of a flow or task run (a UUID), or ``latest``
+            for the trace whose run logged last. Of a flow run there are its own lines and those of
+            its tasks; of one that is the root of a trace, all lines of the trace.
+        trace_of_root: Tells from a run's id the id of the trace whose root it would be.
+
+    Raises:
+        ValueError: `wanted` is none of these.
+        SourceError: There is nothing to read at `source`.
+        UnknownRunError: The files hold no line of it.
+    """
+    trace_id, run_id = parse_wanted(wanted)
+    files = find_files(source)
+    if trace_id is None and run_id is None:
+        for latest in _recent(files, 1):
+            trace_id, run_id = latest.trace_id or None, latest.run_id
+    found = load_trace(files, trace_id) if trace_id or not run_id else Logs((), ())
+    if not found.logs and run_id is not None:
+        found = _load_run(files, run_id, trace_of_root(run_id))
+    if not found.logs:
+        recent = _recent(files, 5)
+        # Lines outside any run tell only of traces that mostly have runs as well.
+        known = [one for one in recent if one.run_id] or recent
+        where = f"{source} holds no log lines"
+        message = f"{where} of trace or run {wanted}." if known else f"{where} of runs yet."
+        raise UnknownRunError(message, known, found.problems)
+    return found
+
+
+def load_trace(files: Iterable[Path], trace_id: str | None) -> Logs:
+    """Read the log lines of a trace; no id reads only problems."""
+    needles = lines.spellings(trace_id) if trace_id else ()
+    return _load(files, needles, lambda log: bool(trace_id) and log.trace_id == trace_id)
+
+
+def _load_run(files: Iterable[Path], run_id: str, own_trace: str) -> Logs:
+    def belongs(log: Log) -> bool:
+        return log.trace_id == own_trace or run_id in (log.flow_run_id, log.task_run_id)
+
+    return _load(files, lines.spellings(run_id, own_trace), belongs)
+
+
+def _load(
+    files: Iterable[Path], needles: Collection[bytes], belongs: Callable[[Log], bool]
+) -> Logs:
+    found: list[Log] = []
+    problems: list[Problem] = []
+    for path, number, raw in lines.lines(files, problems):
+        if any(needle in raw for needle in needles) or not lines.looks_whole(raw, otlp.LOGS):
+            reasons: list[str] = []
+            found += filter(belongs, _parse(raw, reasons))
+            problems += [Problem(path, number, reason) for reason in reasons]
+    return Logs(tuple(sorted(found, key=lambda log: log.time)), tuple(problems))
+
+
+def _recent(files: Iterable[Path], count: int) -> list[Summary]:
+    """Find the runs that logged last, and traces that logged outside of runs."""
+    latest = lines.latest_first(files, _TIME)
+    return most_recent(latest, _summaries, lambda one: one.run_id or one.trace_id, count)
+
+
+def _summaries(raw: bytes) -> Iterator[Summary]:
+    for log in _parse(raw, []):
+        run_id = log.flow_run_id or log.task_run_id
+        if run_id or log.trace_id:
+            yield Summary(log.trace_id or "", run_id, log.run, log.time)
+
+
+def parse_level(name: str) -> int:
+    """Return the least severity number of a level.
+
+    Raises:
+        ValueError: There is no such level; the message names those there are.
+    """
+    level = _level_name(name)
+    if level not in LEVELS:
+        raise ValueError(f"{name!r} is no level. Levels are {', '.join(LEVELS)}.")
+    return _severity(level)
+
+
+def at_least(logs: Iterable[Log], severity: int) -> list[Log]:
+    """Return the records of this severity or above; one without any counts as INFO."""
+    return [log for log in logs if (log.severity or _INFO) >= severity]
+
+
+def of_task(logs: Iterable[Log], name: str) -> list[Log]:
+    """Return the records of a task's runs, or of the run with this name."""
+    return [log for log in logs if name in log.task_names]
+
+
+def as_object(log: Log) -> dict[str, Any]:
+    """Make the documented object of a record, fit for JSON."""
+    return {
+        "time": log.time,
+        "level": log.level or None,
+        "severity_number": log.severity,
+        "body": otlp.plain(log.body),
+        "attributes": otlp.plain(log.attributes),
+        "logger": log.logger,
+        "trace_id": log.trace_id,
+        "span_id": log.span_id,
+        "resource": otlp.plain(log.resource),
+    }
+
+
+def _parse(raw: bytes, problems: list[str]) -> Iterator[Log]:
+    """Yield the readable records of one line and add the reasons why others are not."""
+    try:
+        for resource, scope, records in otlp.groups(raw, otlp.LOGS):
+            logger = otlp.text(scope.get("name"))
+            for record in records:
+                try:
+                    yield _log(record, logger, resource)
+                except UnreadableError as error:  # noqa: PERF203 - it must not cost the others
+                    problems.append(f"log record skipped: {error}")
+    except UnreadableError as error:
+        problems.append(str(error))
+
+
+def _log(raw: Mapping[str, Any], logger: str, resource: Mapping[str, Any]) -> Log:
+    time = otlp.unsigned(raw.get("timeUnixNano"), "time")
+    name = otlp.enum(raw.get("severityNumber"), _SEVERITIES, "SEVERITY_NUMBER_")
+    severity = _SEVERITIES.index(name)
+    level = _level_name(otlp.text(raw.get("severityText")))
+    return Log(
+        time=time or otlp.unsigned(raw.get("observedTimeUnixNano"), "observed time"),
+        severity=severity or _severity(level),
+        level=level or (LEVELS[(severity - 1) // _GROUP] if severity else ""),
+        body=otlp.any_value(raw.get("body")),
+        attributes=otlp.attributes(raw.get("attributes")),
+        logger=logger,
+        trace_id=otlp.optional_identifier(raw.get("traceId"), otlp.TRACE_ID, "trace id"),
+        span_id=otlp.optional_identifier(raw.get("spanId"), otlp.SPAN_ID, "span id"),
+        resource=resource,
+    )
+
+
+def _level_name(name: str) -> str:
+    upper = name.strip().upper()
+    return _OTHER_NAMES.get(upper, upper)
+
+
+def _severity(level: str) -> int:
+    return LEVELS.index(level) * _GROUP + 1 if level in LEVELS else 0
+
+
+def _as_text(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(otlp.plain(value), ensure_ascii=False)
+
+
+def _as_field(value: Any) -> str:
+    """Write a value so that it can be told where it ends."""
+    if isinstance(value, str) and value and not _AMBIGUOUS.search(value):
+        return value
+    return json.dumps(otlp.plain(value), ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,127 @@
+"""Tell which trace or run of those in the files a user means."""
+
+import heapq
+import re
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from flowspan.read import otlp_json as otlp
+from flowspan.read.lines import Problem
+from flowspan.text import moment
+
+LATEST: Final = "latest"
+
+_LATEST: Final = re.compile(LATEST + r"(?:~(\d{1,4}))?")
+
+Line = TypeVar("Line")
+
+
+class UnknownRunError(Exception):
+    """Nothing in the files is of the wanted trace or run."""
+
+    def __init__(
+        self, message: str, known: Sequence["Summary"], problems: Sequence[Problem]
+    ) -> None:
+        super().__init__(message)
+        self.known = tuple(known)
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a list of traces or runs shows of one.
+
+    Attributes:
+        trace_id: Empty where nothing was traced.
+        run_id: That of a run in it, if it has any.
+        name: Name of the flow, or the best there is.
+        end: When the last that is known of it happened, in nanoseconds since the epoch.
+    """
+
+    trace_id: str
+    run_id: str | None
+    name: str
+    end: int
+
+
+def steps_back(wanted: str) -> int | None:
+    """Tell how many runs before the latest the text means; None if it speaks of something else.
+
+    ``latest`` is 0, ``latest~1`` the one before, and so on.
+    """
+    found = _LATEST.fullmatch(wanted.strip().lower())
+    return int(found[1] or 0) if found else None
+
+
+def is_wanted(text: str) -> bool:
+    """Tell whether a text can be what `steps_back` or `parse_wanted` reads."""
+    if steps_back(text) is not None:
+        return True
+    try:
+        parse_wanted(text)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_wanted(wanted: str) -> tuple[str | None, str | None]:
+    """Tell which trace id and which run id the text may be; both None for ``latest``.
+
+    Raises:
+        ValueError: It can be none of them.
+    """
+    text = wanted.strip().lower()
+    if text == LATEST:
+        return None, None
+    try:
+        run_id = str(uuid.UUID(text))
+    except ValueError:
+        raise ValueError(
+            f"{wanted!r} is no trace id (32 hex digits), no run id (a UUID) and not {LATEST!r}."
+        ) from None
+    # A UUID without dashes looks like a trace id, so it may be either.
+    return (text if otlp.TRACE_ID.fullmatch(text) else None), run_id
+
+
+def missing_runs(wanted: str, flow: str | None, since: int) -> str:
+    """Say which runs there are none of: of a flow, since a time in nanoseconds, or both."""
+    one = f"run {wanted}" if steps_back(wanted) else "run"
+    return (one if flow is None else f"{one} of {flow!r}") + (
+        f" that ended since {moment(since)}" if since else ""
+    )
+
+
+def most_recent(
+    lines: Iterable[tuple[int, Line]],
+    summarize: Callable[[Line], Iterable[Summary]],
+    key: Callable[[Summary], str],
+    count: int,
+) -> list[Summary]:
+    """Find what ended last, the latest first; all with a run come before those without.
+
+    Lines are parsed until no further one can change the answer.
+
+    Args:
+        lines: Each with the last time that it mentions, the latest first.
+        summarize: Tells what a line holds.
+        key: Tells what belongs together.
+        count: How many to find.
+    """
+    best: dict[str, Summary] = {}
+    with_run: dict[str, int] = {}
+    for last, line in lines:
+        if len(with_run) >= count and heapq.nlargest(count, with_run.values())[-1] >= last:
+            break
+        for found in summarize(line):
+            known = best.get(key(found))
+            if known is None or _rank(found) > _rank(known):
+                best[key(found)] = found
+                if found.run_id is not None:
+                    with_run[key(found)] = found.end
+    return sorted(best.values(), key=_rank, reverse=True)[:count]
+
+
+def _rank(summary: Summary) -> tuple[bool, int]:
+    return summary.run_id is not None, summary.end

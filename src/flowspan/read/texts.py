@@ -1,0 +1,301 @@
+"""Find the texts of OTLP JSON that spans are read from, whatever they come as.
+
+Lines of a file on disk stay there: a text knows where each begins and reads a part of it again when
+asked. What is compressed, protobuf, or from standard input is held in memory, as lines of JSON.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import re
+import sys
+import weakref
+import zlib
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from flowspan.errors import SourceError
+from flowspan.read import lines, otlp_protobuf
+from flowspan.read import otlp_json as otlp
+from flowspan.read.lines import Problem
+from flowspan.read.otlp_json import UnreadableError
+from flowspan.read.span import Details, readable_details_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import TypeAlias
+
+    _Unbuffered: TypeAlias = io.FileIO | io.BytesIO
+
+STDIN: Final = Path("-")
+"""Stands for standard input where a file is named."""
+
+FILE_PATTERN: Final = "traces*.jsonl"
+
+_PREFERRED: Final = (FILE_PATTERN, f"{FILE_PATTERN}.gz")
+_JSON_ENDINGS: Final = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz")
+_PROTOBUF_ENDINGS: Final = (".binpb", ".pb", ".proto.bin")
+_HEAD: Final = 64 * 1024
+_END: Final = 64 * 1024
+_BUFFER: Final = 4 * 1024 * 1024  # a batch of spans is a line of more than a million bytes
+_SMALL: Final = 1024 * 1024  # files up to this are read whole, and need no descriptor afterwards
+_GZIP: Final = b"\x1f\x8b"
+_ZSTANDARD: Final = b"\x28\xb5\x2f\xfd"
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+_KNOWN: Final = (
+    "lines or one document of OTLP JSON, or OTLP protobuf as the Collector's file exporter writes"
+    " it, both plain or compressed with gzip"
+)
+
+
+class Text(ABC):
+    """Lines of OTLP JSON that can be gone through again, and read in parts.
+
+    Attributes:
+        name: What a `Problem` calls it.
+    """
+
+    def __init__(self, name: Path | str) -> None:
+        self.name = name
+        self._last: tuple[int, Details] | None = None
+
+    @abstractmethod
+    def lines(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield number, offset and content of each line; numbers count from 1.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+
+    @abstractmethod
+    def keep(self) -> None:
+        """See to it that parts of it can be read later; called while going through its lines."""
+
+    @abstractmethod
+    def part(self, offset: int, length: int) -> bytes:
+        """Read a part of what was kept.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+
+    @abstractmethod
+    def tail(self) -> bytes:
+        """Read some of its end.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+
+    def details(self, offset: int, length: int) -> Details:
+        """Read the details of the span that is written there.
+
+        Raises:
+            SourceError: Somebody wrote over it.
+        """
+        if self._last is None or self._last[0] != offset:
+            try:
+                raw = otlp.mapping(otlp.parse(self.part(offset, length)), "a span")
+            except (OSError, UnreadableError):
+                raise SourceError(f"{self.name} was overwritten while it was being read.") from None
+            # Whoever looks at one detail of a span looks at the next.
+            self._last = offset, readable_details_of(raw)
+        return self._last[1]
+
+
+class FileText(Text):
+    """The lines of a file, which may be renamed or unlinked: what is kept stays open."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._path = path
+        self._current: _Unbuffered | None = None
+        self._kept: _Unbuffered | None = None
+
+    def lines(self) -> Iterator[tuple[int, int, bytes]]:
+        """Go through the file."""
+        self._current = self._kept or self._open()
+        try:
+            yield from _numbered(self._current)
+        finally:
+            if self._current is not self._kept:
+                self._current.close()
+
+    def _open(self) -> _Unbuffered:
+        file = self._path.open("rb", buffering=0)
+        if os.fstat(file.fileno()).st_size > _SMALL:
+            return file
+        with file:  # a thousand small ones must not take a thousand descriptors
+            return io.BytesIO(file.read())
+
+    def keep(self) -> None:
+        """Leave the file open."""
+        if self._kept is None and self._current is not None:
+            self._kept = self._current
+            weakref.finalize(self, self._kept.close)
+
+    def part(self, offset: int, length: int) -> bytes:
+        """Read a part of the file."""
+        if self._kept is None:
+            raise OSError
+        position = self._kept.tell()  # somebody may be going through it
+        self._kept.seek(offset)
+        try:
+            return self._kept.read(length) or b""
+        finally:
+            self._kept.seek(position)
+
+    def tail(self) -> bytes:
+        """Read the end of the file."""
+        with self._path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _END))
+            return file.read()
+
+
+class MemoryText(Text):
+    """Lines in memory; or, if `is_document`, one document that takes any number of lines."""
+
+    def __init__(self, name: Path | str, data: bytes, *, is_document: bool = False) -> None:
+        super().__init__(name)
+        self._data = data
+        self._is_document = is_document
+
+    def lines(self) -> Iterator[tuple[int, int, bytes]]:
+        """Go through the bytes."""
+        if self._is_document:
+            return iter([(0, 0, self._data)])
+        return _numbered(io.BytesIO(self._data))
+
+    def keep(self) -> None:
+        """Do nothing: it is here anyway."""
+
+    def part(self, offset: int, length: int) -> bytes:
+        """Cut out a part of the bytes."""
+        return self._data[offset : offset + length]
+
+    def tail(self) -> bytes:
+        """Cut off the end of the bytes."""
+        return self._data[-_END:]
+
+
+def _numbered(stream: _Unbuffered) -> Iterator[tuple[int, int, bytes]]:
+    offset = 0
+    stream.seek(0)
+    lines = io.BufferedReader(stream, _BUFFER)
+    try:
+        for number, line in enumerate(lines, 1):
+            yield number, offset, line
+            offset += len(line)
+    finally:
+        lines.detach()  # or it would close the stream
+
+
+def find_files(source: Path) -> list[Path]:
+    """List the files to read, newest first: `source` itself, or those in it that hold spans.
+
+    In a folder these are ``traces*.jsonl``, as flowspan writes them, or else whatever is named as
+    JSON or protobuf and looks like spans.
+
+    Raises:
+        SourceError: There are none.
+    """
+    if not source.is_dir():
+        return lines.find_files(source, FILE_PATTERN)
+    own = [path for pattern in _PREFERRED for path in source.glob(pattern) if path.is_file()]
+    found = own or [path for path in source.iterdir() if path.is_file() and _may_hold_spans(path)]
+    if not found:
+        raise SourceError(f"{source} holds no {FILE_PATTERN} file, nor any other of OTLP spans.")
+    return lines.newest_first(found)
+
+
+def _may_hold_spans(path: Path) -> bool:
+    if path.name.endswith(_PROTOBUF_ENDINGS):
+        return True
+    if not path.name.endswith(_JSON_ENDINGS):
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+        if head.startswith(_GZIP):
+            head = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, _HEAD)
+    except (OSError, zlib.error):
+        return False
+    return b'"resourceSpans"' in head
+
+
+def open_files(files: Iterable[Path], problems: list[Problem]) -> list[Text]:
+    """Open files of any kind; one that cannot be read, or is of no known kind, is a problem."""
+    texts: list[Text] = []
+    for path in files:
+        try:
+            texts.append(_open_file(path))
+        except UnreadableError as error:  # noqa: PERF203 - one bad file must not cost the others
+            problems.append(Problem(path, 0, str(error)))
+        except OSError as error:
+            problems.append(Problem(path, 0, error.strerror or str(error)))
+    return texts
+
+
+def open_stdin() -> list[Text]:
+    """Read standard input to its end.
+
+    Raises:
+        SourceError: There is nothing, or nothing of a known kind.
+    """
+    name = "standard input"
+    data = sys.stdin.buffer.read()
+    if not data.strip():
+        raise SourceError(f"{name.capitalize()} is empty: pipe {_KNOWN} into it.")
+    try:
+        return [_open_bytes(name, data)]
+    except UnreadableError as error:
+        raise SourceError(f"{name.capitalize()} cannot be read: {error}.") from None
+
+
+def _open_file(path: Path) -> Text:
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if _is_text(head) and not _is_spread_out(head):
+        return FileText(path)
+    return _open_bytes(path, path.read_bytes())
+
+
+def _open_bytes(name: Path | str, data: bytes) -> Text:
+    if data.startswith(_GZIP):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UnreadableError(f"damaged: {error}") from None
+    head = data[:_HEAD]
+    if _is_text(head):
+        return MemoryText(name, data, is_document=_is_spread_out(head) and _is_document(data))
+    if _ZSTANDARD in head[:8]:
+        raise UnreadableError("compressed with zstd: decompress it first, as with zstd -d")
+    lines = otlp_protobuf.to_json_lines(data)
+    if lines is None and b'"resourceSpans"' not in data:
+        raise UnreadableError(f"no kind of file that holds spans: give it {_KNOWN}")
+    return MemoryText(name, data if lines is None else lines)
+
+
+def _is_text(head: bytes) -> bool:
+    """Tell text from protobuf, which has control characters in each of its messages."""
+    return not _CONTROL.search(head) and not head.startswith(_GZIP)
+
+
+def _is_spread_out(head: bytes) -> bool:
+    """Tell whether the first line is the beginning of an object, and no more than that."""
+    first, newline, _ = head.strip().partition(b"\n")
+    is_object = first.startswith((b"{", b"\xef\xbb\xbf{"))
+    return bool(newline) and is_object and not first.rstrip().endswith(b"}")
+
+
+def _is_document(data: bytes) -> bool:
+    """Tell whether all of it is one JSON document, and not a line that was cut off, and others."""
+    try:
+        otlp.parse(data.removeprefix(b"\xef\xbb\xbf"))
+    except UnreadableError:
+        return False
+    return True

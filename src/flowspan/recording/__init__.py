@@ -1,0 +1,1 @@
+"""Record one run: its span, its times, its metrics."""

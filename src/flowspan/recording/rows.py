@@ -1,0 +1,250 @@
+"""How many rows an object holds, told from its type alone.
+
+No library is imported for it and nothing lazy is computed: a type is recognised by the name and
+the top-level package of any class it derives from, so subclasses such as GeoDataFrame count too.
+"""
+
+import inspect
+import operator
+import threading
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from numbers import Integral
+from typing import Any
+
+from flowspan import semconv
+from flowspan._containment import Containment
+from flowspan.recording.run import Attributes
+
+_Counter = Callable[[Any], int | None]
+
+_MOST_TYPES = 1024  # of which the counter is remembered; code that makes types may go on forever
+_MOST_ROWS = 2**63 - 1  # OTLP's integers end here
+_COLLECTIONS = (list, tuple, set, frozenset)
+# What their classes carry: dataclasses, Pydantic 2 and 1, attrs, msgspec, SQLAlchemy's ORM.
+_RECORD_MARKS = (
+    "__dataclass_fields__",
+    "__pydantic_validator__",
+    "__fields_set__",
+    "__attrs_attrs__",
+    "__struct_fields__",
+    "__mapper__",
+)
+# What database drivers call theirs: sqlite3, SQLAlchemy, pyodbc, BigQuery; asyncpg; psycopg2.
+_RECORD_NAMES = frozenset({"Row", "Record", "DictRow"})
+_DBT_WRITES = frozenset({"model", "seed", "snapshot"})
+
+_contained = Containment("rows")
+_registering = threading.Lock()
+
+
+def count_rows(value: object) -> int | None:
+    """Return how many rows `value` holds; None if it holds none or only computing would tell.
+
+    - pandas, Polars: the length of a DataFrame or Series. PyArrow: `num_rows` of a Table or
+      RecordBatch. NumPy: the first axis; an array without axes has no rows.
+    - Lists, tuples and sets of records: their length, if their first item is a mapping, a tuple,
+      an instance of a dataclass, of a Pydantic, attrs, msgspec or ORM class, or a driver's row.
+      An empty one holds 0 rows, whatever it was meant for: an extraction that found nothing
+      must show. Lists of numbers, strings or lists are not rows, nor is a record itself.
+    - Database cursors and SQLAlchemy results: their `rowcount`, where the driver knows it
+      (PEP 249 has -1 where it does not).
+    - dbt results: the `rows_affected` that adapters report, summed over models, seeds and
+      snapshots. Tests only select. Some adapters report none, and Snowflake's a 1 for each table.
+    - None for everything else, such as what is lazy: DuckDB relations, Polars LazyFrames, Dask and
+      Spark data frames, generators. `register_rows` teaches further types.
+
+    It takes constant time, except that it visits each dbt node. It raises no `Exception`: a
+    failure is reported once, and the answer is None.
+    """
+    with _contained:
+        counter = _counters[type(value)]
+        count = counter(value)
+        return None if count is None else _checked(count, counter)
+    return None
+
+
+def register_rows(kind: type, function: Callable[[Any], int | None]) -> None:
+    """Let `function` count the rows of every instance of `kind` and of its subclasses.
+
+    It takes the instance and returns an integer from 0 up, or None if it does not know. It wins
+    over the built-in rules; of several, the one of the most derived class does; registering a
+    class again replaces its function. Classes that only claim to be subclasses of an abstract
+    class (``ABC.register``) are not reached.
+
+    Raises:
+        TypeError: `kind` is no class, or `function` is none that returns a number when called.
+    """
+    if not issubclass(type(kind), type):  # isinstance() takes list[int] for a class on Python 3.10
+        raise TypeError(
+            f"register_rows(kind, function) takes a class first, not {kind!r}: pass the class "
+            "whose instances hold rows, such as register_rows(Batch, len)"
+        )
+    if not callable(function):
+        raise TypeError(
+            f"register_rows(kind, function) takes a function second, not {function!r}: pass one "
+            f"that takes a {kind.__name__} and returns its number of rows, or None"
+        )
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(
+            f"register_rows() cannot await {function!r}: pass a function defined with def, "
+            "not async def"
+        )
+    global _counters  # noqa: PLW0603 - replaced as a whole, so that readers need no lock
+    with _registering:
+        _counters = _Counters({**_counters.registered, kind: function})
+
+
+def _unknown(_: object) -> None:
+    """Say that a value is not rows, or that only computing would tell how many."""
+
+
+def _first_axis(array: Any) -> int | None:
+    return array.shape[0] if array.shape else None
+
+
+def _rowcount(cursor: Any) -> int | None:
+    # PyMySQL's unbuffered cursors have 2**64 - 1 for "unknown".
+    count = getattr(cursor, "rowcount", None)
+    return count if isinstance(count, int) and 0 <= count <= _MOST_ROWS else None
+
+
+def _records(collection: Any) -> int | None:
+    for first in collection:
+        kind: type = type(first)
+        return len(collection) if _is_record(kind) else None
+    return 0
+
+
+def _dbt_rows(outcome: Any) -> int | None:
+    # dbtRunnerResult.result is a RunExecutionResult; other commands have lists and manifests there.
+    nodes = getattr(getattr(outcome, "result", outcome), "results", ())
+    affected = [
+        node.adapter_response.get("rows_affected")
+        for node in nodes
+        if getattr(node, "node", node).unique_id.partition(".")[0] in _DBT_WRITES
+    ]
+    # Text, -1 and None all stand for "unknown" there.
+    known = [count for count in affected if isinstance(count, int) and count >= 0]
+    return sum(known) if known else None
+
+
+_RULES: dict[tuple[str, str], _Counter] = {
+    ("pandas", "DataFrame"): len,
+    ("pandas", "Series"): len,
+    ("polars", "DataFrame"): len,
+    ("polars", "Series"): len,
+    ("pyarrow", "Table"): operator.attrgetter("num_rows"),
+    ("pyarrow", "RecordBatch"): operator.attrgetter("num_rows"),
+    ("numpy", "ndarray"): _first_axis,
+    ("sqlalchemy", "CursorResult"): _rowcount,
+    ("dbt", "dbtRunnerResult"): _dbt_rows,
+    ("dbt", "RunExecutionResult"): _dbt_rows,
+    ("dbt", "RunResultsArtifact"): _dbt_rows,
+}
+
+
+class _Counters(dict[type, _Counter]):
+    """The counter of each type met so far, found at the first meeting."""
+
+    def __init__(self, registered: dict[type, _Counter]) -> None:
+        super().__init__()
+        self.registered = registered
+
+    def __missing__(self, kind: type) -> _Counter:
+        counter = self._find(kind)
+        if len(self) >= _MOST_TYPES:
+            self.clear()
+        self[kind] = counter
+        return counter
+
+    def _find(self, kind: type) -> _Counter:
+        for base in kind.__mro__:
+            if base in self.registered:
+                return self.registered[base]
+        for base in kind.__mro__:
+            if rule := _RULES.get((base.__module__.partition(".")[0], base.__name__)):
+                return rule
+        if issubclass(kind, _COLLECTIONS) and (kind is tuple or not _is_record(kind)):
+            return _records
+        # PEP 249 asks both of every cursor, and those that OpenTelemetry wraps have them too;
+        # DuckDB's relations have only the first, which runs the query.
+        if hasattr(kind, "execute") and hasattr(kind, "executemany"):
+            return _rowcount
+        return _unknown
+
+
+@lru_cache(_MOST_TYPES)
+def _is_record(kind: type) -> bool:
+    return (
+        issubclass(kind, (tuple, Mapping))
+        or any(hasattr(kind, mark) for mark in _RECORD_MARKS)
+        or any(base.__name__ in _RECORD_NAMES for base in kind.__mro__)
+    )
+
+
+def _checked(count: Any, counter: _Counter) -> int:
+    # NumPy's integers are Integral, its booleans are not.
+    if isinstance(count, (int, Integral)) and not isinstance(count, bool):
+        rows = int(count)
+        if 0 <= rows <= _MOST_ROWS:
+            return rows
+    # Not the repr of what is no number: that of a DuckDB relation executes it.
+    returned = repr(count) if isinstance(count, (int, float)) else f"a {type(count).__name__}"
+    name = getattr(counter, "__qualname__", type(counter).__qualname__)
+    raise ValueError(
+        f"{name}() returned {returned} for a number of rows; "
+        "let it return an integer from 0 up, or None if it does not know"
+    )
+
+
+_counters = _Counters({})
+
+
+class Rows:
+    """How many rows went into a run and came out of it.
+
+    What the user tells replaces what was counted. A flow run holds what came out of its leaves: the
+    runs that it called itself and whose results no other run consumed.
+    """
+
+    def __init__(self) -> None:
+        self.consumed: set[str] = set()
+        self.of_leaves: dict[str, int | None] = {}
+        self._counted: dict[str, int] = {}
+        self._told: dict[str, int] = {}
+        self._told_by_name: dict[str, int] = {}
+
+    def count(self, direction: str, rows: int | None) -> None:
+        """Set what was counted, by the attribute of the direction."""
+        if rows is not None:
+            self._counted[direction] = rows
+
+    def tell(self, direction: str, rows: int, name: str | None) -> None:
+        """Add what the user tells, by the attribute of the direction."""
+        self._told[direction] = self._told.get(direction, 0) + rows
+        if name is not None:
+            key = f"{direction}.{name}"
+            self._told_by_name[key] = self._told_by_name.get(key, 0) + rows
+
+    def total(self, direction: str) -> int | None:
+        """Return the rows of one direction, None if they are not known."""
+        if (told := self._told.get(direction)) is not None:
+            return told
+        if direction == semconv.ROWS_OUTPUT:
+            leaves = self.of_leaves.items()
+            known = [n for run_id, n in leaves if n is not None and run_id not in self.consumed]
+            if known:
+                return sum(known)
+        return self._counted.get(direction)
+
+    def attributes(self, execution: float) -> Attributes:
+        """Return the rows, and the rows that came out in a second of `execution`."""
+        attributes: Attributes = dict(self._told_by_name)
+        for direction in (semconv.ROWS_INPUT, semconv.ROWS_OUTPUT):
+            if (rows := self.total(direction)) is not None:
+                attributes[direction] = rows
+        rows = self.total(semconv.ROWS_OUTPUT)
+        if rows is not None and execution > 0:
+            attributes[semconv.ROWS_PER_SECOND] = rows / execution
+        return attributes

@@ -1,0 +1,111 @@
+"""What is known of a run: what it is, the states it enters, how it ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from opentelemetry.util.types import AttributeValue
+
+from flowspan import semconv
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import SpanKind
+
+    from flowspan.objectives.watch import Watch
+
+Attributes: TypeAlias = dict[str, AttributeValue]
+"""Attributes of a span, a log record or a point of a metric, by name."""
+
+
+class Outcome(NamedTuple):
+    """How a run ended: its state's name, its result, and the type of its error if it had one."""
+
+    state_name: str
+    result: str
+    error_type: str | None
+
+
+class State(NamedTuple):
+    """A state that a run entered; `time` is the state's own timestamp."""
+
+    type: str
+    name: str
+    id: str
+    message: str | None
+    time: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is known of a run when the engine takes it up.
+
+    Attributes:
+        id: The flow or task run's id.
+        flow_name: The name of its flow; None for a task run outside any.
+        task_name: The name of its task; None for a flow run.
+        kind: The kind of its span.
+        start: When the engine took the run up in this process.
+        trace_id: The trace of a run without a parent.
+        parent: Context that holds the parent's span, if there is one, here or in another process.
+        run_count: How often the run had been running when the engine took it up.
+        allows_retries: Whether each attempt gets a span of its own.
+        upstream: The ids of the runs that it consumes.
+        deployment_name: The name of the deployment that a flow run is of.
+        waits_before: Seconds waited before `start`, by attribute name.
+        time_running: Nanoseconds in Running states before the engine took it up.
+        is_adopted: Whether it was running already when it was taken up.
+        watch: What watches the objectives of a flow run, if it has any.
+        late: Seconds behind its schedule at `start`, if it has one.
+    """
+
+    id: str
+    flow_name: str | None
+    task_name: str | None
+    kind: SpanKind
+    start: int
+    trace_id: int
+    parent: Context | None
+    run_count: int
+    allows_retries: bool
+    upstream: Collection[str]
+    deployment_name: str | None = None
+    waits_before: Mapping[str, float] = field(default_factory=dict)
+    time_running: int = 0
+    is_adopted: bool = False
+    watch: Watch | None = None
+    late: float | None = None
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether this is a flow run, not a task run."""
+        return self.task_name is None
+
+    @property
+    def span_name(self) -> str:
+        """The low-cardinality name of its span."""
+        return self.task_name or semconv.flow_span_name(self.flow_name or "")
+
+    @property
+    def result_attribute(self) -> str:
+        """The attribute that says how the run ended."""
+        return semconv.PIPELINE_RESULT if self.is_flow else semconv.PIPELINE_TASK_RESULT
+
+    @cached_property
+    def names(self) -> Attributes:
+        """The names of its flow and task, as all its metrics carry them."""
+        names = {semconv.FLOW_NAME: self.flow_name, semconv.TASK_NAME: self.task_name}
+        return {key: name for key, name in names.items() if name is not None}
+
+    @property
+    def sampling_attributes(self) -> Attributes:
+        """The few attributes that a sampler gets to see."""
+        attributes = dict(self.names)
+        attributes[semconv.RUN_TYPE] = "flow" if self.is_flow else "task"
+        if self.is_flow:
+            attributes[semconv.PIPELINE_NAME] = self.flow_name or ""
+        return attributes

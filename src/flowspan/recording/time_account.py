@@ -1,0 +1,109 @@
+"""What a recorder keeps account of: where the time went, how long a run was running, its rows."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from flowspan import semconv
+from flowspan.units import NANOSECONDS
+
+if TYPE_CHECKING:
+    from flowspan.recording.run import Attributes
+
+
+class Stopwatch:
+    """How long a run has been in Running states, in nanoseconds, as Prefect's total run time."""
+
+    def __init__(self, before: int) -> None:
+        self.total = before  # until it was last stopped
+        self.has_run = False
+        self._since: int | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The time until it was last stopped."""
+        return self.total / NANOSECONDS
+
+    def start(self, now: int) -> None:
+        """Go on counting; one Running state may follow another."""
+        self.has_run = True
+        self._since = now if self._since is None else self._since
+
+    def stop(self, now: int) -> int | None:
+        """Count no longer; return since when it was counting, if it was."""
+        since, self._since = self._since, None
+        if since is not None:
+            self.total += max(0, now - since)
+        return since
+
+
+class Account:
+    """Where the time of a run went; each moment counts once, for a wait before execution.
+
+    Waits of several threads or coroutines of one run may overlap. They are told when they end, so
+    the intervals that are accounted already lie in the order of their ends.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waits: dict[str, int] = {}
+        self._intervals: list[tuple[int, int]] = []
+        self._execution: int | None = None
+        self._since: int | None = None
+        self._until = 0
+
+    @property
+    def execution(self) -> float:
+        """Seconds in the user's function."""
+        return (self._execution or 0) / NANOSECONDS
+
+    @property
+    def is_executing(self) -> bool:
+        """Whether the user's function is entered and not yet left."""
+        return self._since is not None
+
+    def begin_execution(self, now: int) -> None:
+        """Begin to count execution."""
+        self._since = now
+
+    def end_execution(self, now: int) -> None:
+        """Count what has been executed since it began, less what was waited meanwhile."""
+        with self._lock:
+            if self._since is not None:
+                waited = sum(
+                    max(0, min(end, now) - max(start, self._since))
+                    for start, end in self._intervals
+                )
+                self._execution = (self._execution or 0) + max(0, now - self._since) - waited
+                self._since, self._until = None, now
+
+    def wait(self, attribute: str, start: int, end: int) -> None:
+        """Count the part of a wait that no other wait has been counted for."""
+        with self._lock:
+            if self._since is None:
+                # What a thread waited while the function ran was counted as its execution.
+                start = max(start, self._until)
+            merged = (start, end)
+            length = end - start
+            while self._intervals and self._intervals[-1][1] >= merged[0]:
+                begun, ended = self._intervals.pop()
+                length -= max(0, min(ended, end) - max(begun, start))
+                merged = (min(begun, merged[0]), max(ended, merged[1]))
+            self._intervals.append(merged)
+            if length > 0:
+                self._waits[attribute] = self._waits.get(attribute, 0) + length
+
+    @property
+    def waits(self) -> dict[str, float]:
+        """Seconds waited, by attribute."""
+        return {wait: nanoseconds / NANOSECONDS for wait, nanoseconds in self._waits.items()}
+
+    def attributes(self, duration: int) -> Attributes:
+        """Return the account in seconds; the engine's own share is what remains of `duration`."""
+        account: Attributes = {**self.waits}
+        if self._execution is not None:
+            account[semconv.EXECUTION] = self._execution / NANOSECONDS
+        rest = duration - sum(self._waits.values()) - (self._execution or 0)
+        account[semconv.ORCHESTRATION] = max(0, rest) / NANOSECONDS
+        return account

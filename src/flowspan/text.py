@@ -1,0 +1,84 @@
+"""Write times, durations and values from outside for people to read in a terminal."""
+
+from datetime import datetime, timezone
+from typing import Final
+from unicodedata import category
+
+from rich.cells import cell_len, set_cell_size
+
+MS: Final = 1_000_000
+SECOND: Final = 1_000 * MS
+MINUTE: Final = 60 * SECOND
+HOUR: Final = 60 * MINUTE
+DAY: Final = 24 * HOUR
+
+
+def human(nanoseconds: int) -> str:
+    """Write a duration the way people say it: ``12 ms``, ``3.41 s``, ``2 m 05 s``."""
+    if nanoseconds < MS:
+        tenths = f"{nanoseconds / MS:.1f}"
+        return "0 ms" if nanoseconds <= 0 else "<0.1 ms" if tenths == "0.0" else f"{tenths} ms"
+    if nanoseconds < SECOND - MS // 2:
+        return f"{nanoseconds / MS:.0f} ms"
+    if nanoseconds < 60 * SECOND - 50 * MS:
+        seconds = nanoseconds / SECOND
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"  # noqa: PLR2004
+    seconds = round(nanoseconds / SECOND)
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if not hours:
+        return f"{minutes} m {seconds % 60:02} s"
+    if not days:
+        return f"{hours} h {minutes % 60:02} m"
+    return f"{days:,} d {hours % 24:02} h"
+
+
+def moment(nanoseconds: int) -> str:
+    """Write a time since the epoch as local date and time with its offset from UTC."""
+    try:
+        time = datetime.fromtimestamp(nanoseconds // SECOND, tz=timezone.utc).astimezone()
+    except (OverflowError, OSError, ValueError):
+        return f"{nanoseconds} ns after 1970"
+    return f"{time:%Y-%m-%d %H:%M:%S} {time.isoformat()[-6:]}"
+
+
+def clock(nanoseconds: int) -> str:
+    """Write a time since the epoch as ISO 8601 has it, local and with milliseconds.
+
+    Args:
+        nanoseconds: As many as fit into 64 bits; no calendar has an end before that.
+    """
+    time = datetime.fromtimestamp(nanoseconds // SECOND, tz=timezone.utc).astimezone()
+    microsecond = nanoseconds % SECOND // 1_000
+    return time.replace(microsecond=microsecond).isoformat(timespec="milliseconds")
+
+
+def stopwatch(nanoseconds: int) -> str:
+    """Write a time since a start with milliseconds: ``0:03.410``, ``1:02:05.000``."""
+    ms = abs(nanoseconds) // MS
+    minutes, seconds = ms // 60_000, f"{ms // 1_000 % 60:02}.{ms % 1_000:03}"
+    sign = "-" if nanoseconds < 0 and ms else ""
+    if minutes < 60:  # noqa: PLR2004
+        return f"{sign}{minutes}:{seconds}"
+    return f"{sign}{minutes // 60}:{minutes % 60:02}:{seconds}"
+
+
+def clean(value: object) -> str:
+    """Make a value from outside safe for one line of a terminal: no escapes, no line breaks."""
+    return printable(" ".join(("" if value is None else str(value)).split()))
+
+
+def printable(line: str) -> str:
+    """Replace what would move the cursor or change colours; every kind of space is a plain one."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else " " if category(c) == "Zs" else "�" for c in line)
+
+
+def cut(text: str, width: int) -> str:
+    """Shorten a text that takes more than `width` cells."""
+    return text if cell_len(text) <= width else set_cell_size(text, max(0, width - 1)) + "…"
+
+
+def percent(share: float) -> str:
+    """Write a share of 0 to 1: ``61 %``; one that is small but not 0 is ``<1 %``."""
+    return "<1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")  # noqa: PLR2004

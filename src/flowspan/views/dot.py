@@ -1,0 +1,197 @@
+"""Write the runs of a trace as a graph for Graphviz (https://graphviz.org/doc/info/lang.html).
+
+An arrow leads from a run to one that used its result, a dashed one from a caller to what it called.
+What the critical path goes through is bold.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from flowspan.analysis.tree import callers_first
+from flowspan.text import clean, human
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Iterator, Mapping
+
+    from flowspan.analysis.one_trace import Analysis
+    from flowspan.read.span import Span, Trace
+
+RUNS_SHOWN: Final = 5
+"""Runs of one name below one caller that are shown one by one; more are merged."""
+
+_PATH_COLOR: Final = "#b45309"
+_FAILED_COLOR: Final = "#b91c1c"
+_QUIET_COLOR: Final = "#6b7280"
+
+
+@dataclass(slots=True)
+class _Node:
+    """A run, or all of one name; a run that went through several processes has a span in each."""
+
+    name: str
+    is_flow: bool
+    runs: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    duration: int = 0
+    path: int = 0
+
+
+def to_dot(trace: Trace, analysis: Analysis) -> str:
+    """Return the graph of a trace.
+
+    Args:
+        trace: What to write; it has at least one span. Spans that are no runs are left out, unless
+            there are no others.
+        analysis: That of its spans.
+    """
+    spans = callers_first(trace.spans)
+    shown = {span.span_id: span for span in spans if span.is_run}
+    shown = shown or {span.span_id: span for span in spans}
+    nearest = _nearest(spans, shown)
+    keys = _keys(shown, nearest)
+    nodes: dict[str, _Node] = {}
+    for span_id, span in shown.items():
+        node = nodes.setdefault(keys[span_id], _Node(span.name, span.facts.run_type == "flow"))
+        _add(node, span)
+    owners = {span_id: keys[near] for span_id, near in nearest.items()}
+    callers = {span_id: owners.get(span.parent_span_id or "") for span_id, span in shown.items()}
+    calls = {(caller, keys[span_id]): None for span_id, caller in callers.items() if caller}
+    uses = {
+        (owners[upstream], keys[span.span_id]): None
+        for span in shown.values()
+        for upstream in span.upstream
+        if upstream in owners
+    }
+    steps = _walk_path(nodes, owners, analysis)
+    return "".join(f"{line}\n" for line in _lines(nodes, uses, calls, steps, analysis))
+
+
+def _nearest(spans: Iterable[Span], shown: Container[str]) -> dict[str, str]:
+    """Tell of each span the nearest one around it that is shown, be it itself; callers come first.
+
+    Spans around which there is none are left out.
+    """
+    nearest: dict[str, str] = {}
+    for span in spans:
+        if span.span_id in shown:
+            nearest[span.span_id] = span.span_id
+        elif span.parent_span_id in nearest:
+            nearest[span.span_id] = nearest[span.parent_span_id]
+    return nearest
+
+
+def _keys(shown: Mapping[str, Span], nearest: Mapping[str, str]) -> dict[str, str]:
+    """Tell the node of each span that is shown; callers come first.
+
+    Level by level: what belongs to merged callers is counted together.
+    """
+    depths: dict[str, int] = {}
+    levels: dict[int, list[Span]] = defaultdict(list)
+    for span_id, span in shown.items():
+        depths[span_id] = depths.get(nearest.get(span.parent_span_id or "", ""), 0) + 1
+        levels[depths[span_id]].append(span)
+    keys: dict[str, str] = {}
+    key_of_run: dict[str, str] = {}
+    for level in levels.values():
+        groups: dict[str, list[Span]] = defaultdict(list)
+        for span in level:
+            caller = keys.get(nearest.get(span.parent_span_id or "", ""), "")
+            groups[f"{caller}/{span.facts.run_type} {span.name}"].append(span)
+        for group, members in groups.items():
+            is_merged = len(set(map(_run_of, members))) > RUNS_SHOWN
+            for span in members:
+                run = _run_of(span)
+                # A run that went on in another process stays one.
+                keys[span.span_id] = key_of_run.setdefault(run, group if is_merged else run)
+    return keys
+
+
+def _run_of(span: Span) -> str:
+    return span.facts.run_id or span.span_id
+
+
+def _add(node: _Node, span: Span) -> None:
+    run = _run_of(span)
+    node.runs.add(run)
+    if span.failed:
+        node.failed.add(run)
+    node.duration += span.duration
+
+
+def _walk_path(
+    nodes: Mapping[str, _Node], owners: Mapping[str, str], analysis: Analysis
+) -> set[frozenset[str]]:
+    """Add to each node its time on the critical path; return which nodes follow each other."""
+    keys = []
+    for stretch in analysis.critical_path:
+        key = owners.get(stretch.span_id)
+        if key is not None:
+            nodes[key].path += stretch.end - stretch.start
+            keys.append(key)
+    return {frozenset(pair) for pair in itertools.pairwise(keys)}
+
+
+def _lines(
+    nodes: Mapping[str, _Node],
+    uses: Iterable[tuple[str, str]],
+    calls: Iterable[tuple[str, str]],
+    steps: set[frozenset[str]],
+    analysis: Analysis,
+) -> Iterator[str]:
+    yield "digraph flowspan {"
+    yield '  graph [rankdir="LR", fontname="Helvetica", nodesep="0.25", ranksep="0.6"];'
+    yield '  node [shape="box", style="rounded", fontname="Helvetica", fontsize="11"];'
+    yield f'  edge [color="{_QUIET_COLOR}", arrowsize="0.7"];'
+    ids = {key: f"n{number}" for number, key in enumerate(nodes)}
+    for key, node in nodes.items():
+        yield f"  {ids[key]} [{_attributes(_look(node, analysis))}];"
+    for edges, look in ((uses, {}), (calls, {"style": "dashed", "arrowhead": "open"})):
+        for source, target in edges:
+            if source == target:
+                continue
+            own = dict(look)
+            if frozenset((source, target)) in steps:
+                own |= {"penwidth": "2.5", "color": _PATH_COLOR}
+            yield f"  {ids[source]} -> {ids[target]}" + (f" [{_attributes(own)}];" if own else ";")
+    yield "}"
+
+
+def _look(node: _Node, analysis: Analysis) -> dict[str, str]:
+    count = len(node.runs)
+    lines = [clean(node.name) or "(no name)"]
+    if count > 1:
+        lines[0] += f" \u00d7{count:,}"
+    duration = human(node.duration) + (" in total" if count > 1 else "")
+    total = analysis.end - analysis.start
+    share = f", {_percent(node.path / total)} of the path" if node.path and total else ""
+    lines.append(duration + share)
+    look = {}
+    if node.failed:
+        lines.append("failed" if count == 1 else f"{len(node.failed):,} failed")
+        look = {"fontcolor": _FAILED_COLOR}
+    if node.is_flow:
+        look["peripheries"] = "2"
+    if node.path:
+        look |= {"penwidth": "2.5", "color": _PATH_COLOR}
+    return {"label": "\n".join(lines), **look}
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.0f} %" if share >= 0.005 else "<1 %"  # noqa: PLR2004 - rounds to 0
+
+
+def _attributes(attributes: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={_quoted(value)}" for name, value in attributes.items())
+
+
+def _quoted(text: str) -> str:
+    r"""Quote a text.
+
+    Graphviz reads ``\"`` in quotes, then in labels escapes such as ``\N``, and HTML's entities.
+    """
+    escaped = text.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + escaped.replace("\n", "\\n") + '"'

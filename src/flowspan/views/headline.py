@@ -1,0 +1,113 @@
+"""What was found, in sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from flowspan.text import clean, human, percent
+
+if TYPE_CHECKING:
+    from flowspan.analysis.one_trace import Analysis
+    from flowspan.analysis.two_traces import Change, Difference
+
+
+NOTABLE: Final = 0.1
+"""A ratio that is nearer to 1 than this is no change worth a word."""
+
+
+def reasons(change: Change) -> list[str]:
+    """Say in a few words each why the time of a name on the critical path changed."""
+    if change.before is None or change.after is None:
+        return ["new" if change.before is None else "gone"]
+    said: list[str] = [change.cause] if change.cause else []
+    if change.cause == "execution" and change.volume is not None:
+        for ratio, what in (
+            (change.volume.ratio, "the rows"),
+            (change.volume.per_row, "the time per row"),
+        ):
+            if not 1 - NOTABLE < ratio < 1 + NOTABLE:
+                said.append(f"{times(ratio)} {what}")
+    for name, before, after in (
+        ("runs", change.before.runs, change.after.runs),
+        ("retries", change.before.retries, change.after.retries),
+        ("failed", change.before.failed, change.after.failed),
+    ):
+        if before != after:
+            said.append(f"{after:,} {name}, {before:,} before")
+    return said or ["other places in the run"]
+
+
+def times(ratio: float) -> str:
+    """Write a ratio with two digits that count."""
+    decimals = 0 if ratio >= 9.95 else 1 if ratio >= 0.95 else 2  # noqa: PLR2004
+    return f"{ratio:,.{decimals}f}\u00d7"
+
+
+def remarks(found: Difference) -> list[str]:
+    """Say what makes the two hard to compare."""
+    before, after = found.before, found.after
+    said = []
+    if before.trace_id == after.trace_id:
+        said.append("A and B are the same run.")
+    if before.name != after.name:
+        said.append(f"These are different flows: A is {before.name!r}, B is {after.name!r}.")
+    for letter, side in (("A", before), ("B", after)):
+        if not side.has_root:
+            said.append(f"{letter} has not ended, or was killed, so it may lack some of the work.")
+        if side.result not in (None, "success"):
+            said.append(f"{letter} ended with {side.result}, so it may lack some of the work.")
+        if side.analysis.source == "plain":
+            said.append(f"{letter} was not made by flowspan: what its spans waited for is unknown.")
+    return said
+
+
+_SPENT_ON: Final = {
+    "execution": "execution",
+    "queue": "waiting in the queue",
+    "dependencies": "waiting for dependencies",
+    "concurrency": "waiting for a concurrency slot",
+    "retry": "waiting for a retry",
+    "pause": "paused",
+    "late": "waiting for a late start",
+    "infrastructure": "waiting for infrastructure",
+    "orchestration": "orchestration",
+}
+
+
+_LEAST_SAVING: Final = 0.001  # of the duration; less is not worth a word
+
+
+def headline(analysis: Analysis) -> str:
+    """Name the bottleneck in a sentence; empty where the trace has no length."""
+    task = analysis.bottleneck
+    if task is None or task.cause is None:
+        return ""
+    name = clean(task.name)
+    is_code = task.cause == "execution"
+    itself = f"{'the code of ' if is_code else ''}flow {name} itself"
+    who = {"flow": itself, "span": f"span {name}"}.get(task.type, name)
+    text = f"{who} is the bottleneck: {percent(task.share)} of the critical path"
+    text += f" ({_SPENT_ON[task.cause]})"
+    if task.saved is not None and task.saved > _LEAST_SAVING * (analysis.end - analysis.start):
+        # Twice the speed of its code is no advice against a wait, so it says whose speed it is.
+        text += f", {'' if is_code else 'its code '}2× faster saves {human(task.saved)}"
+    return text
+
+
+def difference_headline(found: Difference) -> str:
+    """Say in a sentence how much longer B took, and what explains it."""
+    total, leading = found.total, found.leading
+    if not total:
+        return f"Both took {human(found.after.duration)}."
+    relative = f" ({found.relative:+.0%})".replace("%", " %") if found.relative is not None else ""
+    said = f"B took {human(abs(total))} {'longer' if total > 0 else 'less'}{relative}"
+    if leading is None:
+        return f"{said}."
+    name, part = leading.title, human(abs(leading.path))
+    why = f" ({'; '.join(reasons(leading))})"
+    if abs(leading.path) <= abs(total):
+        return f"{said}: {name} explains {part} of it{why}"
+    rest = human(abs(leading.path - total))
+    if total > 0:
+        return f"{said}: {name} adds {part}{why}, other changes save {rest}"
+    return f"{said}: {name} saves {part}{why}, other changes add {rest}"

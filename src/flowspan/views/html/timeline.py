@@ -1,0 +1,388 @@
+"""Write a trace as one HTML page that needs nothing else: no network, no other file.
+
+The page is a template, a style sheet and scripts (the folder ``assets``) around two blocks of JSON:
+``data``, what is drawn, and ``details``, what is told of one span at a time, parsed only when asked
+for. Both are columns by row, a row being a span in the order of the tree. Texts stand once in a
+table and are named by their place in it, 0 being none. Times are nanoseconds since the start of the
+first span, so that they fit a JavaScript number; one that does not is text.
+
+What a trace says is text everywhere. It reaches the page only as JSON in which no ``<`` is left,
+and as the escaped title.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import re
+from collections import Counter
+from datetime import datetime
+from importlib import resources
+from itertools import accumulate, chain
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import orjson
+
+from flowspan import semconv
+from flowspan.analysis import log_places, phases
+from flowspan.analysis import tree as trees
+from flowspan.read import otlp_json as otlp
+from flowspan.text import SECOND, moment
+from flowspan.views.json.timeline import as_object
+from flowspan.views.terminal import timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from flowspan.analysis.one_trace import Analysis
+    from flowspan.analysis.tree import Node, Tree
+    from flowspan.read.log_files import Log
+    from flowspan.read.span import Span
+
+_SCRIPTS: Final = (
+    "format.js",
+    "data.js",
+    "looks.js",
+    "rows.js",
+    "chart.js",
+    "details.js",
+    "tables.js",
+    "print.js",
+    "main.js",
+)
+
+# In this order the scripts know them.
+_PHASES: Final = (
+    semconv.WAIT_LATE,
+    semconv.WAIT_INFRASTRUCTURE,
+    semconv.WAIT_QUEUE,
+    semconv.WAIT_DEPENDENCIES,
+    semconv.WAIT_CONCURRENCY,
+    semconv.EXECUTION,
+    semconv.WAIT_RETRY,
+    semconv.WAIT_PAUSE,
+    semconv.ORCHESTRATION,
+    phases.OTHER,
+)
+_PHASE: Final = {name: place for place, name in enumerate(_PHASES)}
+_CAUSE: Final = {name.rpartition(".")[2]: place for name, place in _PHASE.items()}
+_ROLE: Final = {"run": 0, "attempt": 1, "other": 2}
+_OUTCOME: Final = {
+    "success": "good",
+    "failure": "bad",
+    "error": "bad",
+    "timeout": "bad",
+    "cancellation": "odd",
+    "skip": "odd",
+}
+
+# What the columns tell already, with times that a JavaScript number would round.
+_IN_COLUMNS: Final = ("critical_path", "root")
+_NOWHERE: Final = -1
+_EXACT: Final = range(-(2**53) + 1, 2**53)
+"""The integers that a JavaScript number holds as they are."""
+
+_PLACEHOLDER: Final = re.compile(r"\{\{(\w+)\}\}")
+
+
+def to_html(
+    spans: Sequence[Span],
+    analysis: Analysis,
+    logs: Iterable[Log] = (),
+) -> bytes:
+    """Write the page of one trace.
+
+    Args:
+        spans: The spans of the trace, at least one, each id once.
+        analysis: Where its time went. The page tells it with the numbers of
+            ``flowspan timeline --json``.
+        logs: Log records of the trace, in order of time.
+    """
+    tree = trees.build(spans, everything=True)
+    page = _Page(tree)
+    data = page.data(analysis) | {
+        "head": _head(tree),
+        "numbers": _numbers(analysis),
+    }
+    details = page.details(log_places.by_span(logs, tree))
+    style = _asset("page.css")
+    script = "".join(["(() => {\n'use strict';\n", *map(_asset, _SCRIPTS), "})();\n"])
+    parts = {
+        "title": html.escape(f"{data['head']['flow']} {data['head']['run']}".strip()),
+        "policy": f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'",
+        "style": style,
+        "script": script,
+        "data": _embedded(data),
+        "details": _embedded(details),
+    }
+    return _PLACEHOLDER.sub(lambda found: parts[found[1]], _asset("page.html")).encode()
+
+
+class _Texts:
+    """A table of texts, each once; the empty text comes first."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {"": 0}
+
+    def place(self, text: str | None) -> int:
+        """Return where a text stands, which is at the end if it is new."""
+        return self._places.setdefault(text or "", len(self._places))
+
+    def pairs(self, mapping: Mapping[str, Any]) -> list[int]:
+        """Put keys and values, as text, one after the other."""
+        texts = chain.from_iterable((key, _as_text(value)) for key, value in mapping.items())
+        return list(map(self.place, texts))
+
+    @property
+    def table(self) -> list[str]:
+        """All texts, in the order of their places."""
+        return list(self._places)
+
+
+class _Page:
+    """The rows of a page, and the columns that tell of them."""
+
+    def __init__(self, tree: Tree) -> None:
+        # What is built with everything holds every span, and nothing but spans.
+        nodes = [cast("Node", node) for node in trees.walk(tree)]
+        parents = {
+            child.key: node.key for node in nodes for child in cast("Sequence[Node]", node.children)
+        }
+        attempts = Counter(parents.get(node.key) for node in nodes if node.role == "attempt")
+        self._tree = tree
+        self._base = min(span.start for span in tree.spans)
+        self._rows: dict[str, int] = {}
+        self._nodes: list[Node] = []
+        self._parents: list[int] = []
+        for node in nodes:
+            parent = parents.get(node.key)
+            only = node.role == "attempt" and not node.span.failed and attempts[parent] == 1
+            if only and parent is not None:  # it tells no more than its run, so that stands for it
+                self._rows[node.key] = self._rows[parent]
+                continue
+            self._rows[node.key] = len(self._nodes)
+            self._nodes.append(node)
+            self._parents.append(_NOWHERE if parent is None else self._rows[parent])
+        self._look_closer()
+
+    def _look_closer(self) -> None:
+        """Read of each span at once what is not in memory: that takes as long as all the rest."""
+        texts = _Texts()
+        self._resources: dict[tuple[int, ...], int] = {}
+        self._messages: list[str] = []
+        self._threads: list[str | None] = []
+        told = []
+        for node in self._nodes:
+            span = node.span
+            thread = span.attributes.get(semconv.THREAD_NAME, span.facts.lane)
+            self._threads.append(None if thread is None else str(thread))
+            self._messages.append(span.status_message)
+            told.append(self._tell(node, texts))
+        self._told = (texts, told)
+
+    def data(self, analysis: Analysis) -> dict[str, Any]:
+        """Tell what is drawn."""
+        texts = _Texts()
+        return {
+            "base": str(self._base),
+            "offset": _offset(self._base),
+            "view": self._view(),
+            "rows": self._columns(texts),
+            "segments": self._segments(),
+            "upstream": self._upstream(),
+            "path": {
+                "row": [self._rows.get(one.span_id, _NOWHERE) for one in analysis.critical_path],
+                "start": [self._time(one.start) for one in analysis.critical_path],
+                "end": [self._time(one.end) for one in analysis.critical_path],
+                "cause": [_CAUSE[one.cause] for one in analysis.critical_path],
+            },
+            "texts": texts.table,
+        }
+
+    def details(self, logs: Mapping[str, Sequence[Log]]) -> dict[str, Any]:
+        """Tell what is shown of one span at a time, and found in none but its details."""
+        by_row: dict[int, list[Log]] = {}
+        for span_id, own in logs.items():
+            by_row.setdefault(self._rows[span_id], []).extend(own)
+        for own in by_row.values():
+            own.sort(key=lambda log: log.time)
+        texts, told = self._told
+        for row, own in by_row.items():
+            told[row]["logs"] = [self._log(log, texts) for log in own]
+        return {"rows": told, "resources": list(self._resources), "texts": texts.table}
+
+    def _tell(self, node: Node, texts: _Texts) -> dict[str, Any]:
+        span = node.span
+        resource = tuple(texts.pairs(span.resource))
+        return {
+            "attributes": texts.pairs(span.attributes),
+            "resource": self._resources.setdefault(resource, len(self._resources)),
+            "missing": texts.place(node.missing_parent),
+            "events": [
+                [texts.place(event.name), self._time(event.time), texts.pairs(event.attributes)]
+                for event in span.events
+            ],
+            "links": [
+                [
+                    self._rows.get(link.span_id, _NOWHERE)
+                    if link.trace_id == span.trace_id
+                    else _NOWHERE,
+                    texts.place(link.trace_id),
+                    texts.place(link.span_id),
+                    texts.pairs(link.attributes),
+                ]
+                for link in span.links
+            ],
+            "logs": [],
+        }
+
+    def _log(self, log: Log, texts: _Texts) -> list[Any]:
+        return [
+            self._time(log.time),
+            texts.place(log.level),
+            texts.place(log.message),
+            texts.place(log.logger),
+            texts.pairs(log.fields),
+            texts.place(log.stack or log.exception),
+        ]
+
+    def _columns(self, texts: _Texts) -> dict[str, list[Any]]:
+        nodes, place = self._nodes, texts.place
+        facts = [node.span.facts for node in nodes]
+        return {
+            "id": [node.span.span_id for node in nodes],
+            "parent": self._parents,
+            "name": [place(node.span.name or "(no name)") for node in nodes],
+            "alias": [place(node.alias) for node in nodes],
+            "run": [place(one.run_name) for one in facts],
+            "role": [_ROLE[node.role] for node in nodes],
+            "flow": [int(one.run_type == "flow") for one in facts],
+            "start": [self._time(node.span.start) for node in nodes],
+            "end": [self._time(node.span.start + node.span.duration) for node in nodes],
+            "ending": [place(timeline.result_word(node)) for node in nodes],
+            "outcome": [place(_outcome(node)) for node in nodes],
+            "message": list(map(place, self._messages)),
+            "lane": [place(lane) for lane in self._lanes()],
+        }
+
+    def _segments(self) -> dict[str, list[Any]]:
+        segments = [segment for node in self._nodes for segment in node.segments]
+        return {
+            "at": _places(len(node.segments) for node in self._nodes),
+            "phase": [_PHASE[segment.phase] for segment in segments],
+            "start": [self._time(segment.start) for segment in segments],
+            "end": [self._time(segment.end) for segment in segments],
+        }
+
+    def _upstream(self) -> dict[str, list[int]]:
+        """List for each row those that it depends on."""
+        found = [
+            [self._rows[span_id] for span_id in node.span.upstream if span_id in self._rows]
+            for node in self._nodes
+        ]
+        return {"at": _places(map(len, found)), "row": list(chain.from_iterable(found))}
+
+    def _lanes(self) -> list[str]:
+        """Name the worker that each run ran on; empty for what is no run, if there are runs."""
+        has_runs = any(node.role == "run" for node in self._nodes)
+        processes: dict[str, dict[str, int]] = {}
+        for node in self._nodes:
+            known = processes.setdefault(_service(node.span), {})
+            known.setdefault(node.span.process, len(known) + 1)
+        alone = sum(map(len, processes.values())) == 1
+        return [
+            _lane(node.span, thread, processes[_service(node.span)], alone=alone)
+            if node.role == "run" or not has_runs
+            else ""
+            for node, thread in zip(self._nodes, self._threads, strict=True)
+        ]
+
+    def _view(self) -> list[Any]:
+        """Tell from when to when the chart goes: an endless wait before it all is cut off."""
+        earliest = self._base - 2 * max(1, self._tree.end - self._base)
+        return [self._time(max(earliest, self._tree.start)), self._time(self._tree.end)]
+
+    def _time(self, time: int) -> int | str:
+        relative = time - self._base
+        return relative if relative in _EXACT else str(relative)
+
+
+def _numbers(analysis: Analysis) -> dict[str, Any]:
+    found = as_object(analysis)
+    told = {key: value for key, value in found.items() if key not in _IN_COLUMNS}
+    return told | {"duration": (analysis.end - analysis.start) / SECOND}
+
+
+def _head(tree: Tree) -> dict[str, Any]:
+    main = tree.main
+    facts = main.facts
+    node = next(node for node in trees.walk(tree) if node.key == main.span_id)
+    first = min(span.start for span in tree.spans)
+    return {
+        "flow": facts.flow_name or main.name,
+        "run": (facts.run_name or "") if facts.run_type == "flow" else "",
+        "ending": timeline.result_word(node),
+        "outcome": _outcome(cast("Node", node)),
+        "started": moment(first),
+        "duration": tree.end - first,
+        "runs": tree.runs,
+        "spans": len(tree.spans),
+        "services": sorted({span.service for span in tree.spans if span.service}),
+        "trace": main.trace_id,
+    }
+
+
+def _outcome(node: Node) -> str:
+    """Tell how a row is to be coloured: good, bad, odd, open, or not at all."""
+    if node.role != "run":
+        return "bad" if node.span.failed else "good" if node.role == "attempt" else ""
+    return _OUTCOME.get(node.span.facts.result or "", "open")
+
+
+def _lane(span: Span, thread: str | None, processes: Mapping[str, int], *, alone: bool) -> str:
+    """Name a worker by its thread, and its process if there are several."""
+    if alone and thread is not None:
+        return thread
+    number = f" {processes[span.process]}" if len(processes) > 1 else ""
+    return f"{_service(span)}{number}" + ("" if thread is None else f" · {thread}")
+
+
+def _service(span: Span) -> str:
+    return span.service or "process"
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return orjson.dumps(otlp.plain(value)).decode()
+
+
+def _offset(time: int) -> int:
+    """Return the minutes by which the local time is ahead of UTC; 0 at times without a date."""
+    try:
+        ahead = datetime.fromtimestamp(time // SECOND).astimezone().utcoffset()
+    except (OverflowError, OSError, ValueError):
+        return 0
+    return int(ahead.total_seconds()) // 60 if ahead else 0
+
+
+def _places(lengths: Iterable[int]) -> list[int]:
+    """Tell where in one column the parts of each row begin, and where the last one ends."""
+    return list(accumulate(lengths, initial=0))
+
+
+def _asset(name: str) -> str:
+    return resources.files(__package__).joinpath("assets", name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    """Name an inline script or style as a Content-Security-Policy does."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _embedded(value: Any) -> str:
+    """Write JSON that cannot end the element it stands in, nor begin a comment there."""
+    return orjson.dumps(value).decode().replace("<", "\\u003c")

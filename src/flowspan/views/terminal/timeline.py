@@ -1,0 +1,520 @@
+"""Draw a tree of spans in a terminal: a line for each span, with a bar to scale.
+
+Readable without colour: every phase has its own glyph, every result its own symbol.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+from types import MappingProxyType
+from typing import Final
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from flowspan import semconv
+from flowspan.analysis.one_trace import Analysis
+from flowspan.analysis.phases import CAUSES, OTHER, Segment
+from flowspan.analysis.tree import Node, Rest, Tree
+from flowspan.read.log_files import Log
+from flowspan.read.span import Span
+from flowspan.text import DAY, HOUR, MINUTE, MS, SECOND, clean, cut, human, moment, percent
+from flowspan.views.headline import headline
+from flowspan.views.terminal.logs import shorten
+
+_NO_LOGS: Final[Mapping[str, Sequence[Log]]] = MappingProxyType({})
+
+# Waits before the first span may be hours for a run of seconds. They get at most this many times
+# the room of the spans themselves, and a mark where they are cut.
+_LEAD_LIMIT: Final = 2
+
+_MIN_WIDTH: Final = 48
+_MIN_BAR: Final = 12
+_MIN_LABEL: Final = 12
+_GAP: Final = 2
+_TICK_DISTANCE: Final = 11
+_ALIAS_TAIL: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    glyph: str
+    ascii: str
+    style: str
+    word: str
+
+
+_LOOKS: Final = {
+    semconv.WAIT_LATE: _Look("·", ".", "yellow", "late"),
+    semconv.WAIT_INFRASTRUCTURE: _Look("╍", "+", "blue", "infrastructure"),
+    semconv.WAIT_QUEUE: _Look("─", "-", "dim", "queue"),
+    semconv.WAIT_DEPENDENCIES: _Look("░", ":", "blue", "dependencies"),
+    semconv.WAIT_CONCURRENCY: _Look("▞", "x", "yellow", "concurrency"),
+    semconv.EXECUTION: _Look("█", "#", "green", "execution"),
+    semconv.WAIT_RETRY: _Look("╌", "~", "magenta", "retry wait"),
+    semconv.WAIT_PAUSE: _Look("═", "=", "cyan", "pause"),
+    semconv.ORCHESTRATION: _Look("▒", "%", "dim", "orchestration"),
+    OTHER: _Look("━", "_", "dim", "other span"),
+}
+
+_WAITED: Final = {
+    "late": "for a late start",
+    "infrastructure": "for infrastructure",
+    "queue": "in the queue",
+    "dependencies": "for dependencies",
+    "concurrency": "for concurrency",
+    "retry": "for a retry",
+    "pause": "in a pause",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    symbol: str
+    ascii: str
+    style: str
+
+
+_OUTCOMES: Final = {
+    "success": _Outcome("✓", "+", "green"),
+    "failure": _Outcome("✗", "x", "red"),
+    "error": _Outcome("✗", "x", "red"),
+    "timeout": _Outcome("✗", "x", "red"),
+    "cancellation": _Outcome("⊘", "o", "yellow"),
+    "skip": _Outcome("○", "o", "yellow"),
+}
+_NO_OUTCOME: Final = _Outcome("…", "?", "yellow")
+
+# States whose name says no more than the result does. Others are shown by their own name, since
+# Cached, RolledBack, TimedOut or Crashed is what the user knows from Prefect.
+_PLAIN_STATES: Final = {"Completed", "Failed", "Cancelled"}
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """The time axis: nanoseconds at both ends, and its width in cells."""
+
+    start: int
+    end: int
+    width: int
+    cut: bool = False
+
+    def cell(self, time: int) -> float:
+        """Return where a time lies, in cells from the left edge."""
+        return (time - self.start) * self.width / max(1, self.end - self.start)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A node with its parent, the guides that lead to it, and those that go on below it."""
+
+    node: Node | Rest
+    parent: Node | Rest | None
+    guides: str
+    below: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Widths of the columns in cells; 0 leaves a column out."""
+
+    label: int
+    result: int
+    duration: int
+    share: int
+    rows: int
+    axis: Axis
+
+
+def draw(
+    tree: Tree,
+    *,
+    width: int,
+    unicode: bool = True,
+    everything: bool = False,
+    logs: Mapping[str, Sequence[Log]] = _NO_LOGS,
+    analysis: Analysis | None = None,
+) -> Iterator[Text]:
+    """Yield the lines of a timeline.
+
+    Args:
+        tree: What to draw.
+        width: Cells that a line may take.
+        unicode: False draws with ASCII only, for outputs that cannot show more.
+        everything: Name every wait, also those too short to matter, and show all log lines.
+        logs: Log records by the key of the row that they stand below, in order of time. Their
+            times count from the left edge of the bars.
+        analysis: Adds the bottleneck, the critical path on the scale of the bars, and the share of
+            it that each row holds.
+    """
+    width = max(width, _MIN_WIDTH)
+    rows = list(_rows(tree, unicode=unicode))
+    shares = _shares(analysis)
+    layout = _layout(tree, rows, width, shares)
+    yield from _header(tree, unicode=unicode)
+    if analysis is not None and (found := headline(analysis)):
+        text = found if unicode else found.replace("×", "x")
+        yield from (Text(part, "bold yellow") for part in wrap(text, width))
+    yield Text()
+    yield _columns(layout)
+    if analysis is not None and shares:
+        yield _path_line(analysis, layout, unicode=unicode)
+    least = 0 if everything else min(SECOND, (layout.axis.end - layout.axis.start) // 200)
+    drawn: set[str] = set()
+    told: set[str | None] = {None}
+    for row in rows:
+        phases = cells(row.node.segments, layout.axis)
+        drawn.update(phase for phase in phases if phase)
+        yield _line(row, phases, layout, shares, unicode=unicode)
+        guides = Text().append(_fitted_guides(row.below, layout.label + _GAP), style="dim")
+        room = width - guides.cell_len
+        for text, style in _notes(row, max(least, MS // 2), told):
+            yield Text.assemble(guides, (cut(text, room), style))
+        own = logs.get(row.node.key, ())
+        for line in shorten(own, layout.axis.start, everything=everything, unicode=unicode):
+            line.truncate(room, overflow="ellipsis")
+            yield Text.assemble(guides, line)
+    yield Text()
+    yield from _legend(drawn, width, unicode=unicode)
+
+
+def cells(segments: Sequence[Segment], axis: Axis) -> list[str | None]:
+    """Tell which phase each cell of the axis shows; None where the span has no time.
+
+    A cell is filled if the span covers half of it or more, and shows the phase that covers most
+    of it. However short, a span fills at least one cell.
+    """
+    covered: list[dict[str, float]] = [{} for _ in range(axis.width)]
+    for segment in segments:
+        left = min(max(0.0, axis.cell(segment.start)), axis.width)
+        right = min(max(0.0, axis.cell(segment.end)), axis.width)
+        for cell in range(int(left), min(axis.width, int(right) + 1)):
+            share = min(right, cell + 1) - max(left, cell)
+            covered[cell][segment.phase] = covered[cell].get(segment.phase, 0.0) + share
+    phases = [
+        max(shares, key=shares.__getitem__) if sum(shares.values()) >= 0.5 else None  # noqa: PLR2004
+        for shares in covered
+    ]
+    if segments and not any(phases):
+        longest = max(segments, key=lambda segment: segment.end - segment.start)
+        middle = axis.cell((longest.start + longest.end) // 2)
+        phases[min(max(0, int(middle)), axis.width - 1)] = longest.phase
+    return phases
+
+
+def _rows(tree: Tree, *, unicode: bool) -> Iterator[_Row]:
+    fork, last, through = ("├─ ", "└─ ", "│  ") if unicode else ("|- ", "`- ", "|  ")
+    stack: list[tuple[Node | Rest, Node | Rest | None, str, str]]
+    stack = [(root, None, "", "") for root in reversed(tree.roots)]
+    while stack:
+        node, parent, guides, inner = stack.pop()
+        children = node.children if isinstance(node, Node) else ()
+        below = inner + (through if children else "   ")
+        yield _Row(node, parent, guides, below)
+        if len(inner) > 240:  # noqa: PLR2004 - 80 levels: wider than any column, so cut from the left
+            inner = inner[-240:]
+        for child in reversed(children):
+            is_last = child is children[-1]
+            guide, under = (last, "   ") if is_last else (fork, through)
+            stack.append((child, node, inner + guide, inner + under))
+
+
+def _shares(analysis: Analysis | None) -> Mapping[str, float]:
+    """Tell the share of the critical path that each span held, by its id."""
+    if analysis is None or analysis.start == analysis.end:
+        return {}
+    shares: Counter[str] = Counter()
+    for stretch in analysis.critical_path:
+        shares[stretch.span_id] += stretch.end - stretch.start
+    return {span_id: time / (analysis.end - analysis.start) for span_id, time in shares.items()}
+
+
+def _share(node: Node | Rest, shares: Mapping[str, float]) -> str:
+    spans = (node.span,) if isinstance(node, Node) else node.spans
+    share = sum(shares.get(span.span_id, 0.0) for span in spans)
+    return percent(share) if share else ""
+
+
+def _layout(tree: Tree, rows: Sequence[_Row], width: int, shares: Mapping[str, float]) -> _Layout:
+    label = max(cell_len(row.guides) + cell_len(_label(row.node).plain) for row in rows)
+    result = max(8, *(cell_len(result_word(row.node)) + 2 for row in rows))
+    duration = max(8, *(cell_len(_duration(row.node)) for row in rows))
+    counts = [cell_len(_row_count(row.node)) for row in rows]
+    rows_width = max(4, *counts) if any(counts) else 0
+    share = 5 if shares else 0  # "100 %"
+    optional = sum(column + _GAP for column in (share, rows_width) if column)
+    fixed = result + duration + 3 * _GAP + optional
+    # A label may take two fifths of the line; what it does not need goes to the bar.
+    label = max(_MIN_LABEL, min(label, width * 2 // 5, width - fixed - _MIN_BAR))
+    bar = max(_MIN_BAR, width - fixed - label)
+    return _Layout(label, result, duration, share, rows_width, _axis(tree, bar))
+
+
+def _axis(tree: Tree, width: int) -> Axis:
+    first = min(span.start for span in tree.spans)
+    earliest = first - _LEAD_LIMIT * max(1, tree.end - first)
+    cut = tree.start < earliest
+    return Axis(earliest if cut else tree.start, tree.end, width, cut)
+
+
+def _header(tree: Tree, *, unicode: bool) -> Iterator[Text]:
+    main = tree.main
+    facts = main.facts
+    flow = facts.flow_name or main.attributes.get(semconv.PIPELINE_NAME) or main.name
+    is_flow = facts.run_type == "flow"
+    title = Text(clean(flow), style="bold")
+    if is_flow and facts.run_name and facts.run_name != flow:
+        title.append(f"  {clean(facts.run_name)}", style="not bold")
+    outcome, word = _outcome(main), _result(main) if main.is_run else ""
+    if main.is_run and not is_flow and main.parent_span_id:  # its flow's span is missing
+        outcome, word = _NO_OUTCOME, "not ended"
+    if word:
+        symbol = outcome.symbol if unicode else outcome.ascii
+        title.append(f"  {symbol} {word}", style=f"not bold {outcome.style}")
+    first = min(span.start for span in tree.spans)
+    title.append(f"  {human(max(0, tree.end - first))}", style="not bold")
+    yield title
+    runs = f"{tree.runs:,} run" + ("" if tree.runs == 1 else "s")
+    services = sorted({clean(span.service) for span in tree.spans if span.service})
+    service = f", service {', '.join(services)}" if services else ""
+    yield Text(f"started {moment(first)}, {runs}{service}", style="dim")
+    yield Text(f"trace {main.trace_id}", style="dim")
+
+
+def _columns(layout: _Layout) -> Text:
+    line = Text(style="dim")
+    line.append(set_cell_size("span", layout.label + _GAP))
+    line.append(set_cell_size("result", layout.result + _GAP))
+    line.append("duration".rjust(layout.duration) + " " * _GAP)
+    if layout.share:
+        line.append("path".rjust(layout.share) + " " * _GAP)
+    if layout.rows:
+        line.append("rows".rjust(layout.rows) + " " * _GAP)
+    line.append(_scale(layout.axis))
+    return line
+
+
+def _scale(axis: Axis) -> str:
+    """Write the scale: each label begins in the cell of its time, counted from the left edge."""
+    length = axis.end - axis.start
+    step = next(step for step in _steps() if step * axis.width >= _TICK_DISTANCE * length)
+    marks = [" "] * axis.width
+    for number in range(length // step + 1):
+        label = _tick(number * step)
+        cell = int(axis.cell(axis.start + number * step))
+        if cell + len(label) <= axis.width:
+            marks[cell : cell + len(label)] = label
+    return "".join(marks)
+
+
+def _steps() -> Iterator[int]:
+    """Yield distances of ticks, from a microsecond up, that make round numbers."""
+    for power in range(3, 10):
+        yield from (10**power, 2 * 10**power, 5 * 10**power)
+    yield from (SECOND * seconds for seconds in (10, 20, 30))
+    yield from (MINUTE * minutes for minutes in (1, 2, 5, 10, 20, 30))
+    yield from (HOUR * hours for hours in (1, 2, 3, 6, 12))
+    for power in itertools.count():
+        yield from (DAY * 10**power, 2 * DAY * 10**power, 5 * DAY * 10**power)
+
+
+def _tick(time: int) -> str:
+    if time < SECOND:
+        return f"{time / MS:g} ms" if time else "0"
+    if time < MINUTE:
+        return f"{time / SECOND:g} s"
+    parts = (
+        (time // DAY, "d"),
+        (time % DAY // HOUR, "h"),
+        (time % HOUR // MINUTE, "m"),
+        (time % MINUTE // SECOND, "s"),
+    )
+    return " ".join(f"{value:,} {unit}" for value, unit in parts if value)
+
+
+def _path_line(analysis: Analysis, layout: _Layout, *, unicode: bool) -> Text:
+    """Draw the critical path by what its time was spent on."""
+    phases = {cause: phase for phase, cause in CAUSES.items() if phase != OTHER}
+    segments = [Segment(phases[one.cause], one.start, one.end) for one in analysis.critical_path]
+    duration = human(analysis.end - analysis.start)
+    line = Text(set_cell_size("critical path", layout.label + _GAP), "yellow")
+    line.append(" " * (layout.result + _GAP))
+    line.append(duration.rjust(layout.duration) + " " * _GAP)
+    for width in filter(None, (layout.share, layout.rows)):
+        line.append(" " * (width + _GAP))
+    for phase, group in itertools.groupby(cells(segments, layout.axis)):
+        look = _LOOKS[phase] if phase else None
+        glyph = " " if look is None else look.glyph if unicode else look.ascii
+        line.append(glyph * len(list(group)), style="yellow")
+    return line
+
+
+def _line(
+    row: _Row,
+    phases: Sequence[str | None],
+    layout: _Layout,
+    shares: Mapping[str, float],
+    *,
+    unicode: bool,
+) -> Text:
+    node = row.node
+    line = _fitted_label(row, layout.label)
+    line.append(" " * (layout.label + _GAP - line.cell_len))
+    word = result_word(node)
+    outcome = _node_outcome(node)
+    symbol = (outcome.symbol if unicode else outcome.ascii) if word else " "
+    line.append(set_cell_size(f"{symbol} {word}", layout.result + _GAP), style=outcome.style)
+    quiet = "" if node.role == "run" else "dim"
+    line.append(_duration(node).rjust(layout.duration) + " " * _GAP, style=quiet)
+    if layout.share:
+        line.append(_share(node, shares).rjust(layout.share) + " " * _GAP, style="yellow")
+    if layout.rows:
+        line.append(_row_count(node).rjust(layout.rows) + " " * _GAP)
+    failed = isinstance(node, Node) and node.span.failed
+    if layout.axis.cut and node.segments and node.segments[0].start < layout.axis.start:
+        line.append("…" if unicode else "<", style="yellow")
+        phases = phases[1:]
+    for phase, group in itertools.groupby(phases):
+        length = len(list(group))
+        if phase is None:
+            line.append(" " * length)
+            continue
+        look = _LOOKS[phase]
+        style = "red" if failed and phase in (semconv.EXECUTION, OTHER) else look.style
+        line.append((look.glyph if unicode else look.ascii) * length, style=style)
+    return line
+
+
+def _fitted_label(row: _Row, width: int) -> Text:
+    """Cut deep guides on their left and long names on their right, until the label fits."""
+    label = _label(row.node)
+    room = max(width // 2, width - label.cell_len)
+    line = Text().append(_fitted_guides(row.guides, room), style="dim")
+    room = width - line.cell_len
+    if label.cell_len > room and isinstance(row.node, Node) and row.node.alias:
+        tail = label[-_ALIAS_TAIL:]  # what tells it apart from its siblings
+        label.truncate(room - tail.cell_len, overflow="ellipsis")
+        return line.append_text(label).append_text(tail)
+    label.truncate(room, overflow="ellipsis")
+    return line.append_text(label)
+
+
+def _fitted_guides(guides: str, room: int) -> str:
+    """Keep the guides of the innermost levels, whole ones, if there is no room for all."""
+    kept = (room - 1) // 3 * 3
+    return guides if len(guides) <= room else "…" + guides[len(guides) - kept :]
+
+
+def _label(node: Node | Rest) -> Text:
+    style = {"run": "", "attempt": "dim", "other": "dim"}[node.role]
+    if isinstance(node, Rest):
+        return Text(f"… {len(node.spans):,} more {clean(node.name)}", style="italic")
+    name = clean(node.span.name) or "(no name)"
+    if node.span.facts.run_type == "flow":
+        style = "bold"
+    label = Text(name, style=style)
+    alias = clean(node.alias) if node.alias else ""
+    if alias.startswith(name):
+        label.append(alias[len(name) :], style="dim")
+    elif alias:
+        label.append(f" {alias}", style="not bold dim")
+    return label
+
+
+def result_word(node: Node | Rest) -> str:
+    """Say in a word or two how a row ended; empty where there is nothing to say."""
+    if isinstance(node, Rest):
+        failed = sum(span.failed for span in node.spans)
+        return f"{failed:,} failed" if failed else ""
+    if node.role == "run":
+        return _result(node.span)
+    if node.role == "attempt":
+        return "failure" if node.span.failed else "success"
+    return "error" if node.span.failed else ""
+
+
+def _result(span: Span) -> str:
+    state = clean(span.facts.state_name)
+    outcome = span.facts.result
+    if outcome is None:
+        return state or "not ended"
+    return state if state and state not in _PLAIN_STATES else clean(outcome)
+
+
+def _outcome(span: Span) -> _Outcome:
+    return _OUTCOMES.get(span.facts.result or "", _NO_OUTCOME)
+
+
+def _node_outcome(node: Node | Rest) -> _Outcome:
+    if isinstance(node, Rest):
+        return _OUTCOMES["failure"]
+    if node.role == "run":
+        return _outcome(node.span)
+    return _OUTCOMES["failure" if node.span.failed else "success"]
+
+
+def _duration(node: Node | Rest) -> str:
+    return human(node.span.duration) if isinstance(node, Node) else ""
+
+
+def _row_count(node: Node | Rest) -> str:
+    count = node.span.facts.rows_output if isinstance(node, Node) else None
+    return "" if count is None else f"{count:,}"
+
+
+def _notes(row: _Row, least: int, told: set[str | None]) -> Iterator[tuple[str, str]]:
+    """Yield what stands below a row, with its style: missing parents, errors, objectives, waits."""
+    node = row.node
+    if isinstance(node, Rest):
+        yield _totals(node), "dim"
+        return
+    if node.missing_parent not in told:
+        told.add(node.missing_parent)
+        yield _missing(node), "yellow"
+    message = _message(node)
+    if message and message != _message(row.parent):  # an attempt's error is often its run's
+        yield message, "red"
+    for event in node.span.events:
+        if event.name == semconv.SLO_VIOLATED:
+            yield f"violates {clean(event.attributes.get(semconv.SLO_DETAIL))}", "yellow"
+    facts = node.span.facts
+    waits = [(getattr(facts, name), where) for name, where in _WAITED.items()]
+    if node.role == "run" and any(length >= least for length, _ in waits):
+        parts = [f"{human(length)} {where}" for length, where in waits if length >= MS // 2]
+        yield f"waited {', '.join(parts)}", "dim"
+
+
+def _message(node: Node | Rest | None) -> str:
+    if not isinstance(node, Node) or not node.span.failed:
+        return ""
+    return clean(node.span.status_message or node.span.facts.error_type)
+
+
+def _totals(rest: Rest) -> str:
+    counts = [f"{name} {count:,}" for name, count in rest.results.most_common()]
+    total = human(sum(span.duration for span in rest.spans))
+    longest = human(max(span.duration for span in rest.spans))
+    return ", ".join([*counts, f"{total} in total", f"{longest} at most"])
+
+
+def _missing(node: Node) -> str:
+    parent = node.missing_parent
+    if node.span.kind in ("SERVER", "CONSUMER"):
+        return f"called by span {parent}, which is not in these files"
+    return f"its parent {parent} is not in these files: not ended yet, or killed"
+
+
+def _legend(drawn: Container[str], width: int, *, unicode: bool) -> Iterator[Text]:
+    line = Text()
+    for phase, look in _LOOKS.items():
+        if phase not in drawn:
+            continue
+        entry = Text(look.glyph if unicode else look.ascii, style=look.style)
+        entry.append(f" {look.word}", style="not bold dim")
+        if line and line.cell_len + 3 + entry.cell_len > width:
+            yield line
+            line = Text()
+        line.append_text(Text("   ") if line else Text()).append_text(entry)
+    yield line

@@ -1,0 +1,372 @@
+"""Runs in processes of their own: scripts, served flows, workers, signals, pools and forks."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import resume_flow_run
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelling
+
+from flowspan import semconv
+from flowspan.identity import derive_span_id, derive_trace_id
+from flowspan.read import metric_files
+from reconcile import reconcile
+from sinks import http_sink
+from support import RecordedSpans, attributes, context, embedded_spans, result, seconds, states
+
+FLOWS = Path(__file__).parents[1] / "flows"
+PATIENCE = 90.0
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(sys.platform == "win32", reason="signals and forks are POSIX"),
+]
+
+
+def environment(folder: Path, **variables: str) -> dict[str, str]:
+    return {**os.environ, "FLOWSPAN_DIR": str(folder), "PYTHONPATH": str(FLOWS), **variables}
+
+
+def run_script(*arguments: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=env,
+        cwd=FLOWS,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@contextmanager
+def background(
+    *command: str, env: dict[str, str], log: Path
+) -> Iterator["subprocess.Popen[bytes]"]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=env, cwd=FLOWS, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+
+def eventually(check: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if found := check():
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"{what} did not happen within {PATIENCE} s")
+
+
+def create_run(deployment: str, **parameters: Any) -> FlowRun:
+    with get_client(sync_client=True) as client:
+        found = client.read_deployment_by_name(deployment)
+        return client.create_flow_run_from_deployment(found.id, parameters=parameters)
+
+
+def read_run(run_id: UUID) -> FlowRun:
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(run_id)
+
+
+def reaches(run_id: UUID, name: str) -> FlowRun:
+    def check() -> FlowRun | None:
+        run = read_run(run_id)
+        return run if run.state_name == name else None
+
+    found: FlowRun = eventually(check, f"flow run in state {name}")
+    return found
+
+
+def spans_of(folder: Path, run_id: UUID | str) -> RecordedSpans:
+    """The spans of the trace whose root is a flow run, once that run's own span is written."""
+
+    def check() -> RecordedSpans | None:
+        recorded = embedded_spans(folder)
+        ids = {attributes(span).get(semconv.RUN_ID): span for span in recorded.all}
+        if (own := ids.get(str(run_id))) is None:
+            return None
+        trace = RecordedSpans(recorded.provider)
+        trace.export([s for s in recorded.all if context(s).trace_id == context(own).trace_id])
+        return trace
+
+    found: RecordedSpans = eventually(check, f"a span of {run_id}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def served(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder that the flows of a serving process write their spans to."""
+    folder = tmp_path_factory.mktemp("served")
+    command = (sys.executable, "pipelines.py", "serve")
+    log = folder / "serve.log"
+    with background(*command, env=environment(folder), log=log) as process:
+
+        def is_up() -> bool:
+            assert process.poll() is None, log.read_text()
+            with get_client(sync_client=True) as client:
+                return len([d for d in client.read_deployments() if d.name == "served"]) == 3
+
+        eventually(is_up, "serving")
+        yield folder
+
+
+def test_script(prefect_server: str, tmp_path: Path) -> None:
+    """A script with two lines of flowspan leaves its trace in files, true to the API."""
+    done = run_script("pipelines.py", "etl", env=environment(tmp_path))
+    assert done.returncode == 0, done.stderr
+    spans = embedded_spans(tmp_path)
+    assert spans.tree().splitlines() == ["RUN etl", "  extract", "  load", "    attempt 1"]
+    resource = spans.one("RUN etl").resource.attributes
+    assert resource["service.name"] == "prefect"
+    assert resource["telemetry.distro.name"] == "flowspan"
+    assert UUID(str(resource["service.instance.id"]))
+    assert reconcile(spans.all, attributes(spans.one("RUN etl"))[semconv.RUN_ID]) == []
+
+
+def test_served_flow(served: Path) -> None:
+    """A flow under serve() has a true trace, with its deployment and the waits before it ran."""
+    run_id = create_run("etl/served", rows=5).id
+    reaches(run_id, "Completed")
+    spans = spans_of(served, run_id)
+    assert spans.tree().splitlines() == ["RUN etl", "  extract", "  load", "    attempt 1"]
+    root = spans.one("RUN etl")
+    a = attributes(root)
+    assert states(root)[0] == "Scheduled"
+    assert a[semconv.DEPLOYMENT_NAME] == "served"
+    assert UUID(a[semconv.DEPLOYMENT_ID])
+    assert a[semconv.WAIT_INFRASTRUCTURE] > 0
+    assert a[semconv.WAIT_LATE] > 0
+    assert root.parent is None
+    assert context(root).trace_id == derive_trace_id(str(run_id))
+    assert reconcile(spans.all, run_id) == []
+
+
+def test_cancelled_flow(served: Path) -> None:
+    """A served flow that is cancelled exports what it knows before its process is gone."""
+    run_id = create_run("sleeper/served").id
+    reaches(run_id, "Running")
+    eventually(lambda: task_runs_of(run_id), "the sleeping task")
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run_id, Cancelling())
+    reaches(run_id, "Cancelled")
+    spans = spans_of(served, run_id)
+    root = spans.one("RUN sleeper")
+    assert result(root) == "cancellation"
+    assert root.status.status_code.name == "UNSET"
+    assert attributes(root)[semconv.RUN_STATE_NAME] == "Cancelled"
+    assert spans.tree().splitlines() == ["RUN sleeper", "  sleep"]
+    counted = {
+        (counter.name, counter.attributes.get(semconv.PIPELINE_RESULT)): counter.value
+        for counter in metric_files.load(served).counters
+        if counter.attributes.get(semconv.FLOW_NAME) == "sleeper"
+    }
+    assert counted[semconv.METRIC_FLOW_RUNS, "cancellation"] == 1
+
+
+def task_runs_of(run_id: UUID) -> list[Any]:
+    with get_client(sync_client=True) as client:
+        return [
+            run
+            for run in client.read_task_runs(
+                flow_run_filter=FlowRunFilter(id={"any_": [run_id]})  # type: ignore[arg-type]
+            )
+            if run.state_name == "Running"
+        ]
+
+
+def test_suspended_and_resumed_flow(served: Path) -> None:
+    """A run that a second process continues has a span for each, linked, in the same trace."""
+    run_id = create_run("suspender/served").id
+    reaches(run_id, "Suspended")
+    first_part = spans_of(served, run_id)
+    first = first_part.one("RUN suspender")
+    assert states(first)[-1] == "Suspended"
+    assert result(first) is None
+    assert first.status.status_code.name == "UNSET"
+    resumed = time.monotonic()
+    resume_flow_run(run_id)
+    reaches(run_id, "Completed")
+    since_resumed = time.monotonic() - resumed
+
+    def both() -> RecordedSpans | None:
+        spans = spans_of(served, run_id)
+        return spans if len(spans.named("RUN suspender")) == 2 else None
+
+    spans: RecordedSpans = eventually(both, "the second process's span")
+    first, second = spans.named("RUN suspender")
+    assert context(second).trace_id == context(first).trace_id == derive_trace_id(str(run_id))
+    assert context(second).span_id == derive_span_id(str(run_id), 1)
+    assert second.parent is None
+    (link,) = second.links
+    assert link.context.span_id == context(first).span_id
+    assert (link.attributes or {})[semconv.LINK_TYPE] == semconv.LINK_PREVIOUS_ATTEMPT
+    assert result(second) == "success"
+    assert states(second)[0] == "Resuming"
+    assert "Suspended" not in states(second)
+    assert attributes(second).get(semconv.WAIT_LATE, 0.0) < since_resumed
+    phases = [
+        (histogram.attributes[semconv.PIPELINE_RUN_STATE], histogram.values.count)
+        for histogram in metric_files.load(served).histograms
+        if histogram.name == semconv.METRIC_PIPELINE_RUN_DURATION
+        and histogram.attributes[semconv.FLOW_NAME] == "suspender"
+    ]
+    assert sorted(phases) == [("executing", 1), ("pending", 1)]
+    (load,) = spans.named("load")
+    assert load.parent is not None
+    assert load.parent.span_id == context(second).span_id
+
+
+def test_run_deployment_joins_the_trace(served: Path, tmp_path: Path) -> None:
+    """A run that a flow starts by its deployment lies in the caller's trace, below the caller."""
+    done = run_script("pipelines.py", "caller", env=environment(served))
+    assert done.returncode == 0, done.stderr
+
+    def both() -> RecordedSpans | None:
+        spans = embedded_spans(served)
+        callers = {context(span).trace_id for span in spans.named("RUN caller")}
+        trace = RecordedSpans(spans.provider)
+        trace.export([span for span in spans.all if context(span).trace_id in callers])
+        return trace if trace.named("RUN caller") and trace.named("RUN etl") else None
+
+    spans: RecordedSpans = eventually(both, "both traces")
+    caller, called = spans.one("RUN caller"), spans.one("RUN etl")
+    assert called.parent is not None
+    assert called.parent.span_id == context(caller).span_id
+    assert called.kind.name == "SERVER"
+    assert context(called).span_id == derive_span_id(attributes(called)[semconv.RUN_ID])
+    for name in ("extract", "load"):
+        parent = spans.one(name).parent
+        assert parent is not None
+        assert parent.span_id == context(called).span_id
+
+
+def test_process_worker(prefect_server: str, tmp_path: Path) -> None:
+    """A flow that a worker of a process pool runs has the same trace, with its pool and queue."""
+    env = environment(tmp_path)
+    prefect = (sys.executable, "-m", "prefect")
+    subprocess.run(
+        [*prefect, "work-pool", "create", "local", "--type", "process"],
+        env=env,
+        check=True,
+        capture_output=True,
+        timeout=PATIENCE,
+    )
+    deploy = (
+        "from prefect import flow;"
+        f"flow.from_source(source={str(FLOWS)!r}, entrypoint='pipelines.py:etl')"
+        ".deploy('worked', work_pool_name='local', print_next_steps=False)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", deploy], env=env, check=True, capture_output=True, timeout=PATIENCE
+    )
+    worker = (*prefect, "worker", "start", "--pool", "local", "--limit", "1")
+    with background(*worker, env=env, log=tmp_path / "worker.log"):
+        run_id = create_run("etl/worked").id
+        reaches(run_id, "Completed")
+        spans = spans_of(tmp_path, run_id)
+    assert spans.tree().splitlines() == ["RUN etl", "  extract", "  load", "    attempt 1"]
+    a = attributes(spans.one("RUN etl"))
+    assert a[semconv.DEPLOYMENT_NAME] == "worked"
+    assert a[semconv.WORK_POOL_NAME] == "local"
+    assert a[semconv.WORK_QUEUE_NAME] == "default"
+    assert a[semconv.WAIT_INFRASTRUCTURE] > 0
+    assert reconcile(spans.all, run_id) == []
+
+
+@pytest.mark.skipif(
+    shutil.which("opentelemetry-instrument", path=Path(sys.executable).parent) is None,
+    reason="opentelemetry-distro is not installed",
+)
+def test_opentelemetry_instrument(prefect_server: str, tmp_path: Path) -> None:
+    """Under opentelemetry-instrument a flow needs no line of flowspan, and nothing is lost."""
+    with http_sink() as sink:
+        env = environment(
+            tmp_path,
+            OTEL_EXPORTER_OTLP_ENDPOINT=sink.endpoint,
+            OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+            OTEL_METRICS_EXPORTER="none",
+            OTEL_LOGS_EXPORTER="none",
+            OTEL_SERVICE_NAME="nightly",
+        )
+        command = shutil.which("opentelemetry-instrument", path=Path(sys.executable).parent)
+        assert command is not None
+        done = subprocess.run(
+            [command, sys.executable, "plain.py"],
+            env=env,
+            cwd=FLOWS,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        sink.wait_for_spans(2)
+        names = sorted(span.name for span in sink.spans if span.name in {"RUN etl", "extract"})
+    assert names == ["RUN etl", "extract"]
+
+
+@pytest.mark.parametrize("name", ["sleeper", "threaded_sleeper"])
+def test_terminated_script(prefect_server: str, tmp_path: Path, name: str) -> None:
+    """A script that is sent SIGTERM dies of it, with its spans written, as Prefect sees it."""
+    log, flow_name = tmp_path / "script.log", name.replace("_", "-")
+    command = (sys.executable, "pipelines.py", name)
+    with background(*command, env=environment(tmp_path), log=log) as process:
+
+        def running() -> bool:
+            assert process.poll() is None, log.read_text()
+            with get_client(sync_client=True) as client:
+                runs = client.read_flow_runs(
+                    flow_filter=FlowFilter(name={"any_": [flow_name]}),  # type: ignore[arg-type]
+                )
+            return any(r.state_name == "Running" and task_runs_of(r.id) for r in runs)
+
+        eventually(running, "the flow")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == -signal.SIGTERM, log.read_text()
+    spans = embedded_spans(tmp_path)
+    root = spans.one(f"RUN {flow_name}")
+    assert result(root) == "error"
+    assert states(root)[-1] == "Crashed"
+    assert len(spans.named("sleep")) == (1 if name == "sleeper" else 2)
+    assert seconds(root) > 0
+
+
+def test_process_pool(prefect_server: str, tmp_path: Path) -> None:
+    """Tasks in the processes of a pool lie below the flow that submitted them."""
+    done = run_script("pooled.py", "pooled", env=environment(tmp_path))
+    assert done.returncode == 0, done.stderr
+    spans = embedded_spans(tmp_path)
+    assert spans.tree().splitlines() == ["RUN pooled", "  square", "  square", "  square"]
+    assert {attributes(span)[semconv.FLOW_NAME] for span in spans.runs} == {"pooled"}
+    assert len({s.resource.attributes["service.instance.id"] for s in spans.all}) > 1
+    assert reconcile(spans.all, attributes(spans.one("RUN pooled"))[semconv.RUN_ID]) == []
+
+
+def test_fork(prefect_server: str, tmp_path: Path) -> None:
+    """A process that a task forks exports its own spans and ends none of its parent's."""
+    done = run_script("pooled.py", "forking", env=environment(tmp_path))
+    assert done.returncode == 0, done.stderr
+    spans = embedded_spans(tmp_path)
+    assert spans.tree().splitlines() == ["RUN forking", "  forks", "    in the child"]

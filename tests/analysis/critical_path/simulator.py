@@ -1,0 +1,283 @@
+"""A small simulator of flows on a pool of workers, which writes the spans that flowspan would.
+
+It knows what a trace does not: what the flow does next, and what for. So it can tell how long a run
+would be if some of its tasks were faster, by running it again.
+
+As in Prefect's task runners, tasks are picked up in the order in which they are submitted, and one
+that waits for its upstream runs does so on its worker. All times are milliseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, TypeAlias
+
+from run_spans import run
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterator
+
+    from flowspan.read.span import Span
+
+MILLISECONDS = 1_000  # in a second
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A task to run: what it is called, how long it executes, and whose results it takes."""
+
+    name: str
+    time: int
+    upstream: tuple[Task, ...] = ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """The flow does something on its own."""
+
+    time: int
+
+
+@dataclass(frozen=True)
+class Submit:
+    """The flow hands a task to a worker, and goes on."""
+
+    task: Task
+
+
+@dataclass(frozen=True)
+class Call:
+    """The flow calls a task, which runs where the flow does."""
+
+    task: Task
+
+
+@dataclass(frozen=True)
+class Wait:
+    """The flow waits until all that it has submitted so far has ended."""
+
+
+@dataclass(frozen=True)
+class Subflow:
+    """The flow calls another, which has workers of its own."""
+
+    flow: Flow
+
+
+Step: TypeAlias = Work | Submit | Call | Wait | Subflow
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What a flow does, on how many workers; at its end it waits for all that it submitted."""
+
+    name: str
+    steps: tuple[Step, ...]
+    workers: int | None = None
+
+
+@dataclass
+class Ran:
+    """A run of a task or a flow."""
+
+    what: Task | Flow
+    caller: Ran | None
+    start: int
+    ready: int = 0
+    end: int = 0
+    queued: int = 0
+    lane: str = ""
+    number: int = 0
+
+
+@dataclass
+class _Pool:
+    """Workers by when they are free; without a limit there is always one more."""
+
+    flow: str
+    limit: int | None
+    free: list[int] = field(default_factory=list)
+
+    def take(self, moment: int) -> tuple[int, int]:
+        """Return who takes up a task that is submitted at a moment, and when."""
+        worker = min(range(len(self.free)), key=self.free.__getitem__, default=0)
+        is_busy = not self.free or self.free[worker] > moment
+        if is_busy and (self.limit is None or len(self.free) < self.limit):
+            self.free.append(0)
+            return len(self.free) - 1, moment
+        return worker, max(moment, self.free[worker])
+
+
+def simulate(flow: Flow, time_of: Callable[[Task], int] = lambda task: task.time) -> list[Ran]:
+    """Run a flow; the first of its runs is its own.
+
+    Args:
+        flow: What to run.
+        time_of: How long a task executes, for a run of another world.
+    """
+    numbers = count()
+    runs: list[Ran] = []
+    by_task: dict[Task, Ran] = {}
+
+    def begin(what: Task | Flow, caller: Ran | None, start: int) -> Ran:
+        runs.append(Ran(what, caller, start, number=next(numbers)))
+        return runs[-1]
+
+    def execute(task: Task, ran: Ran) -> int:
+        ran.ready = max([ran.start, *(by_task[one].end for one in task.upstream)])
+        ran.end = ran.ready + time_of(task)
+        by_task[task] = ran
+        return ran.end
+
+    def perform(flow: Flow, caller: Ran | None, now: int, lane: str) -> int:
+        own = begin(flow, caller, now)
+        own.ready, own.lane = now, lane
+        pool = _Pool(flow.name, flow.workers)
+        for step in (*flow.steps, Wait()):
+            match step:
+                case Work(time):
+                    now += time
+                case Call(task):
+                    ran = begin(task, own, now)
+                    ran.lane = lane
+                    now = execute(task, ran)
+                case Submit(task):
+                    worker, start = pool.take(now)
+                    ran = begin(task, own, start)
+                    ran.lane, ran.queued = f"{own.number}/{worker}", start - now
+                    pool.free[worker] = execute(task, ran)
+                case Wait():
+                    now = max([now, *pool.free])
+                case Subflow(inner):
+                    now = perform(inner, own, now, lane)
+        own.end = now
+        return now
+
+    perform(flow, None, 0, "main")
+    return runs
+
+
+def spans_of(runs: list[Ran]) -> list[Span]:
+    """Write the spans of a simulated run."""
+    by_task = {ran.what: _id(ran) for ran in runs}
+    return [_span(ran, by_task) for ran in runs]
+
+
+def _span(ran: Ran, by_task: dict[Task | Flow, str]) -> Span:
+    return run(
+        _id(ran),
+        None if ran.caller is None else _id(ran.caller),
+        ran.start / MILLISECONDS,
+        ran.end / MILLISECONDS,
+        name=ran.what.name,
+        flow=isinstance(ran.what, Flow),
+        lane=ran.lane,
+        upstream=[by_task[one] for one in ran.what.upstream] if isinstance(ran.what, Task) else (),
+        execution=(ran.end - ran.ready) / MILLISECONDS,
+        queue=ran.queued / MILLISECONDS,
+        dependencies=(ran.ready - ran.start) / MILLISECONDS,
+    )
+
+
+def _id(ran: Ran) -> str:
+    return f"{ran.number + 1:016x}"
+
+
+def duration(flow: Flow, name: str = "", factor: float = 1, more: int = 0) -> int:
+    """Tell how long a flow takes if the tasks of a name take `factor` of their time, and `more`."""
+
+    def time_of(task: Task) -> int:
+        return round(task.time * factor) + more if task.name == name else task.time
+
+    return simulate(flow, time_of)[0].end
+
+
+def tasks_of(flow: Flow) -> Iterator[Task]:
+    """Yield the tasks of a flow and its subflows."""
+    for step in flow.steps:
+        if isinstance(step, Call | Submit):
+            yield step.task
+        elif isinstance(step, Subflow):
+            yield from tasks_of(step.flow)
+
+
+class Dice:
+    """Makes random flows; those that a trace tells everything of, unless told otherwise."""
+
+    def __init__(self, dice: random.Random, workers: int | None = None) -> None:
+        self._dice = dice
+        self._workers = workers
+        self._numbers = count()
+
+    def task(self, known: list[Task]) -> Task:
+        """Make a task, half of them with an upstream or two; even, so that half is whole."""
+        number = next(self._numbers)
+        upstream: list[Task] = []
+        if known and self._dice.random() < 0.6:
+            upstream = self._dice.sample(known, min(len(known), self._dice.randint(1, 3)))
+        name = f"task {number if self._dice.random() < 0.7 else number // 3}"
+        known.append(Task(name, 2 * self._dice.randint(1, 10_000), tuple(upstream)))
+        return known[-1]
+
+    def submitted(self) -> Flow:
+        """All is submitted at the start."""
+        known: list[Task] = []
+        size = self._dice.randint(1, 14)
+        return self._flow([Submit(self.task(known)) for _ in range(size)])
+
+    def called(self) -> Flow:
+        """All is called, one after the other."""
+        known: list[Task] = []
+        steps: list[Step] = []
+        for _ in range(self._dice.randint(1, 8)):
+            steps += [Work(self._dice.randint(0, 3_000)), Call(self.task(known))]
+        return self._flow(steps)
+
+    def staged(self) -> Flow:
+        """Stages: some are submitted, all awaited, then the flow works, or calls one with it all.
+
+        No stage takes from the one before alone, or a trace would not tell what the flow awaited.
+        """
+        steps: list[Step] = []
+        old: list[Task] = []
+        previous: list[Task] = []
+        for _ in range(self._dice.randint(1, 4)):
+            size = self._dice.randint(1, 5)
+            known = [*old]
+            steps += [Submit(self.task(known)) for _ in range(size)]
+            old += previous
+            previous = known[-size:]
+            steps += [Wait(), Work(self._dice.randint(1, 2_000))]
+            if self._dice.random() < 0.3:
+                last = self.task([])
+                steps.append(Call(Task(last.name, last.time, tuple(previous))))
+        return self._flow(steps)
+
+    def mixed(self) -> Flow:
+        """Anything at any time."""
+        known: list[Task] = []
+        steps: list[Step] = []
+        for _ in range(self._dice.randint(2, 14)):
+            kind = self._dice.choice("sssscw.")
+            match kind:
+                case "s":
+                    steps.append(Submit(self.task(known)))
+                case "c":
+                    steps.append(Call(self.task(known)))
+                case "w":
+                    steps.append(Wait())
+                case _:
+                    steps.append(Work(self._dice.randint(1, 3_000)))
+        return self._flow(steps or [Work(1)])
+
+    def nested(self) -> Flow:
+        """Subflows in a row, each of another kind, and what is submitted between them."""
+        makers = (self.submitted, self.staged, self.called)
+        inner = [Subflow(self._dice.choice(makers)()) for _ in range(self._dice.randint(1, 3))]
+        known: list[Task] = []
+        return self._flow([*inner, Submit(self.task(known)), Submit(self.task(known))])
+
+    def _flow(self, steps: list[Step]) -> Flow:
+        return Flow(f"flow {next(self._numbers)}", tuple(steps), self._workers)

@@ -1,0 +1,313 @@
+"""Whatever the trace, the critical path tiles its root, and the figures of the tasks add up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, get_args
+
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+from run_spans import EPOCH, SECOND, TOTALS, attempt, make_span, run
+
+from flowspan import semconv
+from flowspan.analysis.one_trace import Analysis, analyse
+from flowspan.analysis.phases import Cause
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+
+    from flowspan.read.span import Span
+
+CAUSES = get_args(Cause)
+MOMENTS = 12
+"""Times are few, so that spans meet, cover, outlive and precede each other."""
+
+
+@st.composite
+def traces(draw: st.DrawFn) -> list[Span]:
+    """Generate a trace in which anything may be wrong."""
+    size = draw(st.integers(1, 12))
+    ids = [f"{number:016x}" for number in range(1, size + 1)]
+    anybody = st.sampled_from([*ids, "f" * 16])
+    disorder = draw(st.sampled_from([0, 0, 0, 3]))  # of ten parents, how many may be anybody
+    unit = draw(st.sampled_from([1, 1_000, SECOND]))
+    base = draw(st.sampled_from([0, EPOCH]))
+    skews = draw(st.lists(st.integers(-MOMENTS, MOMENTS), min_size=2, max_size=2))
+    spans: list[Span] = []
+    for number, span_id in enumerate(ids):
+        if draw(st.integers(0, 9)) < disorder:
+            parent = draw(st.none() | anybody)
+        else:
+            parent = draw(st.sampled_from(ids[:number])) if number else None
+        start, end = draw(st.integers(0, MOMENTS)), draw(st.integers(0, MOMENTS))
+        if draw(st.integers(0, 19)):  # an end before the start is rare
+            start, end = sorted((start, end))
+        process = draw(st.integers(0, 1))
+        skew = skews[process] if draw(st.booleans()) else 0
+        role, attributes = draw(roles(unit))
+        spans.append(
+            make_span(
+                span_id,
+                parent,
+                max(0, base + (start + skew) * unit),
+                max(0, base + (end + skew) * unit),
+                name=draw(st.sampled_from(["a", "b", "c"])) if role != "attempt" else "attempt 1",
+                kind=draw(st.sampled_from(["INTERNAL", "INTERNAL", "INTERNAL", "SERVER"])),
+                attributes=attributes,
+                upstream=draw(st.lists(anybody, max_size=3)),
+                failed=draw(st.booleans()),
+                resource=f"process {process}",
+            )
+        )
+    return spans
+
+
+@st.composite
+def roles(draw: st.DrawFn, unit: int) -> tuple[str, dict[str, Any]]:
+    """Generate what a span is and what it says of itself, which need not make sense."""
+    role = draw(st.sampled_from(["task", "task", "task", "flow", "flow", "attempt", "plain"]))
+    if role == "plain":
+        return role, {}
+    if role == "attempt":
+        return role, {semconv.ATTEMPT: 1}
+    seconds = st.integers(0, MOMENTS).map(lambda number: number * unit / SECOND)
+    absurd = st.sampled_from([-1.0, 1e-9, 1e3, 1e18, float("nan"), float("inf"), "long", None])
+    totals = draw(
+        st.dictionaries(st.sampled_from([*TOTALS.values()]), seconds | absurd, max_size=4)
+    )
+    name = draw(st.sampled_from(["a", "b", "c"]))
+    return role, {
+        semconv.RUN_TYPE: role,
+        semconv.RUN_ID: f"run {draw(st.integers(0, 30))}",
+        semconv.RUN_COUNT: draw(st.integers(0, 3)),
+        semconv.TASK_NAME if role == "task" else semconv.FLOW_NAME: name,
+        semconv.TAGS: draw(st.lists(st.sampled_from(["x", "y"]), max_size=2)),
+        "thread.id": draw(st.integers(0, 2)),
+        **totals,
+    }
+
+
+def check(spans: Sequence[Span], found: Analysis) -> None:
+    """Assert what must be true of every analysis."""
+    path = found.critical_path
+    duration = found.end - found.start
+    assert sum(stretch.end - stretch.start for stretch in path) == duration
+    assert all(stretch.start < stretch.end for stretch in path)
+    assert all(before.end == after.start for before, after in pairwise(path))
+    if path:
+        assert (path[0].start, path[-1].end) == (found.start, found.end)
+    assert {stretch.cause for stretch in path} <= {*CAUSES}
+    ids = {span.span_id for span in spans}
+    assert {stretch.span_id for stretch in path} <= {*ids, found.root_id}
+    by_cause: Counter[Cause] = Counter()
+    for stretch in path:
+        by_cause[stretch.cause] += stretch.end - stretch.start
+    assert {cause: time for cause, time in found.on_path.items() if time} == by_cause
+    if found.root_id in ids and duration:
+        assert sum(task.share for task in found.tasks) == pytest.approx(1, abs=1e-9)
+        assert sum(task.path for task in found.tasks) == duration
+    assert 0 <= found.efficiency <= 1 + 1e-9
+    assert found.mean_concurrency <= found.peak_concurrency + 1e-9
+    assert 0 <= found.orchestration <= duration
+    assert 0 <= found.retry_cost_on_path <= duration
+    assert [task.share for task in found.tasks] == sorted(
+        (task.share for task in found.tasks), reverse=True
+    )
+    assert len({(task.type, task.name) for task in found.tasks}) == len(found.tasks)
+    for task in found.tasks:
+        assert 0 <= task.share <= 1
+        if task.slack is None:  # nobody waits for it
+            assert task.path == 0
+        else:
+            assert task.slack >= 0
+            assert task.slack == 0 or task.path == 0
+        assert (task.cause is None) == (task.path == 0)
+        assert task.drag is not None
+        assert task.saved is not None
+        assert 0 <= task.saved <= task.drag <= task.path
+
+
+def expected_extent(spans: Sequence[Span]) -> tuple[int, int] | None:
+    """Tell from when to when the root lasts; None where no span may be one, or makes no sense."""
+    ordered = sorted(spans, key=lambda span: (span.start, -span.end, span.span_id))
+    ids = {span.span_id for span in spans}
+    roots = [
+        span
+        for span in ordered
+        if span.parent_span_id is None
+        or (span.parent_span_id not in ids and span.kind in ("SERVER", "CONSUMER"))
+    ]
+    if not roots:
+        return None
+    of_flows = [span for span in roots if span.attributes.get(semconv.RUN_TYPE) == "flow"]
+    of_runs = [span for span in roots if span.is_run]
+    root = next(iter([*of_flows, *of_runs, *roots]))
+    run_id = root.attributes.get(semconv.RUN_ID)
+    same = [
+        span
+        for span in spans
+        if span is root or (span.is_run and span.attributes[semconv.RUN_ID] == run_id)
+    ]
+    if any(span.parent_span_id is not None for span in same if span is not root):
+        return None  # a run that called itself
+    if len({span.attributes.get(semconv.RUN_TYPE) for span in same}) > 1:
+        return None  # both a flow's and a task's
+    return min(span.start for span in same), max(span.start + span.duration for span in same)
+
+
+@given(traces(), st.randoms(use_true_random=False))
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_tiles_and_adds_up(spans: list[Span], dice: random.Random) -> None:
+    """No gap, no overlap, exact sums; the same again, and whatever the order of the spans."""
+    found = analyse(spans)
+    event(f"{len(found.critical_path)} stretches")
+    check(spans, found)
+    assert analyse(spans) == found
+    shuffled = [*spans]
+    dice.shuffle(shuffled)
+    assert analyse(shuffled) == found
+
+
+@given(traces())
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_root(spans: list[Span]) -> None:
+    """The first flow run that is a root, else run, else span, in all its processes."""
+    extent = expected_extent(spans)
+    found = analyse(spans)
+    if extent is not None:
+        assert (found.start, found.end) == extent
+
+
+def nested(depth: int) -> list[Span]:
+    """Make subflows in each other, each waiting a second for the next and one on its own."""
+    last = 2 * depth
+    return [
+        run(
+            f"{n:016x}",
+            f"{n - 1:016x}" if n else None,
+            n,
+            last - n,
+            name="nested",
+            flow=True,
+            execution=last,
+        )
+        for n in range(depth)
+    ]
+
+
+@pytest.mark.parametrize("depth", [3, 5_000])
+def test_nested_subflows(depth: int) -> None:
+    """The path goes down to the innermost flow and up again, however deep that is."""
+    spans = nested(depth)
+    found = analyse(spans)
+    check(spans, found)
+    ids = [span.span_id for span in spans]
+    assert [stretch.span_id for stretch in found.critical_path] == [*ids, *reversed(ids[:-1])]
+
+
+@pytest.mark.parametrize("width", [1, 3_000])
+def test_mapped_tasks(width: int) -> None:
+    """Of thousands that run at once, the one that ended last is on the path."""
+    end = 10 + width / 1_000
+    spans = [run("0" * 15 + "1", None, 0, end + 1, flow=True, execution=end + 1)]
+    spans += [
+        run(
+            f"{n + 2:016x}",
+            spans[0].span_id,
+            1,
+            10 + (n + 1) / 1_000,
+            name="mapped",
+            execution=9 + (n + 1) / 1_000,
+        )
+        for n in range(width)
+    ]
+    found = analyse(spans)
+    check(spans, found)
+    assert [s.span_id for s in found.critical_path] == [
+        spans[0].span_id,
+        spans[-1].span_id,
+        spans[0].span_id,
+    ]
+    (mapped,) = (task for task in found.tasks if task.name == "mapped")
+    assert mapped.runs == width
+
+
+def test_circle_of_links() -> None:
+    """Two tasks that each wait for the other are no endless path."""
+    spans = [
+        run("a" * 16, None, 0, 10, flow=True, execution=10),
+        run("b" * 16, "a" * 16, 1, 8, upstream=["c" * 16], dependencies=5, execution=2),
+        run("c" * 16, "a" * 16, 1, 9, upstream=["b" * 16], dependencies=7, execution=1),
+    ]
+    check(spans, analyse(spans))
+
+
+def test_circle_of_parents() -> None:
+    """A trace whose spans are each other's parents has a path all the same."""
+    spans = [run("a" * 16, "b" * 16, 0, 10), run("b" * 16, "a" * 16, 2, 8)]
+    check(spans, analyse(spans))
+
+
+def test_fire_and_forget() -> None:
+    """A task that outlives its flow, which did not wait for it, ends no later than the flow."""
+    spans = [
+        run("a" * 16, None, 0, 10, flow=True, execution=10),
+        run("b" * 16, "a" * 16, 1, 9, execution=8),
+        run("c" * 16, "a" * 16, 2, 60, execution=58),
+    ]
+    found = analyse(spans)
+    check(spans, found)
+    assert found.end == EPOCH + 10 * SECOND
+
+
+def test_killed_parent() -> None:
+    """Where the process of the flow was killed, what it called is all there is."""
+    spans = [
+        run("b" * 16, "a" * 16, 1, 4, execution=3),
+        run("c" * 16, "a" * 16, 5, 9, execution=4),
+    ]
+    found = analyse(spans)
+    check(spans, found)
+    assert (found.root_id, found.start, found.end) == (
+        "a" * 16,
+        EPOCH + 1 * SECOND,
+        EPOCH + 9 * SECOND,
+    )
+    assert [stretch.span_id for stretch in found.critical_path] == ["b" * 16, "a" * 16, "c" * 16]
+
+
+def test_resumed_elsewhere() -> None:
+    """A flow run that another process took up again lasts from its first start to its last end."""
+    spans = [
+        run("a" * 16, None, 0, 4, flow=True, run_id="r", execution=4),
+        run("b" * 16, "a" * 16, 1, 3, execution=2),
+        run("c" * 16, None, 10, 20, flow=True, run_id="r", count=2, execution=10),
+        run("d" * 16, "c" * 16, 11, 19, execution=8),
+    ]
+    found = analyse(spans)
+    check(spans, found)
+    assert (found.start, found.end) == (EPOCH, EPOCH + 20 * SECOND)
+    assert {stretch.span_id for stretch in found.critical_path} == {s.span_id for s in spans}
+
+
+def test_attempts() -> None:
+    """Attempts cut the run in pieces: what is between them is the wait for a retry."""
+    spans = [
+        run("a" * 16, None, 0, 10, flow=True, execution=10),
+        run("b" * 16, "a" * 16, 1, 9, count=2, execution=5, retry=3),
+        attempt("c" * 16, "b" * 16, 1, 1, 3, failed=True),
+        attempt("d" * 16, "b" * 16, 2, 6, 9),
+    ]
+    found = analyse(spans)
+    check(spans, found)
+    told = [(s.span_id[0], s.cause, (s.end - s.start) // SECOND) for s in found.critical_path]
+    assert told == [
+        ("a", "execution", 1),
+        ("b", "execution", 2),
+        ("b", "retry", 3),
+        ("b", "execution", 3),
+        ("a", "execution", 1),
+    ]

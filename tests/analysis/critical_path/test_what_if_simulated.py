@@ -1,0 +1,120 @@
+"""What an analysis says would happen is what happens in a simulator that is asked to do it."""
+
+from __future__ import annotations
+
+import random
+from statistics import median
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from simulator import Dice, Flow, duration, simulate, spans_of, tasks_of
+from test_critical_path_tiles import check
+
+from flowspan.analysis.one_trace import analyse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MILLISECOND = 1_000_000
+
+
+class Guess(NamedTuple):
+    """How much shorter (ms) a flow would be, as the analysis says and as the simulator does."""
+
+    name: str
+    drag: float
+    true_drag: int
+    saved: float
+    true_saved: int
+
+    @property
+    def is_exact(self) -> bool:
+        return self.drag == self.true_drag and self.saved == self.true_saved
+
+
+def guesses(flow: Flow) -> list[Guess]:
+    """Compare what-if with the simulator, for each name of a task."""
+    spans = spans_of(simulate(flow))
+    found = analyse(spans)
+    check(spans, found)
+    tasks = {task.name: task for task in found.tasks if task.type == "task"}
+    now = duration(flow)
+    assert found.end - found.start == now * MILLISECOND
+    made = []
+    for name in sorted({task.name for task in tasks_of(flow)}):
+        told = tasks[name]
+        assert told.drag is not None
+        assert told.saved is not None
+        made.append(
+            Guess(
+                name,
+                told.drag / MILLISECOND,
+                now - duration(flow, name, 0),
+                told.saved / MILLISECOND,
+                now - duration(flow, name, 0.5),
+            )
+        )
+    return made
+
+
+def flows(kind: str, count: int, workers: int | None) -> list[Flow]:
+    dice = (Dice(random.Random(seed), workers) for seed in range(count))  # noqa: S311 - repeatable
+    return [getattr(one, kind)() for one in dice]
+
+
+def relative_errors(flows: Iterable[Flow]) -> list[float]:
+    """Return by how much each drag is off, of the larger of what is told and what is true."""
+    return sorted(
+        abs(guess.drag - guess.true_drag) / max(guess.drag, guess.true_drag)
+        if guess.drag != guess.true_drag
+        else 0.0
+        for flow in flows
+        for guess in guesses(flow)
+    )
+
+
+@pytest.mark.parametrize("kind", ["submitted", "called", "staged", "nested"])
+def test_exact_without_a_limit(kind: str) -> None:
+    """With a worker for every task, drag and what is saved are right to the nanosecond."""
+    for seed, flow in enumerate(flows(kind, 300, None)):
+        wrong = [guess for guess in guesses(flow) if not guess.is_exact]
+        assert not wrong, f"{wrong} in the flow of seed {seed}"
+
+
+@pytest.mark.parametrize("kind", ["submitted", "called", "staged", "nested"])
+def test_slack_without_a_limit(kind: str) -> None:
+    """A task may take longer by its slack at no cost, and by no more."""
+    for seed, flow in enumerate(flows(kind, 100, None)):
+        now = duration(flow)
+        for task in analyse(spans_of(simulate(flow))).tasks:
+            if task.type == "task" and task.runs == 1:
+                assert task.slack is not None
+                slack = task.slack // MILLISECOND
+                longer = [duration(flow, task.name, more=slack + more) - now for more in (0, 1)]
+                assert longer == [0, 1], f"{task.name} in the flow of seed {seed}"
+
+
+def report(title: str, errors: list[float]) -> None:
+    """Print how errors are distributed."""
+    exact = sum(error == 0 for error in errors) / len(errors)
+    p90 = errors[int(len(errors) * 0.9)]
+    print(
+        f"{title}: drag of {len(errors)} names exact for {exact:.0%}, relative error "
+        f"{median(errors):.1%} at the median, {p90:.1%} at p90, {errors[-1]:.1%} at most"
+    )
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("kind", ["submitted", "staged", "nested"])
+def test_estimate_with_a_limit(kind: str, workers: int) -> None:
+    """With fewer workers than tasks, who takes which changes: what is told is an estimate."""
+    errors = relative_errors(flows(kind, 200, workers))
+    report(f"{kind}, {workers} workers", errors)
+    assert median(errors) < 0.01
+
+
+def test_estimate_of_what_a_trace_does_not_tell() -> None:
+    """A flow that works while its tasks run leaves open which of them it then waited for."""
+    errors = relative_errors(flows("mixed", 200, None))
+    report("mixed, no limit", errors)
+    assert median(errors) < 0.01

@@ -1,0 +1,58 @@
+"""Runs of flows as trends read them, without files."""
+
+import datetime as dt
+import random
+from collections.abc import Callable
+from typing import Any
+
+from flowspan.analysis.trends.runs import Retry, Run, TaskOfRun
+
+FIRST_DAY = dt.date(2026, 6, 1)  # a Monday
+
+
+def day_of(number: int) -> dt.date:
+    """Tell the date of a day, counted from the first."""
+    return FIRST_DAY + dt.timedelta(days=number)
+
+
+def made(day: int, seconds: float, *, hour: float = 2, **fields: Any) -> Run:
+    """Make a run that begins at a local hour of a day, counted from the first.
+
+    Unless told otherwise it succeeds, and load is all of it but for one second.
+    """
+    midnight = dt.datetime.combine(day_of(day), dt.time())
+    start = round((midnight + dt.timedelta(hours=hour)).timestamp()) * 10**9
+    duration = round(seconds * 1e9)
+    load = duration - 10**9
+    tasks = {
+        "load": TaskOfRun(load, load / duration, 1, 0),
+        "extract": TaskOfRun(10**9, 10**9 / duration, 1, 0),
+    }
+    told: dict[str, Any] = {
+        "flow": "nightly",
+        "run_id": f"{day} {hour}",
+        "trace_id": "ab" * 16,
+        "start": start,
+        "end": start + duration,
+        "duration": duration,
+        "result": "success",
+        "tags": (),
+        "rows": None,
+        "tasks": tasks,
+        "started": {"extract": start, "load": start + 10**9},
+        "retries": (),
+        "is_plain": False,
+    }
+    return Run(**(told | fields))
+
+
+def retried(day: int, hour: float, task: str = "load", error: str | None = "TimeoutError") -> Run:
+    """Make a run in which one task failed once and was tried again."""
+    run = made(day, 10, hour=hour)
+    return made(day, 10, hour=hour, retries=(Retry(task, error, run.start + 5 * 10**9),))
+
+
+def noise(seed: int, spread: float = 0.1) -> Callable[[], float]:
+    """Make a source of factors around 1."""
+    source = random.Random(seed)  # noqa: S311 - the same each time
+    return lambda: source.lognormvariate(0, spread)

@@ -1,0 +1,94 @@
+"""Spans made by hand, as the reader would return them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hypothesis import strategies as st
+
+from flowspan import semconv
+from flowspan.read.events import Link
+from flowspan.read.span import Span, Trace
+
+TRACE = "ab" * 16
+START = 1_700_000_000_000_000_000
+"""Nanosecond 0 of every span here."""
+
+
+def span(
+    number: int,
+    start: int,
+    end: int,
+    *,
+    parent: int | None = None,
+    name: str = "",
+    upstream: Iterable[int] = (),
+    failed: bool = False,
+    attributes: Mapping[str, Any] | None = None,
+    resource: Mapping[str, Any] | None = None,
+) -> Span:
+    """Make a span; spans go by their numbers, times (ns) count from `START`."""
+    links = (
+        Link(TRACE, span_id(other), {semconv.LINK_TYPE: semconv.LINK_DEPENDENCY})
+        for other in upstream
+    )
+    return Span(
+        trace_id=TRACE,
+        span_id=span_id(number),
+        parent_span_id=None if parent is None else span_id(parent),
+        name=name or f"span {number}",
+        kind="INTERNAL",
+        start=START + start,
+        end=START + end,
+        attributes=attributes or {},
+        events=(),
+        links=tuple(links),
+        status="ERROR" if failed else "UNSET",
+        status_message="",
+        resource=resource or {"service.name": "nightly"},
+    )
+
+
+def run(number: int, start: int, end: int, *, type_: str = "task", **given: Any) -> Span:
+    """Make a run's span; see `span`."""
+    attributes = {
+        semconv.RUN_TYPE: type_,
+        semconv.RUN_ID: f"run {number}",
+        **given.pop("attributes", {}),
+    }
+    return span(number, start, end, attributes=attributes, **given)
+
+
+def trace(*spans: Span) -> Trace:
+    """Put spans together as the reader does."""
+    ordered = sorted(spans, key=lambda one: (one.start, -one.end, one.span_id))
+    return Trace(TRACE, tuple(ordered), ())
+
+
+def span_id(number: int) -> str:
+    """Return the id of a span."""
+    return f"{number:016x}"
+
+
+@st.composite
+def traces(draw: st.DrawFn) -> Trace:
+    """Draw traces with ties, overlaps, circles, threads, processes and children that stick out."""
+    count = draw(st.integers(1, 25))
+    times = st.integers(0, 40).map(lambda n: n * 250)  # quarters of a microsecond
+    spans: list[Span] = []
+    for number in range(1, count + 1):
+        start, end = draw(times), draw(times)
+        parent = draw(st.none() | st.integers(0, count))
+        make = run if draw(st.booleans()) else span
+        thread = draw(st.none() | st.integers(1, 3))
+        spans.append(
+            make(
+                number,
+                start,
+                max(start, end),
+                parent=parent,
+                upstream=draw(st.lists(st.integers(0, count), max_size=3, unique=True)),
+                attributes={} if thread is None else {"thread.id": thread},
+                resource={"service.instance.id": draw(st.sampled_from(["a", "b"]))},
+            )
+        )
+    return trace(*spans)

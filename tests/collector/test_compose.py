@@ -1,0 +1,461 @@
+"""docker-compose.yml and what it mounts, as far as can be told without Docker."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import promql_parser
+import pytest
+import yaml
+from opentelemetry.metrics import Meter, NoOpMeter, NoOpMeterProvider
+from promql_parser import AggregateExpr, Expr, MatrixSelector, VectorSelector
+
+from flowspan import semconv
+from flowspan.recording.instruments import RunMetrics
+
+ROOT = Path(__file__).parents[2]
+COMPOSE_FILE = ROOT / "docker-compose.yml"
+LAYERS = ROOT / "collector"
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def defaults(text: str) -> str:
+    """Put in place of each `${NAME:-default}` its default, as Compose and the Collector do."""
+    return re.sub(r"\$\{(?:env:)?\w+:-([^}]*)\}", r"\1", text)
+
+
+COMPOSE = load(COMPOSE_FILE)
+SERVICES: dict[str, Any] = COMPOSE["services"]
+MOUNTS = {
+    target: ROOT / source
+    for service in SERVICES.values()
+    for source, target in (mount.split(":")[:2] for mount in service.get("volumes", ()))
+    if source.startswith("./")
+}
+PROMETHEUS = load(MOUNTS["/etc/prometheus/prometheus.yml"])
+RULES = load(MOUNTS["/etc/prometheus/rules.yml"])
+JAEGER = load(MOUNTS["/etc/jaeger/jaeger.yaml"])
+PROVISIONING = MOUNTS["/etc/grafana/provisioning"]
+DATA_SOURCES = {
+    source["uid"]: source
+    for source in load(PROVISIONING / "datasources" / "flowspan.yaml")["datasources"]
+}
+DASHBOARD = json.loads((MOUNTS["/etc/grafana/dashboards"] / "flowspan.json").read_text())
+PANELS = {panel["id"]: panel for panel in DASHBOARD["panels"]}
+
+
+# The compose file
+
+
+def test_it_is_a_compose_file() -> None:
+    """It keeps to the schema of the compose specification."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    checked = subprocess.run([*command, COMPOSE_FILE], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_images_are_pinned(service: str) -> None:
+    """Each image has a version, as the default of a variable that can name another one."""
+    pinned = r"\$\{[A-Z]+_IMAGE:-[a-z/-]+:v?\d+(\.\d+)+(-[a-z0-9.]+)?\}"
+    assert re.fullmatch(pinned, SERVICES[service]["image"])
+
+
+def test_an_image_has_one_pin() -> None:
+    """Services with the same image have the same version of it."""
+    names: dict[str, str] = {}
+    for service in SERVICES.values():
+        variable = service["image"].split(":-")[0]
+        assert names.setdefault(variable, service["image"]) == service["image"]
+
+
+def test_versions_are_those_of_the_repository() -> None:
+    """The Collector is of the version that is built, and the Prefect server of the one tested."""
+    version = load(LAYERS / "builder.yaml")["dist"]["version"]
+    assert defaults(SERVICES["collector"]["image"]).endswith(f":{version}")
+    constraints = (ROOT / "constraints.txt").read_text()
+    (prefect,) = re.findall(r"^prefect==(.+)$", constraints, re.MULTILINE)
+    assert f":{prefect}-python" in SERVICES["prefect"]["image"]
+
+
+def test_ports_are_on_loopback() -> None:
+    """No port can be reached from another machine, and each can be moved, to one of its own."""
+    ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
+    found = [re.fullmatch(r"127\.0\.0\.1:\$\{([A-Z_]+_PORT):-(\d+)\}:\2", port) for port in ports]
+    assert all(found), ports
+    assert len({match[1] for match in found if match}) == len(ports)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_memory_is_limited(service: str) -> None:
+    assert re.fullmatch(r"\d+[mg]", SERVICES[service]["mem_limit"])
+
+
+def test_the_collector_refuses_before_it_is_killed() -> None:
+    """Its own limit leaves a fifth of the container's to what the limiter does not count."""
+    collector = SERVICES["collector"]
+    limit = int(collector["mem_limit"].removesuffix("m"))
+    assert int(collector["environment"]["COLLECTOR_MEMORY_MIB"]) <= 0.8 * limit
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_health_is_checked(service: str) -> None:
+    """Each service is checked by itself, by another one, or is waited for until it has ended."""
+    by_itself = "test" in SERVICES[service].get("healthcheck", {})
+    by_another = any(
+        urlsplit(word).hostname == service
+        for other in SERVICES.values()
+        for word in other.get("healthcheck", {}).get("test", ())
+    )
+    until_it_ended = any(
+        other.get("depends_on", {}).get(service, {}).get("condition")
+        == "service_completed_successfully"
+        for other in SERVICES.values()
+    )
+    assert by_itself or by_another or until_it_ended
+
+
+def test_volumes_are_declared_and_used() -> None:
+    sources = {
+        mount.split(":")[0] for service in SERVICES.values() for mount in service.get("volumes", ())
+    }
+    assert {source for source in sources if not source.startswith("./")} == set(COMPOSE["volumes"])
+
+
+def test_volumes_are_given_to_who_writes_them() -> None:
+    """Each volume that is made ready is one of a service that waits for it."""
+    prepared = {mount.split(":")[0] for mount in SERVICES["prepare"]["volumes"]}
+    mounted = {
+        mount.split(":")[0]
+        for service in SERVICES.values()
+        if "prepare" in service.get("depends_on", {})
+        for mount in service["volumes"]
+    }
+    assert prepared == mounted & set(COMPOSE["volumes"])
+
+
+@pytest.mark.parametrize("target", MOUNTS)
+def test_what_is_mounted_is_there_and_parses(target: str) -> None:
+    path = MOUNTS[target]
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    assert files
+    for file in files:
+        match file.suffix:
+            case ".json":
+                assert json.loads(file.read_text())
+            case ".yaml" | ".yml":
+                assert load(file)
+
+
+# The Collector and those who ask it
+
+
+def variables_of_layers() -> dict[str, set[str]]:
+    """Give the variables of the Collector's configuration, with their defaults; none is ''."""
+    found: dict[str, set[str]] = {}
+    for layer in LAYERS.glob("*.yaml"):
+        for name, default in re.findall(r"\$\{env:(\w+)(?::-([^}]*))?\}", layer.read_text()):
+            found.setdefault(name, set()).add(default)
+    return found
+
+
+def test_the_collector_is_started_with_layers_that_are_there() -> None:
+    words = defaults(SERVICES["collector"]["command"]).split()
+    assert words[::2] == ["--config"] * (len(words) // 2)
+    for layer in words[1::2]:
+        assert (MOUNTS[SERVICES["collector"]["working_dir"]] / layer).is_file()
+
+
+def test_the_collector_gets_the_variables_of_its_layers() -> None:
+    """All but ports, which are Docker's business, and paths of files that nobody mounts."""
+    paths = {"FLOWSPAN_DIR", "COLLECTOR_TLS_CERT", "COLLECTOR_TLS_KEY", "COLLECTOR_CLIENT_CA"}
+    named = {name for name in variables_of_layers() if not name.endswith("_PORT")}
+    assert named - paths <= set(SERVICES["collector"]["environment"])
+
+
+def test_the_collector_is_asked_where_it_answers() -> None:
+    """Ports are those that the layers name: for OTLP, for metrics and for health."""
+    variables = variables_of_layers()
+
+    def ports(*names: str) -> set[int]:
+        return {int(port) for name in names for port in variables[f"COLLECTOR_{name}_PORT"]}
+
+    scraped = {
+        urlsplit(f"//{target}").port
+        for job in PROMETHEUS["scrape_configs"]
+        for config in job["static_configs"]
+        for target in config["targets"]
+    }
+    assert scraped == ports("METRICS", "PROMETHEUS")
+    published = {int(port.rsplit(":", 1)[1]) for port in SERVICES["collector"]["ports"]}
+    assert published == ports("GRPC", "HTTP")
+    url = SERVICES["collector-health"]["healthcheck"]["test"][-1]
+    assert {urlsplit(url).port} == ports("HEALTH")
+
+
+def test_jaeger_is_wired() -> None:
+    """It listens where the Collector sends, keeps what it shows, and is healthy where asked."""
+    extensions = JAEGER["extensions"]
+    assert set(JAEGER["service"]["extensions"]) == set(extensions)
+    storage, shown = extensions["jaeger_storage"], extensions["jaeger_query"]["storage"]
+    assert shown["traces"] in storage["backends"]
+    assert shown["metrics"] in storage["metric_backends"]
+    assert JAEGER["exporters"]["jaeger_storage_exporter"]["trace_storage"] == shown["traces"]
+
+    sent_to = urlsplit("//" + SERVICES["collector"]["environment"]["JAEGER_ENDPOINT"])
+    listens = urlsplit("//" + JAEGER["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"])
+    assert (sent_to.hostname, sent_to.port) == ("jaeger", listens.port)
+    healthy = urlsplit("//" + extensions["healthcheckv2"]["http"]["endpoint"])
+    assert urlsplit(SERVICES["jaeger"]["healthcheck"]["test"][-1]).port == healthy.port
+
+    (volume,) = (mount for mount in SERVICES["jaeger"]["volumes"] if mount.startswith("jaeger:"))
+    folder = volume.removeprefix("jaeger:") + "/"
+    badger = storage["backends"][shown["traces"]]["badger"]
+    assert not badger["ephemeral"]
+    assert all(path.startswith(folder) for path in badger["directories"].values())
+
+
+def test_backends_are_asked_where_they_answer() -> None:
+    """URLs between the services name a service and its port."""
+    metrics = JAEGER["extensions"]["jaeger_storage"]["metric_backends"]
+    urls = [backend["prometheus"]["endpoint"] for backend in metrics.values()]
+    urls += [source["url"] for source in DATA_SOURCES.values()]
+    for url in urls:
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        ports = SERVICES[parts.hostname]["ports"]
+        assert [port.rsplit(":", 1)[1] for port in ports] == [str(parts.port)]
+
+
+# What flowspan measures, as Prometheus names it
+
+
+class Instruments(NoOpMeterProvider):
+    """Gives a meter that notes down which instruments are made."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[str, str, str]] = []
+
+    def get_meter(self, *arguments: Any, **named: Any) -> Meter:
+        made = self.made
+
+        class Noting(NoOpMeter):
+            def __getattribute__(self, method: str) -> Any:
+                make = super().__getattribute__(method)
+                if not method.startswith("create_"):
+                    return make
+
+                def note(name: str, unit: str = "", **options: Any) -> Any:
+                    made.append((method.removeprefix("create_"), name, unit))
+                    return make(name, unit, **options)
+
+                return note
+
+        return Noting("flowspan")
+
+
+def escaped(name: str) -> str:
+    return re.sub(r"\W", "_", name)
+
+
+def prometheus_name(metric: str, unit: str) -> str:
+    return escaped(metric) + {"s": "_seconds"}.get(unit, "")
+
+
+def prometheus_names() -> Iterator[str]:
+    """Name flowspan's metrics as the Collector's Prometheus exporter does.
+
+    The unit is appended, unless it is a mere annotation in braces, and `_total` to counters; see
+    https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/.
+    """
+    provider = Instruments()
+    RunMetrics(provider)
+    for kind, metric, unit in provider.made:
+        name = prometheus_name(metric, unit)
+        assert unit == "s" or unit.startswith("{"), f"{metric} has a unit unknown here"
+        match kind:
+            case "histogram":
+                yield from (f"{name}_{suffix}" for suffix in ("bucket", "sum", "count"))
+            case "counter":
+                yield f"{name}_total"
+            case _:
+                yield name
+
+
+METRICS = set(prometheus_names())
+COUNTERS = {name for name in METRICS if not name.endswith("_active")}
+# The Collector's own, of spans. The SDK empties its exemplars at each export, so those of a
+# short-lived process are gone with its last one: exemplars come from here.
+SPAN_METRICS = {"traces_span_metrics_duration_seconds_bucket"}
+LABELS = {"counter", "job", "le"} | {
+    escaped(value)
+    for name, value in vars(semconv).items()
+    if name.isupper() and isinstance(value, str) and not name.startswith("METRIC_")
+}
+TARGETS = {
+    f"{panel['title']} {target['refId']}": target["expr"]
+    for panel in PANELS.values()
+    for target in panel.get("targets", ())
+}
+
+
+MACROS = {
+    "$__range": "1h",
+    "$__interval": "1m",
+    "$__rate_interval": "1m",
+    "$service": "prefect",
+    "$flow": ".*",
+}
+
+
+def parsed(expression: str) -> Expr:
+    """Parse an expression with what Grafana would put in place of its variables."""
+    for macro, value in MACROS.items():
+        expression = expression.replace(macro, value)
+    return promql_parser.parse(expression)
+
+
+def nodes(expression: Expr) -> list[Expr]:
+    found: list[Expr] = []
+    promql_parser.walk(expression, found.append)
+    return found
+
+
+# The rule that adds up counters
+
+((GROUP,),) = RULES.values()
+(RULE,) = GROUP["rules"]
+NEW = RULE["record"]
+
+
+def test_the_rule_is_for_all_counters() -> None:
+    """Prometheus names in a label what is a counter of flowspan, and nothing else."""
+    (job,) = (job for job in PROMETHEUS["scrape_configs"] if job["job_name"] == "flowspan")
+    (relabel,) = job["metric_relabel_configs"]
+    assert relabel["target_label"] in LABELS
+    internal = escaped(semconv.METRIC_INTERNAL_ERRORS) + "_total"
+    custom = escaped(semconv.METRIC_CUSTOM_PREFIX) + "loaded_total"
+    for name in METRICS | SPAN_METRICS | {internal, custom}:
+        is_named = re.fullmatch(relabel["regex"], name) is not None
+        assert is_named == (name in COUNTERS | {internal})
+
+
+def test_the_steps_of_the_rule_lie_end_to_end() -> None:
+    """It looks back over as much time as passes until it looks again."""
+    step = GROUP["interval"]
+    found = nodes(promql_parser.parse(RULE["expr"]))
+    windows = {str(node) for node in found if isinstance(node, MatrixSelector)}
+    assert {re.sub(r"^.*(\[\w+\]) offset (\w+)$", r"\1 \2", window) for window in windows} == {
+        f"[{step}] 10s",
+        "[1h] 40s",
+    }
+    assert step == "30s"
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool comes with Prometheus")
+def test_the_rule_counts_right() -> None:
+    tests = ROOT / "tests" / "rules_test.yml"
+    counted = subprocess.run(
+        ["promtool", "test", "rules", tests], capture_output=True, text=True, check=False
+    )
+    assert counted.returncode == 0, counted.stdout + counted.stderr
+
+
+# The dashboard
+
+
+def test_panels_are_told_apart() -> None:
+    assert len(PANELS) == len(DASHBOARD["panels"])
+    for panel in PANELS.values():
+        names = [target["refId"] for target in panel.get("targets", ())]
+        assert len(set(names)) == len(names)
+
+
+def test_panels_lie_beside_each_other() -> None:
+    """None covers another one, and none is wider than the grid."""
+    cells: set[tuple[int, int]] = set()
+    for panel in PANELS.values():
+        at = panel["gridPos"]
+        own = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        assert not own & cells, panel["title"]
+        assert all(x < 24 for x, _ in own)
+        cells |= own
+
+
+def test_data_sources_are_provisioned() -> None:
+    asking = [*PANELS.values(), *DASHBOARD["templating"]["list"]]
+    asking += [target for panel in PANELS.values() for target in panel.get("targets", ())]
+    for one in asking:
+        if (wanted := one.get("datasource")) is not None:
+            assert DATA_SOURCES[wanted["uid"]]["type"] == wanted["type"]
+    for exemplar in DATA_SOURCES["prometheus"]["jsonData"]["exemplarTraceIdDestinations"]:
+        assert DATA_SOURCES[exemplar["datasourceUid"]]["type"] == "jaeger"
+
+
+def test_the_dashboard_is_found() -> None:
+    """It lies where Grafana is told to look for dashboards and for its home page."""
+    (provider,) = load(PROVISIONING / "dashboards" / "flowspan.yaml")["providers"]
+    folder = provider["options"]["path"]
+    home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert folder in MOUNTS
+    assert (MOUNTS[folder] / Path(home).relative_to(folder)).is_file()
+
+
+def matchers(selector: VectorSelector) -> dict[str, str]:
+    return {matcher.name: matcher.value for matcher in selector.matchers.matchers}
+
+
+def asks_for_what_there_is(selector: VectorSelector) -> bool:
+    asked = matchers(selector)
+    if selector.name == NEW:
+        return asked["counter"] in COUNTERS and asked.keys() <= LABELS
+    return selector.name in (METRICS - COUNTERS) | SPAN_METRICS and asked.keys() <= LABELS
+
+
+@pytest.mark.parametrize("title", TARGETS)
+def test_expressions_ask_for_what_flowspan_measures(title: str) -> None:
+    """They parse, name metrics and labels that there are, and take counters from the rule."""
+    for node in nodes(parsed(TARGETS[title])):
+        if isinstance(node, VectorSelector):
+            assert asks_for_what_there_is(node)
+        if isinstance(node, AggregateExpr) and node.modifier is not None:
+            assert set(node.modifier.labels) <= LABELS
+
+
+def test_variables_ask_for_what_flowspan_measures() -> None:
+    for variable in DASHBOARD["templating"]["list"]:
+        found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["definition"])
+        assert found is not None
+        selector = parsed(found[1])
+        assert isinstance(selector, VectorSelector)
+        assert selector.name == NEW
+        assert found[2] in LABELS
+
+
+def test_every_metric_is_shown() -> None:
+    """Whoever adds a metric says where the dashboard shows it."""
+
+    def instrument(name: str) -> str:
+        return re.sub(r"_(bucket|sum|count)$", "", name)
+
+    shown = {
+        instrument(matchers(node).get("counter", node.name or ""))
+        for expression in TARGETS.values()
+        for node in nodes(parsed(expression))
+        if isinstance(node, VectorSelector) and node.name not in SPAN_METRICS
+    }
+    # The table of tasks counts their runs by the durations.
+    assert shown | {"prefect_task_runs_total"} == {instrument(name) for name in METRICS}

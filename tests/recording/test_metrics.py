@@ -1,0 +1,786 @@
+"""What is measured of runs: names, values and attributes, on every path of Prefect's engines."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import structlog
+from opentelemetry.context import Context
+from opentelemetry.sdk.metrics.export import Gauge, Histogram, Sum
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import SpanKind
+from prefect import flow, get_client, task
+from prefect.cache_policies import INPUTS
+from prefect.concurrency.sync import concurrency
+from prefect.flow_engine import run_flow
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Failed, Scheduled
+from prefect.task_runners import ThreadPoolTaskRunner
+
+import flowspan
+from flowspan import semconv
+from flowspan.objectives.promises import Objectives
+from flowspan.recording.instruments import DURATION_BUCKETS, ROW_BUCKETS, RunMetrics
+from flowspan.recording.run import Run
+from flowspan.settings import Settings
+from kinds import KINDS, make
+from support import RecordedMetrics, RecordedSpans, attributes, context, seconds
+
+NAMES = {"prefect.flow.name", "prefect.task.name"}
+
+# The contract: kind, unit, and the attributes beyond those of `NAMES`.
+TABLE: dict[str, tuple[str, str, set[str]]] = {
+    "cicd.pipeline.run.duration": (
+        "histogram",
+        "s",
+        {
+            "cicd.pipeline.name",
+            "cicd.pipeline.run.state",
+            "cicd.pipeline.result",
+            "error.type",
+            "prefect.deployment.name",
+        },
+    ),
+    "cicd.pipeline.run.active": (
+        "up-down counter",
+        "{run}",
+        {"cicd.pipeline.name", "cicd.pipeline.run.state"},
+    ),
+    "cicd.pipeline.run.errors": ("counter", "{error}", {"cicd.pipeline.name", "error.type"}),
+    "prefect.flow.runs": (
+        "counter",
+        "{run}",
+        {"prefect.deployment.name", "prefect.run.state.name", "cicd.pipeline.result"},
+    ),
+    "prefect.task.runs": (
+        "counter",
+        "{run}",
+        {"prefect.run.state.name", "cicd.pipeline.task.run.result"},
+    ),
+    "prefect.task.run.duration": (
+        "histogram",
+        "s",
+        {"prefect.run.state.name", "cicd.pipeline.task.run.result", "error.type"},
+    ),
+    "prefect.task.run.wait": ("histogram", "s", {"prefect.wait.type"}),
+    "prefect.task.run.active": ("up-down counter", "{run}", set()),
+    "prefect.task.run.retries": ("counter", "{retry}", {"error.type"}),
+    "prefect.task.rows": ("histogram", "{row}", {"prefect.rows.direction"}),
+    "prefect.slo.violations": ("counter", "{violation}", {"prefect.slo.objective"}),
+    "prefect.metric.speed": ("gauge", "s", {"table"}),
+    "flowspan.internal.errors": ("counter", "{error}", {"flowspan.component"}),
+}
+
+
+class Outage(BaseException):
+    """Below Exception, as KeyboardInterrupt is."""
+
+
+def _kind(data: Any) -> str:
+    if isinstance(data, Histogram):
+        return "histogram"
+    if isinstance(data, Sum):
+        return "counter" if data.is_monotonic else "up-down counter"
+    assert isinstance(data, Gauge)
+    return "gauge"
+
+
+def run(main: Callable[[], Any], *expected: type[BaseException]) -> None:
+    """Run a flow that is allowed to end with one of these exceptions."""
+    with contextlib.suppress(*expected):
+        main()
+
+
+def assert_nothing_is_active(metrics: RecordedMetrics) -> None:
+    flows, tasks = (
+        metrics.points(name) for name in ("cicd.pipeline.run.active", "prefect.task.run.active")
+    )
+    assert flows
+    assert all(point.value == 0 for point in (*flows, *tasks)), (flows, tasks)
+
+
+@pytest.fixture
+def with_objective(prefect_server: str, metrics: RecordedMetrics) -> Iterator[RecordedMetrics]:
+    """Instrument with an objective that every flow called main breaks."""
+    settings = Settings(slo={"main": Objectives(max_duration=1e-6)})
+    flowspan.instrument(
+        tracer_provider=TracerProvider(), meter_provider=metrics.provider, settings=settings
+    )
+    try:
+        yield metrics
+    finally:
+        flowspan.uninstrument()
+
+
+def test_every_metric_is_as_the_contract_says(
+    with_objective: RecordedMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Name, kind, unit, buckets and attribute keys of all that an eventful flow emits."""
+    metrics = with_objective
+
+    @task(retries=1, retry_delay_seconds=0.01)
+    def recover(rows: list[dict[str, int]]) -> list[dict[str, int]]:
+        if not recovered:
+            recovered.append(True)
+            raise ConnectionError("once")
+        flowspan.record_metric("speed", 1.5, "s", {"table": "orders"})
+        return rows
+
+    @task
+    def fail(after: Any) -> None:
+        raise ValueError("no")
+
+    @flow(name="main")
+    def main() -> list[dict[str, int]]:
+        rows = recover.submit([{"a": 1}])
+        fail.submit(rows).wait()
+        return rows.result()
+
+    recovered: list[bool] = []
+    main()
+    monkeypatch.setattr("flowspan.recording.recorder.RunRecorder.begin_execution", None)
+    recovered.clear()
+    main()
+
+    emitted = metrics.all
+    assert emitted.keys() == TABLE.keys()
+    for name, metric in emitted.items():
+        kind, unit, keys = TABLE[name]
+        assert (_kind(metric.data), metric.unit) == (kind, unit), name
+        assert metric.description, name
+        for point in metric.data.data_points:
+            assert set(point.attributes or {}) <= keys | NAMES, name
+        if kind == "histogram":
+            bounds = ROW_BUCKETS if unit == "{row}" else DURATION_BUCKETS
+            assert {tuple(p.explicit_bounds) for p in metric.data.data_points} == {bounds}
+    assert (DURATION_BUCKETS[0], DURATION_BUCKETS[-1]) == (0.01, 24 * 60 * 60)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("level", ["flow", "task"])
+def test_every_path_counts_its_runs(
+    spans: RecordedSpans, metrics: RecordedMetrics, level: str, kind: str
+) -> None:
+    """A success and a failure are one run each, timed, with its result, and active no more."""
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    make(level, kind, lambda: 1)()
+    run(make(level, kind, fail), ValueError)
+
+    runs = f"prefect.{level}.runs"
+    duration = "cicd.pipeline.run.duration" if level == "flow" else "prefect.task.run.duration"
+    more = {"phase": "executing"} if level == "flow" else {}
+    assert metrics.count(runs) == 2
+    assert metrics.count(runs, state="Completed", result="success") == 1
+    assert metrics.count(runs, state="Failed", result="failure") == 1
+    assert metrics.count(duration, result="success", **more) == 1
+    assert metrics.count(duration, result="failure", error="ValueError", **more) == 1
+    assert metrics.count("cicd.pipeline.run.errors", error="ValueError") == 1
+    assert_nothing_is_active(metrics)
+
+
+def _cancel() -> Any:
+    return Cancelled(message="enough")
+
+
+def _fail() -> Any:
+    raise ValueError("no")
+
+
+def _crash() -> Any:
+    raise Outage("power cut")
+
+
+def _sleep() -> Any:
+    for _ in range(100):
+        time.sleep(0.01)
+
+
+ENDINGS: dict[str, tuple[Callable[[], Any], dict[str, Any], str, str, str | None]] = {
+    "success": (lambda: 1, {}, "Completed", "success", None),
+    "failure": (_fail, {}, "Failed", "failure", "ValueError"),
+    "returned failure": (lambda: Failed(message="so"), {}, "Failed", "failure", "Failed"),
+    "timeout": (_sleep, {"timeout_seconds": 0.05}, "TimedOut", "timeout", None),
+    "cancellation": (_cancel, {}, "Cancelled", "cancellation", None),
+    "crash": (_crash, {}, "Crashed", "error", "test_metrics.Outage"),
+}
+
+
+@pytest.mark.parametrize("level", ["flow", "task"])
+@pytest.mark.parametrize("ending", list(ENDINGS))
+def test_every_ending_is_counted_and_timed(
+    spans: RecordedSpans, metrics: RecordedMetrics, level: str, ending: str
+) -> None:
+    """State, result and error type tell how a run ended, and no run stays active."""
+    body, options, state, result, error = ENDINGS[ending]
+    run(make(level, "sync", body, **options), Exception, Outage)
+
+    duration = "cicd.pipeline.run.duration" if level == "flow" else "prefect.task.run.duration"
+    more = {"phase": "executing"} if level == "flow" else {"state": state}
+    assert metrics.count(f"prefect.{level}.runs", state=state, result=result) == 1
+    (point,) = metrics.points(duration, result=result, **more)
+    if error is not None or result in {"success", "cancellation"}:
+        assert point.attributes.get("error.type") == error
+    else:
+        assert "Timeout" in point.attributes["error.type"]
+    assert_nothing_is_active(metrics)
+
+
+def test_the_success_rate_follows_from_the_counters(
+    spans: RecordedSpans, metrics: RecordedMetrics
+) -> None:
+    """Successes and all runs are there to divide, for flows and for tasks."""
+
+    @task
+    def step(number: int) -> int:
+        if number == 0:
+            raise ValueError("no")
+        return number
+
+    @flow(name="main")
+    def main() -> None:
+        for future in step.map(range(4)):
+            future.wait()
+
+    for _ in range(2):
+        main()
+    runs = metrics.count("prefect.task.runs", task="step")
+    assert metrics.count("prefect.task.runs", result="success") / runs == 0.75
+    assert metrics.count("prefect.flow.runs", result="success") == 2
+
+
+def test_a_retried_run_is_one_run(spans: RecordedSpans, metrics: RecordedMetrics) -> None:
+    """Two retries are counted as such with the error that caused each, and the run once."""
+    attempts: list[int] = []
+
+    @task(retries=3)
+    def step() -> int:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise ConnectionError("first")
+        if len(attempts) == 2:
+            raise ValueError("second")
+        return 1
+
+    @flow(name="main")
+    def main() -> int:
+        return step()
+
+    main()
+    assert metrics.count("prefect.task.runs") == 1
+    assert metrics.count("prefect.task.run.retries") == 2
+    assert metrics.count("prefect.task.run.retries", error="ConnectionError") == 1
+    assert metrics.count("prefect.task.run.retries", error="ValueError") == 1
+    assert metrics.count("prefect.task.run.duration", result="success") == 1
+    # The convention counts errors that were not fatal, too.
+    assert metrics.count("cicd.pipeline.run.errors") == 2
+
+
+def test_a_run_that_returns_a_failed_state_is_retried_like_others(
+    spans: RecordedSpans, metrics: RecordedMetrics
+) -> None:
+    """A retry without an exception is one, too, and has the state as its error."""
+    run(make("task", "sync", lambda: Failed(message="so"), retries=2), Exception)
+    assert metrics.count("prefect.task.runs") == 1
+    assert metrics.count("prefect.task.run.retries", error="Failed") == 2
+    assert metrics.count("cicd.pipeline.run.errors", error="Failed") == 3
+
+
+def test_caught_errors_count_each(spans: RecordedSpans, metrics: RecordedMetrics) -> None:
+    """Errors that a flow catches count once each, and so does the one that it ends with itself."""
+
+    @task
+    def step() -> None:
+        raise ValueError("caught")
+
+    @flow(name="main")
+    def main() -> None:
+        for _ in range(20):
+            with contextlib.suppress(ValueError):
+                step()
+        raise KeyError("its own")
+
+    run(main, KeyError)
+    assert metrics.count("cicd.pipeline.run.errors", error="ValueError") == 20
+    assert metrics.count("cicd.pipeline.run.errors", error="KeyError") == 1
+
+
+def test_a_flow_that_fails_by_what_it_returns_adds_no_error(
+    spans: RecordedSpans, metrics: RecordedMetrics
+) -> None:
+    """A failed future that a flow returns makes it fail, and is one error."""
+
+    @task
+    def step() -> None:
+        raise ValueError("once")
+
+    @flow(name="main")
+    def main() -> Any:
+        return step.submit()
+
+    run(main, ValueError)
+    assert metrics.count("prefect.flow.runs", result="failure") == 1
+    assert metrics.count("cicd.pipeline.run.errors") == 1
+
+
+def test_a_run_that_never_ran_has_no_duration(
+    spans: RecordedSpans, metrics: RecordedMetrics
+) -> None:
+    """A flow run that is refused before it is Running counts, but spoils no quantile."""
+
+    @flow(name="main")
+    def main(number: int) -> None: ...
+
+    run(lambda: main("no number"), Exception)
+    assert metrics.count("prefect.flow.runs", result="failure") == 1
+    assert metrics.count("cicd.pipeline.run.duration", phase="executing") == 0
+    assert_nothing_is_active(metrics)
+
+
+def test_a_run_that_is_begun_anew_adds_what_is_new(
+    spans: RecordedSpans, metrics: RecordedMetrics
+) -> None:
+    """The durations of a run that failed and was run again add up to Prefect's total run time."""
+
+    @flow(name="main")
+    def main() -> None:
+        time.sleep(0.3)
+        if not begun:
+            begun.append(True)
+            raise ValueError("no")
+
+    begun: list[bool] = []
+    with get_client(sync_client=True) as client:
+        created = client.create_flow_run(main)
+        with contextlib.suppress(ValueError):
+            run_flow(main, flow_run=created)
+        client.set_flow_run_state(created.id, Scheduled(), force=True)
+        run_flow(main, flow_run=client.read_flow_run(created.id))
+        total = client.read_flow_run(created.id).total_run_time.total_seconds()
+    measured = metrics.total("cicd.pipeline.run.duration", phase="executing")
+    assert measured == pytest.approx(total, rel=0.01)
+    assert metrics.count("cicd.pipeline.run.duration", phase="pending") == 1
+
+
+def test_an_error_that_comes_up_counts_once(spans: RecordedSpans, metrics: RecordedMetrics) -> None:
+    """One error that ends a task, its subflow and the flow is one; mapped tasks have their own."""
+
+    @task
+    def step(number: int) -> None:
+        raise ValueError(number)
+
+    @flow
+    def below() -> None:
+        step(1)
+
+    @flow(name="main")
+    def main() -> None:
+        for future in step.map([2, 3]):
+            future.wait()
+        below()
+
+    run(main, ValueError)
+    assert metrics.count("cicd.pipeline.run.errors") == 3
+    assert metrics.count("cicd.pipeline.run.errors", flow="below") == 1
+    assert metrics.count("cicd.pipeline.run.errors", flow="main") == 2
+
+
+def test_a_skipped_run_is_counted_as_such(spans: RecordedSpans, metrics: RecordedMetrics) -> None:
+    """A run whose upstream failed is one with the result skip, and no error of its own."""
+
+    @task
+    def fail() -> None:
+        raise ValueError("no")
+
+    @task
+    def after(_: Any) -> None: ...
+
+    @flow(name="main")
+    def main() -> None:
+        after.submit(fail.submit()).wait()
+
+    main()
+    (point,) = metrics.points("prefect.task.runs", task="after")
+    assert point.attributes["cicd.pipeline.task.run.result"] == "skip"
+    assert point.attributes["prefect.run.state.name"] == "NotReady"
+    assert metrics.count("cicd.pipeline.run.errors") == 1
+    assert_nothing_is_active(metrics)
+
+
+def test_a_mapped_task_makes_no_more_series_by_being_longer(
+    spans: RecordedSpans, metrics: RecordedMetrics
+) -> None:
+    """The number of series is the same after 10 and after 200 runs, and none holds an id."""
+
+    @task
+    def step(number: int) -> list[dict[str, int]]:
+        return [{"n": number}]
+
+    @flow(name="main", task_runner=ThreadPoolTaskRunner(max_workers=4))
+    def main(count: int) -> None:
+        for future in step.map(range(count)):
+            future.wait()
+
+    def series() -> list[str]:
+        return [
+            f"{name} {sorted(point.attributes.items())}"
+            for name in metrics.all
+            for point in metrics.points(name)
+        ]
+
+    main(10)
+    first = series()
+    main(200)
+    second = series()
+    assert len(second) == len(first)
+    assert metrics.count("prefect.task.runs") == 210
+    for span in spans.runs:
+        of_this_run = {attributes(span)[key] for key in (semconv.RUN_ID, semconv.RUN_NAME)}
+        assert not [line for line in second if any(str(name) in line for name in of_this_run)]
+
+
+def test_duration_is_the_time_in_running_states(
+    spans: RecordedSpans, metrics: RecordedMetrics
+) -> None:
+    """What a task waited for upstream runs or a retry is in its waits, not in its duration."""
+    attempts: list[int] = []
+
+    @task
+    def slow() -> int:
+        time.sleep(0.4)
+        return 1
+
+    @task(retries=1, retry_delay_seconds=0.3)
+    def step(_: int) -> int:
+        attempts.append(1)
+        time.sleep(0.1)
+        if len(attempts) == 1:
+            raise ConnectionError("first")
+        return 2
+
+    @flow(name="main")
+    def main() -> None:
+        step.submit(slow.submit()).wait()
+
+    main()
+    named = {"task": "step"}
+    assert 0.2 <= metrics.total("prefect.task.run.duration", **named) < 0.3
+    assert metrics.total("prefect.task.run.wait", wait="dependencies", **named) > 0.3
+    assert 0.25 < metrics.total("prefect.task.run.wait", wait="retry", **named) < 0.4
+    for span in spans.named("step"):
+        for wait in ("dependencies", "retry"):
+            waited = attributes(span)[f"prefect.wait.{wait}"]
+            assert metrics.total("prefect.task.run.wait", wait=wait, **named) == waited
+
+
+def test_waits_for_workers_and_slots_are_measured(
+    spans: RecordedSpans, metrics: RecordedMetrics
+) -> None:
+    """A queue before a pool of one thread and a taken concurrency slot are waits of their types."""
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name("metrics-slot", limit=1)
+
+    @task
+    def step() -> None:
+        time.sleep(0.2)
+
+    @task
+    def with_slot() -> None:
+        with concurrency("metrics-slot"):
+            time.sleep(0.05)
+
+    @flow(name="queue", task_runner=ThreadPoolTaskRunner(max_workers=1))
+    def queue() -> None:
+        for future in [step.submit() for _ in range(2)]:
+            future.wait()
+
+    @flow(name="slots")
+    def slots() -> None:
+        for future in [with_slot.submit() for _ in range(2)]:
+            future.wait()
+
+    queue()
+    slots()
+    assert metrics.total("prefect.task.run.wait", wait="queue", task="step") > 0.15
+    assert metrics.count("prefect.task.run.wait", wait="concurrency", task="with_slot") >= 1
+
+
+def test_pending_is_a_series_of_its_own(spans: RecordedSpans, metrics: RecordedMetrics) -> None:
+    """The time until a flow run executes is told apart from the time in which it does."""
+    flow(name="main")(lambda: time.sleep(0.2))()
+    (pending,) = metrics.points("cicd.pipeline.run.duration", phase="pending")
+    (executing,) = metrics.points("cicd.pipeline.run.duration", phase="executing")
+    assert 0 <= pending.value < 0.2
+    assert executing.value >= 0.2
+    assert pending.value + executing.value == pytest.approx(seconds(spans.one("RUN main")), abs=0.1)
+    assert "cicd.pipeline.result" not in pending.attributes
+
+
+def test_runs_are_active_while_they_are_active(
+    spans: RecordedSpans, metrics: RecordedMetrics
+) -> None:
+    """Inside a task one flow run is executing and one task run is active."""
+    inside: dict[str, float] = {}
+
+    @task
+    def step() -> None:
+        for phase in ("pending", "executing"):
+            inside[phase] = metrics.total("cicd.pipeline.run.active", phase=phase)
+        inside["task"] = metrics.total("prefect.task.run.active")
+
+    @flow(name="main")
+    def main() -> None:
+        step()
+
+    main()
+    assert inside == {"pending": 0, "executing": 1, "task": 1}
+    assert_nothing_is_active(metrics)
+
+
+def test_rows_are_a_histogram_by_direction(spans: RecordedSpans, metrics: RecordedMetrics) -> None:
+    """Rows in and out of tasks are measured once, and not for a result from the cache."""
+
+    @task(cache_policy=INPUTS, persist_result=True)
+    def double(rows: list[dict[str, int]], key: str) -> list[dict[str, int]]:
+        return rows * 2
+
+    @flow(name="main")
+    def main(key: str) -> None:
+        for _ in range(3):
+            double([{"a": 1}] * 4, key)
+
+    main(str(time.time_ns()))
+    assert metrics.count("prefect.task.runs", state="Cached", result="success") == 2
+    assert metrics.count("prefect.task.rows", direction="input") == 1
+    assert metrics.total("prefect.task.rows", direction="input") == 4
+    assert metrics.total("prefect.task.rows", direction="output") == 8
+    assert attributes(spans.one("RUN main")).get(semconv.ROWS_OUTPUT) is not None
+
+
+def test_exemplars_lead_to_the_trace(spans: RecordedSpans, metrics: RecordedMetrics) -> None:
+    """A histogram's exemplars carry the trace id and the span id of a run that made it."""
+
+    @task
+    def step() -> None: ...
+
+    flow(name="main")(lambda: step())()
+    (exemplar,) = metrics.exemplars("prefect.task.run.duration")
+    span = context(spans.one("step"))
+    assert (exemplar.trace_id, exemplar.span_id) == (span.trace_id, span.span_id)
+
+
+def test_runs_that_are_not_sampled_are_measured(
+    prefect_server: str, metrics: RecordedMetrics
+) -> None:
+    """Sampling is about spans: every run is counted and timed, with its result."""
+    flowspan.instrument(
+        tracer_provider=TracerProvider(sampler=ALWAYS_OFF), meter_provider=metrics.provider
+    )
+    try:
+        run(make("task", "sync", _fail, retries=1), ValueError)
+    finally:
+        flowspan.uninstrument()
+    assert metrics.count("prefect.task.runs", result="failure", state="Failed") == 1
+    assert metrics.count("prefect.task.run.retries", error="ValueError") == 1
+    assert metrics.count("cicd.pipeline.run.duration", phase="executing", result="failure") == 1
+    assert_nothing_is_active(metrics)
+
+
+def test_a_run_that_awaits_its_transaction_is_not_active(
+    spans: RecordedSpans, metrics: RecordedMetrics
+) -> None:
+    """A task run whose transaction is still open is counted at its end, but active no longer."""
+    from prefect.transactions import transaction
+
+    inside: list[float] = []
+
+    @task
+    def step() -> None: ...
+
+    @flow(name="main")
+    def main() -> None:
+        with transaction():
+            step()
+            inside.append(metrics.total("prefect.task.run.active"))
+
+    main()
+    assert inside == [0]
+    assert metrics.count("prefect.task.runs", result="success") == 1
+    assert_nothing_is_active(metrics)
+
+
+def test_parallel_async_runs_are_all_counted(
+    spans: RecordedSpans, metrics: RecordedMetrics
+) -> None:
+    """Concurrent coroutines do not lose counts."""
+
+    @task
+    async def step(number: int) -> int:
+        await asyncio.sleep(0.01)
+        return number
+
+    @flow(name="main")
+    async def main() -> None:
+        await asyncio.gather(*(step(number) for number in range(20)))
+
+    asyncio.run(main())
+    assert metrics.count("prefect.task.runs", result="success") == 20
+    assert metrics.count("prefect.task.run.duration") == 20
+    assert_nothing_is_active(metrics)
+
+
+# Metrics of the user's own
+
+
+@pytest.fixture
+def gauges(metrics: RecordedMetrics) -> Callable[..., None]:
+    """Set a gauge as a run of the task ``load`` in the flow ``etl`` does."""
+    measured = RunMetrics(metrics.provider)
+    run = Run(
+        id="1",
+        flow_name="etl",
+        task_name="load",
+        kind=SpanKind.INTERNAL,
+        start=0,
+        trace_id=1,
+        parent=None,
+        run_count=0,
+        allows_retries=False,
+        upstream=(),
+    )
+
+    def set_gauge(name: str, value: float, unit: str = "1", **attributes: Any) -> None:
+        measured.measured(run, name, value, unit, attributes, context=Context())
+
+    return set_gauge
+
+
+def test_the_last_value_counts(metrics: RecordedMetrics, gauges: Callable[..., None]) -> None:
+    """A gauge tells its last value by flow, task and the attributes, which cannot hide these."""
+    gauges("rows", 1, table="a")
+    gauges("rows", 2, table="a")
+    gauges("rows", 7, table="b", **{"prefect.flow.name": "another"})
+    names = {"prefect.flow.name": "etl", "prefect.task.name": "load"}
+    points = metrics.points("prefect.metric.rows")
+    assert [(dict(p.attributes), p.value) for p in points] == [
+        ({"table": "a", **names}, 2),
+        ({"table": "b", **names}, 7),
+    ]
+
+
+def test_names_are_bounded(
+    metrics: RecordedMetrics, gauges: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """After 200 names further ones are left out, with one warning; known ones go on."""
+    for number in range(250):
+        gauges(f"name{number}", number)
+    gauges("NAME3", 33)
+    assert len(metrics.all) == 200
+    assert [p.value for p in metrics.points("prefect.metric.name3")] == [33]
+    (record,) = [record for record in caplog.records if record.name == "flowspan"]
+    assert "200 metrics" in record.getMessage()
+
+
+def test_what_hears_our_warnings_may_measure(
+    metrics: RecordedMetrics, gauges: Callable[..., None]
+) -> None:
+    """A log handler that counts warnings as a metric of its own does not stop the process."""
+
+    class Counting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            gauges("warnings", 1)
+
+    handler = Counting()
+    logging.getLogger("flowspan").addHandler(handler)
+    try:
+        gauges("warnings", 0)
+        for number in range(250):
+            gauges(f"name{number}", number)
+    finally:
+        logging.getLogger("flowspan").removeHandler(handler)
+    assert metrics.total("prefect.metric.warnings") == 1
+
+
+def test_series_are_bounded(
+    metrics: RecordedMetrics, gauges: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An attribute that is different each time is dropped once there are too many series."""
+    for number in range(3000):
+        gauges("rows", number, order=str(number))
+    points = metrics.points("prefect.metric.rows")
+    assert len(points) == 2001
+    assert points[-1].value == 2999
+    assert "order" not in points[-1].attributes
+    (record,) = [record for record in caplog.records if record.name == "flowspan"]
+    assert "combinations of attributes" in record.getMessage()
+
+
+def test_a_metric_has_one_unit(
+    metrics: RecordedMetrics, gauges: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A value in another unit is left out with a warning, one without a unit is taken as known."""
+    gauges("took", 3, "s")
+    gauges("took", 4)
+    for _ in range(2):
+        gauges("took", 5, "By")
+    assert [p.value for p in metrics.points("prefect.metric.took")] == [4]
+    assert metrics.all["prefect.metric.took"].unit == "s"
+    (record,) = [record for record in caplog.records if record.name == "flowspan"]
+    assert "measured in s" in record.getMessage()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("level", ["flow", "task"])
+def test_a_log_line_becomes_a_metric(
+    spans: RecordedSpans, metrics: RecordedMetrics, level: str, kind: str
+) -> None:
+    """A run's logger, structlog, any logger and record_metric() are heard on every path."""
+
+    def body() -> None:
+        get_run_logger().warning("METRIC: by_run=1 table=orders")
+        structlog.get_logger().warning("METRIC", by_structlog=2, table="orders")
+        logging.getLogger("elsewhere").warning("METRIC: by_%s=3 table=orders", "logging")
+        flowspan.record_metric("by_call", 4, attributes={"table": "orders"})
+
+    make(level, kind, body)()
+    structlog.get_logger().warning("METRIC: outside=1")
+    expected = {"prefect.flow.name": "main", "table": "orders"}
+    if level == "task":
+        expected["prefect.task.name"] = "step"
+    for value, name in enumerate(("by_run", "by_structlog", "by_logging", "by_call"), start=1):
+        (point,) = metrics.points(f"prefect.metric.{name}")
+        assert (dict(point.attributes), point.value) == (expected, value)
+    assert "prefect.metric.outside" not in metrics.all
+
+
+def test_a_captured_print_becomes_a_metric(spans: RecordedSpans, metrics: RecordedMetrics) -> None:
+    """With log_prints, print is a logger, too; in a subflow and in a pool's thread as elsewhere."""
+    level = logging.getLogger("prefect").level
+    logging.getLogger("prefect").setLevel(logging.INFO)
+    try:
+
+        @task(log_prints=True)
+        def step() -> None:
+            print("METRIC: printed=1.5s")
+
+        @flow(name="below")
+        def below() -> None:
+            step.submit().wait()
+
+        @flow(name="main")
+        def main() -> None:
+            below()
+
+        main()
+    finally:
+        logging.getLogger("prefect").setLevel(level)
+    (point,) = metrics.points("prefect.metric.printed")
+    assert dict(point.attributes) == {"prefect.flow.name": "below", "prefect.task.name": "step"}
+    assert (point.value, metrics.all["prefect.metric.printed"].unit) == (1.5, "s")

@@ -1,0 +1,86 @@
+"""The rooms of the package: who may import whom, and that no modules import each other in a circle."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import flowspan
+
+PACKAGE = Path(flowspan.__file__).parent
+ALLOWED = {
+    "recording": {"objectives"},
+    "objectives": set(),
+    "_prefect": {"objectives", "recording"},
+    "export": set(),
+    "log_capture": {"export", "recording"},
+    "read": set(),
+    "analysis": {"read"},
+    "views": {"analysis", "read"},
+    "collector": set(),
+}
+"""The rooms that each room may import; all may import the modules at the top of the package."""
+
+
+def modules() -> dict[str, Path]:
+    """Map the name of each module of the package to its file."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str) -> Iterator[str]:
+    """Yield the modules of the package that one imports: at its top, in functions, and for types."""
+    for node in ast.walk(ast.parse(MODULES[name].read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module
+
+
+GRAPH = {name: set(imports(name)) - {name} for name in MODULES}
+
+
+def room(name: str) -> str:
+    return name.split(".")[1] if name.count(".") else ""
+
+
+def test_the_imports_are_seen() -> None:
+    """The walk sees imports at the top, for types only, and inside functions."""
+    assert "flowspan.read.span" in GRAPH["flowspan.analysis.tree"]
+    assert "flowspan.recording.recorder" in GRAPH["flowspan._prefect.observer"]
+    assert "flowspan.read.jaeger" in GRAPH["flowspan.cli.options"]
+
+
+def test_no_modules_import_each_other() -> None:
+    """There is no circle, not even one by imports for types only."""
+    try:
+        TopologicalSorter(GRAPH).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_rooms_import_in_one_direction(name: str) -> None:
+    """What records and what reads meet only at the top of the package."""
+    used = {
+        (module, other)
+        for module, others in GRAPH.items()
+        for other in others
+        if room(module) == name and room(other) not in ALLOWED[name] | {name}
+    }
+    above = {"cli", "instrumentor", "logs", "settings", *ALLOWED}
+    wrong = {(module, other) for module, other in used if room(other) in above}
+    wrong -= {
+        pair for pair in wrong if room(pair[1]) == "settings" and name in {"_prefect", "export"}
+    }
+    assert not wrong
