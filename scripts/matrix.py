@@ -22,21 +22,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "matrix"
-# One test of each thing that another Python may break.
+MEASURES_AND_LOGS = (
+    "tests/test_metrics.py::test_every_path_counts_its_runs[flow-async]",
+    "tests/test_metrics.py::test_every_path_counts_its_runs[task-sync]",
+    "tests/test_logs_export.py::test_every_logger_everywhere[thread_pool]",
+)
+# Something of each thing that another Python may break.
 FEW = (
     "tests/test_drift.py",
     "tests/test_engine_paths.py::test_success",
-    "tests/test_metrics.py::test_every_path_counts_its_runs",
-    "tests/test_logs_export.py::test_every_logger_everywhere",
     "tests/timeline/test_analysis_shown.py",
+    *MEASURES_AND_LOGS,
 )
 # All that another Prefect may break in its engines, and little more.
 ENGINES = (
     "tests/test_drift.py",
     "tests/test_engine_paths.py",
     "tests/test_prefect_3_9.py",
-    "tests/test_metrics.py::test_every_path_counts_its_runs",
-    "tests/test_logs_export.py::test_every_logger_everywhere",
+    *MEASURES_AND_LOGS,
 )
 ALL = (
     "tests/test_drift.py",
