@@ -22,7 +22,16 @@ from flowspan import semconv
 from flowspan.instrumentor import PrefectInstrumentor
 from kinds import call, make, make_task, span_name
 from reconcile import reconcile
-from support import RecordedMetrics, RecordedSpans, attributes, context, exceptions, result, states
+from support import (
+    RecordedMetrics,
+    RecordedSpans,
+    attributes,
+    context,
+    exceptions,
+    result,
+    states,
+    time_of,
+)
 
 IS_NEW = Version(version("prefect")) >= Version("3.9.1")
 retries_returned_failures = pytest.mark.skipif(
@@ -89,11 +98,6 @@ def assert_failed_by_return(attempt: ReadableSpan, message: str | None) -> None:
     assert exceptions(attempt) == []
 
 
-def time_of(span: ReadableSpan, state: str, *, last: bool = False) -> int:
-    times = [event.timestamp for event in span.events if event.name == state]
-    return times[-1 if last else 0]
-
-
 @pytest.mark.parametrize(("level", "kind"), RETRIED)
 def test_returned_failure_is_retried(
     spans: RecordedSpans, metrics: RecordedMetrics, level: str, kind: str
@@ -113,7 +117,7 @@ def test_returned_failure_is_retried(
     assert_failed_by_return(first, "not yet" if level == "flow" else None)
     assert attributes(span)[semconv.RUN_COUNT] == 2
 
-    failed, again = time_of(span, "AwaitingRetry"), time_of(span, resumed, last=True)
+    failed, again = time_of(span, "AwaitingRetry"), time_of(span, resumed)
     assert first.end_time == failed
     assert again <= (second.start_time or 0)
     assert attributes(span)[semconv.WAIT_RETRY] == pytest.approx((again - failed) / 1e9)
