@@ -29,7 +29,7 @@ CONSTRAINTS := constraints$(shell $(PYTHON) -c 'import sys; print("-3.10" * (sys
 RESOLVE = $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate \
           --extra demo --extra trends --group dev pyproject.toml build/tools.txt
 
-.PHONY: help demo test browser screenshot e2e programs lint bench bench-logs bench-timeline load matrix wheel constraints clean
+.PHONY: help demo test browser screenshot e2e programs lint bench bench-logs bench-timeline load matrix matrix-all wheel constraints clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,8 +71,11 @@ bench-timeline: $(READY)  ## Measure how long large traces take
 load: $(READY) programs  ## Measure what load the Collector takes
 	$(BIN)/python scripts/load.py $(ARGS)
 
-matrix: $(READY) $(WHEEL)  ## Test the wheel on every supported Prefect and Python
+matrix: $(READY) $(WHEEL)  ## Test the wheel on every supported Prefect minor and Python
 	$(BIN)/python scripts/matrix.py --wheel $(WHEEL) $(ARGS)
+
+matrix-all: $(READY) $(WHEEL)  ## The same with more tests, and on the main Prefect, too
+	$(BIN)/python scripts/matrix.py --wheel $(WHEEL) --all $(ARGS)
 
 wheel: $(WHEEL)  ## Build the wheel, by way of the source distribution
 

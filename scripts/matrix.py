@@ -1,12 +1,14 @@
 """Test the built wheel on every supported Prefect minor and Python, each in its own environment.
 
-    python scripts/matrix.py --wheel dist/flowspan-*.whl [--only 3.6] [-- PYTEST ARGUMENTS]
+    python scripts/matrix.py --wheel dist/flowspan-*.whl [--all] [--only 3.6] [-- PYTEST ARGUMENTS]
 
-A cell is one Prefect on one Python. All of them take the versions of ``constraints.txt``, save for
-what an older Prefect does not allow (see `PREFECTS`). The exit code is 1 if any cell failed.
+A cell is one Prefect on one Python. The Prefect that ``constraints.txt`` names takes the versions
+named there, an older one those of ``constraints-3.10.txt``, save for what it does not allow (see
+`OLDER`). The exit code is 1 if any cell failed.
 """
 
 import argparse
+import asyncio
 import os
 import re
 import shutil
@@ -14,34 +16,65 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "matrix"
-TESTS = (
+MEASURES_AND_LOGS = (
+    "tests/recording/test_metrics.py::test_every_path_counts_its_runs[flow-async]",
+    "tests/recording/test_metrics.py::test_every_path_counts_its_runs[task-sync]",
+    "tests/log_capture/test_logs_export.py::test_every_logger_everywhere[thread_pool]",
+)
+# Something of each thing that another Python may break.
+FEW = (
+    "tests/_prefect/test_drift.py",
+    "tests/_prefect/test_engine_paths.py::test_success",
+    "tests/views/test_analysis_shown.py",
+    *MEASURES_AND_LOGS,
+)
+# All that another Prefect may break in its engines, and little more.
+ENGINES = (
     "tests/_prefect/test_drift.py",
     "tests/_prefect/test_engine_paths.py",
+    "tests/_prefect/test_prefect_3_9.py",
+    *MEASURES_AND_LOGS,
+)
+ALL = (
+    "tests/_prefect/test_drift.py",
+    "tests/_prefect/test_edges.py",
+    "tests/_prefect/test_engine_paths.py",
+    "tests/test_instrument.py",
+    "tests/log_capture/test_logs_export.py",
     "tests/recording/test_metrics.py",
-    "tests/log_capture/test_logs_export.py::test_every_logger_everywhere",
+    "tests/_prefect/test_prefect_3_9.py",
+    "tests/_prefect/test_processes.py",
     "tests/views/test_analysis_shown.py",
 )
-PYTHON_MINORS = (10, 11, 12, 13)
+PYTHON_MINORS = range(10, 15)
 SHOWN_LINES = 30
-# What fails has one more try: Prefect's server on SQLite drops a request now and then.
-RUN_PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--reruns", "1")
+RUN_PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 
 @dataclass(frozen=True)
 class Prefect:
-    """One release of Prefect, and what it needs other than ``constraints.txt`` says."""
+    """One release of Prefect, and what it needs other than the constraints say."""
 
     version: str
     pins: tuple[str, ...] = ()
     """Requirements in place of the constraints on the same packages."""
-    may_be_missing: bool = False
-    """Whether a registry that cannot serve all its dependencies is no failure."""
+    constraints: str = "constraints-3.10.txt"
+    pythons: range = range(10, 14)
+    """The minor versions of Python that it runs on with its constraints."""
+
+
+def pinned(constraints: str) -> str:
+    """The Prefect that a file of constraints names."""
+    found = re.search("^prefect==(.+)$", (ROOT / constraints).read_text(), re.MULTILINE)
+    if found is None:
+        raise SystemExit(f"{constraints} does not pin Prefect")
+    return found[1]
 
 
 # The oldest and the newest patch of every minor. All pins but FastAPI's follow from upper bounds in
@@ -50,7 +83,7 @@ BEFORE_3_8_8 = ("packaging==26.2", "python-slugify==8.0.4")
 # With FastAPI 0.137 and newer, the server of 3.7.0 and older answers every request with status 500:
 # AttributeError: 'PrefectRouter' object has no attribute 'routes'.
 BEFORE_3_7_8 = (*BEFORE_3_8_8, "fastapi==0.136.3")
-PREFECTS = (
+OLDER = (
     Prefect(
         "3.6.0",
         (
@@ -72,21 +105,21 @@ PREFECTS = (
     Prefect("3.7.0", BEFORE_3_7_8),
     Prefect("3.7.8", BEFORE_3_8_8),
     Prefect("3.8.0", BEFORE_3_8_8),
-    Prefect("3.8.8"),
-    # 3.9 bounds FastAPI itself, and needs a certifi that a registry may not hold yet.
-    Prefect("3.9.0", ("certifi>=2026.10.19", "fastapi>=0.139"), may_be_missing=True),
-    Prefect("3.9.1", ("certifi>=2026.10.19", "fastapi>=0.139"), may_be_missing=True),
+    Prefect(pinned("constraints-3.10.txt")),
+    Prefect("3.9.0", pythons=range(11, 14)),
 )
-NEWEST = next(prefect for prefect in reversed(PREFECTS) if not prefect.may_be_missing)
+MAIN = Prefect(
+    pinned("constraints.txt"), constraints="constraints.txt", pythons=range(11, PYTHON_MINORS.stop)
+)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One environment of the matrix."""
+    """One environment of the matrix, and the tests to run in it."""
 
     prefect: Prefect
     minor: int
-    python: Path | None
+    tests: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -111,16 +144,30 @@ class Stopped(Exception):  # noqa: N818 - not an error of this script
     """A step of a cell did not succeed; the argument says why, in one line."""
 
 
-def cells() -> list[Cell]:
-    """Every Prefect on this Python, then the newest Prefect on every other Python."""
-    here = sys.version_info.minor
-    return [Cell(prefect, here, Path(sys.executable)) for prefect in PREFECTS] + [
-        Cell(NEWEST, minor, find_python(minor)) for minor in PYTHON_MINORS if minor != here
-    ]
+def cells(here: int, *, everything: bool) -> list[Cell]:
+    """Every older Prefect on Python 3.`here`, then the newest possible on every other Python.
+
+    The main Prefect on this Python is what the test suite runs on: only `everything` repeats it.
+    """
+    prefects = (*OLDER, MAIN) if everything else OLDER
+    tests, few = (ALL, ALL) if everything else (ENGINES, FEW)
+    found = [Cell(prefect, nearest(here, prefect.pythons), tests) for prefect in prefects]
+    for minor in PYTHON_MINORS:
+        newest = next(prefect for prefect in (MAIN, *OLDER[::-1]) if minor in prefect.pythons)
+        if minor != here:
+            found.append(Cell(newest, minor, few))
+    return list({cell.name: cell for cell in found}.values())
+
+
+def nearest(minor: int, pythons: range) -> int:
+    """The minor version of Python out of `pythons` that is nearest to `minor`."""
+    return min(max(minor, pythons.start), pythons.stop - 1)
 
 
 def find_python(minor: int) -> Path | None:
-    """Find an interpreter on the PATH or among pyenv's, whose shims may stand for none."""
+    """Find an interpreter: this one, one on the PATH or pyenv's, whose shims may stand for none."""
+    if minor == sys.version_info.minor:
+        return Path(sys.executable)
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     on_path = shutil.which(f"python3.{minor}")
     candidates = sorted(pyenv.glob(f"versions/3.{minor}.*/bin/python"), reverse=True)
@@ -137,10 +184,10 @@ def find_python(minor: int) -> Path | None:
 
 
 def constraints(prefect: Prefect) -> str:
-    """The shared constraints, with the pins of one Prefect in their place."""
+    """The constraints of one Prefect, with its own pins in place of those on the same packages."""
     own = {f"prefect=={prefect.version}", *prefect.pins}
     replaced = {package_name(requirement) for requirement in own}
-    shared = (ROOT / "constraints.txt").read_text().split()
+    shared = (ROOT / prefect.constraints).read_text().split()
     return "\n".join([*(pin for pin in shared if package_name(pin) not in replaced), *sorted(own)])
 
 
@@ -149,14 +196,17 @@ def package_name(requirement: str) -> str:
     return re.split("[=<>]", requirement, maxsplit=1)[0]
 
 
-def run_cell(cell: Cell, wheel: Path, pytest_arguments: Sequence[str], timeout: float) -> Outcome:
+async def run_cell(
+    cell: Cell, wheel: Path, pytest_arguments: Sequence[str], timeout: float
+) -> Outcome:
     """Make the environment of a cell and run the tests in it."""
     start = time.monotonic()
 
     def outcome(verdict: str, detail: str) -> Outcome:
         return Outcome(cell, verdict, detail, time.monotonic() - start)
 
-    if cell.python is None:
+    interpreter = find_python(cell.minor)
+    if interpreter is None:
         return outcome("skipped", f"no Python 3.{cell.minor} on this machine")
     folder = ROOT / ".venvs" / cell.name
     log = LOGS / f"{cell.name}.log"
@@ -164,24 +214,15 @@ def run_cell(cell: Cell, wheel: Path, pytest_arguments: Sequence[str], timeout: 
     pins = LOGS / f"{cell.name}.txt"
     pins.write_text(constraints(cell.prefect))
     python = folder / "bin" / "python"
+    install = (uv(), "pip", "install", "--quiet", "--python", python, "--constraint", pins)
     try:
-        try:
-            run([uv(), "venv", "--quiet", "--clear", "-p", cell.python, folder], log, 60)
-            install = (uv(), "pip", "install", "--quiet", "--python", python, "--constraint", pins)
-            run((*install, "--group", "dev", wheel, "prefect"), log, 600)
-        except Stopped:
-            reason = why_not_installable(log.read_text())
-            if cell.prefect.may_be_missing and reason:
-                return outcome("skipped", f"not installable here: {reason}")
-            raise
-        run(
-            [python, *RUN_PYTEST, *pytest_arguments],
-            log,
-            timeout,
-        )
+        await run([uv(), "venv", "--quiet", "--clear", "-p", interpreter, folder], log, 60)
+        await run([*install, "--group", "dev", wheel, "prefect"], log, 600)
+        installed = time.monotonic() - start
+        await run([python, *RUN_PYTEST, *pytest_arguments], log, timeout)
     except Stopped as stopped:
         return outcome("FAILED", str(stopped))
-    return outcome("passed", log.read_text().strip().splitlines()[-1].strip("= "))
+    return outcome("passed", f"{last_line(log)}, after {installed:.0f} s of installation")
 
 
 def uv() -> str:
@@ -192,15 +233,15 @@ def uv() -> str:
     return found
 
 
-def run(command: Sequence[str | Path], log: Path, timeout: float) -> None:
+async def run(command: Sequence[str | Path], log: Path, timeout: float) -> None:
     """Run a command for at most `timeout` seconds and add what it prints to the log.
 
     Raises:
         Stopped: it failed or took too long; none of its child processes is left.
     """
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            [str(part) for part in command],
+        process = await asyncio.create_subprocess_exec(
+            *command,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -210,23 +251,20 @@ def run(command: Sequence[str | Path], log: Path, timeout: float) -> None:
             start_new_session=True,
         )
         try:
-            code = process.wait(timeout)
-        except subprocess.TimeoutExpired:
+            code = await asyncio.wait_for(process.wait(), timeout)
+        except asyncio.TimeoutError:
             raise Stopped(f"took longer than {timeout:.0f} s") from None
         finally:
-            if process.poll() is None:
+            if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                await process.wait()
     if code:
-        last = log.read_text().strip().splitlines()[-1:]
-        raise Stopped(f"exit code {code}: {''.join(last).strip('= ')}")
+        raise Stopped(f"exit code {code}: {last_line(log)}")
 
 
-def why_not_installable(text: str) -> str | None:
-    """The resolver's reason, if it was the registry that lacks a version."""
-    found = re.search(r"Because (only \S+ is available and \S+ depends on \S+),", text)
-    missing = re.search(r"Because (there (?:is|are) no versions? of [^,]+?)(?: and|,)", text)
-    return next((match[1] for match in (found, missing) if match), None)
+def last_line(log: Path) -> str:
+    """The last line of a log, without pytest's ornament; empty if there is none."""
+    return "".join(log.read_text().strip().splitlines()[-1:]).strip("= ")
 
 
 def show_log(cell: Cell) -> None:
@@ -237,33 +275,43 @@ def show_log(cell: Cell) -> None:
     print(f"    The whole log: {log.relative_to(ROOT)}", flush=True)
 
 
-def run_all(chosen: Sequence[Cell], options: argparse.Namespace) -> Iterator[Outcome]:
-    """Run the cells one after the other, telling how each one ends."""
-    for cell in chosen:
-        outcome = run_cell(cell, options.wheel, options.pytest or TESTS, options.timeout)
+async def run_all(chosen: Sequence[Cell], options: argparse.Namespace) -> list[Outcome]:
+    """Run the cells, a few side by side, telling how each one ends."""
+    slots = asyncio.Semaphore(options.jobs)
+
+    async def run_in_slot(cell: Cell) -> Outcome:
+        async with slots:
+            outcome = await run_cell(
+                cell, options.wheel, options.pytest or cell.tests, options.timeout
+            )
         print(outcome, flush=True)
         if outcome.verdict == "FAILED":
             show_log(cell)
-        yield outcome
+        return outcome
+
+    return await asyncio.gather(*map(run_in_slot, chosen))
 
 
 def main() -> int:
     """Run the matrix and print a summary."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--wheel", type=Path, required=True, help="the built wheel")
+    parser.add_argument("--all", action="store_true", help="run more cells, and more tests in each")
+    parser.add_argument("--jobs", type=int, default=2, help="cells to run side by side")
     parser.add_argument("--only", default="", help="run the cells whose name contains this")
-    parser.add_argument("--timeout", type=float, default=600, help="seconds for one cell's tests")
-    parser.add_argument("pytest", nargs="*", help=f"pytest's arguments, by default {TESTS}")
+    parser.add_argument("--timeout", type=float, default=1200, help="seconds for one cell's tests")
+    parser.add_argument("pytest", nargs="*", help="pytest's arguments, in place of a cell's tests")
     options = parser.parse_args()
     options.wheel = options.wheel.resolve()
     if not options.wheel.is_file():
         parser.error(f"there is no wheel {options.wheel}")
-    chosen = [cell for cell in cells() if options.only in cell.name]
+    every_cell = cells(sys.version_info.minor, everything=options.all)
+    chosen = [cell for cell in every_cell if options.only in cell.name]
     if not chosen:
         parser.error(f"no cell has {options.only!r} in its name")
     LOGS.mkdir(parents=True, exist_ok=True)
 
-    outcomes = list(run_all(chosen, options))
+    outcomes = asyncio.run(run_all(chosen, options))
 
     print("\nSummary")
     for outcome in outcomes:

@@ -227,6 +227,11 @@ def states(span: ReadableSpan) -> list[str]:
     return [event.name for event in sorted(events, key=lambda e: e.timestamp)]
 
 
+def time_of(span: ReadableSpan, state: str) -> int:
+    """When a run last entered the state of this name."""
+    return max(event.timestamp for event in span.events if event.name == state)
+
+
 def exceptions(span: ReadableSpan) -> list[Any]:
     return [(e.attributes or {})["exception.type"] for e in span.events if e.name == "exception"]
 

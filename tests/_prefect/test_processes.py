@@ -364,6 +364,35 @@ def test_process_pool(prefect_server: str, tmp_path: Path) -> None:
     assert reconcile(spans.all, attributes(spans.one("RUN pooled"))[semconv.RUN_ID]) == []
 
 
+def test_process_that_runs_several_tasks(prefect_server: str, tmp_path: Path) -> None:
+    """A process of a pool, whose environment Prefect resets after each task, records them all."""
+    trace_id, parent_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    env = environment(tmp_path, TRACEPARENT=f"00-{trace_id}-{parent_id}-01")
+    done = run_script("pooled.py", "one_worker", env=env)
+    assert done.returncode == 0, done.stderr
+    spans = embedded_spans(tmp_path)
+    assert spans.tree().splitlines() == ["RUN one-worker", "  square", "  square", "  square"]
+    root, squares = spans.one("RUN one-worker"), spans.named("square")
+    assert {f"{context(span).trace_id:032x}" for span in spans.all} == {trace_id}
+    assert root.parent is not None
+    assert f"{root.parent.span_id:016x}" == parent_id
+    (process,) = {span.resource.attributes["service.instance.id"] for span in squares}
+    assert process != root.resource.attributes["service.instance.id"]
+    assert reconcile(spans.all, attributes(root)[semconv.RUN_ID]) == []
+
+
+def test_process_that_a_task_instruments(prefect_server: str, tmp_path: Path) -> None:
+    """A task that calls instrument() in a process of a pool has later ones there recorded, too."""
+    done = run_script("pooled_inside.py", env=environment(tmp_path))
+    assert done.returncode == 0, done.stderr
+    spans = embedded_spans(tmp_path)
+    assert [span.name for span in spans.all] == ["instruments", "later", "later"]
+    assert {result(span) for span in spans.all} == {"success"}
+    flow_run_ids = {str(attributes(span)[semconv.FLOW_RUN_ID]) for span in spans.all}
+    (flow_run_id,) = flow_run_ids
+    assert {context(span).trace_id for span in spans.all} == {derive_trace_id(flow_run_id)}
+
+
 def test_fork(prefect_server: str, tmp_path: Path) -> None:
     """A process that a task forks exports its own spans and ends none of its parent's."""
     done = run_script("pooled.py", "forking", env=environment(tmp_path))

@@ -21,6 +21,12 @@ def pooled() -> int:
     return sum(future.result() for future in square.map([1, 2, 3]))
 
 
+@flow(task_runner=ProcessPoolTaskRunner(max_workers=1))
+def one_worker() -> None:
+    for number in (1, 2, 3):
+        square.submit(number).result()
+
+
 @task
 def fail() -> None:
     raise ValueError("no")

@@ -64,6 +64,8 @@ _FAILED: Final = "Failed"
 # The attribute by which an exception tells which run raised it first
 _FIRST_RUN: Final = "__flowspan_run_id__"
 _FINAL_STATE_TYPES: Final = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+# States that a run enters after an attempt that failed, if it has retries left.
+_RETRY_STATE_NAMES: Final = frozenset({"AwaitingRetry", "Retrying"})
 # States that a run waits in, by the wait that they begin; the next state ends it.
 _WAIT_BY_STATE_NAME: Final = {"AwaitingRetry": semconv.WAIT_RETRY, "Paused": semconv.WAIT_PAUSE}
 
@@ -276,6 +278,7 @@ class RunRecorder:
         if wait := _WAIT_BY_STATE_NAME.get(state.name):
             self._state_wait = (wait, state.time)
         if self._attempt_is_over:
+            self._mark_attempt(state)
             self._end_attempt(state.time)
         if state.type == _RUNNING:
             self._enter_running(state.time)
@@ -456,6 +459,18 @@ class RunRecorder:
             wait, since = self._state_wait
             self._state_wait = None
             self.wait(wait, since, max(since, now))
+
+    def _mark_attempt(self, state: State) -> None:
+        """Mark the attempt as failed if `state` says so and no exception did."""
+        if self._attempt_span is None or self._exception is not None:
+            return
+        is_retried = state.name in _RETRY_STATE_NAMES
+        if is_retried or semconv.result_of(state.type, state.name) in semconv.ERROR_RESULTS:
+            error_type = self._error_type(_FAILED if is_retried else state.name)
+            self._attempt_span.set_attribute(semconv.ERROR_TYPE, error_type)
+            self._attempt_span.set_status(
+                Status(StatusCode.ERROR, redact_text(state.message) if state.message else None)
+            )
 
     def _end_attempt(self, now: int) -> None:
         if self._attempt_span is not None:
