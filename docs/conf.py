@@ -1,5 +1,8 @@
 """How Sphinx builds these pages: `make docs`, with every warning an error, and no network."""
 
+from pygments.lexers.special import TextLexer
+from sphinx.application import Sphinx
+
 from flowspan import __version__
 
 project = "flowspan"
@@ -28,8 +31,16 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_preserve_defaults = True
-# What other packages define has its own documentation, which is not asked for at build time.
+# What other packages define has its own documentation, which is not asked for at build time; and
+# the types of settings name the validators that they go through.
 nitpick_ignore_regex = [
-    ("py:.*", r"(opentelemetry|pydantic|pydantic_settings|logging|uuid|collections|pathlib)\b.*"),
-    ("py:.*", r"(TracerProvider|MeterProvider|LoggerProvider|UUID|Path|Any|T|Callable|Mapping)"),
+    ("py:.*", r"(opentelemetry|pydantic|pydantic_settings|annotated_types|logging|uuid)\b.*"),
+    ("py:.*", r"(collections|pathlib)\b.*|(Tracer|Meter|Logger)Provider|UUID|Path|Any|Mapping"),
+    ("py:.*", r"flowspan\.(settings\._|objectives\.).*|flowspan\..*ConfigurationError"),
+    ("py:.*", r"PydanticUndefined"),
 ]
+
+
+def setup(app: Sphinx) -> None:
+    """Show PromQL as it is: its lexer does not know the names of recording rules."""
+    app.add_lexer("promql", TextLexer)
