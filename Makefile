@@ -29,7 +29,7 @@ CONSTRAINTS := constraints$(shell $(PYTHON) -c 'import sys; print("-3.10" * (sys
 RESOLVE = $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate \
           --extra demo --extra trends --group dev pyproject.toml build/tools.txt
 
-.PHONY: help demo test browser screenshot e2e programs lint bench bench-logs bench-timeline load matrix matrix-all wheel constraints clean
+.PHONY: help demo test docs browser screenshot e2e programs lint bench bench-logs bench-timeline load matrix matrix-all wheel constraints clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,7 +45,7 @@ test: $(READY)  ## Run the tests
 browser: $(READY)  ## Test the page of a trace in the system's Chromium
 	$(BIN)/python -m pytest tests/browser $(ARGS)
 
-screenshot: $(READY)  ## Take the README's picture of the page that make demo writes
+screenshot: $(READY)  ## Take the pictures of README.md and docs/ of the page that make demo writes
 	$(BIN)/python scripts/screenshot.py .flowspan/report.html docs/timeline.png
 
 e2e: $(READY) programs  ## Test the Collector's configuration with the real programs
@@ -53,6 +53,10 @@ e2e: $(READY) programs  ## Test the Collector's configuration with the real prog
 
 programs: $(READY)  ## Build the Collector, Jaeger and Prometheus for e2e, where missing
 	$(BIN)/python scripts/programs.py
+
+docs: $(READY)  ## Build the documentation into build/docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet docs build/docs
+	@echo "Open build/docs/index.html"
 
 lint: $(READY)  ## Check style, format and types
 	$(BIN)/ruff check

@@ -1,4 +1,4 @@
-"""Take the picture of the README: the page of the demo's run."""
+"""Take the picture of README.md and docs/: the page of the demo's run."""
 
 import argparse
 import sys

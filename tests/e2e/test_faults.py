@@ -1,6 +1,6 @@
 """When something breaks: what the Collector has taken arrives, or it says in its metrics what not.
 
-The flow never notices. The table in collector/README.md says what these tests prove.
+The flow never notices. The table in docs/collector.md says what these tests prove.
 """
 
 from __future__ import annotations

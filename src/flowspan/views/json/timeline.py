@@ -31,7 +31,7 @@ def as_object(analysis: Analysis) -> dict[str, Any]:
 
     Names ending in nothing else are seconds, shares go from 0 to 1, and the times of
     ``critical_path`` and ``root`` are integer nanoseconds since the epoch. ``null`` is what is not
-    known. See README.md for the whole shape.
+    known. See docs/json.md for the whole shape.
     """
     bottleneck = analysis.bottleneck
     duration = analysis.end - analysis.start

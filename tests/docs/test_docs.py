@@ -1,0 +1,394 @@
+"""Every block of README.md, CONTRIBUTING.md and docs/ runs, or is held against what it is about."""
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pages
+import pytest
+import structlog
+from pages import PAGES, ROOT, name_of, parse
+from sybil import Example
+from typer.testing import CliRunner
+
+from flowspan import semconv
+from flowspan.cli import app
+from flowspan.settings import Settings
+from support import RecordedMetrics, RecordedSpans
+
+BLOCKS = [
+    pytest.param(example, id=f"{name_of(page)}:{example.line}-{pages.language_of(example)}")
+    for page in PAGES
+    for example in parse(page)
+    if pages.language_of(example) != "python"
+]
+
+
+def blocks(language: str, page: str | None = None) -> list[Any]:
+    """Choose blocks by their language, and by their page."""
+    return [
+        param
+        for param in BLOCKS
+        if str(param.id).endswith(f"-{language}")
+        and (page is None or str(param.id).startswith(f"{page}:"))
+    ]
+
+
+def read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_has_a_test(page: Path) -> None:
+    """A block that no test knows is an error, and so is one without a language."""
+    tested = Counter(
+        pages.language_of(example)
+        for example in parse(page)
+        if page.read_text(encoding="utf-8").startswith("```", example.start)
+    )
+    assert tested == Counter(pages.languages(page))
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_block(block: Example) -> None:
+    """Commands, options and variables are there; everything else is well-formed."""
+    block.evaluate()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_names(page: Path) -> None:
+    """Each variable of flowspan, OpenTelemetry or Prefect that a page names is one."""
+    text = page.read_text(encoding="utf-8")
+    for name in set(re.findall(r"\b(?:FLOWSPAN|OTEL|PREFECT)_[A-Z0-9_]*[A-Z0-9]\b(?!_?\*)", text)):
+        pages.check_variable(name)
+
+
+# Python
+
+
+@pytest.fixture
+def unchanged_logging() -> Iterator[None]:
+    """Pages set up logging, which is afterwards as it was."""
+    known = [logging.getLogger(), *map(logging.getLogger, [*logging.root.manager.loggerDict])]
+    before = [(logger, [*logger.handlers], logger.level) for logger in known]
+    yield
+    structlog.reset_defaults()
+    logging.getLogger("shop").handlers = []
+    for logger, handlers, level in before:
+        logger.handlers = handlers
+        logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("unchanged_logging")
+@pytest.mark.parametrize("page", [p for p in PAGES if "python" in pages.languages(p)], ids=name_of)
+def test_python(page: Path, spans: RecordedSpans, metrics: RecordedMetrics) -> None:
+    """The Python of a page runs from its first line to its last, and does what the page says."""
+    document = parse(page)
+    document.namespace |= {"__name__": "documented", "spans": spans, "metrics": metrics}
+    for example in document:
+        if pages.language_of(example) != "python":
+            continue
+        if pages.is_compiled_only(example):
+            compile(str(example.parsed), example.path, "exec")
+        else:
+            example.evaluate()
+
+
+# What is recorded when a reader follows the quick start
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The quick start's flow, run twice in a folder of its own."""
+
+    folder: Path
+
+    def run(self, *arguments: str) -> str:
+        """Run ``flowspan`` there; return what it prints."""
+        done = CliRunner(charset="utf-8").invoke(app, arguments)
+        assert done.exit_code == 0, f"flowspan {' '.join(arguments)}: {done.output}"
+        return done.stdout
+
+    def document(self, *arguments: str) -> Any:
+        """Run ``flowspan`` there; return the JSON that it prints."""
+        return json.loads(self.run(*arguments))
+
+
+@pytest.fixture(scope="module")
+def quick_start(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save the quick start's flow as it says, and run it twice, in one process."""
+    folder = tmp_path_factory.mktemp("quick-start")
+    (python,) = (e for e in parse(ROOT / "docs/quickstart.md") if pages.language_of(e) == "python")
+    (folder / "flow.py").write_text(str(python.parsed), encoding="utf-8")
+    twice = "import runpy\nfor _ in range(2): runpy.run_path('flow.py', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", twice],
+        check=False,
+        cwd=folder,
+        env=os.environ | {"PREFECT_LOGGING_LEVEL": "INFO"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    traces = folder / ".flowspan" / "traces.jsonl"
+    (folder / "traces.jsonl").write_bytes(traces.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def recorded(quick_start: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    """What the quick start has recorded, in the working directory."""
+    monkeypatch.chdir(quick_start)
+    monkeypatch.setenv("COLUMNS", "108")
+    monkeypatch.setenv("TERM", "dumb")
+    return Recorded(quick_start)
+
+
+# They take a backend, a Collector or half a minute, and have tests of their own.
+_NOT_RUN = ("demo", "check", "--jaeger")
+
+
+def test_commands(recorded: Recorded) -> None:
+    """Every command that reads what was recorded succeeds with its options as they are shown."""
+    trace = recorded.document("timeline", "--json")
+    run_id = trace["spans"][0]["attributes"]["prefect.flow_run.id"]
+    before = recorded.document("timeline", "latest~1", "--json")["trace_id"]
+    names = {"FLOW_RUN_ID": run_id, "TRACE_A": before, "TRACE_B": trace["trace_id"]}
+    shown = {
+        tuple(names.get(word, word) for word in command.words[1:])
+        for param in (*blocks("console"), *blocks("sh"))
+        for command in pages.commands(param.values[0])
+        if command.words[:1] == ["flowspan"]
+    }
+    ran = [words for words in sorted(shown) if not {*words} & {*_NOT_RUN}]
+    assert len(ran) > 15
+    for words in ran:
+        recorded.run(*words)
+
+
+# Maps whose keys are names, of which an example shows only some.
+_BY_NAME = {
+    *("attributes", "resource", "causes", "waiting", "waits", "results", "states", "by_cause"),
+    *("retried_errors", "errors", "violations", "by_task"),
+}
+
+
+def shape(value: Any, path: str = "") -> set[str]:
+    """Name every key of a document, with its place."""
+    if isinstance(value, list):
+        return {place for item in value for place in shape(item, f"{path}[]")}
+    if not isinstance(value, dict):
+        return set()
+    found = set()
+    for key, item in value.items():
+        named = path.endswith((".tasks", *(f".{name}" for name in _BY_NAME)))
+        place = f"{path}.*" if named else f"{path}.{key}"
+        found |= shape(item, place) | (set() if named else {place})
+    return found
+
+
+JSON_COMMANDS = [
+    ("timeline", "--json"),
+    ("logs", "--json"),
+    ("metrics", "--json"),
+    ("diff", "--json"),
+    ("trends", "--json"),
+]
+
+
+@pytest.mark.parametrize("command", JSON_COMMANDS, ids=" ".join)
+def test_shape_of_json(command: tuple[str, ...], recorded: Recorded) -> None:
+    """Each key that a command prints is in the example of docs/json.md, in its place."""
+    page = read("docs/json.md")
+    start = page.index(f"## `flowspan {' '.join(command)}`")
+    lines = page[: page.index("```json", start)].count("\n") + 1
+    (example,) = (
+        param.values[0]
+        for param in blocks("json", "docs/json.md")
+        if param.id == f"docs/json.md:{lines}-json"
+    )
+    (documented,) = pages.documents(example)
+    printed = recorded.run(*command)
+    real = json.loads(printed.splitlines()[0]) if command[0] == "logs" else json.loads(printed)
+    assert shape(real) <= shape(documented)
+    if command[0] not in {"trends", "metrics"}:  # too few runs for answers, no metric of their own
+        always = {place for place in shape(documented) if "*" not in place}
+        assert {place for place in always if "links[]" not in place} <= shape(real)
+
+
+# Drawings
+
+
+def words(text: str) -> set[str]:
+    """The words of a heading; times on the axis are none."""
+    return {word for word in text.split() if not re.search(r"\d", word)} - {"ms", "s", "min"}
+
+
+def names_in_tree(text: str) -> list[str]:
+    """The runs that a timeline or a table draws, with random endings left out."""
+    rows = re.findall(r"^[│ ]*[├└]─ (?:RUN )?([a-z_]+(?: \d)?)", text, re.MULTILINE)
+    return [row for row in rows if not row.startswith("attempt")]
+
+
+def functions_of(example: str) -> str:
+    return read(f"examples/{example}.py")
+
+
+def draws_the_quick_start(drawn: str, recorded: Recorded) -> None:
+    real = recorded.run("timeline")
+    assert Counter(names_in_tree(drawn)) == Counter(names_in_tree(real))
+    heading = next(line for line in drawn.splitlines() if line.startswith("span "))
+    assert words(heading) == words(next(x for x in real.splitlines() if x.startswith("span ")))
+    assert drawn.splitlines()[0].startswith("nightly ")
+
+
+def draws_the_demo(drawn: str, recorded: Recorded) -> None:
+    source = functions_of("nyc_flights")
+    assert names_in_tree(drawn)
+    for name in names_in_tree(drawn):
+        assert f"def {name}(" in source, name
+    real = recorded.run("timeline") + recorded.run("metrics")
+    headings = [line for line in real.splitlines() if re.match("span |task |flow / task ", line)]
+    known = words(" ".join(headings)) | {"slack", "retries"}  # columns that the demo fills, too
+    for heading in re.findall(r"^(?:span |task |flow / task ).*", drawn, re.MULTILINE):
+        assert words(heading) <= known, heading
+
+
+def draws_the_logging_example(drawn: str, _: Recorded) -> None:
+    source = functions_of("structlog_flow")
+    for text in (*names_in_tree(drawn), "asking for the rate", "the bank closed the connection"):
+        assert text in drawn
+        assert text in source
+
+
+def draws_the_doctor(drawn: str, recorded: Recorded) -> None:
+    real = recorded.run("doctor")
+    for line in drawn.splitlines():
+        assert re.search(rf"^\S +{line.split()[1]} ", real, re.MULTILINE), line
+
+
+def draws_the_layers(drawn: str, _: Recorded) -> None:
+    layers = {path.stem for path in ROOT.glob("collector/*.yaml")} - {"builder"}
+    assert layers == {layer for layer in layers if re.search(rf"\b{layer}\b", drawn)}
+
+
+DRAWINGS: dict[str, Callable[[str, Recorded], None]] = {
+    "nightly  ": draws_the_quick_start,
+    "nyc-flights  ": draws_the_demo,
+    "from 2026": draws_the_demo,
+    "├─ convert": draws_the_logging_example,
+    "✓  Prefect": draws_the_doctor,
+    "flows ── OTLP": draws_the_layers,
+}
+
+
+@pytest.mark.parametrize("block", blocks("text"))
+def test_drawings(block: Example, recorded: Recorded) -> None:
+    """What a page says is printed has the names and columns of what is printed."""
+    drawn = str(block.parsed)
+    (check,) = (check for start, check in DRAWINGS.items() if drawn.startswith(start))
+    check(drawn, recorded)
+
+
+# What pages list
+
+
+def in_table(page: str, heading: str) -> dict[str, str]:
+    """Read the first two columns of the table below a heading, names without backticks."""
+    section = read(page).partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([^`|]+)`[^|]*\|([^|]*)\|", section, re.MULTILINE)
+    assert rows, f"{page} has no table below {heading!r}"
+    return {name: second.strip(" `") for name, second in rows}
+
+
+def test_settings() -> None:
+    """docs/settings.md has every setting once, with its default."""
+    listed = in_table("docs/settings.md", "flowspan's variables")
+    assert {*listed} == {f"FLOWSPAN_{name.upper()}" for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = listed[f"FLOWSPAN_{name.upper()}"]
+        if name == "log_level":
+            default = logging.getLevelName(default)
+        expected = "" if default in (None, {}) else str(default).removesuffix(".0")
+        assert shown.lower() == expected.lower(), name
+
+
+@pytest.mark.parametrize("block", blocks("toml"))
+def test_objectives(block: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a page sets as objectives is what flowspan reads."""
+    text = str(block.parsed)
+    name = "pyproject.toml" if "[tool.flowspan" in text else "flowspan.toml"
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert "nightly" in Settings().slo
+
+
+def test_metrics() -> None:
+    """docs/metrics.md has every metric, and no other."""
+    names = {value for name, value in vars(semconv).items() if name.startswith("METRIC_")}
+    listed = {
+        name.replace("<name>", "") for name in in_table("docs/metrics.md", "What is measured")
+    }
+    assert listed == names
+
+
+def test_waits() -> None:
+    """docs/spans.md has every attribute that says where the time went, and no other."""
+    times = {*semconv.WAITS_BEFORE, *semconv.WAITS_INSIDE}
+    listed = {*in_table("docs/spans.md", "Where the time went")}
+    assert listed == times | {semconv.EXECUTION, semconv.ORCHESTRATION}
+
+
+def test_attributes() -> None:
+    """Each name that flowspan writes is on a page."""
+    everything = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    names = {
+        value
+        for name, value in vars(semconv).items()
+        if name.isupper() and isinstance(value, str) and "." in value
+    }
+    assert {name for name in names if name not in everything} == set()
+
+
+def test_public_names() -> None:
+    """docs/api.md has every public name."""
+    page = read("docs/api.md")
+    from flowspan import __all__ as names
+    from flowspan.logs import __all__ as logs
+
+    listed = {*re.findall(r"auto\w+:: (\S+)", page)}
+    assert {f"flowspan.{name}" for name in names if not name.startswith("__")} <= listed
+    assert {f"flowspan.logs.{name}" for name in logs} <= listed
+
+
+def test_readme_elsewhere() -> None:
+    """PyPI shows README.md without the repository, so its links are whole, and lead to files."""
+    links = re.findall(r"\]\(([^)]+)\)", read("README.md"))
+    place = re.compile(
+        r"https://(?:github\.com|raw\.githubusercontent\.com)/flowspan/flowspan/(?:blob/)?main/(.+)"
+    )
+    assert len(links) > 15
+    for link in links:
+        found = place.fullmatch(link)
+        assert found is not None, link
+        assert (ROOT / found[1]).is_file(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_into_the_repository(page: Path) -> None:
+    """A link to a file of the repository leads to one."""
+    for path in re.findall(
+        r"github\.com/flowspan/flowspan/(?:blob|tree)/main/([^)>#\s]+)",
+        page.read_text(encoding="utf-8"),
+    ):
+        assert (ROOT / path).exists(), path
