@@ -23,6 +23,10 @@ from support import RecordedMetrics, accounted, attributes, context, seconds
 
 _TOLERANCE = 5_000_000  # nanoseconds
 _PAGE = 200
+# A service of Prefect's server looks every 20 seconds for runs of a cancelled flow run that have no
+# final state. It cancels them long after the engine has left them, as it leaves those that are
+# NotReady: that is no part of what the process did.
+_CANCELLED_BY_SERVER = "The parent flow run was cancelled."
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,8 @@ def _known(
     upstream: frozenset[str],
     states: list[State[Any]],
 ) -> KnownRun:
-    ordered = tuple(sorted(states, key=lambda state: state.timestamp))
+    own = [state for state in states if state.message != _CANCELLED_BY_SERVER]
+    ordered = tuple(sorted(own, key=lambda state: state.timestamp))
     running = run.total_run_time.total_seconds()
     is_flow = isinstance(run, FlowRun)
     return KnownRun(str(run.id), run.name, is_flow, running, parents, upstream, ordered)

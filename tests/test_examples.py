@@ -114,7 +114,10 @@ def read(file: Path) -> list[Span]:
             int(span["startTimeUnixNano"]),
             int(span["endTimeUnixNano"]),
             values(span),
-            [{"name": event["name"], **values(event)} for event in span.get("events", [])],
+            [
+                {"name": event["name"], "time": int(event["timeUnixNano"]), **values(event)}
+                for event in span.get("events", [])
+            ],
         )
         for line in file.read_text().splitlines()
         for resource in json.loads(line)["resourceSpans"]
@@ -172,7 +175,11 @@ def test_retry_and_cache(demo: Demo) -> None:
     )
     assert [span.name for span in demo.children(fetched)] == ["attempt 1", "attempt 2"]
     assert fetched.result == cached.result == "success"
-    assert fetched.attributes[semconv.WAIT_RETRY] >= 1
+    (failed,) = (event for event in fetched.events if event["name"] == "AwaitingRetry")
+    (again,) = (event for event in fetched.events if event["name"] == "Retrying")
+    # Not the second that Prefect was asked to wait: it counts that from before the first state.
+    waited = (again["time"] - failed["time"]) / 1e9
+    assert fetched.attributes[semconv.WAIT_RETRY] == pytest.approx(waited)
     assert cached.attributes[semconv.TASK_CACHED] is True
     assert cached.attributes[semconv.RUN_STATE_NAME] == "Cached"
 

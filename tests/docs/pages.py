@@ -20,7 +20,7 @@ from prefect.logging.configuration import DEFAULT_LOGGING_SETTINGS_PATH
 from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
-from flowspan.cli import app
+from flowspan.cli.main import app
 from flowspan.collector.layers import available
 from flowspan.settings import Settings
 

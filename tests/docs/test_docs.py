@@ -20,7 +20,7 @@ from sybil import Example
 from typer.testing import CliRunner
 
 from flowspan import semconv
-from flowspan.cli import app
+from flowspan.cli.main import app
 from flowspan.settings import Settings
 from support import RecordedMetrics, RecordedSpans
 
