@@ -29,7 +29,7 @@ CONSTRAINTS := constraints$(shell $(PYTHON) -c 'import sys; print("-3.10" * (sys
 RESOLVE = $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate \
           --extra demo --extra trends --group dev pyproject.toml build/tools.txt
 
-.PHONY: help demo test docs browser screenshot e2e programs lint bench bench-logs bench-timeline load matrix matrix-all wheel constraints clean
+.PHONY: help demo test docs browser screenshot e2e e2e-all programs lint bench bench-logs bench-timeline load matrix matrix-all wheel constraints clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,9 +49,12 @@ screenshot: $(READY)  ## Take the pictures of README.md and docs/ of the page th
 	$(BIN)/python scripts/screenshot.py .flowspan/report.html docs/timeline.png
 
 e2e: $(READY) programs  ## Test the Collector's configuration with the real programs
-	$(BIN)/python -m pytest tests/e2e $(ARGS)
+	$(BIN)/python -m pytest tests/e2e -n 2 --dist loadgroup $(ARGS)
 
-programs: $(READY)  ## Build the Collector, Jaeger and Prometheus for e2e, where missing
+e2e-all: $(READY) programs  ## The same, with every subset of the Collector's layers
+	$(BIN)/python -m pytest tests/e2e -n 2 --dist loadgroup --all $(ARGS)
+
+programs: $(READY)  ## Build the Collector, Jaeger, Prometheus and promtool for e2e, where missing
 	$(BIN)/python scripts/programs.py
 
 docs: $(READY)  ## Build the documentation into build/docs

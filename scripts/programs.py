@@ -1,12 +1,12 @@
-"""Build the programs of the end-to-end tests from their sources: Collector, Jaeger, Prometheus.
+"""Build the programs of the end-to-end tests: Collector, Jaeger, Prometheus and its promtool.
 
     python scripts/programs.py                    builds what is missing, prints the paths
     python scripts/programs.py jaeger             builds one
     python scripts/programs.py --lock collector   writes go.mod and go.sum anew, for other versions
 
 The folder of a program in ``scripts/programs/`` holds the versions and checksums of all it is made
-of; nothing else goes into a build. The Collector's components are those of
-``collector/builder.yaml``.
+of; nothing else goes into a build. Programs of one module share a folder. The Collector's
+components are those of ``collector/builder.yaml``.
 
 What is built lies in ``$E2E_PROGRAMS``, by default ``~/.cache/flowspan/programs``, in a folder
 that is named after the version and a hash of the pins. Go's own caches take some gigabytes more
@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,11 +46,13 @@ class Program:
     """What is compiled; for the Collector: what writes its source."""
     version: str
     tags: tuple[str, ...] = ()
+    shares: str = ""
+    """The program whose pins are its own, too."""
 
     @property
     def pins(self) -> Path:
         """The folder with ``go.mod`` and ``go.sum``."""
-        return PINS / self.name
+        return PINS / (self.shares or self.name)
 
     @property
     def sources(self) -> tuple[Path, ...]:
@@ -80,7 +82,13 @@ PROMETHEUS = Program(
     "0.314.0",
     tags=("remove_all_sd",),
 )
-PROGRAMS = {program.name: program for program in (COLLECTOR, JAEGER, PROMETHEUS)}
+PROMTOOL = replace(
+    PROMETHEUS,
+    name="promtool",
+    package="github.com/prometheus/prometheus/cmd/promtool",
+    shares=PROMETHEUS.name,
+)
+PROGRAMS = {program.name: program for program in (COLLECTOR, JAEGER, PROMETHEUS, PROMTOOL)}
 
 
 def pins(folder: Path) -> tuple[Path, Path]:
@@ -144,10 +152,10 @@ def check_go(program: Program) -> None:
     answer = subprocess.run(
         ["go", "env", "GOVERSION", "GOTOOLCHAIN"], check=True, capture_output=True, text=True
     )
-    version, toolchain = answer.stdout.split()
+    version, toolchain = answer.stdout.splitlines()
     here = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    # A Go that may fetch a newer one does so by itself.
-    if here < needed and toolchain == "local":
+    # A Go that may fetch a newer one does so by itself; before 1.21 it has no such setting.
+    if here < needed and toolchain in ("", "local"):
         raise Unavailable(f"{program.name} is built with Go, and {version} is too old: {advice}")
 
 
@@ -193,16 +201,16 @@ def lock(program: Program) -> None:
     it, GONOSUMDB names the modules to take on trust; builds then hold to what was taken.
     """
     program.pins.mkdir(parents=True, exist_ok=True)
-    tool = f"{program.package}@v{program.version}"
+    packages = [each.package for each in PROGRAMS.values() if each.pins == program.pins]
+    tools = [f"{package}@v{program.version}" for package in packages]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copy(MANIFEST, folder)
         go("mod", "init", f"flowspan/{program.name}", cwd=folder)
-        go("get", "-tool", tool, cwd=folder)
-        packages = [program.package]
+        go("get", "-tool", *tools, cwd=folder)
         if program is COLLECTOR:
             folder = write_collector(folder)
-            go("get", "-tool", tool, cwd=folder)
+            go("get", "-tool", *tools, cwd=folder)
             packages.append(".")
         # Not `go mod tidy`: it wants what the tests of all the modules need, too.
         tags = f"-tags={','.join(program.tags)}"

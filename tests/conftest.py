@@ -59,6 +59,20 @@ set_meter_provider(NoOpMeterProvider())
 set_logger_provider(NoOpLoggerProvider())
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--all`."""
+    parser.addoption("--all", action="store_true", help="run the exhaustive tests, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that are marked as exhaustive, unless `--all` is given."""
+    if config.getoption("--all"):
+        return
+    exhaustive = [item for item in items if item.get_closest_marker("exhaustive")]
+    config.hook.pytest_deselected(items=exhaustive)
+    items[:] = [item for item in items if item not in exhaustive]
+
+
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[str]:
     """The API URL of a started Prefect server that only this test session uses."""

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
@@ -32,22 +33,27 @@ DEMO = programs.ROOT / "examples" / "nyc_flights.py"
 T = TypeVar("T")
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listened on a moment ago, all different.
+# pytest-xdist tells each worker its name, gw0 and so on, and how many there are.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+# Every worker has ports of its own, and gives none out twice. They lie below those that the system
+# gives to outgoing connections, of which one could take a port before the program it was meant for.
+_PORTS = range(10_000 + _WORKER, 32_000, _WORKERS)
+_untried = iter(random.sample(_PORTS, len(_PORTS)))
 
-    They lie below those that the system gives to outgoing connections, of which one could take a
-    port before the program that it was meant for.
-    """
-    found: list[int] = []
-    with ExitStack() as stack:
-        for port in random.sample(range(10_000, 32_000), 1000):
-            if len(found) == count:
-                break
-            each = stack.enter_context(socket.socket())
-            with suppress(OSError):
-                each.bind(("127.0.0.1", port))
-                found.append(port)
-    return found
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listened on a moment ago, all different."""
+    return list(islice(filter(_is_free, _untried), count))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def read(url: str, timeout: float = 10) -> bytes:

@@ -85,7 +85,8 @@ LEFT_OUT = [
     "otelcol_processor_filter_logs_filtered_total",
 ]
 
-pytestmark = pytest.mark.timeout(400)  # the first test runs the demo
+# The first test runs the demo; the others look at what it sent, so they stay with it.
+pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("cloudwatch")]
 
 
 class Aws(Running):

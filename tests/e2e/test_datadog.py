@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-pytestmark = pytest.mark.timeout(300)
+# All tests look at what the first one sent, so they stay with it.
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("datadog")]
 
 KEY = secrets.token_hex(16)
 HOST = "flowhost"

@@ -123,8 +123,14 @@ class Demo:
 
 @pytest.fixture(
     scope="module",
-    params=[("grpc", as_in_memory), ("http/protobuf", as_on_disk)],
-    ids=["grpc-memory", "http-disk"],
+    # The tests of one run stay together.
+    params=[
+        pytest.param((protocol, keep), id=name, marks=pytest.mark.xdist_group(name))
+        for protocol, keep, name in (
+            ("grpc", as_in_memory, "grpc-memory"),
+            ("http/protobuf", as_on_disk, "http-disk"),
+        )
+    ],
 )
 def demo(
     request: pytest.FixtureRequest, prefect_server: str, tmp_path_factory: pytest.TempPathFactory

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-pytestmark = pytest.mark.timeout(400)  # the demo takes a while on a busy machine
+# The demo takes a while on a busy machine. All tests look at what it sent, so they stay with it.
+pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("prometheus")]
 
 SHORT = (1, 2, 1)
 """How often the flow `brief` runs in each of the processes that run nothing else."""

@@ -30,14 +30,17 @@ def test_without_go_it_says_what_to_install(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_with_an_old_go_it_says_what_to_install(tmp_path: Path) -> None:
-    """Unless that Go may fetch a newer one."""
+@pytest.mark.parametrize(("version", "toolchain"), [("go1.19.8", ""), ("go1.22.0", "local")])
+def test_with_an_old_go_it_says_what_to_install(
+    version: str, toolchain: str, tmp_path: Path
+) -> None:
+    """Unless that Go may fetch a newer one, which none could before 1.21."""
     go = tmp_path / "go"
-    go.write_text("#!/bin/sh\nprintf 'go1.19.8\\nlocal\\n'\n")
+    go.write_text(f"#!/bin/sh\nprintf '{version}\\n{toolchain}\\n'\n")
     go.chmod(0o755)
     done = build(tmp_path, tmp_path)
     assert done.returncode == 1
-    assert "go1.19.8 is too old" in done.stderr
+    assert f"{version} is too old" in done.stderr
 
 
 @pytest.mark.parametrize("program", programs.PROGRAMS.values(), ids=lambda program: program.name)
