@@ -8,11 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from packaging.version import Version
 from prefect import resume_flow_run
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
@@ -327,6 +329,10 @@ def test_opentelemetry_instrument(prefect_server: str, tmp_path: Path) -> None:
     assert names == ["RUN etl", "extract"]
 
 
+@pytest.mark.skipif(
+    Version(version("prefect")) < Version("3.8.8"),
+    reason="older ones, as 3.6.29, end the process before the run gets a state; its span is lost",
+)
 @pytest.mark.parametrize("name", ["sleeper", "threaded_sleeper"])
 def test_terminated_script(prefect_server: str, tmp_path: Path, name: str) -> None:
     """A script that is sent SIGTERM dies of it, with its spans written, as Prefect sees it."""
