@@ -91,7 +91,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """The command, run once for all tests of this module, where Prefect is set up otherwise."""
     folder = tmp_path_factory.mktemp("demo")
     (folder / "prefect.toml").write_text(f'[api]\nurl = "{DEAD_SERVER}"\n')
-    done = run_demo(folder, PREFECT_API_URL=DEAD_SERVER, PREFECT_LOGGING_LEVEL="ERROR")
+    # Wide enough for all columns, whatever the waits that they hold.
+    done = run_demo(
+        folder, PREFECT_API_URL=DEAD_SERVER, PREFECT_LOGGING_LEVEL="ERROR", COLUMNS="120"
+    )
     embedded = folder / ".flowspan"
     traces = embedded / "traces.jsonl"
     spans = read(traces) if traces.exists() else []
@@ -267,7 +270,7 @@ def with_flow(script: Path, code: str) -> str:
     """Write another script, and return what has the command run that one."""
     script.write_text(code)
     return (
-        "from pathlib import Path; from flowspan import demo; "
+        "from pathlib import Path; from flowspan.cli import demo; "
         f"demo.script = lambda: Path({str(script)!r})"
     )
 

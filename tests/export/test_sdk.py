@@ -105,12 +105,12 @@ def run(code: str, **variables: object) -> "subprocess.CompletedProcess[str]":
 
 BUILD_AND_CLOSE = """
 import atexit, os, sys, time
-from flowspan import sdk
+from flowspan.export import providers
 from flowspan.settings import Settings
 
 settings = Settings()
-provider = sdk.build_tracer_provider(settings)
-atexit.register(sdk.shutdown, [provider], settings.flush_timeout)
+provider = providers.build_tracer_provider(settings)
+atexit.register(providers.shutdown, [provider], settings.flush_timeout)
 tracer = provider.get_tracer("test")
 """
 
@@ -466,7 +466,7 @@ def test_dead_endpoint_is_one_line_of_a_process_that_ends_in_time(protocol: str,
             BUILD_AND_CLOSE
             + "for _ in range(3):\n"
             + "    tracer.start_span('hello').end()\n"
-            + "    sdk.flush([provider], settings.flush_timeout)\n",
+            + "    providers.flush([provider], settings.flush_timeout)\n",
             FLOWSPAN_FLUSH_TIMEOUT=0.5,
             OTEL_EXPORTER_OTLP_ENDPOINT=endpoint,
             OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
@@ -652,7 +652,7 @@ def test_flush_while_the_interpreter_exits() -> None:
         ended = run(
             BUILD_AND_CLOSE + "def last():\n"
             "    tracer.start_span('last').end()\n"
-            "    sdk.flush([provider], 10)\n"
+            "    providers.flush([provider], 10)\n"
             "atexit.register(last)\n",
             OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
             OTEL_EXPORTER_OTLP_ENDPOINT=sink.endpoint,
@@ -668,7 +668,7 @@ FORK = (
     + """
 def record(name):
     tracer.start_span(name).end()
-    print(name, sdk.flush([provider], 10), flush=True)
+    print(name, providers.flush([provider], 10), flush=True)
 
 record("before")
 os.makedirs("elsewhere")
@@ -715,10 +715,10 @@ def test_fork_during_a_flush() -> None:
     with silent_endpoint() as endpoint:
         ended = run(
             BUILD_AND_CLOSE + "tracer.start_span('before').end()\n"
-            "sdk.flush([provider], 0.5)\n"
+            "providers.flush([provider], 0.5)\n"
             "child = os.fork()\n"
             "if child == 0:\n"
-            "    print(sdk.flush([provider], 30))\n"
+            "    print(providers.flush([provider], 30))\n"
             "    os._exit(sys.stdout.flush() or 0)\n"
             "os.waitpid(child, 0)\n",
             FLOWSPAN_FLUSH_TIMEOUT=0.5,
@@ -733,7 +733,7 @@ def test_spawn(tmp_path: Path) -> None:
     script.write_text(
         "import multiprocessing\n" + BUILD_AND_CLOSE + "def work(name):\n"
         "    tracer.start_span(name).end()\n"
-        "    return sdk.flush([provider], 10)\n"
+        "    return providers.flush([provider], 10)\n"
         "if __name__ == '__main__':\n"
         "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
         "        print(work('parent'), pool.apply(work, ('child',)))\n"

@@ -606,7 +606,7 @@ def test_nothing_is_imported() -> None:
     """Counting imports none of the libraries that it knows."""
     program = """if True:
         import sys
-        from flowspan.rows import count_rows, register_rows
+        from flowspan.recording.rows import count_rows, register_rows
         register_rows(complex, lambda _: None)
         values = [1, "text", None, [1], [{}, {}], [], (1,), {(1, 2)}, object()]
         assert [count_rows(value) for value in values] == [None] * 4 + [2, 0, None, 1, None]
