@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-from flowspan.read.facts import Facts
+from flowspan.read.facts import Facts, lengths_at
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -31,6 +31,11 @@ NONE: Final = -1
 
 _CLOCKS_DIFFER: Final = 1_000_000_000  # nanoseconds at most, one may hope
 _CALLED_FROM_AFAR: Final = ("SERVER", "CONSUMER")
+
+_waits_before: Final = lengths_at("before")
+_waits_at_start: Final = lengths_at("start")
+_waits_between: Final = lengths_at("between")
+_waits_after_start: Final = lengths_at("between", "middle")
 
 
 @dataclass(slots=True)
@@ -298,7 +303,7 @@ def _cut(made: Activities) -> None:
 def _find_submits(made: Activities) -> None:
     """Tell when each was asked for; not before its caller was, or before it left a process."""
     starts = made.starts
-    waited = (known.late + known.infrastructure + known.queue for known in made.facts)
+    waited = map(sum, map(_waits_before, made.facts))
     submits = made.submits = [start - wait for start, wait in zip(starts, waited, strict=True)]
     for row, parent in enumerate(made.parents):
         if parent == NONE:
@@ -313,14 +318,14 @@ def _find_executions(made: Activities) -> None:
     """Tell when each began to execute, and for how long; what does not say so, did all the time."""
     begins, executions = made.begins, made.executions
     for known, start, end in zip(made.facts, made.starts, made.ends, strict=True):
-        begin = start + known.dependencies + known.concurrency
+        begin = start + sum(_waits_at_start(known))
         since, execution = known.running_since, known.execution
-        if since is not None and since > begin and not known.retry:
+        if since is not None and since > begin and not any(_waits_between(known)):
             begin = since
         begin = min(begin, end)
         room = end - begin
         if execution is None:
-            execution = room - known.retry - known.pause - known.orchestration
+            execution = room - sum(_waits_after_start(known)) - known.orchestration
         begins.append(begin)
         executions.append(room if execution > room else max(0, execution))
 

@@ -10,11 +10,14 @@ import itertools
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from operator import add
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from flowspan import semconv
 from flowspan.analysis.activities import NONE, Activities, gather
 from flowspan.analysis.critical_path import Step, walk
 from flowspan.analysis.what_if import UNLIMITED, Network
+from flowspan.read.facts import waits_of
 from flowspan.read.memory import without_collector
 
 if TYPE_CHECKING:
@@ -308,7 +311,7 @@ class _Sums(NamedTuple):
 def _add_up(made: Activities, rows: Sequence[int]) -> _Sums:
     """Add up what some rows tell, with one look at each: of a million, most are far from memory."""
     failed = retries = duration = execution = 0
-    late = infrastructure = queue = dependencies = concurrency = retry = pause = 0
+    waits = [0] * len(semconv.WAITS)
     rows_input: int | None = None
     rows_output: int | None = None
     for row in rows:
@@ -316,14 +319,8 @@ def _add_up(made: Activities, rows: Sequence[int]) -> _Sums:
         failed += made.spans[row].failed
         duration += made.ends[row] - made.starts[row]
         execution += made.executions[row]
-        late += known.late
-        infrastructure += known.infrastructure
-        queue += known.queue
-        dependencies += known.dependencies
-        concurrency += known.concurrency
-        pause += known.pause
+        waits = list(map(add, waits, waits_of(known)))
         if known.retry:
-            retry += known.retry
             retries += 0 if row in made.attempts else max(1, known.run_count - 1)
         if row in made.attempts:
             retries += len(made.attempts[row]) - 1
@@ -337,15 +334,7 @@ def _add_up(made: Activities, rows: Sequence[int]) -> _Sums:
         retries=retries,
         duration=duration,
         execution=execution,
-        waits={
-            "late": late,
-            "infrastructure": infrastructure,
-            "queue": queue,
-            "dependencies": dependencies,
-            "concurrency": concurrency,
-            "retry": retry,
-            "pause": pause,
-        },
+        waits=dict(zip((wait.name for wait in semconv.WAITS), waits, strict=True)),
         rows_input=rows_input,
         rows_output=rows_output,
     )

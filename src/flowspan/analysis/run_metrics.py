@@ -35,8 +35,8 @@ class Runs:
         results: Runs by result.
         states: Runs by the name of their final state.
         duration: Seconds in Running states, of runs that did any work.
-        waits: Seconds by what was waited for. Flows wait as ``pending``, tasks for ``queue``,
-            ``dependencies``, ``concurrency`` and ``retry``.
+        waits: Seconds by what was waited for. Flows wait as ``pending``, tasks by the names of
+            those `semconv.WAITS` that are in the metric.
         retries: Attempts after the first, by the type of the error before them.
         rows: Rows by direction, ``output`` or ``input``.
         errors: Errors by type: for a task those that ended a run; for a flow all in its runs and

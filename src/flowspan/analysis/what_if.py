@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from flowspan.analysis.activities import NONE, Activities
 from flowspan.analysis.critical_path import Holders, pieces
+from flowspan.read.facts import lengths_at
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -34,6 +35,10 @@ _ENDS: Final = 2
 
 UNLIMITED: Final = 2**62
 """Nanoseconds by which a thing can be late that nobody waits for: more than a hundred years."""
+
+
+_waits_at_start: Final = lengths_at("start")
+_waits_inside: Final = lengths_at("start", "between", "middle")
 
 
 class _Gate(NamedTuple):
@@ -81,16 +86,18 @@ class Network:
             start, end = starts[row], ends[row]
             ready = min(end, start + known.dependencies)
             # What the engine did first is not known apart, so upstream may have ended after that.
-            room = end - (known.execution or 0) - known.retry - known.pause - known.concurrency
+            room = end - (known.execution or 0) - sum(_waits_inside(known)) + known.dependencies
             limit = max(ready, room)
             upstream = [one for one in made.upstream(row) if ends[one] <= limit]
             if known.dependencies:
                 ready = max((ready, *(ends[one] for one in upstream)))
-            begin = begins[row] = min(end, ready + known.concurrency)
+            slot = min(end, ready + known.concurrency)
+            rest = sum(_waits_at_start(known)) - known.dependencies
+            begin = begins[row] = min(end, ready + rest)
             before = made.earlier.get(row, NONE)
             if before == NONE and start > submits[row]:
                 before = holders.of_lane(row, submits[row], start)
-            holder = holders.of_slot(row, ready, begin) if begin > ready else NONE
+            holder = holders.of_slot(row, ready, slot) if slot > ready else NONE
             if not upstream and before == holder == NONE:
                 continue
             last = max((ends[one] for one in upstream), default=start)

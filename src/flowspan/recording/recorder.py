@@ -67,7 +67,7 @@ _FINAL_STATE_TYPES: Final = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCEL
 # States that a run enters after an attempt that failed, if it has retries left.
 _RETRY_STATE_NAMES: Final = frozenset({"AwaitingRetry", "Retrying"})
 # States that a run waits in, by the wait that they begin; the next state ends it.
-_WAIT_BY_STATE_NAME: Final = {"AwaitingRetry": semconv.WAIT_RETRY, "Paused": semconv.WAIT_PAUSE}
+_WAIT_BY_STATE_NAME: Final = {wait.state: wait.attribute for wait in semconv.WAITS if wait.state}
 
 
 class RunTracer:
