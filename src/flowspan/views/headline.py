@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from flowspan.text import clean, human, percent
+from flowspan.views.looks import SPENT_ON
 
 if TYPE_CHECKING:
     from flowspan.analysis.one_trace import Analysis
@@ -61,19 +62,6 @@ def remarks(found: Difference) -> list[str]:
     return said
 
 
-_SPENT_ON: Final = {
-    "execution": "execution",
-    "queue": "waiting in the queue",
-    "dependencies": "waiting for dependencies",
-    "concurrency": "waiting for a concurrency slot",
-    "retry": "waiting for a retry",
-    "pause": "paused",
-    "late": "waiting for a late start",
-    "infrastructure": "waiting for infrastructure",
-    "orchestration": "orchestration",
-}
-
-
 _LEAST_SAVING: Final = 0.001  # of the duration; less is not worth a word
 
 
@@ -87,7 +75,7 @@ def headline(analysis: Analysis) -> str:
     itself = f"{'the code of ' if is_code else ''}flow {name} itself"
     who = {"flow": itself, "span": f"span {name}"}.get(task.type, name)
     text = f"{who} is the bottleneck: {percent(task.share)} of the critical path"
-    text += f" ({_SPENT_ON[task.cause]})"
+    text += f" ({SPENT_ON[task.cause]})"
     if task.saved is not None and task.saved > _LEAST_SAVING * (analysis.end - analysis.start):
         # Twice the speed of its code is no advice against a wait, so it says whose speed it is.
         text += f", {'' if is_code else 'its code '}2× faster saves {human(task.saved)}"

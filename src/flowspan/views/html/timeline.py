@@ -25,11 +25,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import orjson
 
 from flowspan import semconv
-from flowspan.analysis import log_places, phases
+from flowspan.analysis import log_places
 from flowspan.analysis import tree as trees
+from flowspan.analysis.phases import CAUSES, OTHER
 from flowspan.read import otlp_json as otlp
 from flowspan.text import SECOND, moment
 from flowspan.views.json.timeline import as_object
+from flowspan.views.looks import LOOKS
 from flowspan.views.terminal import timeline
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from flowspan.analysis.tree import Node, Tree
     from flowspan.read.log_files import Log
     from flowspan.read.span import Span
+    from flowspan.views.looks import Colour
 
 _SCRIPTS: Final = (
     "format.js",
@@ -52,21 +55,10 @@ _SCRIPTS: Final = (
     "main.js",
 )
 
-# In this order the scripts know them.
-_PHASES: Final = (
-    semconv.WAIT_LATE,
-    semconv.WAIT_INFRASTRUCTURE,
-    semconv.WAIT_QUEUE,
-    semconv.WAIT_DEPENDENCIES,
-    semconv.WAIT_CONCURRENCY,
-    semconv.EXECUTION,
-    semconv.WAIT_RETRY,
-    semconv.WAIT_PAUSE,
-    semconv.ORCHESTRATION,
-    phases.OTHER,
-)
-_PHASE: Final = {name: place for place, name in enumerate(_PHASES)}
-_CAUSE: Final = {name.rpartition(".")[2]: place for name, place in _PHASE.items()}
+_KEYS: Final = tuple(OTHER if phase == OTHER else cause for phase, cause in CAUSES.items())
+"""What the page calls the phases, in the order in which it shows them."""
+_PHASE: Final = {phase: place for place, phase in enumerate(CAUSES)}
+_CAUSE: Final = {key: place for place, key in enumerate(_KEYS)}
 _ROLE: Final = {"run": 0, "attempt": 1, "other": 2}
 _OUTCOME: Final = {
     "success": "good",
@@ -103,10 +95,11 @@ def to_html(
     page = _Page(tree)
     data = page.data(analysis) | {
         "head": _head(tree),
+        "looks": _looks(),
         "numbers": _numbers(analysis),
     }
     details = page.details(log_places.by_span(logs, tree))
-    style = _asset("page.css")
+    style = _asset("page.css") + _colours()
     script = "".join(["(() => {\n'use strict';\n", *map(_asset, _SCRIPTS), "})();\n"])
     parts = {
         "title": html.escape(f"{data['head']['flow']} {data['head']['run']}".strip()),
@@ -307,6 +300,38 @@ class _Page:
     def _time(self, time: int) -> int | str:
         relative = time - self._base
         return relative if relative in _EXACT else str(relative)
+
+
+def _looks() -> list[dict[str, Any]]:
+    """Say how each phase is drawn and what it is called; see `flowspan.views.looks`."""
+    return [
+        {
+            "key": key,
+            "word": LOOKS[phase].bar.word,
+            "noun": LOOKS[phase].noun,
+            "height": LOOKS[phase].bar.height,
+            "pattern": LOOKS[phase].bar.pattern,
+            "before": phase in semconv.WAITS_BEFORE,
+        }
+        for phase, key in zip(CAUSES, _KEYS, strict=True)
+    ]
+
+
+def _colours() -> str:
+    """Write the colours of the phases as style sheet, for each ground under the page's own rule."""
+    colours: dict[str, Colour] = {}
+    for phase, key in zip(CAUSES, _KEYS, strict=True):
+        bar = LOOKS[phase].bar
+        named = {f"--{key}": bar.ground, f"--{key}-line": bar.line}
+        colours |= {name: colour for name, colour in named.items() if colour is not None}
+    light = "".join(f"{name}:{colour.light};" for name, colour in colours.items())
+    dark = "".join(f"{name}:{colour.dark};" for name, colour in colours.items())
+    return (
+        f":root{{{light}}}\n"
+        f'@media screen{{:root[data-theme="dark"]{{{dark}}}}}\n'
+        "@media screen and (prefers-color-scheme:dark)"
+        f'{{:root:not([data-theme="light"]){{{dark}}}}}\n'
+    )
 
 
 def _numbers(analysis: Analysis) -> dict[str, Any]:

@@ -18,10 +18,12 @@ from flowspan import semconv
 from flowspan.analysis.one_trace import Analysis
 from flowspan.analysis.phases import CAUSES, OTHER, Segment
 from flowspan.analysis.tree import Node, Rest, Tree
+from flowspan.read.facts import waits_of
 from flowspan.read.log_files import Log
 from flowspan.read.span import Span
 from flowspan.text import DAY, HOUR, MINUTE, MS, SECOND, clean, cut, human, moment, percent
 from flowspan.views.headline import headline
+from flowspan.views.looks import LOOKS
 from flowspan.views.terminal.logs import shorten
 
 _NO_LOGS: Final[Mapping[str, Sequence[Log]]] = MappingProxyType({})
@@ -38,36 +40,8 @@ _TICK_DISTANCE: Final = 11
 _ALIAS_TAIL: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    glyph: str
-    ascii: str
-    style: str
-    word: str
-
-
-_LOOKS: Final = {
-    semconv.WAIT_LATE: _Look("·", ".", "yellow", "late"),
-    semconv.WAIT_INFRASTRUCTURE: _Look("╍", "+", "blue", "infrastructure"),
-    semconv.WAIT_QUEUE: _Look("─", "-", "dim", "queue"),
-    semconv.WAIT_DEPENDENCIES: _Look("░", ":", "blue", "dependencies"),
-    semconv.WAIT_CONCURRENCY: _Look("▞", "x", "yellow", "concurrency"),
-    semconv.EXECUTION: _Look("█", "#", "green", "execution"),
-    semconv.WAIT_RETRY: _Look("╌", "~", "magenta", "retry wait"),
-    semconv.WAIT_PAUSE: _Look("═", "=", "cyan", "pause"),
-    semconv.ORCHESTRATION: _Look("▒", "%", "dim", "orchestration"),
-    OTHER: _Look("━", "_", "dim", "other span"),
-}
-
-_WAITED: Final = {
-    "late": "for a late start",
-    "infrastructure": "for infrastructure",
-    "queue": "in the queue",
-    "dependencies": "for dependencies",
-    "concurrency": "for concurrency",
-    "retry": "for a retry",
-    "pause": "in a pause",
-}
+# What a row says of each wait that is long enough.
+_WAITED: Final = tuple(LOOKS[wait.attribute].waited for wait in semconv.WAITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,9 +319,9 @@ def _path_line(analysis: Analysis, layout: _Layout, *, unicode: bool) -> Text:
     for width in filter(None, (layout.share, layout.rows)):
         line.append(" " * (width + _GAP))
     for phase, group in itertools.groupby(cells(segments, layout.axis)):
-        look = _LOOKS[phase] if phase else None
-        glyph = " " if look is None else look.glyph if unicode else look.ascii
-        line.append(glyph * len(list(group)), style="yellow")
+        glyph = LOOKS[phase].glyph if phase else None
+        text = " " if glyph is None else glyph.unicode if unicode else glyph.ascii
+        line.append(text * len(list(group)), style="yellow")
     return line
 
 
@@ -381,9 +355,9 @@ def _line(
         if phase is None:
             line.append(" " * length)
             continue
-        look = _LOOKS[phase]
-        style = "red" if failed and phase in (semconv.EXECUTION, OTHER) else look.style
-        line.append((look.glyph if unicode else look.ascii) * length, style=style)
+        glyph = LOOKS[phase].glyph
+        style = "red" if failed and phase in (semconv.EXECUTION, OTHER) else glyph.style
+        line.append((glyph.unicode if unicode else glyph.ascii) * length, style=style)
     return line
 
 
@@ -479,8 +453,7 @@ def _notes(row: _Row, least: int, told: set[str | None]) -> Iterator[tuple[str, 
     for event in node.span.events:
         if event.name == semconv.SLO_VIOLATED:
             yield f"violates {clean(event.attributes.get(semconv.SLO_DETAIL))}", "yellow"
-    facts = node.span.facts
-    waits = [(getattr(facts, name), where) for name, where in _WAITED.items()]
+    waits = list(zip(waits_of(node.span.facts), _WAITED, strict=True))
     if node.role == "run" and any(length >= least for length, _ in waits):
         parts = [f"{human(length)} {where}" for length, where in waits if length >= MS // 2]
         yield f"waited {', '.join(parts)}", "dim"
@@ -508,11 +481,12 @@ def _missing(node: Node) -> str:
 
 def _legend(drawn: Container[str], width: int, *, unicode: bool) -> Iterator[Text]:
     line = Text()
-    for phase, look in _LOOKS.items():
+    for phase in CAUSES:
         if phase not in drawn:
             continue
-        entry = Text(look.glyph if unicode else look.ascii, style=look.style)
-        entry.append(f" {look.word}", style="not bold dim")
+        glyph = LOOKS[phase].glyph
+        entry = Text(glyph.unicode if unicode else glyph.ascii, style=glyph.style)
+        entry.append(f" {glyph.word}", style="not bold dim")
         if line and line.cell_len + 3 + entry.cell_len > width:
             yield line
             line = Text()
