@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-from flowspan.read.facts import Facts, lengths_at
+from flowspan.read.facts import Facts, lengths_at, total_at
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -34,8 +34,8 @@ _CALLED_FROM_AFAR: Final = ("SERVER", "CONSUMER")
 
 _waits_before: Final = lengths_at("before")
 _waits_at_start: Final = lengths_at("start")
-_waits_between: Final = lengths_at("between")
-_waits_after_start: Final = lengths_at("between", "middle")
+_waited_between: Final = total_at("between")
+_waited_after_start: Final = total_at("between", "middle")
 
 
 @dataclass(slots=True)
@@ -317,15 +317,16 @@ def _find_submits(made: Activities) -> None:
 def _find_executions(made: Activities) -> None:
     """Tell when each began to execute, and for how long; what does not say so, did all the time."""
     begins, executions = made.begins, made.executions
-    for known, start, end in zip(made.facts, made.starts, made.ends, strict=True):
-        begin = start + sum(_waits_at_start(known))
+    waited = map(sum, map(_waits_at_start, made.facts))
+    for known, start, wait, end in zip(made.facts, made.starts, waited, made.ends, strict=True):
+        begin = start + wait
         since, execution = known.running_since, known.execution
-        if since is not None and since > begin and not any(_waits_between(known)):
+        if since is not None and since > begin and not _waited_between(known):
             begin = since
         begin = min(begin, end)
         room = end - begin
         if execution is None:
-            execution = room - sum(_waits_after_start(known)) - known.orchestration
+            execution = room - _waited_after_start(known) - known.orchestration
         begins.append(begin)
         executions.append(room if execution > room else max(0, execution))
 

@@ -10,7 +10,6 @@ import itertools
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from operator import add
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from flowspan import semconv
@@ -31,6 +30,8 @@ LARGEST_NETWORK: Final = 200_000
 
 WHAT_IF_BUDGET: Final = 4_000_000
 """Events that questions about faster tasks may look at, which takes seconds; some may stay open."""
+
+_AT_ONCE: Final = 1_000  # rows whose waits are added up at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +312,7 @@ class _Sums(NamedTuple):
 def _add_up(made: Activities, rows: Sequence[int]) -> _Sums:
     """Add up what some rows tell, with one look at each: of a million, most are far from memory."""
     failed = retries = duration = execution = 0
-    waits = [0] * len(semconv.WAITS)
+    waits: list[tuple[int, ...]] = []
     rows_input: int | None = None
     rows_output: int | None = None
     for row in rows:
@@ -319,7 +320,9 @@ def _add_up(made: Activities, rows: Sequence[int]) -> _Sums:
         failed += made.spans[row].failed
         duration += made.ends[row] - made.starts[row]
         execution += made.executions[row]
-        waits = list(map(add, waits, waits_of(known)))
+        waits.append(waits_of(known))
+        if len(waits) == _AT_ONCE:
+            waits = [_summed(waits)]
         if known.retry:
             retries += 0 if row in made.attempts else max(1, known.run_count - 1)
         if row in made.attempts:
@@ -334,10 +337,14 @@ def _add_up(made: Activities, rows: Sequence[int]) -> _Sums:
         retries=retries,
         duration=duration,
         execution=execution,
-        waits=dict(zip((wait.name for wait in semconv.WAITS), waits, strict=True)),
+        waits=dict(zip((wait.name for wait in semconv.WAITS), _summed(waits), strict=True)),
         rows_input=rows_input,
         rows_output=rows_output,
     )
+
+
+def _summed(waits: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(map(sum, zip(*waits, strict=True)))
 
 
 def _retried(made: Activities) -> dict[int, tuple[int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from flowspan import semconv
-from flowspan.read.facts import lengths_at
+from flowspan.read.facts import lengths_at, total_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +44,9 @@ _waits_before: Final = lengths_at("before")
 _waits_at_start: Final = lengths_at("start")
 _waits_between: Final = lengths_at("between")
 _waits_in_middle: Final = lengths_at("middle")
-_waits_after_start: Final = lengths_at("between", "middle")
+_waited_between: Final = total_at("between")
+_waited_in_middle: Final = total_at("middle")
+_waited_after_start: Final = total_at("between", "middle")
 
 
 def before(span: Span) -> list[Segment]:
@@ -74,7 +76,7 @@ def inside(
         calling: From when to when there was what it called, None if it called nothing.
     """
     facts = span.facts
-    if not (attempts or any(_waits_after_start(facts))):
+    if not (attempts or _waited_after_start(facts)):
         return _at_one_go(span, end, calling)
     # Attempts tell exact times, so they cut the waits' totals, not the other way round.
     limit = min([end, *(max(span.start, attempt.start) for attempt in attempts)])
@@ -148,7 +150,7 @@ def _estimated_pieces(span: Span, start: int, end: int) -> list[tuple[int, int]]
     executed did so until its engine's own time began.
     """
     facts = span.facts
-    retry, pause = sum(_waits_between(facts)), sum(_waits_in_middle(facts))
+    retry, pause = _waited_between(facts), _waited_in_middle(facts)
     execution = facts.execution
     if execution is None:
         execution = end - start - retry - pause - facts.orchestration

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from flowspan.analysis.activities import NONE, Activities
 from flowspan.analysis.critical_path import Holders, pieces
-from flowspan.read.facts import lengths_at
+from flowspan.read.facts import lengths_at, total_at
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -38,7 +38,7 @@ UNLIMITED: Final = 2**62
 
 
 _waits_at_start: Final = lengths_at("start")
-_waits_inside: Final = lengths_at("start", "between", "middle")
+_waited_inside: Final = total_at("start", "between", "middle")
 
 
 class _Gate(NamedTuple):
@@ -82,18 +82,20 @@ class Network:
         holders = Holders(made)
         starts, ends, submits, begins = made.starts, made.ends, made.submits, self._begins
         gates = {}
-        for row, known in enumerate(made.facts):
+        waited = map(sum, map(_waits_at_start, made.facts))
+        for row, (known, wait) in enumerate(zip(made.facts, waited, strict=True)):
             start, end = starts[row], ends[row]
             ready = min(end, start + known.dependencies)
-            # What the engine did first is not known apart, so upstream may have ended after that.
-            room = end - (known.execution or 0) - sum(_waits_inside(known)) + known.dependencies
-            limit = max(ready, room)
-            upstream = [one for one in made.upstream(row) if ends[one] <= limit]
+            upstream = made.upstream(row)
+            if upstream:
+                # What the engine did first is not known apart, so they may have ended after that.
+                room = end - (known.execution or 0) - _waited_inside(known) + known.dependencies
+                limit = max(ready, room)
+                upstream = [one for one in upstream if ends[one] <= limit]
             if known.dependencies:
                 ready = max((ready, *(ends[one] for one in upstream)))
             slot = min(end, ready + known.concurrency)
-            rest = sum(_waits_at_start(known)) - known.dependencies
-            begin = begins[row] = min(end, ready + rest)
+            begin = begins[row] = min(end, ready + wait - known.dependencies)
             before = made.earlier.get(row, NONE)
             if before == NONE and start > submits[row]:
                 before = holders.of_lane(row, submits[row], start)

@@ -78,6 +78,15 @@ def lengths_at(*places: semconv.Place) -> Callable[[Facts], tuple[int, ...]]:
     return attrgetter(*names)
 
 
+def total_at(*places: semconv.Place) -> Callable[[Facts], int]:
+    """Return a function that returns how long (ns) a run waited at some places."""
+    names = [wait.name for wait in semconv.WAITS if wait.place in places]
+    if len(names) == 1:
+        return attrgetter(names[0])
+    read = attrgetter(*names)
+    return lambda facts: sum(read(facts))
+
+
 waits_of: Final = lengths_at("before", "start", "between", "middle")
 """Return the lengths (ns) of all waits, in the order of `semconv.WAITS`."""
 
