@@ -100,7 +100,10 @@ def _at_start(span: Span, limit: int) -> list[Segment]:
     """Lay the waits at the start of a span one behind the other, none of them beyond `limit`."""
     cursor = span.start
     segments: list[Segment] = []
-    for name, length in zip(_AT_START, _waits_at_start(span.facts), strict=True):
+    waits = _waits_at_start(span.facts)
+    if not any(waits):
+        return segments
+    for name, length in zip(_AT_START, waits, strict=True):
         stop = min(limit, cursor + length)
         if stop > cursor:
             segments.append(Segment(name, cursor, stop))
