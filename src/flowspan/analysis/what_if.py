@@ -94,12 +94,13 @@ class Network:
                 upstream = [one for one in upstream if ends[one] <= limit]
             if known.dependencies:
                 ready = max((ready, *(ends[one] for one in upstream)))
-            slot = min(end, ready + known.concurrency)
             begin = begins[row] = min(end, ready + wait - known.dependencies)
             before = made.earlier.get(row, NONE)
             if before == NONE and start > submits[row]:
                 before = holders.of_lane(row, submits[row], start)
-            holder = holders.of_slot(row, ready, slot) if slot > ready else NONE
+            holder = NONE
+            if known.concurrency and end > ready:
+                holder = holders.of_slot(row, ready, min(end, ready + known.concurrency))
             if not upstream and before == holder == NONE:
                 continue
             last = max((ends[one] for one in upstream), default=start)
