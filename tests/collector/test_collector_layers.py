@@ -92,7 +92,7 @@ def test_layers_are_copied_and_what_a_user_changed_is_kept(folder: Path, tmp_pat
     layers.write(chosen, there)
     (there / "base.yaml").unlink()
     (there / "acme.yaml").write_text("mine")
-    with pytest.raises(layers.ChangedFilesError, match=r"b/acme\.yaml: there already"):
+    with pytest.raises(layers.ChangedFilesError, match=r"b/acme\.yaml: already there"):
         layers.write(chosen, there)
     assert sorted(path.name for path in there.iterdir()) == ["acme.yaml"]
     layers.write(chosen, there, overwrite=True)

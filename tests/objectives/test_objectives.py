@@ -218,8 +218,8 @@ def test_duration(
         (60, 60, None),
         (60, -5, None),
         (0, 0, None),
-        (0, 0.25, "the run started 0.25 s behind its schedule, more than 0 s"),
-        (60, 61, "the run started 61 s behind its schedule, more than 60 s"),
+        (0, 0.25, "the run started 0.25 s behind schedule, more than 0 s"),
+        (60, 61, "the run started 61 s behind schedule, more than 60 s"),
     ],
 )
 def test_late(limit: float | None, seconds: float, detail: str | None) -> None:
@@ -236,11 +236,11 @@ def test_late(limit: float | None, seconds: float, detail: str | None) -> None:
         (1, 2, None, None),
         (1000, 2000, 1000, None),
         (1000, 2000, 2000, None),
-        (1000, 2000, 999, "min_rows: the run gave 999 rows, less than 1,000"),
-        (1000, 2000, 2001, "max_rows: the run gave 2,001 rows, more than 2,000"),
-        (2, None, 1, "min_rows: the run gave 1 row, less than 2"),
-        (1, None, 0, "min_rows: the run gave 0 rows, less than 1"),
-        (None, 0, 1, "max_rows: the run gave 1 row, more than 0"),
+        (1000, 2000, 999, "min_rows: the run produced 999 rows, less than 1,000"),
+        (1000, 2000, 2001, "max_rows: the run produced 2,001 rows, more than 2,000"),
+        (2, None, 1, "min_rows: the run produced 1 row, less than 2"),
+        (1, None, 0, "min_rows: the run produced 0 rows, less than 1"),
+        (None, 0, 1, "max_rows: the run produced 1 row, more than 0"),
     ],
 )
 def test_rows(least: int | None, most: int | None, rows: int | None, detail: str | None) -> None:

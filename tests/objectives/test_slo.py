@@ -118,7 +118,7 @@ def test_an_automation_reacts_to_a_violation(
         "prefect.slo.objective": "min_rows",
         "prefect.slo.expected": 1000,
         "prefect.slo.actual": 3,
-        "prefect.slo.detail": "min_rows: the run gave 3 rows, less than 1,000",
+        "prefect.slo.detail": "min_rows: the run produced 3 rows, less than 1,000",
     }
     (point,) = metrics.points("prefect.slo.violations")
     assert point.value == 1
@@ -127,7 +127,7 @@ def test_an_automation_reacts_to_a_violation(
         "prefect.slo.objective": "min_rows",
     }
     assert warnings(caplog) == [
-        "Objective violated: min_rows: the run gave 3 rows, less than 1,000"
+        "Objective violated: min_rows: the run produced 3 rows, less than 1,000"
     ]
 
 
@@ -515,7 +515,7 @@ def test_objectives_from_a_file(prefect_server: str, tmp_path: Path, file: str, 
     """What a file in the working directory promises is watched, and a violation is in the log."""
     finished = run_with(tmp_path, file, f"[{table}]\nmin_rows = 10\n")
     assert finished.returncode == 0, finished.stderr
-    assert "Objective violated: min_rows: the run gave 1 row, less than 10" in finished.stderr
+    assert "Objective violated: min_rows: the run produced 1 row, less than 10" in finished.stderr
 
 
 def test_a_bad_file_fails_at_instrument(prefect_server: str, tmp_path: Path) -> None:
