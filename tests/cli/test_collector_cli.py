@@ -78,10 +78,16 @@ def test_config_says_why_it_cannot_write(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("config",), "name a layer. The layers are:\n  acme   Acme: all of it\n  local  Local: files\n"),
+        (
+            ("config",),
+            "name a layer. The layers are:\n  acme   Acme: all of it\n  local  Local: files\n",
+        ),
         (("check",), "name a layer. The layers are:"),
         (("config", "--backend", "no"), "There is no layer no. The layers are:"),
-        (("check", "--backend", "local", "--backend", "no"), "There is no layer no. The layers are:"),
+        (
+            ("check", "--backend", "local", "--backend", "no"),
+            "There is no layer no. The layers are:",
+        ),
         (("config", "--backend", "local", "--force"), "--output DIR"),
     ],
 )
