@@ -1,4 +1,4 @@
-"""One real Prefect server for the whole session, and flowspan recording into memory."""
+"""Start one real Prefect server for the session, and record flowspan's output into memory."""
 
 import os
 import socket
@@ -81,7 +81,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests that are marked as exhaustive, unless `--all` is given."""
+    """Skip the tests that are marked as exhaustive, unless `--all` is given."""
     if config.getoption("--all"):
         return
     exhaustive = [item for item in items if item.get_closest_marker("exhaustive")]
@@ -91,7 +91,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[str]:
-    """The API URL of a started Prefect server that only this test session uses."""
+    """Start a Prefect server for this test session only; return the URL of its API."""
     log = Path(_HOME, "server.log")
     with log.open("wb") as output:
         server = subprocess.Popen(
@@ -128,7 +128,7 @@ def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]", log: Path) 
 
 @pytest.fixture
 def metrics() -> RecordedMetrics:
-    """What flowspan measures in one test, if that also asks for `spans`."""
+    """The metrics of one test, if it also uses `spans`."""
     return RecordedMetrics()
 
 
