@@ -25,7 +25,7 @@ def _free_port() -> int:
 
 _PORT = _free_port()
 
-# Prefect reads its settings when it is imported, so they must be there before any test module is.
+# Prefect reads its settings at import, so they must be set before any test module is imported.
 os.environ.update(
     {
         "DO_NOT_TRACK": "1",
@@ -35,7 +35,7 @@ os.environ.update(
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_TO_API_ENABLED": "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # A task that found its tag's slots taken asks again after this, not after 30 seconds.
+        # A task that finds no free slot of its tag retries after this, not after 30 seconds.
         "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "0.5",
     }
 )
@@ -54,16 +54,15 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: E402
 import flowspan  # noqa: E402
 from support import RecordedMetrics, RecordedSpans  # noqa: E402
 
-# Tests that say nothing of metrics and logs write none. Those of the embedded default start
-# processes.
+# By default, tests record neither metrics nor logs. Tests of the embedded default start processes.
 set_meter_provider(NoOpMeterProvider())
 set_logger_provider(NoOpLoggerProvider())
 
 
-# They need a browser, or programs that take minutes to build: name the folder to run them.
+# These need a browser, or programs that take minutes to build: name the folder to run them.
 collect_ignore = ["browser", "e2e"]
 
-# A search is as long as the profile says, and never fails because the machine is slow.
+# The profile sets the length of a search, which never fails because the machine is slow.
 hypothesis.settings.register_profile("quick", max_examples=50, deadline=None)
 hypothesis.settings.register_profile("exhaustive", max_examples=1000, deadline=None)
 

@@ -79,7 +79,7 @@ programs = st.builds(
     steps=st.lists(steps, min_size=1, max_size=7).map(tuple),
     ending=st.sampled_from(ENDINGS),
     is_async=st.booleans(),
-    # Enough threads for every step at once: one that waits in the pool for another would hang.
+    # Enough threads for all steps at once: a step that waits in the pool for another would hang.
     workers=st.sampled_from([8, 32]),
 )
 
@@ -273,7 +273,7 @@ def _runnable(step: Step) -> Flow[Any, Any] | Task[Any, Any]:  # noqa: C901 - on
         return [2000]
 
     if behaviour == "hit_cache":
-        # Of two mapped runs with equal inputs the second may find the result of the first.
+        # If two mapped runs have equal inputs, the second may find the first one's result.
         key = str(uuid.uuid4())
         options["cache_key_fn"] = lambda *_: key
         del options["cache_policy"]

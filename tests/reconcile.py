@@ -23,9 +23,9 @@ from support import RecordedMetrics, accounted, attributes, context, seconds
 
 _TOLERANCE = 5_000_000  # nanoseconds
 _PAGE = 200
-# A service of Prefect's server looks every 20 seconds for runs of a cancelled flow run that have no
-# final state. It cancels them long after the engine has left them, as it leaves those that are
-# NotReady: that is no part of what the process did.
+# Every 20 seconds, a service of Prefect's server looks for runs of a cancelled flow run without a
+# final state, such as NotReady ones, and cancels them. That is long after the engine has left them,
+# so it is not compared.
 _CANCELLED_BY_SERVER = "The parent flow run was cancelled."
 
 
@@ -146,8 +146,8 @@ def known_runs(client: SyncPrefectClient, flow_run_id: UUID) -> dict[str, KnownR
         }
         listed = inputs.pop("__parents__", set())
         upstream = frozenset().union(*inputs.values())
-        # Prefect lists an upstream run that is still running as a parent, be it a generator in
-        # whose loop this was called, or just one whose result is awaited.
+        # Prefect also lists a running upstream run as a parent, such as a generator in whose loop
+        # this was called, or a run whose result is awaited.
         parents = listed - upstream or {str(inputs_of.flow_run_id), *listed}
         runs[str(run.id)] = _known(run, frozenset(parents), upstream, states)
     return runs

@@ -18,7 +18,7 @@ from flowspan.read import trace_files as timeline
 
 pytest.importorskip("duckdb", reason="the extra 'demo' is not installed")
 
-# What a user's settings may name, and the demo must not ask.
+# A user's settings may name these, but the demo must not use them.
 DEAD_SERVER = "http://127.0.0.1:9/api"
 
 
@@ -91,7 +91,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """Run the command once for all tests of this module, with other Prefect settings around it."""
     folder = tmp_path_factory.mktemp("demo")
     (folder / "prefect.toml").write_text(f'[api]\nurl = "{DEAD_SERVER}"\n')
-    # Wide enough for all columns, whatever the waits that they hold.
+    # Wide enough for all columns, whatever waits they show.
     done = run_demo(
         folder, PREFECT_API_URL=DEAD_SERVER, PREFECT_LOGGING_LEVEL="ERROR", COLUMNS="120"
     )
@@ -180,7 +180,7 @@ def test_retry_and_cache(demo: Demo) -> None:
     assert fetched.result == cached.result == "success"
     (failed,) = (event for event in fetched.events if event["name"] == "AwaitingRetry")
     (again,) = (event for event in fetched.events if event["name"] == "Retrying")
-    # Not the second that Prefect was asked to wait: it counts that from before the first state.
+    # Less than the second of the retry delay, which Prefect counts from before the first state.
     waited = (again["time"] - failed["time"]) / 1e9
     assert fetched.attributes[semconv.WAIT_RETRY] == pytest.approx(waited)
     assert cached.attributes[semconv.TASK_CACHED] is True
@@ -234,7 +234,7 @@ def test_share_of_the_bottleneck(demo: Demo) -> None:
     """The analysis names that step, with its share of the run from its input to its result."""
     (root,) = demo.named("RUN nyc-flights")
     (validate,) = demo.named("validate")
-    # The flow calls it, and does nothing else meanwhile; it waits for the flights, then it works.
+    # The flow calls it and does nothing else meanwhile; it waits for the flights, then works.
     (flights,) = (span for span in demo.named("extract") if span.parent == root.id)
     assert root.start < validate.start < flights.end < validate.end < root.end
     share = (validate.end - flights.end) / (root.end - root.start)

@@ -67,7 +67,7 @@ def test_adoption_of_a_running_flow(
     provider = TracerProvider()
     spans = RecordedSpans(provider)
     provider.add_span_processor(SimpleSpanProcessor(spans))
-    # With a global provider Prefect has begun a span of its own, which must not stay the parent.
+    # With a global provider Prefect has started its own span, which must not stay the parent.
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider if native else None)
     before = context_api.get_current()
     if kind == "sync":
@@ -350,7 +350,7 @@ def test_captured_parameters(prefect_server: str) -> None:
 
 def test_secrets_in_failures(spans: RecordedSpans) -> None:
     """Credentials in exceptions and state messages are masked on spans."""
-    secret = "hunter" + "2"  # or else the stack traces show this very test
+    secret = "hunter" + "2"  # in two parts, because stack traces show this test
 
     @task(retries=1)
     def load() -> None:

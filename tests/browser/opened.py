@@ -9,7 +9,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
-# Counts what a frame draws, by wrapping the canvas before any script of the page runs.
+# Counts the drawing calls of a frame, by wrapping the canvas before any script of the page runs.
 _COUNT = """
 window.drawn = { calls: 0, frames: [] };
 for (const name of ["fillRect", "stroke", "fill", "fillText", "strokeRect"]) {
@@ -73,7 +73,7 @@ class Opened:
 
     def rows(self) -> list[str]:
         """Return the names of the visible rows, from top to bottom."""
-        self.page.evaluate("new Promise(requestAnimationFrame)")  # what is asked for is drawn then
+        self.page.evaluate("new Promise(requestAnimationFrame)")  # draws pending changes
         found = self.page.evaluate(
             """[...document.querySelectorAll("#rows .row:not([hidden])")]
               .map(row => [Number(row.getAttribute("aria-rowindex")),

@@ -469,7 +469,7 @@ def test_durations_read_as_in_the_terminal(page: Opened) -> None:
     shown = [0, 1, 49_999, 50_000, 999_499, 12_500_000, 13_500_000, 999_499_999, 999_500_001]
     shown += [9_994_999_999, 9_995_000_001, 59_949_999_999, 59_950_000_001, 3_599_500_000_000]
     shown += [86_399_400_000_000, 86_400_000_000_000, 10**18]
-    # The scripts keep to themselves, so the source of the one function is asked.
+    # The scripts export nothing, so this evaluates the source of the function.
     source = page.page.locator("script:not([type])").inner_text()
     functions = "\n".join(
         re.search(rf"^function {name}\(.*?^}}", source, re.DOTALL | re.MULTILINE)[0]  # type: ignore[index]
@@ -539,7 +539,7 @@ def test_ten_thousand_spans_stay_fluid(opened: Open, tmp_path: Path) -> None:
     print(f"\n{len(frames)} frames: {times[middle]:.1f} ms, 99 %: {times[most]:.1f} ms")
     print(f"calls to draw: {calls[middle]}, at most {calls[-1]}; elements: {few}")
     assert len(frames) > 100
-    # A pixel is the least that is drawn: lanes of 1,000 pixels in which all is busy are the worst.
+    # A pixel is the smallest unit drawn, so lanes of 1,000 busy pixels are the worst case.
     assert calls[-1] < 32 * 1_500
     assert page.page.evaluate(elements) < few + 200
     page.search("stage4")

@@ -142,7 +142,7 @@ def test_what_is_mounted_is_there_and_parses(target: str) -> None:
                 assert load(file)
 
 
-# The Collector and those who ask it
+# The Collector and its clients
 
 
 def variables_of_layers() -> dict[str, set[str]]:
@@ -222,7 +222,7 @@ def test_backends_are_asked_where_they_answer() -> None:
         assert [port.rsplit(":", 1)[1] for port in ports] == [str(parts.port)]
 
 
-# What flowspan measures, as Prometheus names it
+# flowspan's metrics in Prometheus
 
 
 def parsed(expression: str) -> Expr:

@@ -223,7 +223,7 @@ def _check_prefect(arguments: list[str]) -> None:
 
 
 def _check_derivation(arguments: list[str]) -> None:
-    # tests/test_identity.py computes a trace id so.
+    # tests/test_identity.py runs this to compute a trace id.
     assert arguments == ["%s", "$FLOW_RUN_ID", "|", "b2sum", "-l", "128"]
 
 
@@ -245,7 +245,7 @@ _PROGRAMS: Final[dict[str, Callable[[list[str]], Any]]] = {
 }
 
 
-# What is no command
+# Other languages
 
 
 def _check_json(example: Example) -> None:

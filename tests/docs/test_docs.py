@@ -102,7 +102,7 @@ def test_python(page: Path, spans: RecordedSpans, metrics: RecordedMetrics) -> N
             example.evaluate()
 
 
-# What is recorded when a reader follows the quick start
+# The recordings of a reader who follows the quick start
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def recorded(quick_start: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
     return Recorded(quick_start)
 
 
-# They take a backend, a Collector or half a minute, and have tests of their own.
+# These need a backend, a Collector or half a minute, and have their own tests.
 _NOT_RUN = ("demo", "check", "--jaeger")
 
 
@@ -175,7 +175,7 @@ def test_commands(recorded: Recorded) -> None:
         recorded.run(*words)
 
 
-# Maps whose keys are names, of which an example shows only some.
+# Maps whose keys are names; an example shows only some of them.
 _BY_NAME = {
     *("attributes", "resource", "causes", "waiting", "waits", "results", "states", "by_cause"),
     *("retried_errors", "errors", "violations", "by_task"),
@@ -299,7 +299,7 @@ def test_drawings(block: Example, recorded: Recorded) -> None:
     check(drawn, recorded)
 
 
-# What pages list
+# Lists on pages
 
 
 def in_table(page: str, heading: str) -> dict[str, str]:

@@ -182,12 +182,12 @@ def _stats(found: Intake, body: bytes) -> None:
 
 def _logs(found: Intake, body: bytes) -> None:
     records = json.loads(body)
-    if isinstance(records, list):  # an object is the client's trial whether anybody is there
+    if isinstance(records, list):  # the client probes with an object
         found.logs += map(_log, records)
 
 
 def _metrics(found: Intake, body: bytes) -> None:
-    if not body.startswith(b"{"):  # JSON is what the exporter tells of itself
+    if not body.startswith(b"{"):  # JSON is about the exporter itself
         for series in MESSAGES["MetricPayload"].FromString(body).series:
             found.measured += _series(series)
 
@@ -272,9 +272,9 @@ def intake(key: str) -> Iterator[Intake]:
 
         def _status(self, path: str, query: str, body: bytes) -> int:
             keys = self.headers.get_all("DD-API-KEY", [])
-            if path == VALIDATE:  # one of the two clients that ask names it there
+            if path == VALIDATE:  # one of the two clients sends it there
                 keys += parse_qs(query).get("api_key", [])
-            # A proxy's clients name the host in the first line.
+            # Clients of a proxy send the host in the first line.
             if keys != [key] or path not in KEEP or not self.path.startswith("/"):
                 found.strange.append(f"{self.command} {self.path}")
                 return 403

@@ -135,7 +135,7 @@ def ids(message: ExportTraceServiceRequest) -> set[str]:
 
 def send(endpoint: str, message: ExportTraceServiceRequest | bytes) -> grpc.StatusCode:
     """Send a request once, over gRPC without TLS; return the answer's status."""
-    # What is sent here is larger than gRPC takes by default.
+    # Larger than gRPC's default limit.
     options = [("grpc.max_send_message_length", -1)]
     with grpc.insecure_channel(endpoint.removeprefix("http://"), options=options) as channel:
         return export(channel, message)

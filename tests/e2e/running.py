@@ -33,11 +33,11 @@ DEMO = programs.ROOT / "examples" / "nyc_flights.py"
 T = TypeVar("T")
 
 
-# pytest-xdist tells each worker its name, gw0 and so on, and how many there are.
+# pytest-xdist gives each worker its name, gw0 and so on, and the number of workers.
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-# Every worker has ports of its own, and gives none out twice. They lie below those that the system
-# gives to outgoing connections, of which one could take a port before the program it was meant for.
+# Every worker has its own ports, and uses none twice. They are below the system's range for
+# outgoing connections, one of which could otherwise take a port before its program does.
 _PORTS = range(10_000 + _WORKER, 32_000, _WORKERS)
 _untried = iter(random.sample(_PORTS, len(_PORTS)))
 
@@ -88,7 +88,7 @@ class Running:
     ) -> None:
         self._command = command
         self._health = health
-        # Nothing of the machine's settings, above all no credentials.
+        # None of the machine's settings, especially no credentials.
         self._variables = {"PATH": os.environ["PATH"], **(variables or {})}
         self.log = log
         self._process: subprocess.Popen[bytes] | None = None
@@ -205,7 +205,7 @@ class Jaeger(Running):
         shown["http"] = {"endpoint": f"127.0.0.1:{self.query}"}
         shown["grpc"] = {"endpoint": f"127.0.0.1:{query_grpc}"}
         config["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"] = f"127.0.0.1:{self.otlp}"
-        # Its own metrics have a port that could be taken.
+        # Its own metrics would use a port that could be taken.
         config["service"]["telemetry"] = {"metrics": {"level": "none"}}
         path = folder / "jaeger.yaml"
         path.write_text(yaml.safe_dump(config))
@@ -213,7 +213,7 @@ class Jaeger(Running):
             [str(programs.JAEGER.path), f"--config={path}"],
             folder / "jaeger.log",
             f"http://127.0.0.1:{health}/status",
-            # If it made spans of its own, it would send them to itself, as there, and soon.
+            # If it traced itself, it would send the spans to itself, as there, but sooner.
             {
                 "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.otlp}",
                 "OTEL_BSP_SCHEDULE_DELAY": "100",

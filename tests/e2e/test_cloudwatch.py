@@ -41,7 +41,7 @@ VARIABLES = {
 LOGS, METRICS = "/flowspan/prefect", "/flowspan/prefect/metrics"
 GROUP, STREAM = "/flowspan/otlp", "here"
 
-# What a filter expression of X-Ray can ask for.
+# Attributes for X-Ray's filter expressions.
 INDEXED = {
     "cicd.pipeline.result",
     "cicd.pipeline.task.run.result",
@@ -53,7 +53,7 @@ INDEXED = {
 }
 UNITS = {"Seconds", "Count"}  # those of CloudWatch's that flowspan's own metrics have
 
-# What an alarm can be set on.
+# Metrics and dimensions for alarms.
 RUN = ["flow", "flow result"]
 TASK = ["flow", "flow task", "flow result", "flow task result"]
 DIMENSIONS = {
@@ -79,13 +79,13 @@ SOURCES = {
     "wait": ["prefect.wait.type"],
 }
 
-# The Collector's own count of what it leaves out.
+# The Collector's own count of dropped data.
 LEFT_OUT = [
     "otelcol_processor_filter_datapoints_filtered_total",
     "otelcol_processor_filter_logs_filtered_total",
 ]
 
-# The first test runs the demo; the others look at what it sent, so they stay with it.
+# The first test runs the demo; the others check what it sent, so they stay on its worker.
 pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("cloudwatch")]
 
 
@@ -463,7 +463,7 @@ def test_groups_do_not_keep_logs_forever(delivered: Delivered) -> None:
     }
 
 
-# What only other applications send, or only by chance
+# Data that only other applications send, or only by chance
 
 
 def process(service: str, instance: str) -> dict[str, Any]:

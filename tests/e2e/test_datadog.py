@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-# All tests look at what the first one sent, so they stay with it.
+# All tests check what the first one sent, so they stay on its worker.
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("datadog")]
 
 KEY = secrets.token_hex(16)
@@ -55,7 +55,7 @@ TRIES = 4  # of Datadog's client, for traces and trace metrics
 
 OF_FLOWS = f"service:{SERVICE}"
 
-# A flow of twenty hours, and a quick one: made by hand, under a service of their own.
+# Metrics of a flow of twenty hours and of a quick one, under a separate service.
 MADE = "made"
 SECONDS = {"RUN made-long": 20 * 3600.0, "RUN made-short": 0.015}
 
@@ -144,7 +144,7 @@ def collector(folder: Path, recorder: Intake, *layers: str, **variables: str) ->
         DD_HOSTNAME=HOST,
         DD_LOGS_URL=recorder.url,
         DD_TRACES_URL=recorder.url,
-        HTTPS_PROXY=recorder.url,  # shows what would go to Datadog itself
+        HTTPS_PROXY=recorder.url,  # catches requests to Datadog itself
         **variables,
     )
 
@@ -179,7 +179,7 @@ def run_flow(api: str, backend: Backend, script: Path | None = None) -> None:
         OTEL_SERVICE_NAME=SERVICE,
         PREFECT_LOGGING_LEVEL="INFO",
     )
-    with suppress(TimeoutError):  # the tests can say better what is missing
+    with suppress(TimeoutError):  # the tests report what is missing
         wait_for(backend.has_all, 90)
 
 
@@ -257,7 +257,7 @@ def test_resource(demo: Backend) -> None:
     assert {(p.env, p.appVersion, p.hostname) for p in demo.intake.payloads} == {
         ("e2e", "1.2.3", HOST)
     }
-    # At less than one, Datadog would drop it.
+    # Datadog drops anything less than one.
     assert {chunk.priority for p in demo.intake.payloads for chunk in p.chunks} == {1}
     for came, _ in pairs(demo):
         assert came.service == SERVICE
@@ -321,7 +321,7 @@ def test_trace_metrics(demo: Backend) -> None:
     spent: Counter[tuple[str, str]] = Counter()
     for span in demo.spans.runs:
         spent[measured(span)] += (span.end_time or 0) - (span.start_time or 0)
-    # Datadog rounds what it sums up.
+    # Datadog rounds its sums.
     assert stats.trace_metrics("Duration", SERVICE) == pytest.approx(spent, rel=0.01)
     of_flows = [p for p in stats.stats if p["Env"] == "e2e"]
     assert {payload["Version"] for payload in of_flows} == {"1.2.3"}
@@ -356,7 +356,7 @@ def test_metrics(demo: Backend) -> None:
     )
     assert counts(came, "prefect.task.run.retries", "error.type") == {("ConnectionError",): 1}
 
-    # A distribution has the sum, and values as near as the buckets tell.
+    # A distribution has the sum, and values as precise as the buckets.
     rows = came.find("prefect.task.rows", "prefect.task.name:load")
     assert sum(m.value for m in rows) == sum(
         a[semconv.ROWS_INPUT] for a in tasks if a[semconv.TASK_NAME] == "load"

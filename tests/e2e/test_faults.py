@@ -133,7 +133,7 @@ def test_full_queue(prefect_server: str, tmp_path: Path) -> None:
             again = request(1, 10_000)
             assert send(collector.endpoint(), again) is grpc.StatusCode.OK
             assert is_once(sink, taken | ids(again))
-        # Other readers of the same spans got what this one had no room for.
+        # Other readers of the same spans got those that did not fit this queue.
         sent = len(taken) + refused + 1
         wait_for(lambda: calls(collector, "made") == sent, 10, f"count of {sent} spans")
 
@@ -264,7 +264,7 @@ def test_request_of_64_mib(tmp_path: Path) -> None:
         with running(collector):
             code = send(collector.endpoint(), big)
             assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-            # The answer comes before all is sent, and the connection is closed.
+            # The answer comes before everything is sent, and the connection is closed.
             assert post(collector, big) in (0, 400)
             packed = gzip.compress(big, 1)
             assert len(packed) < MIB

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(400)  # the demo takes a while on a busy machine
 
-# A span as OTLP JSON has it, and the resource and the scope that it is of.
+# A span in OTLP JSON, with its resource and its scope.
 Span = dict[str, Any]
 Told = tuple[Any, Any, Span]
 
@@ -68,7 +68,7 @@ def as_on_disk(span: Span) -> Span:
         else item
         for item in span["attributes"]
     ]
-    # A link loses its attributes; what it is instead is the older form's one word for all links.
+    # A link loses its attributes and gets the older format's only type of link.
     follows = {"key": "opentracing.ref_type", "value": {"stringValue": "follows_from"}}
     if "links" in span:
         kept["links"] = [
@@ -123,7 +123,7 @@ class Demo:
 
 @pytest.fixture(
     scope="module",
-    # The tests of one run stay together.
+    # The tests of one run stay on one worker.
     params=[
         pytest.param((protocol, keep), id=name, marks=pytest.mark.xdist_group(name))
         for protocol, keep, name in (
@@ -206,7 +206,7 @@ def test_flowspans_readers_agree(demo: Demo) -> None:
         assert found == trace_files.load(demo.folder, demo.trace_id)
 
 
-# What the UI of Jaeger reads
+# The API of Jaeger's UI
 
 
 def plain(value: dict[str, Any]) -> Any:

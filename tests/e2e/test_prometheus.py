@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-# The demo takes a while on a busy machine. All tests look at what it sent, so they stay with it.
+# The demo is slow on a busy machine. All tests check what it sent, so they stay on its worker.
 pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("prometheus")]
 
 SHORT = (1, 2, 1)
@@ -141,7 +141,7 @@ def stack(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
             active = most_active(collector, demo)
             demo.result()
         stack = Stack(collector, jaeger, prometheus, files, begun, active)
-        # Span metrics are the Collector's own, and go on: what Prometheus sees first is no growth.
+        # Span metrics are the Collector's own series: the first value in Prometheus is no growth.
         first = 'traces_span_metrics_calls_total{span_name="RUN brief"}'
         wait_for(lambda: stack.query(first), 60, "the first span metrics")
         for runs in SHORT[1:]:
@@ -174,7 +174,7 @@ def counted(stack: Stack, flow: str) -> float:
     return sum(value for _, value in stack.query(f"sum(sum_over_time({selector}[$__range]))"))
 
 
-# What the Collector offers
+# The Collector's series
 
 
 def families(collector: Collector) -> dict[str, Any]:
@@ -333,7 +333,7 @@ def test_span_metrics_count_every_span(stack: Stack) -> None:
         assert lasted[name] == pytest.approx(seconds[name], abs=1e-5), name
 
 
-# What Prometheus has
+# Prometheus
 
 
 def test_prometheus_is_content(settled: Stack) -> None:
@@ -388,7 +388,7 @@ def test_the_dashboard_shows_something(settled: Stack, target: dict[str, Any]) -
             found = settled.graph(target["expr"])
         return [value for value in found if not math.isnan(value)]
 
-    assert wait_for(numbers, 45, target["expr"])  # the Collector tells of spans every 15 s
+    assert wait_for(numbers, 45, target["expr"])  # the Collector exports span metrics every 15 s
 
 
 def test_the_dashboard_shows_what_was(settled: Stack) -> None:
@@ -406,7 +406,7 @@ def test_the_dashboard_shows_what_was(settled: Stack) -> None:
     assert shown("Broken objectives") == 1
     rows_of_brief = sum(SHORT)
     assert shown("Rows out") == total(series, "prefect_task_rows_sum", OUTPUT) + rows_of_brief
-    # Quantiles are guessed from the bounds of the bucket that a run is in.
+    # Quantiles are estimated from the bounds of a run's bucket.
     name, flow = "cicd_pipeline_run_duration_seconds_sum", ("prefect_flow_name", "nyc-flights")
     longest = total(series, name, flow, ("cicd_pipeline_run_state", "executing"))
     bounds = [0, *DURATION_BUCKETS]

@@ -48,7 +48,7 @@ def test_same_as_over_otlp(prefect_server: str, tmp_path: Path) -> None:
             flow, _ = run_flow(prefect_server, tmp_path / "f", collector.endpoint())
             sent_ids = flow.spans
             wait_for_ids(sent, sent_ids)
-        # With a limit of memory that it is always over: nobody would read again what is refused.
+        # With a memory limit that is always exceeded: refused lines would not be read again.
         variables = {"FLOWSPAN_DIR": str(tmp_path / "late"), "COLLECTOR_MEMORY_MIB": "5"}
         again = collector_to(replayed, tmp_path / "r", "replay", **variables)
         with running(again):

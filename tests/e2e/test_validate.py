@@ -24,7 +24,7 @@ AFTER_BASE = "cloudwatch-otlp"  # the one layer that replaces an array of base.y
 SUBSETS = {size: [*combinations(LAYERS, size)] for size in range(len(LAYERS) + 1)}
 QUICK = {0, 1, 2, len(LAYERS)}  # two are enough for layers to disturb each other
 
-# What has no default.
+# Variables without a default
 VARIABLES = {
     "AWS_ACCESS_KEY_ID": "none",
     "AWS_EC2_METADATA_DISABLED": "true",

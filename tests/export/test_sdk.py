@@ -115,7 +115,7 @@ tracer = provider.get_tracer("test")
 """
 
 
-# What the standard variables promise
+# The standard variables
 
 
 @both_protocols
@@ -595,7 +595,7 @@ def test_unwritable_folder(build: Build, tmp_path: Path, warnings: Callable[[], 
     assert "\n" not in line
 
 
-# Flush, whoever built the provider
+# Flush of any provider
 
 
 def test_provider_without_flush() -> None:
@@ -756,7 +756,7 @@ def test_spawn(tmp_path: Path) -> None:
     assert len({resource["service.instance.id"] for resource in sink.resources}) == 2
 
 
-# What `flowspan doctor` says
+# For `flowspan doctor`
 
 
 @pytest.mark.parametrize("signal", ["traces", "metrics", "logs"])

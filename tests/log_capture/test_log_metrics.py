@@ -306,7 +306,7 @@ def test_lines_count_by_themselves() -> None:
 
 _names = st.from_regex(log_metrics._IS_NAME, fullmatch=True)
 _numbers = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
-# Not what ends a line, and not the quote around it
+# Neither line endings nor the quote around it
 _texts = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"], exclude_characters='"'))
 
 
@@ -1022,7 +1022,7 @@ def test_outside_runs(logger: logging.Logger) -> None:
         watcher.remove()
 
 
-# What code records
+# Values recorded in code
 
 
 @pytest.mark.parametrize(

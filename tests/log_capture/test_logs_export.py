@@ -298,7 +298,7 @@ def test_every_logger_in_a_process_pool(pooled: Path, source: str) -> None:
     assert record["attributes"].get("n") == ("1" if source.startswith("structlog") else None)
 
 
-# What a record says
+# The content of a record
 
 
 @pytest.fixture
@@ -748,7 +748,7 @@ def test_threads(logs: RecordedLogs, logger: logging.Logger) -> None:
     assert len(found) == len(set(found)) == 800
 
 
-# Which run
+# The run
 
 
 def test_a_logger_of_the_run_in_a_thread_without_its_context(recorded: Recorded) -> None:
@@ -1015,7 +1015,7 @@ def test_what_is_no_logger_provider_is_refused() -> None:
         flowspan.instrument(logger_provider="loki")  # type: ignore[arg-type]
 
 
-# Who else exports
+# Other exporters
 
 
 @pytest.mark.parametrize("kind", [LoggingHandler, SdkLoggingHandler])
