@@ -102,8 +102,8 @@ def prometheus_names() -> Iterator[str]:
 METRICS = set(prometheus_names())
 COUNTERS = {name for name in METRICS if not name.endswith("_active")}
 
-# The Collector's span metrics. The SDK clears its exemplars at each export, so those of a short-lived
-# process are lost with its last export: exemplars come from here.
+# The Collector's span metrics. The SDK clears its exemplars at each export, so those of a
+# short-lived process are lost with its last export: exemplars come from here.
 SPAN_METRICS = {"traces_span_metrics_duration_seconds_bucket"}
 LABELS = {"counter", "job", "le"} | {
     escaped(value)
