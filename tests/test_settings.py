@@ -186,10 +186,10 @@ DURATION = "a number of seconds, or text such as 90s, 1h30m or 2d"
         ("slo.f.min_success_rate.days = 7", "slo.f.min_success_rate: has no rate"),
         (
             "slo.f.min_success_rate = {rate = 1, day = 7}",
-            "slo.f.min_success_rate.day: is unknown: use one of rate, runs, days",
+            "slo.f.min_success_rate.day: is unknown (valid keys: rate, runs, days)",
         ),
-        ("slo.f.max_late = 'x'\nslo.f.t = 1", f"slo.f.t: is unknown: use one of {NAMES}"),
-        ("slos = 1", "slos: is unknown: use one of slo"),
+        ("slo.f.max_late = 'x'\nslo.f.t = 1", f"slo.f.t: is unknown (valid keys: {NAMES})"),
+        ("slos = 1", "slos: is unknown (valid keys: slo)"),
         ("slo = 5", "slo: must be a table, not 5"),
         (
             "slo.max_rows = 5",

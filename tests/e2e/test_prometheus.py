@@ -403,7 +403,7 @@ def test_the_dashboard_shows_what_was(settled: Stack) -> None:
     assert shown("Success rate") == 1
     assert shown("Active") == 0
     assert shown("Retries") == 1
-    assert shown("Broken objectives") == 1
+    assert shown("Violated objectives") == 1
     rows_of_brief = sum(SHORT)
     assert shown("Rows out") == total(series, "prefect_task_rows_sum", OUTPUT) + rows_of_brief
     # Quantiles are estimated from the bounds of a run's bucket.

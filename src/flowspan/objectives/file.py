@@ -152,7 +152,7 @@ def _reason(problem: ErrorDetails) -> str:
     match problem["type"]:
         case "extra_forbidden":
             known = ", ".join(_MODEL_AT_DEPTH[len(place)].model_fields)
-            return f"is unknown: use one of {known}"
+            return f"is unknown (valid keys: {known})"
         case "missing":
             return f"has no {place[-1]}"
         case "model_type" | "dict_type" if len(place) == 2:  # noqa: PLR2004 - slo, name
