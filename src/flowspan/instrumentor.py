@@ -43,7 +43,7 @@ P = TypeVar("P")
 
 
 class Providers(NamedTuple):
-    """Where each signal goes; log records go nowhere if they are switched off."""
+    """The providers of each signal; a no-op one for log records if they are off."""
 
     traces: TracerProvider
     metrics: MeterProvider
