@@ -10,6 +10,9 @@ from typing import Any
 
 from typing_extensions import Self
 
+SLACK = 30.0
+"""Seconds by which a loaded machine may miss a time limit. What ignores the limit takes longer."""
+
 
 class Timed:
     """When the block that it manages was entered and left, in nanoseconds since the epoch.

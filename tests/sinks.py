@@ -242,6 +242,10 @@ def grpc_sink(tls: Certificate | None = None, port: int = 0) -> Iterator[Sink]:
         server.stop(0).wait(5)
 
 
+UNBOUNDED = 600
+"""An exporter's timeout that no test waits for: what ends sooner has ended by another limit."""
+
+
 @contextmanager
 def silent_endpoint() -> Iterator[str]:
     """Yield the URL of an endpoint that accepts connections and never answers."""

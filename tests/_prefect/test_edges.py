@@ -44,6 +44,22 @@ def recording(**options: Any) -> tuple[TracerProvider, RecordedSpans]:
     return provider, spans
 
 
+class Meeting:
+    """Where so many coroutines wait for one another."""
+
+    def __init__(self, size: int) -> None:
+        self.missing = size
+        self.all_came = asyncio.Event()
+
+    def come(self) -> None:
+        self.missing -= 1
+        if not self.missing:
+            self.all_came.set()
+
+    async def wait(self) -> None:
+        await asyncio.wait_for(self.all_came.wait(), PATIENCE)
+
+
 def assert_true_to_api(spans: RecordedSpans) -> None:
     differences = reconcile(spans.all, attributes(spans.one("RUN main"))[semconv.RUN_ID])
     assert not differences, "\n".join([*differences, spans.tree()])
@@ -146,19 +162,15 @@ def test_instrument_from_many_threads(prefect_server: str) -> None:
 def test_adoption_of_a_second_flow(prefect_server: str) -> None:
     """Two flows that run at once and both begin with instrument() are both taken up."""
     provider, spans = recording()
-    begun: list[int] = []
-    instrumented: list[int] = []
-
-    async def both_are_in(those: list[int]) -> None:
-        those.append(1)
-        while len(those) < 2:
-            await asyncio.sleep(0.01)
+    begun, instrumented = Meeting(2), Meeting(2)
 
     @flow
     async def main() -> None:
-        await both_are_in(begun)
+        begun.come()
+        await begun.wait()
         flowspan.instrument(tracer_provider=provider)
-        await both_are_in(instrumented)
+        instrumented.come()
+        await instrumented.wait()
 
     async def both() -> None:
         await asyncio.gather(main(), main())
@@ -283,13 +295,14 @@ def test_overlapping_waits_count_once(spans: RecordedSpans) -> None:
         client.upsert_global_concurrency_limit_by_name("narrow-gate", limit=1)
 
     asked: list[int] = []
+    asking = Meeting(3)
     held: list[Timed] = []
 
     async def enter() -> None:
         asked.append(time.time_ns())
+        asking.come()
         async with aconcurrency("narrow-gate", occupy=1):
-            while len(asked) < 3:
-                await asyncio.sleep(0.01)
+            await asking.wait()
             slept = Timed()
             held.append(slept)
             with slept:

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import defaultdict
 from typing import Any
 from uuid import UUID
 
 import prefect.flow_runs
 import pytest
+from httpx import HTTPStatusError
 from prefect import allow_failure, flow, get_run_logger, pause_flow_run, resume_flow_run, task
 from prefect.cache_policies import INPUTS
 from prefect.client.orchestration import get_client
@@ -18,9 +20,9 @@ from prefect.states import Cancelled, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.transactions import transaction
 
+from clocks import Timed, timed_wait
 from flowspan import semconv
 from flowspan.identity import derive_attempt_span_id, derive_span_id, derive_trace_id
-from clocks import Timed, timed_wait
 from kinds import KINDS, flow_around, make, make_task, span_name
 from processes import PATIENCE, eventually
 from reconcile import reconcile
@@ -600,7 +602,6 @@ def test_pause_and_resume(spans: RecordedSpans, kind: str) -> None:
 
 def test_waits_of_tasks(spans: RecordedSpans) -> None:
     """Waiting for a worker thread, an upstream result and a retry are told apart."""
-
     goes_on = threading.Event()
     is_busy, submitted, began, outside = Timed(), Timed(), Timed(), Timed()
     waits: list[Timed] = []
@@ -639,33 +640,35 @@ def test_waits_of_tasks(spans: RecordedSpans) -> None:
     # Prefect's id of the run tells milliseconds.
     assert is_busy.seconds < in_queue <= (began.start - submitted.start) / 1e9 + 0.001
     assert semconv.WAIT_DEPENDENCIES not in attributes(spans.one("queued"))
-    assert not [key for key in attributes(spans.one("direct")) if key.startswith(semconv.WAIT_PREFIX)]
+    assert not [
+        key for key in attributes(spans.one("direct")) if key.startswith(semconv.WAIT_PREFIX)
+    ]
     assert_true_to_api(spans)
 
 
-def test_concurrency_waits(spans: RecordedSpans, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiting for a slot counts, for a tag or in the function; a tag without limit does not."""
-    with get_client(sync_client=True) as client:
-        for name in ("tag:narrow", "pool"):
-            client.create_concurrency_limit(tag=name.removeprefix("tag:"), concurrency_limit=1) if (
-                name.startswith("tag:")
-            ) else client._client.post(
-                "/v2/concurrency_limits/", json={"name": name, "limit": 1, "active": True}
-            ).raise_for_status()
-
-    refused = {"tag:narrow": threading.Event(), "pool": threading.Event()}
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> dict[str, threading.Event]:
+    """Return for each limit what is set once the API has refused somebody a slot of it."""
+    events: dict[str, threading.Event] = defaultdict(threading.Event)
     ask = ConcurrencyLimitAsyncClient.increment_concurrency_slots_with_lease
 
     async def asks(client: Any, names: list[str], *args: Any, **kwargs: Any) -> Any:
         try:
             return await ask(client, names, *args, **kwargs)
-        except Exception:
-            refused[names[0]].set()
+        except HTTPStatusError:
+            for name in names:
+                events[name].set()
             raise
 
-    monkeypatch.setattr(
-        ConcurrencyLimitAsyncClient, "increment_concurrency_slots_with_lease", asks
-    )
+    monkeypatch.setattr(ConcurrencyLimitAsyncClient, "increment_concurrency_slots_with_lease", asks)
+    return events
+
+
+def test_concurrency_waits(spans: RecordedSpans, refused: dict[str, threading.Event]) -> None:
+    """Waiting for a slot counts, for a tag or in the function; a tag without limit does not."""
+    with get_client(sync_client=True) as client:
+        client.create_concurrency_limit(tag="narrow", concurrency_limit=1)
+        client.upsert_global_concurrency_limit_by_name("pool", limit=1)
     held: dict[str, list[Timed]] = {"tagged": [], "inside": []}
 
     def hold(name: str, limit: str) -> None:
