@@ -22,7 +22,7 @@ def environment(folder: Path, **variables: str) -> dict[str, str]:
     """
     own = {
         "FLOWSPAN_DIR": str(folder),
-        "PYTHONPATH": str(FLOWS),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(FLOWS), os.environ.get("PYTHONPATH")])),
         "PREFECT_RUNNER_POLL_FREQUENCY": "1",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
     }

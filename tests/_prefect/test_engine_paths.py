@@ -4,17 +4,14 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import defaultdict
 from typing import Any
 from uuid import UUID
 
 import prefect.flow_runs
 import pytest
-from httpx import HTTPStatusError
 from prefect import allow_failure, flow, get_run_logger, pause_flow_run, resume_flow_run, task
 from prefect.cache_policies import INPUTS
 from prefect.client.orchestration import get_client
-from prefect.client.orchestration._concurrency_limits.client import ConcurrencyLimitAsyncClient
 from prefect.concurrency.sync import concurrency
 from prefect.states import Cancelled, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -644,24 +641,6 @@ def test_waits_of_tasks(spans: RecordedSpans) -> None:
         key for key in attributes(spans.one("direct")) if key.startswith(semconv.WAIT_PREFIX)
     ]
     assert_true_to_api(spans)
-
-
-@pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch) -> dict[str, threading.Event]:
-    """Return for each limit what is set once the API has refused somebody a slot of it."""
-    events: dict[str, threading.Event] = defaultdict(threading.Event)
-    ask = ConcurrencyLimitAsyncClient.increment_concurrency_slots_with_lease
-
-    async def asks(client: Any, names: list[str], *args: Any, **kwargs: Any) -> Any:
-        try:
-            return await ask(client, names, *args, **kwargs)
-        except HTTPStatusError:
-            for name in names:
-                events[name].set()
-            raise
-
-    monkeypatch.setattr(ConcurrencyLimitAsyncClient, "increment_concurrency_slots_with_lease", asks)
-    return events
 
 
 def test_concurrency_waits(spans: RecordedSpans, refused: dict[str, threading.Event]) -> None:
