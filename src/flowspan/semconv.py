@@ -126,10 +126,15 @@ WAIT_TYPE: Final = "prefect.wait.type"
 ROWS_DIRECTION: Final = "prefect.rows.direction"
 COMPONENT: Final = "flowspan.component"
 
+# Prefect's types of states, whatever the states' names
+RUNNING: Final = "RUNNING"
+FINAL_STATE_TYPES: Final = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+
 # How a run ended, in the words of the CI/CD conventions
+SUCCESS: Final = "success"
 _RESULT_BY_STATE_NAME: Final = {"TimedOut": "timeout", "NotReady": "skip"}
 _RESULT_BY_STATE_TYPE: Final = {
-    "COMPLETED": "success",
+    "COMPLETED": SUCCESS,
     "FAILED": "failure",
     "CRASHED": "error",
     "CANCELLED": "cancellation",
@@ -140,7 +145,7 @@ ERROR_RESULTS: Final = frozenset({"failure", "timeout", "error"})
 
 
 def result_of(state_type: str, state_name: str) -> str | None:
-    """Tell the result of a run that ended in a state; None if that is no end."""
+    """Return the result of a run that ended in a state; None if that is no end."""
     return _RESULT_BY_STATE_NAME.get(state_name) or _RESULT_BY_STATE_TYPE.get(state_type)
 
 

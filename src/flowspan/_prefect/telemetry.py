@@ -296,8 +296,7 @@ class EngineTelemetry(RunTelemetry):
                 is_adopted=self._is_adopted,
                 late=description.late(self._start),
             ),
-            description.attributes,
-            description.identify,
+            description,
             origin.recorder,
         )
         self.recorder = recorder
