@@ -173,7 +173,7 @@ def targets() -> Iterator[tuple[Patch, Any]]:
 
     installed = Version(version("prefect"))
     for patch in PATCHES:
-        if installed < Version(patch.since):
+        if not patch.applies_to(installed):
             continue
         try:
             owner = importlib.import_module(patch.module)

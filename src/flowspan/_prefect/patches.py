@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import context as context_api
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
+from packaging.version import Version
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 
@@ -449,13 +450,23 @@ async def _in_own_context_async(generator: AsyncGenerator[Any, Any]) -> AsyncGen
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """One function of Prefect that is wrapped: `name` of the class or module `owner`."""
+    """One function of Prefect that is wrapped: `name` of the class or module `owner`.
+
+    It is there from Prefect `since` on, and no longer from `until` on. A function that a later
+    Prefect renames has two patches, of which each Prefect gets one.
+    """
 
     module: str
     owner: str | None
     name: str
     wrapper: Callable[[EngineObserver], Wrapper]
     since: str = "3.6.0"
+    until: str | None = None
+
+    def applies_to(self, prefect: Version) -> bool:
+        """Whether that Prefect has the function."""
+        is_gone = self.until is not None and prefect >= Version(self.until)
+        return prefect >= Version(self.since) and not is_gone
 
     @property
     def target(self) -> str:
