@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from dataclasses import dataclass
 from itertools import islice
 from time import time_ns
@@ -22,7 +23,7 @@ from flowspan.recording.recorder import current_recorder
 from flowspan.recording.rows import count_rows
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
     from types import TracebackType
 
     from prefect.client.schemas.objects import State as PrefectState
@@ -300,24 +301,8 @@ def _slot_acquired(start: int, response: Any) -> None:
 
 def _acquires_slots(_observer: EngineObserver) -> Wrapper:
     def acquire(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        start, response = time_ns(), None
-        try:
-            response = wrapped(*args, **kwargs)
-            return response
-        finally:
-            _slot_acquired(start, response)
-
-    return acquire
-
-
-def _acquires_slots_async(_observer: EngineObserver) -> Wrapper:
-    async def acquire(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        start, response = time_ns(), None
-        try:
-            response = await wrapped(*args, **kwargs)
-            return response
-        finally:
-            _slot_acquired(start, response)
+        start = time_ns()
+        return _observed(wrapped, args, kwargs, lambda response: _slot_acquired(start, response))
 
     return acquire
 
@@ -348,29 +333,39 @@ def _looks_at(look: Look) -> Callable[[EngineObserver], Wrapper]:
 
     def wrapper(observer: EngineObserver) -> Wrapper:
         def looked_at(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-            result = wrapped(*args, **kwargs)
-            with contained:
-                look(observer, result, kwargs)
-            return result
+            def tell(result: Any) -> None:
+                if result is not None:
+                    with contained:
+                        look(observer, result, kwargs)
+
+            return _observed(wrapped, args, kwargs, tell)
 
         return looked_at
 
     return wrapper
 
 
-def _looks_at_async(look: Look) -> Callable[[EngineObserver], Wrapper]:
-    """Wrap an asynchronous function as `_looks_at` wraps one."""
+def _observed(
+    wrapped: Callable[..., Any], args: Any, kwargs: Any, tell: Callable[[Any], None]
+) -> Any:
+    """Call a function and `tell` its result, or None where it raises; it may be asynchronous."""
+    result = None
+    try:
+        result = wrapped(*args, **kwargs)
+    finally:
+        is_asynchronous = inspect.isawaitable(result)
+        if not is_asynchronous:
+            tell(result)
+    return _observed_later(result, tell) if is_asynchronous else result
 
-    def wrapper(observer: EngineObserver) -> Wrapper:
-        async def looked_at(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-            result = await wrapped(*args, **kwargs)
-            with contained:
-                look(observer, result, kwargs)
-            return result
 
-        return looked_at
-
-    return wrapper
+async def _observed_later(awaitable: Awaitable[Any], tell: Callable[[Any], None]) -> Any:
+    result = None
+    try:
+        result = await awaitable
+        return result
+    finally:
+        tell(result)
 
 
 def _gives_no_tracer(_observer: EngineObserver) -> Wrapper:
@@ -380,14 +375,9 @@ def _gives_no_tracer(_observer: EngineObserver) -> Wrapper:
 
 def _runs_generator(_observer: EngineObserver) -> Wrapper:
     def run_generator(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        return _in_own_context(wrapped(*args, **kwargs))
-
-    return run_generator
-
-
-def _runs_generator_async(_observer: EngineObserver) -> Wrapper:
-    def run_generator(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        return _in_own_context_async(wrapped(*args, **kwargs))
+        generator = wrapped(*args, **kwargs)
+        is_async = inspect.isasyncgen(generator)
+        return (_in_own_context_async if is_async else _in_own_context)(generator)
 
     return run_generator
 
@@ -504,11 +494,11 @@ PATCHES: Final = (
     Patch(_FLOW_ENGINE, "AsyncFlowRunEngine", "_resolve_parameters", _waits_for("parameters")),
     Patch(_FLOW_ENGINE, "AsyncFlowRunEngine", "_wait_for_dependencies", _waits_for("wait_for")),
     Patch(_TASK_ENGINE, None, "run_generator_task_sync", _runs_generator),
-    Patch(_TASK_ENGINE, None, "run_generator_task_async", _runs_generator_async),
+    Patch(_TASK_ENGINE, None, "run_generator_task_async", _runs_generator),
     Patch(_FLOW_ENGINE, None, "run_generator_flow_sync", _runs_generator),
-    Patch(_FLOW_ENGINE, None, "run_generator_flow_async", _runs_generator_async),
+    Patch(_FLOW_ENGINE, None, "run_generator_flow_async", _runs_generator),
     Patch("prefect.telemetry.run_telemetry", None, "get_tracer", _gives_no_tracer),
-    Patch("prefect.tasks", "Task", "create_run", _looks_at_async(_saw_new_task_run)),
+    Patch("prefect.tasks", "Task", "create_run", _looks_at(_saw_new_task_run)),
     Patch(
         "prefect.concurrency._sync", None, "acquire_concurrency_slots_with_lease", _acquires_slots
     ),
@@ -516,11 +506,11 @@ PATCHES: Final = (
         "prefect.concurrency._asyncio",
         None,
         "aacquire_concurrency_slots_with_lease",
-        _acquires_slots_async,
+        _acquires_slots,
     ),
     Patch("prefect.concurrency.sync", None, "_acquire_concurrency_slots", _acquires_slots),
-    Patch("prefect.concurrency.asyncio", None, "aacquire_concurrency_slots", _acquires_slots_async),
-    Patch("prefect.flow_runs", None, "propose_state", _looks_at_async(_saw_proposed_state)),
+    Patch("prefect.concurrency.asyncio", None, "aacquire_concurrency_slots", _acquires_slots),
+    Patch("prefect.flow_runs", None, "propose_state", _looks_at(_saw_proposed_state)),
     Patch(
         "prefect.flow_runs",
         None,
@@ -529,5 +519,5 @@ PATCHES: Final = (
         since="3.6.11",
     ),
     Patch(_CLIENT, "FlowRunClient", "read_flow_run", _looks_at(_saw_flow_run)),
-    Patch(_CLIENT, "FlowRunAsyncClient", "read_flow_run", _looks_at_async(_saw_flow_run)),
+    Patch(_CLIENT, "FlowRunAsyncClient", "read_flow_run", _looks_at(_saw_flow_run)),
 )
