@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import signal
 from dataclasses import dataclass
 from itertools import islice
 from time import time_ns
@@ -172,6 +173,36 @@ class _Attempt(_Bracket):
         # An adopted run has ended by now, and its context with it.
         is_over = recorder is not None and recorder.is_finished
         context_api.attach(self._telemetry.outer if is_over else self._outer)
+
+
+class _MortalAttempt(_Attempt):
+    """Around `run_context` of a flow, where Prefect leaves it by sending itself a signal.
+
+    Prefect before 3.8.4 turns SIGTERM into an exception there, inside `run_context`, which then
+    repeats the signal with the handler of before. By default it kills the process, before any state
+    is set and before `initialize_run` is left. So this is the last that is heard of the run.
+    """
+
+    _is_mortal = False
+
+    def _before(self) -> None:
+        super()._before()
+        self._is_mortal = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    def _leaving(self, error: BaseException | None) -> None:
+        super()._leaving(error)
+        if self._is_mortal and isinstance(error, TerminationSignal) and not _is_meant_to_stop():
+            self._telemetry.terminate()
+            self._telemetry.leave()
+
+
+def _is_meant_to_stop() -> bool:
+    """Whether Prefect's runner stops this process, which then lives until it has a state."""
+    try:
+        from prefect._internal.control_listener import get_intent  # noqa: PLC0415 - not in 3.6.0
+    except ImportError:
+        return False
+    return get_intent() is not None
 
 
 class _TaskTransaction(_Bracket):
@@ -467,7 +498,6 @@ class Patch:
 def _engine_patches(module: str, owner: str) -> list[Patch]:
     return [
         Patch(module, owner, "initialize_run", _take_over),
-        Patch(module, owner, "run_context", _bracket(_Attempt)),
         Patch(module, owner, "handle_success", _function_returned),
         Patch(module, owner, "handle_exception", _function_raised),
         Patch(module, owner, "handle_timeout", _function_raised),
@@ -475,15 +505,29 @@ def _engine_patches(module: str, owner: str) -> list[Patch]:
     ]
 
 
+def _flow_attempt_patches(owner: str) -> list[Patch]:
+    mortal, safe = _bracket(_MortalAttempt), _bracket(_Attempt)
+    return [
+        Patch(_FLOW_ENGINE, owner, "run_context", mortal, until=_SURVIVES_RUN_CONTEXT),
+        Patch(_FLOW_ENGINE, owner, "run_context", safe, since=_SURVIVES_RUN_CONTEXT),
+    ]
+
+
 _TASK_ENGINE: Final = "prefect.task_engine"
 _FLOW_ENGINE: Final = "prefect.flow_engine"
 _CLIENT: Final = "prefect.client.orchestration._flow_runs.client"
+
+_SURVIVES_RUN_CONTEXT: Final = "3.8.4"  # a flow that is sent SIGTERM
 
 PATCHES: Final = (
     *_engine_patches(_TASK_ENGINE, "SyncTaskRunEngine"),
     *_engine_patches(_TASK_ENGINE, "AsyncTaskRunEngine"),
     *_engine_patches(_FLOW_ENGINE, "FlowRunEngine"),
     *_engine_patches(_FLOW_ENGINE, "AsyncFlowRunEngine"),
+    Patch(_TASK_ENGINE, "SyncTaskRunEngine", "run_context", _bracket(_Attempt)),
+    Patch(_TASK_ENGINE, "AsyncTaskRunEngine", "run_context", _bracket(_Attempt)),
+    *_flow_attempt_patches("FlowRunEngine"),
+    *_flow_attempt_patches("AsyncFlowRunEngine"),
     Patch(_TASK_ENGINE, "SyncTaskRunEngine", "transaction_context", _bracket(_TaskTransaction)),
     Patch(_TASK_ENGINE, "AsyncTaskRunEngine", "transaction_context", _bracket(_TaskTransaction)),
     Patch(_TASK_ENGINE, "BaseTaskRunEngine", "handle_rollback", _rolled_back),
