@@ -360,3 +360,14 @@ def test_a_bad_file_does_not_matter_to_who_is_off(
     monkeypatch.setenv("FLOWSPAN_ENABLED", "on")
     with pytest.raises(ConfigurationError, match="max_duration"):
         Settings()
+
+
+def test_every_variable_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt variable is refused; one that only a command reads is not."""
+    monkeypatch.setenv("FLOWSPAN_JAEGER_HEADERS", "x-tenant=etl")
+    Settings()
+    monkeypatch.setenv("FLOWSPAN_JAEGER_HEADER", "x-tenant=etl")
+    with pytest.raises(
+        ValidationError, match=r"jaeger_header; valid settings are .*FLOWSPAN_JAEGER_HEADERS"
+    ):
+        Settings()

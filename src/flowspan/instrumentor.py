@@ -19,6 +19,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 from packaging.version import Version
 
 from flowspan._containment import count_failures_with
+from flowspan._replacement import Replacement
 from flowspan.export import providers as sdk
 from flowspan.identity import derive_trace_id
 from flowspan.log_capture.hooks import LogHooks
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 SUPPORTED_PREFECT: Final = "prefect >= 3.6, < 4"
 
 _logger = logging.getLogger("flowspan")
-_INHERITED: Final = object()
 
 P = TypeVar("P")
 
@@ -58,8 +58,8 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
     """
 
     def __init__(self) -> None:
-        if not hasattr(self, "_originals"):  # the base class hands out one instance
-            self._originals: list[tuple[Any, str, Any]] = []
+        if not hasattr(self, "_patched"):  # the base class hands out one instance
+            self._patched: list[Replacement] = []
             self._observer: EngineObserver | None = None
             self._providers: Providers | None = None
             self._settings: Settings | None = None
@@ -73,7 +73,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
     @property
     def patched(self) -> list[str]:
         """The functions of Prefect that are wrapped now, as dotted names."""
-        return [f"{owner.__name__}.{name}" for owner, name, _ in self._originals]
+        return [f"{patch.owner.__name__}.{patch.name}" for patch in self._patched]
 
     @property
     def provider(self) -> TracerProvider | None:
@@ -121,9 +121,9 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
             raise
 
     def _wrap(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
-        # If the owner only inherits the attribute, restoring must not leave a copy on it.
-        self._originals.append((owner, name, vars(owner).get(name, _INHERITED)))
-        setattr(owner, name, wrapt.FunctionWrapper(getattr(owner, name), wrapper))
+        patch = Replacement(owner, name, wrapt.FunctionWrapper(getattr(owner, name), wrapper))
+        self._patched.append(patch)
+        patch.install()
 
     def adopt_running(self) -> None:
         """Start recording the runs that called this, unless they are recorded already."""
@@ -134,12 +134,8 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
 
     def _uninstrument(self, **_: Any) -> None:
         self._log_hooks.remove()
-        while self._originals:
-            owner, name, original = self._originals.pop()
-            if original is _INHERITED:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, original)
+        while self._patched:
+            self._patched.pop().restore()
         self.flush(self._flush_timeout)
         self._providers = self._settings = self._observer = None
 
@@ -173,7 +169,7 @@ def targets() -> Iterator[tuple[Patch, Any]]:
 
     installed = Version(version("prefect"))
     for patch in PATCHES:
-        if installed < Version(patch.since):
+        if not patch.applies_to(installed):
             continue
         try:
             owner = importlib.import_module(patch.module)

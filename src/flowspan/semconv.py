@@ -163,10 +163,15 @@ WAIT_TYPE: Final = "prefect.wait.type"
 ROWS_DIRECTION: Final = "prefect.rows.direction"
 COMPONENT: Final = "flowspan.component"
 
+# Prefect's types of states, whatever the states' names
+RUNNING: Final = "RUNNING"
+FINAL_STATE_TYPES: Final = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+
 # How a run ended, in the terms of the CI/CD conventions
+SUCCESS: Final = "success"
 _RESULT_BY_STATE_NAME: Final = {"TimedOut": "timeout", "NotReady": "skip"}
 _RESULT_BY_STATE_TYPE: Final = {
-    "COMPLETED": "success",
+    "COMPLETED": SUCCESS,
     "FAILED": "failure",
     "CRASHED": "error",
     "CANCELLED": "cancellation",

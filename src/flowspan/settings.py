@@ -16,7 +16,6 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
-    SecretStr,
     TypeAdapter,
     ValidationError,
     model_validator,
@@ -34,6 +33,8 @@ from flowspan.objectives import file
 from flowspan.objectives.promises import FlowOrTag, Objectives
 
 _VARIABLE: Final = "FLOWSPAN_SLO"
+_OF_COMMANDS: Final = ("FLOWSPAN_JAEGER_HEADERS",)
+"""Variables that are no setting of what records: a command reads them by itself."""
 
 
 def _read_json(value: Any) -> Any:
@@ -97,9 +98,6 @@ class Settings(BaseSettings):
     file_max_count: PositiveInt = 8
     """Files kept for each signal, the one being written included."""
 
-    jaeger_headers: SecretStr | None = None
-    """Headers that ``flowspan timeline --jaeger`` sends, as ``a=b,c=d``; used nowhere else."""
-
     slo: Annotated[Mapping[FlowOrTag, Objectives], NoDecode, BeforeValidator(_read_json)] = Field(
         default_factory=dict
     )
@@ -113,13 +111,11 @@ class Settings(BaseSettings):
     @classmethod
     def _know_every_variable(cls, values: Any) -> Any:
         """Refuse misspelt variables, which would otherwise be ignored."""
-        prefix = cls.model_config["env_prefix"]
-        names = [
-            name.removeprefix(prefix).lower() for name in os.environ if name.startswith(prefix)
-        ]
-        if unknown := sorted(set(names) - set(cls.model_fields)):
-            known = ", ".join(f"{prefix}{name.upper()}" for name in cls.model_fields)
-            raise ValueError(f"no such setting: {', '.join(unknown)}; valid settings are {known}")
+        prefix, known = cls.model_config["env_prefix"], known_variables()
+        names = {name.upper() for name in os.environ if name.startswith(prefix)}
+        if unknown := sorted(names - {*known}):
+            spelt = ", ".join(name.removeprefix(prefix).lower() for name in unknown)
+            raise ValueError(f"no such setting: {spelt}; valid settings are {', '.join(known)}")
         return values
 
     @classmethod
@@ -129,6 +125,12 @@ class Settings(BaseSettings):
         """Add the file as the last source, after arguments and variables."""
         sources = super().settings_customise_sources(settings_cls, *args, **kwargs)
         return (*sources, _FileSource(settings_cls))
+
+
+def known_variables() -> list[str]:
+    """Return the names of all ``FLOWSPAN_*`` variables that anything reads."""
+    prefix = Settings.model_config["env_prefix"]
+    return [*(f"{prefix}{name.upper()}" for name in Settings.model_fields), *_OF_COMMANDS]
 
 
 def objectives_source() -> str | None:

@@ -39,10 +39,11 @@ def test_target_is_what_we_wrap(patch: Patch) -> None:
     """Each target is there, is a function of its owner, and takes what the wrapper reads."""
     advice = (
         f"Prefect {INSTALLED} changed {patch.module}:{patch.owner or ''}.{patch.name}. Read its "
-        "source, adapt the wrapper in flowspan/_prefect/patches.py, and give the patch a `since`."
+        "source, adapt the wrapper in flowspan/_prefect/patches.py, and give the patch an `until` "
+        "and the one that takes its place a `since`."
     )
-    if Version(patch.since) > INSTALLED:
-        pytest.skip(f"came with Prefect {patch.since}")
+    if not patch.applies_to(INSTALLED):
+        pytest.skip(f"is there from Prefect {patch.since} until {patch.until or 'now'}")
     owner = owner_of(patch)
     assert patch.name in vars(owner), advice
     target = vars(owner)[patch.name]
@@ -117,3 +118,32 @@ def test_missing_target_is_reported_and_survived(
     (record,) = [r for r in caplog.records if "which flowspan watches" in r.message]
     assert "vanished" in record.message
     assert "\n" not in record.message
+
+
+def test_patches_of_other_prefects_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A function that another Prefect has is neither wrapped nor missed in this one."""
+    from flowspan import _prefect
+
+    engine, wrapper = ("prefect.task_engine", "SyncTaskRunEngine"), PATCHES[0].wrapper
+    renamed = Patch(*engine, "vanished", wrapper, until=str(INSTALLED))
+    to_come = Patch(*engine, "coming", wrapper, since=f"{INSTALLED.major + 1}.0")
+    still_here = Patch(*engine, "handle_success", wrapper, until=f"{INSTALLED.major + 1}.0")
+    monkeypatch.setattr(_prefect, "PATCHES", (renamed, to_come, still_here))
+    flowspan.instrument(tracer_provider=TracerProvider())
+    try:
+        assert flowspan.PrefectInstrumentor().patched == ["SyncTaskRunEngine.handle_success"]
+    finally:
+        flowspan.uninstrument()
+    assert not [record for record in caplog.records if "which flowspan watches" in record.message]
+
+
+@pytest.mark.parametrize(
+    ("installed", "applies"),
+    [("3.6.10", False), ("3.6.11", True), ("3.9.0rc1", True), ("3.9.0", False), ("3.10.0", False)],
+)
+def test_range_of_a_patch(installed: str, *, applies: bool) -> None:
+    """A patch is for its `since` and what follows, up to what precedes its `until`."""
+    patch = Patch("prefect.flows", None, "x", PATCHES[0].wrapper, since="3.6.11", until="3.9.0")
+    assert patch.applies_to(Version(installed)) is applies

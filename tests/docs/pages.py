@@ -22,7 +22,7 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
 from flowspan.cli.main import app
 from flowspan.collector.layers import available
-from flowspan.settings import Settings
+from flowspan.settings import known_variables
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -102,7 +102,7 @@ def _command(words: list[str]) -> Command:
 def check_variable(name: str) -> None:
     """Fail unless a program reads a variable."""
     if name.startswith("FLOWSPAN_"):
-        assert name.removeprefix("FLOWSPAN_").lower() in Settings.model_fields, name
+        assert name in known_variables(), name
     elif name.startswith("OTEL_"):
         assert name in _OTEL, f"OpenTelemetry Python does not know {name}"
     elif name.startswith("PREFECT_"):

@@ -49,7 +49,7 @@ from flowspan.log_capture.measurements import Measure, Measurement
 from flowspan.logs import add_run_context
 from flowspan.recording.instruments import RunMetrics
 from flowspan.recording.recorder import RunRecorder, RunTracer
-from flowspan.recording.run import Run
+from flowspan.recording.run import Attributes, Run
 from flowspan.settings import Settings
 from loggers import SOURCES, say
 from processes import FLOWS, PATIENCE, environment, eventually, run_script
@@ -846,6 +846,16 @@ def test_the_deployment_of_the_calling_flow() -> None:
     """A task's lines have the deployment of its flow run, if the process knows it."""
     tracer = RunTracer(TracerProvider(), RunMetrics())
 
+    class Named:
+        def __init__(self, **identity: str) -> None:
+            self._identity = identity
+
+        def identify(self) -> Attributes:
+            return {**self._identity}
+
+        def attributes(self) -> Attributes:
+            return {}
+
     def start(caller: RunRecorder | None, task_name: str | None, **identity: str) -> RunRecorder:
         run = Run(
             id=str(uuid.uuid4()),
@@ -859,7 +869,7 @@ def test_the_deployment_of_the_calling_flow() -> None:
             allows_retries=False,
             upstream=(),
         )
-        return tracer.start(run, dict, lambda: {**identity}, caller)
+        return tracer.start(run, Named(**identity), caller)
 
     deployment = {semconv.DEPLOYMENT_NAME: "nightly"}
     main = start(None, None, **{semconv.FLOW_NAME: "main", **deployment})

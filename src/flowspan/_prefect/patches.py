@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import signal
 from dataclasses import dataclass
 from itertools import islice
 from time import time_ns
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import context as context_api
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
+from packaging.version import Version
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 
@@ -21,7 +24,7 @@ from flowspan.recording.recorder import current_recorder
 from flowspan.recording.rows import count_rows
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
     from types import TracebackType
 
     from prefect.client.schemas.objects import State as PrefectState
@@ -172,6 +175,36 @@ class _Attempt(_Bracket):
         context_api.attach(self._telemetry.outer if is_over else self._outer)
 
 
+class _MortalAttempt(_Attempt):
+    """Around `run_context` of a flow, where Prefect leaves it by sending itself a signal.
+
+    Prefect before 3.8.4 turns SIGTERM into an exception there, inside `run_context`, which then
+    repeats the signal with the handler of before. By default it kills the process, before any state
+    is set and before `initialize_run` is left. So this is the last that is heard of the run.
+    """
+
+    _is_mortal = False
+
+    def _before(self) -> None:
+        super()._before()
+        self._is_mortal = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    def _leaving(self, error: BaseException | None) -> None:
+        super()._leaving(error)
+        if self._is_mortal and isinstance(error, TerminationSignal) and not _is_meant_to_stop():
+            self._telemetry.terminate()
+            self._telemetry.leave()
+
+
+def _is_meant_to_stop() -> bool:
+    """Whether Prefect's runner stops this process, which then lives until it has a state."""
+    try:
+        from prefect._internal.control_listener import get_intent  # noqa: PLC0415 - not in 3.6.0
+    except ImportError:
+        return False
+    return get_intent() is not None
+
+
 class _TaskTransaction(_Bracket):
     """Around ``transaction_context``, inside which a task's function is called."""
 
@@ -299,24 +332,8 @@ def _slot_acquired(start: int, response: Any) -> None:
 
 def _acquires_slots(_observer: EngineObserver) -> Wrapper:
     def acquire(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        start, response = time_ns(), None
-        try:
-            response = wrapped(*args, **kwargs)
-            return response
-        finally:
-            _slot_acquired(start, response)
-
-    return acquire
-
-
-def _acquires_slots_async(_observer: EngineObserver) -> Wrapper:
-    async def acquire(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        start, response = time_ns(), None
-        try:
-            response = await wrapped(*args, **kwargs)
-            return response
-        finally:
-            _slot_acquired(start, response)
+        start = time_ns()
+        return _observed(wrapped, args, kwargs, lambda response: _slot_acquired(start, response))
 
     return acquire
 
@@ -347,29 +364,39 @@ def _looks_at(look: Look) -> Callable[[EngineObserver], Wrapper]:
 
     def wrapper(observer: EngineObserver) -> Wrapper:
         def looked_at(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-            result = wrapped(*args, **kwargs)
-            with contained:
-                look(observer, result, kwargs)
-            return result
+            def tell(result: Any) -> None:
+                if result is not None:
+                    with contained:
+                        look(observer, result, kwargs)
+
+            return _observed(wrapped, args, kwargs, tell)
 
         return looked_at
 
     return wrapper
 
 
-def _looks_at_async(look: Look) -> Callable[[EngineObserver], Wrapper]:
-    """Wrap an asynchronous function as `_looks_at` wraps one."""
+def _observed(
+    wrapped: Callable[..., Any], args: Any, kwargs: Any, tell: Callable[[Any], None]
+) -> Any:
+    """Call a function and `tell` its result, or None where it raises; it may be asynchronous."""
+    result = None
+    try:
+        result = wrapped(*args, **kwargs)
+    finally:
+        is_asynchronous = inspect.isawaitable(result)
+        if not is_asynchronous:
+            tell(result)
+    return _observed_later(result, tell) if is_asynchronous else result
 
-    def wrapper(observer: EngineObserver) -> Wrapper:
-        async def looked_at(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-            result = await wrapped(*args, **kwargs)
-            with contained:
-                look(observer, result, kwargs)
-            return result
 
-        return looked_at
-
-    return wrapper
+async def _observed_later(awaitable: Awaitable[Any], tell: Callable[[Any], None]) -> Any:
+    result = None
+    try:
+        result = await awaitable
+        return result
+    finally:
+        tell(result)
 
 
 def _gives_no_tracer(_observer: EngineObserver) -> Wrapper:
@@ -379,14 +406,9 @@ def _gives_no_tracer(_observer: EngineObserver) -> Wrapper:
 
 def _runs_generator(_observer: EngineObserver) -> Wrapper:
     def run_generator(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        return _in_own_context(wrapped(*args, **kwargs))
-
-    return run_generator
-
-
-def _runs_generator_async(_observer: EngineObserver) -> Wrapper:
-    def run_generator(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        return _in_own_context_async(wrapped(*args, **kwargs))
+        generator = wrapped(*args, **kwargs)
+        is_async = inspect.isasyncgen(generator)
+        return (_in_own_context_async if is_async else _in_own_context)(generator)
 
     return run_generator
 
@@ -449,13 +471,23 @@ async def _in_own_context_async(generator: AsyncGenerator[Any, Any]) -> AsyncGen
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """One function of Prefect that is wrapped: `name` of the class or module `owner`."""
+    """One function of Prefect that is wrapped: `name` of the class or module `owner`.
+
+    It is there from Prefect `since` on, and no longer from `until` on. A function that a later
+    Prefect renames has two patches, of which each Prefect gets one.
+    """
 
     module: str
     owner: str | None
     name: str
     wrapper: Callable[[EngineObserver], Wrapper]
     since: str = "3.6.0"
+    until: str | None = None
+
+    def applies_to(self, prefect: Version) -> bool:
+        """Whether that Prefect has the function."""
+        is_gone = self.until is not None and prefect >= Version(self.until)
+        return prefect >= Version(self.since) and not is_gone
 
     @property
     def target(self) -> str:
@@ -466,7 +498,6 @@ class Patch:
 def _engine_patches(module: str, owner: str) -> list[Patch]:
     return [
         Patch(module, owner, "initialize_run", _take_over),
-        Patch(module, owner, "run_context", _bracket(_Attempt)),
         Patch(module, owner, "handle_success", _function_returned),
         Patch(module, owner, "handle_exception", _function_raised),
         Patch(module, owner, "handle_timeout", _function_raised),
@@ -474,15 +505,29 @@ def _engine_patches(module: str, owner: str) -> list[Patch]:
     ]
 
 
+def _flow_attempt_patches(owner: str) -> list[Patch]:
+    mortal, safe = _bracket(_MortalAttempt), _bracket(_Attempt)
+    return [
+        Patch(_FLOW_ENGINE, owner, "run_context", mortal, until=_SURVIVES_RUN_CONTEXT),
+        Patch(_FLOW_ENGINE, owner, "run_context", safe, since=_SURVIVES_RUN_CONTEXT),
+    ]
+
+
 _TASK_ENGINE: Final = "prefect.task_engine"
 _FLOW_ENGINE: Final = "prefect.flow_engine"
 _CLIENT: Final = "prefect.client.orchestration._flow_runs.client"
+
+_SURVIVES_RUN_CONTEXT: Final = "3.8.4"  # a flow that is sent SIGTERM
 
 PATCHES: Final = (
     *_engine_patches(_TASK_ENGINE, "SyncTaskRunEngine"),
     *_engine_patches(_TASK_ENGINE, "AsyncTaskRunEngine"),
     *_engine_patches(_FLOW_ENGINE, "FlowRunEngine"),
     *_engine_patches(_FLOW_ENGINE, "AsyncFlowRunEngine"),
+    Patch(_TASK_ENGINE, "SyncTaskRunEngine", "run_context", _bracket(_Attempt)),
+    Patch(_TASK_ENGINE, "AsyncTaskRunEngine", "run_context", _bracket(_Attempt)),
+    *_flow_attempt_patches("FlowRunEngine"),
+    *_flow_attempt_patches("AsyncFlowRunEngine"),
     Patch(_TASK_ENGINE, "SyncTaskRunEngine", "transaction_context", _bracket(_TaskTransaction)),
     Patch(_TASK_ENGINE, "AsyncTaskRunEngine", "transaction_context", _bracket(_TaskTransaction)),
     Patch(_TASK_ENGINE, "BaseTaskRunEngine", "handle_rollback", _rolled_back),
@@ -493,11 +538,11 @@ PATCHES: Final = (
     Patch(_FLOW_ENGINE, "AsyncFlowRunEngine", "_resolve_parameters", _waits_for("parameters")),
     Patch(_FLOW_ENGINE, "AsyncFlowRunEngine", "_wait_for_dependencies", _waits_for("wait_for")),
     Patch(_TASK_ENGINE, None, "run_generator_task_sync", _runs_generator),
-    Patch(_TASK_ENGINE, None, "run_generator_task_async", _runs_generator_async),
+    Patch(_TASK_ENGINE, None, "run_generator_task_async", _runs_generator),
     Patch(_FLOW_ENGINE, None, "run_generator_flow_sync", _runs_generator),
-    Patch(_FLOW_ENGINE, None, "run_generator_flow_async", _runs_generator_async),
+    Patch(_FLOW_ENGINE, None, "run_generator_flow_async", _runs_generator),
     Patch("prefect.telemetry.run_telemetry", None, "get_tracer", _gives_no_tracer),
-    Patch("prefect.tasks", "Task", "create_run", _looks_at_async(_saw_new_task_run)),
+    Patch("prefect.tasks", "Task", "create_run", _looks_at(_saw_new_task_run)),
     Patch(
         "prefect.concurrency._sync", None, "acquire_concurrency_slots_with_lease", _acquires_slots
     ),
@@ -505,11 +550,11 @@ PATCHES: Final = (
         "prefect.concurrency._asyncio",
         None,
         "aacquire_concurrency_slots_with_lease",
-        _acquires_slots_async,
+        _acquires_slots,
     ),
     Patch("prefect.concurrency.sync", None, "_acquire_concurrency_slots", _acquires_slots),
-    Patch("prefect.concurrency.asyncio", None, "aacquire_concurrency_slots", _acquires_slots_async),
-    Patch("prefect.flow_runs", None, "propose_state", _looks_at_async(_saw_proposed_state)),
+    Patch("prefect.concurrency.asyncio", None, "aacquire_concurrency_slots", _acquires_slots),
+    Patch("prefect.flow_runs", None, "propose_state", _looks_at(_saw_proposed_state)),
     Patch(
         "prefect.flow_runs",
         None,
@@ -518,5 +563,5 @@ PATCHES: Final = (
         since="3.6.11",
     ),
     Patch(_CLIENT, "FlowRunClient", "read_flow_run", _looks_at(_saw_flow_run)),
-    Patch(_CLIENT, "FlowRunAsyncClient", "read_flow_run", _looks_at_async(_saw_flow_run)),
+    Patch(_CLIENT, "FlowRunAsyncClient", "read_flow_run", _looks_at(_saw_flow_run)),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
@@ -42,7 +43,7 @@ from flowspan.recording.rows import count_rows
 from flowspan.recording.run import Run, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
     from prefect.client.orchestration import PrefectClient, SyncPrefectClient
     from prefect.client.schemas.objects import State as PrefectState
@@ -105,18 +106,11 @@ class EngineTelemetry(RunTelemetry):
         parameters: dict[str, Any] | None = None,
     ) -> None:
         """Begin to record `run`; asks and tells the API what it must, as Prefect's own would."""
-        past = Past()
-        with contained:
-            if self._has_past and isinstance(run, FlowRun):
-                past.states = client.read_flow_run_states(run.id)
-                if run.deployment_id is not None:
-                    past.deployment = client.read_deployment(run.deployment_id)
-            elif self._has_past:
-                past.states = client.read_task_run_states(run.id)
-        with contained:
-            labels = self._begin(run, parameters, past)
-            if labels and isinstance(run, FlowRun):
-                client.update_flow_run_labels(run.id, labels)
+        answer = None
+        with contextlib.suppress(StopIteration):
+            steps = self._start_steps(run, client, parameters)
+            while True:
+                answer = steps.send(answer)
 
     async def async_start_span(
         self,
@@ -125,18 +119,39 @@ class EngineTelemetry(RunTelemetry):
         parameters: dict[str, Any] | None = None,
     ) -> None:
         """Begin to record `run`, as `start_span` does."""
+        with contextlib.suppress(StopIteration):
+            steps = self._start_steps(run, client, parameters)
+            step = next(steps)
+            while True:
+                try:
+                    answer = await step
+                except BaseException as error:  # noqa: BLE001, PERF203 - such as a cancellation
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+
+    def _start_steps(
+        self,
+        run: FlowRun | TaskRun,
+        client: SyncPrefectClient | PrefectClient,
+        parameters: dict[str, Any] | None,
+    ) -> Generator[Any, Any, None]:
+        """Begin to record `run`; yields what calls of `client` return, and takes their answers.
+
+        Those of an asynchronous client are to be awaited first.
+        """
         past = Past()
         with contained:
             if self._has_past and isinstance(run, FlowRun):
-                past.states = await client.read_flow_run_states(run.id)
+                past.states = yield client.read_flow_run_states(run.id)
                 if run.deployment_id is not None:
-                    past.deployment = await client.read_deployment(run.deployment_id)
+                    past.deployment = yield client.read_deployment(run.deployment_id)
             elif self._has_past:
-                past.states = await client.read_task_run_states(run.id)
+                past.states = yield client.read_task_run_states(run.id)
         with contained:
             labels = self._begin(run, parameters, past)
             if labels and isinstance(run, FlowRun):
-                await client.update_flow_run_labels(run.id, labels)
+                yield client.update_flow_run_labels(run.id, labels)
 
     def update_state(self, new_state: PrefectState) -> None:
         """Record a state transition."""
@@ -296,8 +311,7 @@ class EngineTelemetry(RunTelemetry):
                 is_adopted=self._is_adopted,
                 late=description.late(self._start),
             ),
-            description.attributes,
-            description.identify,
+            description,
             origin.recorder,
         )
         self.recorder = recorder

@@ -22,8 +22,10 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 
 from flowspan import semconv
+from flowspan._containment import Containment
 from flowspan._version import __version__
 from flowspan.errors import ConfigurationError
+from flowspan.export import forks
 from flowspan.export.bounded import (
     BoundedLoggerProvider,
     BoundedLogProcessor,
@@ -44,6 +46,7 @@ from flowspan.export.probe import _REQUESTS_AUTHORITY, probe
 from flowspan.export.routes import (
     _METRICS,
     _OTLP_BY_PROTOCOL,
+    _OTLP_GRPC,
     _OTLP_HTTP,
     _TRACES,
     EMBEDDED,
@@ -73,6 +76,7 @@ __all__ = [
 ]
 
 _logger = logging.getLogger("flowspan")
+_contained = Containment("export")
 
 
 def build_tracer_provider(settings: Settings) -> TracerProvider:
@@ -195,11 +199,15 @@ def _make_exporter(route: SignalRoute, settings: Settings) -> Any:
     ):
         arguments["session"] = _session()
     try:
-        return entry_point.load()(**arguments)
+        exporter = entry_point.load()(**arguments)
     except Exception as error:
         raise ConfigurationError(
             f"The {route.signal} exporter {route.exporter!r} cannot be set up: {error}"
         ) from error
+    if route.exporter == _OTLP_GRPC:
+        with _contained:  # without it all works but forks
+            forks.hold_back(exporter)
+    return exporter
 
 
 def _make_embedded_exporter(route: SignalRoute, settings: Settings) -> Any:

@@ -46,12 +46,8 @@ from opentelemetry.trace import (
 from flowspan import semconv
 from flowspan.export.bounded import BoundedLoggerProvider
 from flowspan.log_capture.hooks import Line
-from flowspan.recording.recorder import (
-    RunRecorder,
-    current_recorder,
-    qualified_name,
-    speaking_recorder,
-)
+from flowspan.recording.attempt import qualified_name
+from flowspan.recording.recorder import RunRecorder, current_recorder, speaking_recorder
 from flowspan.redaction import LONGEST_TEXT, redact
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import wrapt
 
 from flowspan._containment import Containment
+from flowspan._replacement import Replacement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +37,6 @@ _LEVELS: Final = {
     "fatal": logging.CRITICAL,
     "notset": logging.NOTSET,
 }
-_INHERITED: Final = object()
 
 _contained: Final = Containment("logs")
 
@@ -132,8 +132,8 @@ class LogHooks:
         self._local = _Local()
         self._is_installed = False
         self._awaits_structlog = False
-        self._filter: tuple[Any, ...] | None = None
-        self._process_event: tuple[Any, ...] | None = None
+        self._filter: Replacement | None = None
+        self._process_event: Replacement | None = None
 
     def install(self, measure: Measure | None, export: Export | None = None) -> None:
         """Start listening; structlog is patched once the application has imported it."""
@@ -150,14 +150,8 @@ class LogHooks:
         """Stop listening and restore the originals, unless others have wrapped ours."""
         self._is_installed = False
         for patch in (self._filter, self._process_event):
-            if patch is not None:
-                owner, name, wrapper, original = patch
-                if vars(owner).get(name) is not wrapper:
-                    continue
-                if original is _INHERITED:
-                    delattr(owner, name)
-                else:
-                    setattr(owner, name, original)
+            if patch is not None and patch.is_in_place:
+                patch.restore()
         self._filter = self._process_event = None
 
     def _wrap_logging(self) -> None:
@@ -165,8 +159,7 @@ class LogHooks:
         # `extra`, in every logger, even in one that does not propagate. Handlers come later: one
         # that queues records removes their arguments. `filter` has returned by then, which matters
         # because Prefect's handler counts the frames to the code that logs, to warn there.
-        owner, name = logging.Logger, "filter"
-        passes = owner.filter
+        passes = logging.Logger.filter
 
         @functools.wraps(passes)
         def filter_and_hear(logger: logging.Logger, record: logging.LogRecord) -> Any:
@@ -181,8 +174,9 @@ class LogHooks:
                         raise
             return passed
 
-        self._filter = ours = (owner, name, filter_and_hear, vars(owner).get(name, _INHERITED))
-        setattr(owner, name, filter_and_hear)
+        # Known before it is installed, since other threads log meanwhile.
+        self._filter = ours = Replacement(logging.Logger, "filter", filter_and_hear)
+        ours.install()
 
     def _wrap_structlog(self, structlog: Any) -> None:
         self._awaits_structlog = False
@@ -213,8 +207,8 @@ class LogHooks:
             closure=process_event.__closure__,
         )
         functools.update_wrapper(wrapper, original)
-        self._process_event = ours = (owner, "_process_event", wrapper, original)
-        owner._process_event = wrapper  # noqa: SLF001 - as above
+        self._process_event = ours = Replacement(owner, "_process_event", wrapper)
+        ours.install()
 
     def _hear_record(self, logger: logging.Logger, record: logging.LogRecord) -> None:
         local = self._local

@@ -4,17 +4,23 @@ No library is imported for it and nothing lazy is computed: a type is recognised
 the top-level package of any class it derives from, so subclasses such as GeoDataFrame count too.
 """
 
+from __future__ import annotations
+
 import inspect
 import operator
 import threading
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowspan import semconv
 from flowspan._containment import Containment
-from flowspan.recording.run import Attributes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from flowspan.recording.run import Attributes
 
 _Counter = Callable[[Any], int | None]
 
@@ -209,11 +215,19 @@ class Rows:
     """
 
     def __init__(self) -> None:
-        self.consumed: set[str] = set()
-        self.of_leaves: dict[str, int | None] = {}
+        self._consumed: set[str] = set()
+        self._of_called: dict[str, int | None] = {}
         self._counted: dict[str, int] = {}
         self._told: dict[str, int] = {}
         self._told_by_name: dict[str, int] = {}
+
+    def consume(self, run_ids: Iterable[str]) -> None:
+        """Note whose results a run consumes that this flow run called: they are no leaves."""
+        self._consumed.update(run_ids)
+
+    def add_called(self, run_id: str, rows: Rows) -> None:
+        """Add what came out of a run that this flow run called, which has ended."""
+        self._of_called[run_id] = rows.total(semconv.ROWS_OUTPUT)
 
     def count(self, direction: str, rows: int | None) -> None:
         """Set what was counted, by the attribute of the direction."""
@@ -232,8 +246,8 @@ class Rows:
         if (told := self._told.get(direction)) is not None:
             return told
         if direction == semconv.ROWS_OUTPUT:
-            leaves = self.of_leaves.items()
-            known = [n for run_id, n in leaves if n is not None and run_id not in self.consumed]
+            called = self._of_called.items()
+            known = [n for run_id, n in called if n is not None and run_id not in self._consumed]
             if known:
                 return sum(known)
         return self._counted.get(direction)

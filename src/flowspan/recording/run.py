@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from opentelemetry.util.types import AttributeValue
 
 from flowspan import semconv
+from flowspan.redaction import redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -38,6 +39,63 @@ class State(NamedTuple):
     id: str
     message: str | None
     time: int
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the time in it is part of the run's duration."""
+        return self.type == semconv.RUNNING
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it is one that Prefect does not leave again by itself."""
+        return self.type in semconv.FINAL_STATE_TYPES
+
+    @property
+    def attributes(self) -> Attributes:
+        """What the event of a transition into it carries."""
+        return {
+            semconv.STATE_TYPE: self.type,
+            semconv.STATE_NAME: self.name,
+            semconv.STATE_ID: self.id,
+            semconv.STATE_MESSAGE: redact_text(self.message or ""),
+        }
+
+
+class States:
+    """The states that a run has entered.
+
+    Attributes:
+        last: The last one.
+        left_as: The one that it will enter only after this process has left it, if that is known.
+    """
+
+    def __init__(self) -> None:
+        self.last: State | None = None
+        self.left_as: State | None = None
+        self._seen: set[str] = set()
+
+    @property
+    def conclusion(self) -> State | None:
+        """The state to conclude with."""
+        return self.left_as or self.last
+
+    def enter(self, state: State) -> bool:
+        """Make `state` the last one; False if it has been entered before, by its id."""
+        if state.id in self._seen:
+            return False
+        self._seen.add(state.id)
+        self.last = state
+        return True
+
+
+class Details(Protocol):
+    """What is known of a run, but may change until it ends."""
+
+    def identify(self) -> Attributes:
+        """Return the ids and present names of the run and of its flow run, as of now."""
+
+    def attributes(self) -> Attributes:
+        """Return the attributes of the run's span; called once, at its end, if it is recorded."""
 
 
 @dataclass(frozen=True)

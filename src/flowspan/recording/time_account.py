@@ -1,15 +1,18 @@
-"""What a recorder keeps account of: where the time went, how long a run was running, its rows."""
+"""What a recorder keeps account of: where the time went, and how long a run was running."""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from flowspan import semconv
 from flowspan.units import NANOSECONDS
 
 if TYPE_CHECKING:
-    from flowspan.recording.run import Attributes
+    from flowspan.recording.run import Attributes, State
+
+# States that a run waits in, by the wait that they begin; the next state ends it.
+_WAIT_BY_STATE_NAME: Final = {wait.state: wait.attribute for wait in semconv.WAITS if wait.state}
 
 
 class Stopwatch:
@@ -52,6 +55,7 @@ class Account:
         self._execution: int | None = None
         self._since: int | None = None
         self._until = 0
+        self._state_wait: tuple[str, int] | None = None
 
     @property
     def execution(self) -> float:
@@ -63,12 +67,24 @@ class Account:
         """Whether the user's function is entered and not yet left."""
         return self._since is not None
 
+    def enter_state(self, state: State) -> None:
+        """End the wait that the last state began, and begin that of `state`, if it is one."""
+        self._end_state_wait(state.time)
+        if wait := _WAIT_BY_STATE_NAME.get(state.name):
+            self._state_wait = (wait, state.time)
+
     def begin_execution(self, now: int) -> None:
         """Begin to count execution."""
         self._since = now
 
-    def end_execution(self, now: int) -> None:
-        """Count what has been executed since it began, less what was waited meanwhile."""
+    def end_execution(self, now: int) -> bool:
+        """Count what has been executed since it began, less what was waited meanwhile.
+
+        Returns whether it had begun.
+        """
+        if self._since is None:
+            return False
+        self._end_state_wait(now)
         with self._lock:
             if self._since is not None:
                 waited = sum(
@@ -77,6 +93,7 @@ class Account:
                 )
                 self._execution = (self._execution or 0) + max(0, now - self._since) - waited
                 self._since, self._until = None, now
+        return True
 
     def wait(self, attribute: str, start: int, end: int) -> None:
         """Count the part of a wait that no other wait has been counted for."""
@@ -107,3 +124,9 @@ class Account:
         rest = duration - sum(self._waits.values()) - (self._execution or 0)
         account[semconv.ORCHESTRATION] = max(0, rest) / NANOSECONDS
         return account
+
+    def _end_state_wait(self, now: int) -> None:
+        if self._state_wait is not None:
+            wait, since = self._state_wait
+            self._state_wait = None
+            self.wait(wait, since, max(since, now))

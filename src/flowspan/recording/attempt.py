@@ -1,0 +1,127 @@
+"""One attempt of a run: a call of the user's function, and how it went."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry.semconv.attributes.exception_attributes import (
+    EXCEPTION_MESSAGE,
+    EXCEPTION_STACKTRACE,
+    EXCEPTION_TYPE,
+)
+from opentelemetry.trace import Status, StatusCode
+
+from flowspan import semconv
+from flowspan.recording.run import Outcome
+from flowspan.redaction import redact_text
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from flowspan.recording.run import State
+
+# What an attempt has failed with that neither an exception nor its state names.
+_FAILED: Final = "Failed"
+# States that a run enters after an attempt that failed, if it has retries left.
+_RETRY_STATE_NAMES: Final = frozenset({"AwaitingRetry", "Retrying"})
+# The attribute of an exception that names the run that raised it first
+_FIRST_RUN: Final = "__flowspan_run_id__"
+
+
+class Attempt:
+    """One attempt of a run, with a span of its own if the run allows retries.
+
+    It is open until the user's function is left (`is_over`), and it ends when the run enters the
+    next state, or ends: that state says whether the attempt failed where no exception does.
+
+    The number with which a run is taken up is that of no attempt. It stands for the time before the
+    first one, has no span, and leaves its exception on the run's.
+
+    Attributes:
+        number: From 1 up, over all processes that have taken the run up.
+        span: Its span, until it ends.
+        is_over: Whether the user's function is left, or need not be called.
+        exception: What it was ended by, if by an exception; it outlives the attempt.
+    """
+
+    def __init__(self, number: int, span: Span | None = None) -> None:
+        self.number = number
+        self.span = span
+        self.is_over = False
+        self.exception: BaseException | None = None
+
+    def error_type(self, state_name: str = _FAILED) -> str:
+        """Name what the attempt failed with: its exception's class, or else `state_name`."""
+        return qualified_name(self.exception) if self.exception is not None else state_name
+
+    def outcome(self, state: State | None) -> Outcome | None:
+        """Return how the run ends if it does so in `state`; None if that is no end."""
+        result = semconv.result_of(state.type, state.name) if state is not None else None
+        if state is None or result is None:
+            return None
+        error_type = self.error_type(state.name) if result in semconv.ERROR_RESULTS else None
+        return Outcome(state.name, result, error_type)
+
+    def fail(self, exception: BaseException, now: int, span_of_run: Span) -> None:
+        """Record, once, the exception that ended it."""
+        if self.exception is exception:
+            return
+        self.exception = exception
+        span = self.span or span_of_run
+        if not span.is_recording():
+            return
+        message, stacktrace = redact_text(str(exception)), traceback.format_exception(exception)
+        masked = {
+            EXCEPTION_TYPE: qualified_name(exception),
+            EXCEPTION_MESSAGE: message,
+            EXCEPTION_STACKTRACE: redact_text("".join(stacktrace)),
+        }
+        span.add_event("exception", masked, timestamp=now)  # what the SDK does would not be masked
+        if self.span is not None:
+            self._mark(qualified_name(exception), message)
+
+    def enter_state(self, state: State) -> None:
+        """End the attempt if it is over; it has failed if `state` says so."""
+        if not self.is_over or self.span is None:
+            return
+        if self.exception is None:
+            is_retried = state.name in _RETRY_STATE_NAMES
+            if is_retried or semconv.result_of(state.type, state.name) in semconv.ERROR_RESULTS:
+                error_type = _FAILED if is_retried else state.name
+                self._mark(error_type, redact_text(state.message) if state.message else None)
+        self.end(state.time)
+
+    def end(self, now: int) -> None:
+        """End its span, if that is still open."""
+        if self.span is not None:
+            self.span.end(end_time=now)
+            self.span = None
+
+    def claim_exception(self, run_id: str) -> bool:
+        """Return whether its exception was raised by this run, not by one that this run called.
+
+        The first run to ask leaves its id on the exception, which goes with a copy from another
+        process, too.
+        """
+        if getattr(self.exception, _FIRST_RUN, run_id) != run_id:
+            return False
+        with contextlib.suppress(Exception):  # some exceptions take no attributes
+            setattr(self.exception, _FIRST_RUN, run_id)
+        return True
+
+    def _mark(self, error_type: str, message: str | None) -> None:
+        if self.span is not None:
+            self.span.set_attribute(semconv.ERROR_TYPE, error_type)
+            self.span.set_status(Status(StatusCode.ERROR, message))
+
+
+def qualified_name(exception: BaseException) -> str:
+    """Name an exception's class as the semantic conventions for ``error.type`` do."""
+    kind = type(exception)
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
