@@ -30,7 +30,7 @@ def root_trace(run_id: str) -> str:
 def load(server: Jaeger | str, wanted: str = "latest", **headers: str) -> span.Trace:
     """Read a trace from a server or a URL."""
     url = jaeger.base_url(server if isinstance(server, str) else server.url)
-    return jaeger.load(url, wanted, trace_of_root=root_trace, headers=headers)
+    return jaeger.load(url, wanted, headers=headers)
 
 
 def names(trace: span.Trace) -> list[str]:

@@ -9,7 +9,6 @@ from flowspan.cli import output
 from flowspan.cli.hints import HOW_TO_GET_LOGS, floor_of, unknown
 from flowspan.cli.options import FOLDER
 from flowspan.cli.output import fail, note
-from flowspan.cli.timeline import _trace_of_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -66,7 +65,7 @@ def logs(
 
     floor = floor_of(level)
     try:
-        found = reader.load(file, run, _trace_of_root)
+        found = reader.load(file, run)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="FLOW_RUN_ID|TRACE_ID|latest") from None
     except SourceError as error:

@@ -2,35 +2,29 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flowspan.cli import exports, output
-from flowspan.cli.hints import (
-    HOW_TO_GET_LOGS,
-    HOW_TO_GET_SPANS,
-    HOW_TO_GET_SPANS_TO_JAEGER,
-    floor_of,
-    unknown,
-)
+from flowspan.cli.hints import HOW_TO_GET_LOGS, floor_of
 from flowspan.cli.options import (
     FOLDER,
     SINCE_HELP,
+    WANTED,
+    File,
     Jaeger,
-    Source,
-    read_jaeger_option,
+    load_trace,
     read_since_option,
-    refuse_two_sources,
+    source_of,
 )
-from flowspan.cli.output import fail, note
+from flowspan.cli.output import note
 
 if TYPE_CHECKING:
     from flowspan.analysis.one_trace import Analysis
     from flowspan.read.log_files import Logs
+    from flowspan.read.source import TraceSource
     from flowspan.read.span import Trace
-
-_WANTED: Final = "TRACE_ID|FLOW_RUN_ID|latest"
 
 
 def timeline(
@@ -38,14 +32,14 @@ def timeline(
     trace: Annotated[
         str,
         typer.Argument(
-            metavar=_WANTED,
+            metavar=WANTED,
             help="A trace id, the id of any run in it, or (default) the run that ended last; "
             "latest~1 is the one before.",
             show_default=False,
         ),
     ] = "latest",
     *,
-    file: Source = FOLDER,
+    file: File = FOLDER,
     jaeger: Jaeger = None,
     flow: Annotated[
         str | None,
@@ -95,17 +89,16 @@ def timeline(
     exports.check(perfetto, dot, html, as_json=as_json)
     if level is not None and not with_logs:
         raise typer.BadParameter("It is the level of log lines: add --logs.", param_hint="--level")
-    if with_logs and (jaeger is not None or str(file) == "-"):
-        where = "Standard input" if jaeger is None else "Jaeger"
-        raise typer.BadParameter(f"{where} has spans and no log lines.", param_hint="--logs")
-    refuse_two_sources(jaeger, context)
+    source = source_of(context, file, jaeger)
+    if with_logs and source.log_folder is None:
+        raise typer.BadParameter(f"{source.name} has spans and no log lines.", param_hint="--logs")
     if not (flow is None and since is None) and not _is_latest(trace):
         raise typer.BadParameter(
             "They choose among the latest runs: leave out the id.", param_hint="--flow, --since"
         )
     floor = floor_of(level)
-    found = _find(file, jaeger, trace, flow, read_since_option(since))
-    lines = _logs_beside(file, found.trace_id, floor) if with_logs else None
+    found = load_trace(source, trace, flow, read_since_option(since))
+    lines = _logs_beside(source, found.trace_id, floor) if with_logs else None
     analysis = _analyse(found)
     exports.write(found, analysis, perfetto, dot)
     if as_json:
@@ -113,7 +106,7 @@ def timeline(
     elif not exports.is_printed(perfetto, dot, html):
         _draw(found, analysis, lines, everything=everything, top=top)
     if html is not None:
-        lines = lines or _logs_for_page(file, jaeger, found)
+        lines = lines or _logs_for_page(source, found)
         _write_page(html, found, analysis, lines)
     problems = (*found.problems, *(lines.problems if lines else ()))
     if problems:
@@ -127,75 +120,32 @@ def _is_latest(wanted: str) -> bool:
     return steps_back(wanted) is not None
 
 
-def _trace_of_root(run_id: str) -> str:
-    from flowspan.identity import derive_trace_id  # noqa: PLC0415 - imports the SDK
-
-    return f"{derive_trace_id(run_id):032x}"
-
-
-def _find(
-    file: Path, jaeger_url: str | None, wanted: str, flow: str | None = None, since: int = 0
-) -> "Trace":
-    """Load a trace, or say why there is none, and exit."""
+def _logs_beside(source: "TraceSource", trace_id: str, floor: int) -> "Logs":
+    """Read the log lines of a trace that lie beside its spans."""
     from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
-    from flowspan.read.selection import UnknownRunError  # noqa: PLC0415 - likewise
+    from flowspan.read import log_files  # noqa: PLC0415 - heavy
 
-    how_to_get_spans = HOW_TO_GET_SPANS if jaeger_url is None else HOW_TO_GET_SPANS_TO_JAEGER
     try:
-        return _load(file, jaeger_url, wanted, flow, since)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=_WANTED) from None
-    except SourceError as error:
-        fail(f"{error}\n{how_to_get_spans}")
-    except UnknownRunError as error:
-        output.warn(error.problems)
-        fail(unknown(error, [known.trace_id for known in error.known], how_to_get_spans))
-
-
-def _load(file: Path, jaeger_url: str | None, wanted: str, flow: str | None, since: int) -> "Trace":
-    from flowspan.read import trace_files  # noqa: PLC0415 - only one command needs it
-
-    if jaeger_url is None:
-        return trace_files.load(file, wanted, flow=flow, since=since)
-    from flowspan.read import jaeger  # noqa: PLC0415 - heavy
-
-    url, headers = read_jaeger_option(jaeger_url)
-    return jaeger.load(
-        url, wanted, trace_of_root=_trace_of_root, headers=headers, flow=flow, since=since
-    )
-
-
-def _logs_beside(file: Path, trace_id: str, floor: int) -> "Logs":
-    """Read the log lines of a trace from the folder that its spans come from."""
-    from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
-    from flowspan.read import log_files as reader  # noqa: PLC0415 - likewise
-
-    folder = file if file.is_dir() else file.parent
-    try:
-        found = reader.load_trace(reader.find_files(folder), trace_id)
+        found = source.logs(trace_id)
     except SourceError as error:
         note(f"{error}\n{HOW_TO_GET_LOGS}")
-        return reader.Logs((), ())
-    shown = reader.at_least(found.logs, floor)
+        return log_files.Logs((), ())
+    shown = log_files.at_least(found.logs, floor)
     if not shown:
-        note(f"{folder} holds no log lines of this trace" + (" and level." if floor else "."))
+        what = "no log lines of this trace" + (" and level." if floor else ".")
+        note(f"{source.log_folder} holds {what}")
     return replace(found, logs=tuple(shown))
 
 
-def _logs_for_page(file: Path, jaeger_url: str | None, trace: "Trace") -> "Logs":
+def _logs_for_page(source: "TraceSource", trace: "Trace") -> "Logs":
     """Read the log lines of a trace, if there are any where its spans come from."""
     from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
-    from flowspan.read import log_files as reader  # noqa: PLC0415 - likewise
-    from flowspan.read.texts import STDIN  # noqa: PLC0415 - likewise
+    from flowspan.read.log_files import Logs  # noqa: PLC0415 - heavy
 
-    nothing = reader.Logs((), ())
-    if jaeger_url is not None or file == STDIN:
-        return nothing
     try:
-        files = reader.find_files(file if file.is_dir() else file.parent)
+        return source.logs(trace.trace_id)
     except SourceError:
-        return nothing
-    return reader.load_trace(files, trace.trace_id)
+        return Logs((), ())
 
 
 def _write_page(path: Path, trace: "Trace", analysis: "Analysis", lines: "Logs") -> None:
