@@ -64,7 +64,7 @@ def test_spans_read_fast_are_those_read_with_care(generated: Path) -> None:
 def test_a_generated_trace_has_what_a_real_one_has(generated: Path) -> None:
     """Links, waits, attempts, a flow above all of it; so that the benchmark measures real work."""
     trace = trace_files.load(generated)
-    root = tree.build(trace.spans).main
+    root = tree.build(trace.spans).about.span
     assert (root.name, root.parent_span_id) == ("RUN generated", None)
     assert {span.name for span in trace.spans} >= {"extract", "transform", "load", "attempt 2"}
     ids = {span.span_id for span in trace.spans}

@@ -17,7 +17,7 @@ def by_span(logs: Iterable[Log], tree: Tree) -> dict[str, list[Log]]:
     belongs to the span of its task run, else to that of its flow run, else to what the trace is
     about.
     """
-    main = tree.main.span_id
+    main = tree.about.span.span_id
     spans = {span.span_id for span in tree.spans}
     runs: dict[str, list[Span]] = {}
     for span in tree.spans:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flowspan.analysis import tree as trees
 from flowspan.analysis.one_trace import analyse
+from flowspan.analysis.root import root_of
 from flowspan.text import clean
 
 if TYPE_CHECKING:
@@ -150,13 +150,11 @@ def difference(before: Side, after: Side) -> Difference:
 
 def _side(trace: Trace) -> Side:
     analysis = analyse(trace.spans, what_if=False)
-    root = next((span for span in trace.spans if span.span_id == analysis.root_id), None)
-    if root is None:  # what it called names its flow, but has another name of a run, and result
-        main = trees.build(trace.spans).main
-        name = main.facts.flow_name or main.name
+    root = root_of(trace.spans)
+    facts = root.span.facts
+    name = facts.flow_name or root.span.name
+    if not root.is_there:  # what it called has another name of a run, and another result
         return Side(trace.trace_id, name, None, None, analysis, has_root=False)
-    facts = root.facts
-    name = facts.flow_name or root.name
     return Side(trace.trace_id, name, facts.run_name, facts.result, analysis)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from flowspan import semconv
 from flowspan.analysis.one_trace import analyse
+from flowspan.analysis.root import is_root, root_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -156,13 +157,11 @@ def _is_wanted(span: Span, facts: Mapping[str, Facts], flow: str | None) -> bool
     if flow is not None:
         return flow == (own.flow_name or UNNAMED)
     # A flow that another called is part of its caller's run, also where the caller's span is lost.
-    return span.parent_span_id is None or span.kind == "SERVER"
+    return is_root(span)
 
 
 def _plain_piece(spans: Sequence[Span], flow: str | None) -> list[tuple[Span, list[Span]]]:
-    ids = {span.span_id for span in spans}
-    roots = (span for span in spans if span.parent_span_id not in ids)
-    root = next(roots, spans[0])
+    root = root_of(spans).span
     return [(root, list(spans))] if flow in (None, root.name) else []
 
 

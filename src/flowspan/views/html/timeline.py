@@ -316,7 +316,7 @@ def _numbers(analysis: Analysis) -> dict[str, Any]:
 
 
 def _head(tree: Tree) -> dict[str, Any]:
-    main = tree.main
+    main = tree.about.span
     facts = main.facts
     node = next(node for node in trees.walk(tree) if node.key == main.span_id)
     first = min(span.start for span in tree.spans)

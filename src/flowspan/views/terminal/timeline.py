@@ -260,7 +260,7 @@ def _axis(tree: Tree, width: int) -> Axis:
 
 
 def _header(tree: Tree, *, unicode: bool) -> Iterator[Text]:
-    main = tree.main
+    main = tree.about.span
     facts = main.facts
     flow = facts.flow_name or main.attributes.get(semconv.PIPELINE_NAME) or main.name
     is_flow = facts.run_type == "flow"
@@ -268,7 +268,7 @@ def _header(tree: Tree, *, unicode: bool) -> Iterator[Text]:
     if is_flow and facts.run_name and facts.run_name != flow:
         title.append(f"  {clean(facts.run_name)}", style="not bold")
     outcome, word = _outcome(main), _result(main) if main.is_run else ""
-    if main.is_run and not is_flow and main.parent_span_id:  # its flow's span is missing
+    if main.is_run and not is_flow and not tree.about.is_there:  # its flow's span is missing
         outcome, word = _NO_OUTCOME, "not ended"
     if word:
         symbol = outcome.symbol if unicode else outcome.ascii
