@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 from made_spans import trace as put_together
+from rendered import rendered
 from run_spans import EPOCH, SECOND, make_span, run
 
 from flowspan.analysis import tree
@@ -13,7 +14,7 @@ from flowspan.analysis.trends.runs import flow_names, runs_of
 from flowspan.analysis.two_traces import compare
 from flowspan.read.span import Span
 from flowspan.views.headline import headline
-from flowspan.views.html.timeline import to_html
+from flowspan.views.html.timeline import render
 from flowspan.views.terminal import timeline
 
 LOST = "killed"
@@ -42,7 +43,7 @@ def test_an_orphan_does_not_take_the_place_of_a_run_that_is_a_root() -> None:
     built = tree.build(spans)
     title = next(iter(timeline.draw(built, width=100))).plain
     assert title.startswith("deployed  deployed-deployed  ✓ success")
-    assert b"<title>deployed deployed-deployed</title>" in to_html(spans, analysis)
+    assert b"<title>deployed deployed-deployed</title>" in rendered(render, trace)
     assert compare(trace, trace).before.name == "deployed"
     assert analysis.root_id == root_of(trace.spans).span_id == "deployed"
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from jaeger_server import Answer, Jaeger, jaeger_server
 from opentelemetry.trace import SpanKind
+from rendered import rendered
 from span_files import EPOCH, Plan, raw_line, raw_span, run, write
 from test_timeline_cli import flowspan
 
@@ -56,7 +57,7 @@ def test_a_trace_is_the_same_as_from_the_embedded_file(server: Jaeger) -> None:
     expected = trace_files.load(server.file, trace_id)
     found = load(server, trace_id)
     assert found == expected
-    assert timeline.to_json(found) == timeline.to_json(expected)
+    assert rendered(timeline.render, found) == rendered(timeline.render, expected)
 
 
 def test_jaeger_is_asked_for_the_trace_as_it_was_stored(server: Jaeger) -> None:

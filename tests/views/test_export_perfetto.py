@@ -5,18 +5,19 @@ from typing import Any
 
 from hypothesis import given, settings
 from made_spans import START, run, span, span_id, trace, traces
+from rendered import rendered
 from trace_events import Event, check
 
 from flowspan.analysis.one_trace import analyse
 from flowspan.read.span import Trace
-from flowspan.views.perfetto import to_perfetto
+from flowspan.views.perfetto import render
 
 US, MS = 1_000, 1_000_000
 
 
 def export(made: Trace) -> dict[str, Any]:
     """Write a trace, and read the document."""
-    written = b"".join(to_perfetto(made, analyse(made.spans)))
+    written = rendered(render, made)
     document: dict[str, Any] = json.loads(written)
     check(document)
     return document

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import orjson
 
 from flowspan import semconv
-from flowspan.analysis import log_places, phases
+from flowspan.analysis import phases
 from flowspan.analysis import tree as trees
 from flowspan.read import otlp_json as otlp
 from flowspan.text import SECOND, moment
@@ -35,10 +35,12 @@ from flowspan.views.terminal import timeline
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from flowspan.analysis.findings import Findings
     from flowspan.analysis.one_trace import Analysis
     from flowspan.analysis.tree import Node, Tree
     from flowspan.read.log_files import Log
     from flowspan.read.span import Span
+    from flowspan.views.wishes import Wishes
 
 _SCRIPTS: Final = (
     "format.js",
@@ -86,26 +88,15 @@ _EXACT: Final = range(-(2**53) + 1, 2**53)
 _PLACEHOLDER: Final = re.compile(r"\{\{(\w+)\}\}")
 
 
-def to_html(
-    spans: Sequence[Span],
-    analysis: Analysis,
-    logs: Iterable[Log] = (),
-) -> bytes:
-    """Write the page of one trace.
-
-    Args:
-        spans: The spans of the trace, at least one, each id once.
-        analysis: Where its time went. The page tells it with the numbers of
-            ``flowspan timeline --json``.
-        logs: Log records of the trace, in order of time.
-    """
-    tree = trees.build(spans, everything=True)
+def render(findings: Findings, _: Wishes) -> Iterable[bytes]:
+    """Return the page of a trace, with the numbers of ``flowspan timeline --json``."""
+    tree = findings.whole_tree
     page = _Page(tree)
-    data = page.data(analysis) | {
+    data = page.data(findings.analysis) | {
         "head": _head(tree),
-        "numbers": _numbers(analysis),
+        "numbers": _numbers(findings.analysis),
     }
-    details = page.details(log_places.by_span(logs, tree))
+    details = page.details(findings.logs_by_span)
     style = _asset("page.css")
     script = "".join(["(() => {\n'use strict';\n", *map(_asset, _SCRIPTS), "})();\n"])
     parts = {
@@ -117,7 +108,7 @@ def to_html(
         "data": _embedded(data),
         "details": _embedded(details),
     }
-    return _PLACEHOLDER.sub(lambda found: parts[found[1]], _asset("page.html")).encode()
+    return [_PLACEHOLDER.sub(lambda found: parts[found[1]], _asset("page.html")).encode()]
 
 
 class _Texts:

@@ -15,6 +15,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from flowspan import semconv
+from flowspan.analysis.findings import Findings
+from flowspan.analysis.log_places import by_row
 from flowspan.analysis.one_trace import Analysis
 from flowspan.analysis.phases import CAUSES, OTHER, Segment
 from flowspan.analysis.tree import Node, Rest, Tree
@@ -22,7 +24,9 @@ from flowspan.read.log_files import Log
 from flowspan.read.span import Span
 from flowspan.text import DAY, HOUR, MINUTE, MS, SECOND, clean, cut, human, moment, percent
 from flowspan.views.headline import headline
+from flowspan.views.terminal import tasks
 from flowspan.views.terminal.logs import shorten
+from flowspan.views.wishes import Wishes
 
 _NO_LOGS: Final[Mapping[str, Sequence[Log]]] = MappingProxyType({})
 
@@ -126,6 +130,23 @@ class _Layout:
     share: int
     rows: int
     axis: Axis
+
+
+def render(findings: Findings, wishes: Wishes) -> Iterator[Text]:
+    """Yield the lines of a timeline, and those of the summary below it."""
+    tree = findings.whole_tree if wishes.everything else findings.tree
+    yield from draw(
+        tree,
+        width=wishes.width,
+        unicode=wishes.unicode,
+        everything=wishes.everything,
+        logs=by_row(findings.logs_by_span, tree) if wishes.with_logs else _NO_LOGS,
+        analysis=findings.analysis,
+    )
+    yield Text()
+    yield from tasks.draw(
+        findings.analysis, width=wishes.width, unicode=wishes.unicode, top=wishes.top
+    )
 
 
 def draw(
