@@ -103,7 +103,7 @@ def _draw_difference(found: "Difference", *, everything: bool) -> None:
     drawn = difference.draw(
         found,
         width=console.width,
-        unicode=console.encoding.startswith("utf"),
+        unicode=output.shows_unicode(console),
         everything=everything,
     )
     for line in drawn:  # its sentences are wrapped, its table fits

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from flowspan.cli.output import STDOUT, console, note, print_lines, write_file
+from flowspan.cli.output import STDOUT, console, note, print_lines, shows_unicode, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -104,8 +104,7 @@ def write(
         write_file(STDOUT, JSON.render(findings, wishes))
     elif STDOUT not in files.values():
         screen = console()
-        unicode = screen.encoding.startswith("utf")
-        fitting = replace(wishes, width=screen.width, unicode=unicode)
+        fitting = replace(wishes, width=screen.width, unicode=shows_unicode(screen))
         print_lines(TERMINAL.render(findings, fitting), screen)
     for one, path in files.items():
         write_file(path, one.render(findings, wishes))

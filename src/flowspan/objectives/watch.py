@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from time import time_ns
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from flowspan import semconv
 from flowspan._containment import Containment
 from flowspan.units import NANOSECONDS
 
@@ -27,8 +28,6 @@ _contained = Containment("objectives")
 
 _LONGEST_DELAY: Final = 86_400.0  # seconds; a timer cannot be set for any time
 _SUCCESS: Final = "success"
-# Only these can lower a success rate: a run that is cancelled has neither succeeded nor failed.
-_FAILURES: Final = frozenset({"failure", "timeout", "error"})
 
 
 class Watch:
@@ -147,7 +146,7 @@ class Watch:
             if result == _SUCCESS and duration:  # one that failed has done part of its work
                 self._break(self._objectives.judge_task_share(self._shares(duration)))
                 self._judge_rows(rows)
-            if result not in _FAILURES:
+            if result not in semconv.ERROR_RESULTS:
                 self._history = None
             if self._history is not None:
                 if not _in_event_loop():

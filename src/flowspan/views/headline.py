@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from flowspan.text import clean, human, percent
+from flowspan.text import clean, human, percent, signed_percent
 
 if TYPE_CHECKING:
     from flowspan.analysis.one_trace import Analysis
@@ -99,7 +99,7 @@ def difference_headline(found: Difference) -> str:
     total, leading = found.total, found.leading
     if not total:
         return f"Both took {human(found.after.duration)}."
-    relative = f" ({found.relative:+.0%})".replace("%", " %") if found.relative is not None else ""
+    relative = "" if found.relative is None else f" ({signed_percent(found.relative)})"
     said = f"B took {human(abs(total))} {'longer' if total > 0 else 'less'}{relative}"
     if leading is None:
         return f"{said}."

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from flowspan.analysis.trends.statistics import LEVEL
-from flowspan.text import clean, human
+from flowspan.text import clean, human, signed_percent
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -69,12 +68,7 @@ def probability(p: float) -> str:
 
 def growth(before: float, after: float) -> str:
     """Write by how much something grew, in percent with a sign."""
-    return f"{(after - before) / before * 100:+.0f} %" if before > 0 else "from nothing"
-
-
-def rate(share: float) -> str:
-    """Write a rate in percent; rounded down, since 100 % must mean all."""
-    return "100 %" if share == 1 else f"{math.floor(round(share * 1000, 6)) / 10:.1f} %"
+    return signed_percent((after - before) / before) if before > 0 else "from nothing"
 
 
 def day(date: dt.date) -> str:

@@ -21,14 +21,6 @@ if TYPE_CHECKING:
 UNNAMED: Final = "(no name)"
 """Stands for the flow of runs that do not tell it, as Prefect's own spans do not."""
 
-_RESULTS: Final = {
-    "COMPLETED": "success",
-    "FAILED": "failure",
-    "CRASHED": "error",
-    "CANCELLED": "cancellation",
-}
-_FINISHED: Final = ("success", "failure", "timeout", "error")
-
 
 @dataclass(frozen=True, slots=True)
 class TaskOfRun:
@@ -89,7 +81,7 @@ class Run:
     @property
     def has_finished(self) -> bool:
         """Whether it counts for the success rate: cancelled runs do not."""
-        return self.result in _FINISHED
+        return self.result in semconv.JUDGED_RESULTS
 
     @property
     def succeeded(self) -> bool:
@@ -196,7 +188,7 @@ def _run(run_id: str, pieces: Sequence[tuple[Span, list[Span]]], facts: Mapping[
 def _result(span: Span, facts: Facts) -> str | None:
     if facts.run_type is None:
         return "failure" if span.failed else "success"
-    return facts.result or _RESULTS.get(facts.state_type or "")
+    return facts.result or semconv.result_of(facts.state_type or "", facts.state_name or "")
 
 
 def _task_name(name: str, run_type: str) -> str:

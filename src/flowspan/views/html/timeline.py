@@ -72,9 +72,7 @@ _CAUSE: Final = {name.rpartition(".")[2]: place for name, place in _PHASE.items(
 _ROLE: Final = {"run": 0, "attempt": 1, "other": 2}
 _OUTCOME: Final = {
     "success": "good",
-    "failure": "bad",
-    "error": "bad",
-    "timeout": "bad",
+    **dict.fromkeys(semconv.ERROR_RESULTS, "bad"),
     "cancellation": "odd",
     "skip": "odd",
 }

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 from flowspan.analysis.trends.answers import seconds, weekday_medians
 from flowspan.analysis.trends.runs import local_time
-from flowspan.text import clean, moment
+from flowspan.text import clean, moment, rate
 from flowspan.views.html import charts
 from flowspan.views.html.charts import Bar, Line, Mark
-from flowspan.views.trend_words import duration, growth, percent, rate, sentences
+from flowspan.views.trend_words import duration, growth, percent, sentences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

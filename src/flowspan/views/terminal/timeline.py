@@ -19,12 +19,14 @@ from flowspan.analysis.findings import Findings
 from flowspan.analysis.log_places import by_row
 from flowspan.analysis.one_trace import Analysis
 from flowspan.analysis.phases import CAUSES, OTHER, Segment
+from flowspan.analysis.root import is_root
 from flowspan.analysis.tree import Node, Rest, Tree
 from flowspan.read.log_files import Log
 from flowspan.read.span import Span
 from flowspan.text import DAY, HOUR, MINUTE, MS, SECOND, clean, cut, human, moment, percent
 from flowspan.views.headline import headline
 from flowspan.views.terminal import tasks
+from flowspan.views.terminal.glyphs import glyphs_of
 from flowspan.views.terminal.logs import shorten
 from flowspan.views.wishes import Wishes
 
@@ -176,7 +178,7 @@ def draw(
     layout = _layout(tree, rows, width, shares)
     yield from _header(tree, unicode=unicode)
     if analysis is not None and (found := headline(analysis)):
-        text = found if unicode else found.replace("×", "x")
+        text = glyphs_of(unicode=unicode).spell(found)
         yield from (Text(part, "bold yellow") for part in wrap(text, width))
     yield Text()
     yield _columns(layout)
@@ -226,19 +228,19 @@ def cells(segments: Sequence[Segment], axis: Axis) -> list[str | None]:
 
 
 def _rows(tree: Tree, *, unicode: bool) -> Iterator[_Row]:
-    fork, last, through = ("├─ ", "└─ ", "│  ") if unicode else ("|- ", "`- ", "|  ")
+    glyphs = glyphs_of(unicode=unicode)
     stack: list[tuple[Node | Rest, Node | Rest | None, str, str]]
     stack = [(root, None, "", "") for root in reversed(tree.roots)]
     while stack:
         node, parent, guides, inner = stack.pop()
         children = node.children if isinstance(node, Node) else ()
-        below = inner + (through if children else "   ")
+        below = inner + (glyphs.through if children else "   ")
         yield _Row(node, parent, guides, below)
         if len(inner) > 240:  # noqa: PLR2004 - 80 levels: wider than any column, so cut from the left
             inner = inner[-240:]
         for child in reversed(children):
             is_last = child is children[-1]
-            guide, under = (last, "   ") if is_last else (fork, through)
+            guide, under = (glyphs.last, "   ") if is_last else (glyphs.fork, glyphs.through)
             stack.append((child, node, inner + guide, inner + under))
 
 
@@ -522,7 +524,7 @@ def _totals(rest: Rest) -> str:
 
 def _missing(node: Node) -> str:
     parent = node.missing_parent
-    if node.span.kind in ("SERVER", "CONSUMER"):
+    if is_root(node.span):
         return f"called by span {parent}, which is not in these files"
     return f"its parent {parent} is not in these files: not ended yet, or killed"
 
