@@ -2,6 +2,7 @@
 #
 #   make test INSTALL=wheel    tests the built wheel, in an environment of its own
 #   make test ARGS="-k retry"  hands arguments on: to pytest, to a script
+#   make test WORKERS=8        runs so many tests at once; 0 runs them in one process
 #   make demo PYTHON=python3.12
 #   make demo LOG=INFO         shows Prefect's log, too
 
@@ -9,6 +10,8 @@ PYTHON ?= python3
 INSTALL ?= checkout
 ARGS ?=
 LOG ?= CRITICAL
+# Tests mostly wait for servers and processes, so even two cores take four at once.
+WORKERS ?= 4
 
 SOURCES := $(shell find src -name '*.py' -o -path '*/assets/*' -o -name 'py.typed') \
            $(wildcard collector/*) examples/nyc_flights.py pyproject.toml README.md LICENSE
@@ -29,7 +32,7 @@ CONSTRAINTS := constraints$(shell $(PYTHON) -c 'import sys; print("-3.10" * (sys
 RESOLVE = $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate \
           --extra demo --extra trends --group dev pyproject.toml build/tools.txt
 
-.PHONY: help demo test docs browser screenshot e2e e2e-all programs lint bench bench-logs bench-timeline load matrix matrix-all wheel constraints clean
+.PHONY: help demo test test-all docs browser screenshot e2e e2e-all programs lint bench bench-logs bench-timeline load matrix matrix-all wheel constraints clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,9 +41,12 @@ demo: $(READY)  ## Trace a real flow, print its timeline and its metrics
 	@$(BIN)/flowspan demo --log $(LOG)
 
 test: $(READY)  ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 	@echo "Not run here: tests/e2e, with the real Collector, Jaeger and Prometheus: make e2e;"
 	@echo "              tests/browser, with a real Chromium: make browser"
+
+test-all: $(READY)  ## Run the tests with longer searches
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --all $(ARGS)
 
 browser: $(READY)  ## Test the page of a trace in the system's Chromium
 	$(BIN)/python -m pytest tests/browser $(ARGS)

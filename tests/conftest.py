@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 _HOME = tempfile.mkdtemp(prefix="flowspan-tests-")
@@ -59,9 +60,24 @@ set_meter_provider(NoOpMeterProvider())
 set_logger_provider(NoOpLoggerProvider())
 
 
+# They need a browser, or programs that take minutes to build: name the folder to run them.
+collect_ignore = ["browser", "e2e"]
+
+# A search is as long as the profile says, and never fails because the machine is slow.
+hypothesis.settings.register_profile("quick", max_examples=50, deadline=None)
+hypothesis.settings.register_profile("exhaustive", max_examples=1000, deadline=None)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--all`."""
-    parser.addoption("--all", action="store_true", help="run the exhaustive tests, too")
+    parser.addoption(
+        "--all", action="store_true", help="run the exhaustive tests, too, and search longer"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how long Hypothesis searches."""
+    hypothesis.settings.load_profile("exhaustive" if config.getoption("--all") else "quick")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

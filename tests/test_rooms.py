@@ -75,3 +75,22 @@ def test_rooms_import_in_one_direction(name: str) -> None:
     forbidden = {"cli", "instrumentor", "logs", *ALLOWED} - ALLOWED[name] - {name}
     used = {(one, other) for one in MODULES if room(one) == name for other in GRAPH[one]}
     assert {(one, other) for one, other in used if room(other) in forbidden} == set()
+
+
+TESTS = Path(__file__).parent
+
+
+def test_tests_mirror_the_package() -> None:
+    """Each room has a folder of tests."""
+    assert set(ALLOWED) | {"cli"} <= {path.name for path in TESTS.iterdir() if path.is_dir()}
+
+
+def test_no_test_imports_another() -> None:
+    """What two files of tests need lies in a module of its own."""
+    found = [
+        (path.name, node.module)
+        for path in TESTS.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("test_")
+    ]
+    assert found == []

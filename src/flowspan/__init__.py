@@ -7,7 +7,7 @@ every flow and task run is a span, and is measured, and what is logged goes wher
 from __future__ import annotations
 
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat
 
 from flowspan._version import __version__
 
@@ -132,7 +132,7 @@ def record_rows(
 
 def record_metric(
     name: str,
-    value: float,
+    value: SupportsFloat,
     unit: str = "1",
     attributes: Mapping[str, str | bool | int | float] | None = None,
 ) -> None:

@@ -16,7 +16,6 @@ EXAMPLES = os.environ.get("FIDELITY_EXAMPLES")
 @settings(
     max_examples=int(EXAMPLES or 25),
     derandomize=EXAMPLES is None,
-    deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, *([Phase.shrink] if EXAMPLES else [])],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     print_blob=True,

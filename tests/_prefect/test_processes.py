@@ -1,13 +1,11 @@
 """Runs in processes of their own: scripts, served flows, workers, signals, pools and forks."""
 
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,61 +22,15 @@ from prefect.states import Cancelling
 from flowspan import semconv
 from flowspan.identity import derive_span_id, derive_trace_id
 from flowspan.read import metric_files
+from processes import FLOWS, PATIENCE, background, environment, eventually, run_script
 from reconcile import reconcile
 from sinks import http_sink
 from support import RecordedSpans, attributes, context, embedded_spans, result, seconds, states
-
-FLOWS = Path(__file__).parents[1] / "flows"
-PATIENCE = 90.0
 
 pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(sys.platform == "win32", reason="signals and forks are POSIX"),
 ]
-
-
-def environment(folder: Path, **variables: str) -> dict[str, str]:
-    return {**os.environ, "FLOWSPAN_DIR": str(folder), "PYTHONPATH": str(FLOWS), **variables}
-
-
-def run_script(*arguments: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env=env,
-        cwd=FLOWS,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-
-
-@contextmanager
-def background(
-    *command: str, env: dict[str, str], log: Path
-) -> Iterator["subprocess.Popen[bytes]"]:
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=env, cwd=FLOWS, stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
-
-
-def eventually(check: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if found := check():
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"{what} did not happen within {PATIENCE} s")
 
 
 def create_run(deployment: str, **parameters: Any) -> FlowRun:

@@ -4,7 +4,7 @@ import json
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from made_spans import run, span, trace, traces
 
 from flowspan import semconv
@@ -256,7 +256,6 @@ def test_ascii_and_narrow_outputs_are_served() -> None:
     assert max(len(line) for line in narrow if "explains" not in line) <= 40
 
 
-@settings(max_examples=150, deadline=None)
 @given(traces(), traces())
 def test_the_changes_sum_to_that_of_the_duration(before: Trace, after: Trace) -> None:
     """To the nanosecond, for every name by cause as well."""

@@ -1,7 +1,6 @@
 """The command, as users run it."""
 
 import json
-import os
 import subprocess
 import sys
 import uuid
@@ -12,31 +11,8 @@ import pytest
 from span_files import Plan, raw_line, raw_span, run, write
 
 import generated_traces
+from commands import embedded, flowspan
 from flowspan._version import __version__
-
-
-def flowspan(
-    *arguments: str | Path, cwd: Path, **environment: str
-) -> "subprocess.CompletedProcess[str]":
-    """Run the command in a folder, its output piped."""
-    keep = {key: value for key, value in os.environ.items() if not key.startswith("FLOWSPAN_")}
-    for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):
-        keep.pop(name, None)
-    return subprocess.run(
-        [sys.executable, "-c", "from flowspan.cli.main import main; main()", *map(str, arguments)],
-        cwd=cwd,
-        env=keep | {"PYTHONIOENCODING": "utf-8"} | environment,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=False,
-    )
-
-
-def embedded(folder: Path) -> Path:
-    """Make the folder that flowspan's embedded default writes to; return its live file."""
-    (folder / ".flowspan").mkdir()
-    return folder / ".flowspan" / "traces.jsonl"
 
 
 def test_the_last_run_is_drawn_from_the_embedded_files(tmp_path: Path) -> None:

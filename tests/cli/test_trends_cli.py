@@ -11,7 +11,8 @@ import pytest
 from jaeger_server import jaeger_server
 from run_files import ZONE, at, nightly, noise, time_zone, write_days
 from span_files import EPOCH, Plan, run, write
-from test_timeline_cli import embedded, flowspan
+
+from commands import embedded, flowspan
 
 FLOWS = Path(__file__).parents[1] / "flows"
 

@@ -16,7 +16,8 @@ from urllib.parse import urlencode
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from test_compose import (
+
+from compose import (
     COUNTERS,
     DASHBOARD,
     DATA_SOURCES,
@@ -28,10 +29,9 @@ from test_compose import (
     escaped,
     prometheus_name,
 )
-from test_processes import environment, run_script
-
 from flowspan.read.otlp_json import any_value
 from flowspan.recording.instruments import DURATION_BUCKETS
+from processes import environment, run_script
 from running import Collector, Jaeger, Prometheus, free_ports, run_demo, running, wait_for
 from running import read as fetch
 

@@ -16,7 +16,6 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import Resource
-from test_processes import FLOWS, environment, run_script
 
 import flowspan
 from flowspan.export import providers, routes
@@ -24,6 +23,7 @@ from flowspan.export.bounded import BoundedMeterProvider, BoundedReader
 from flowspan.export.outages import Reporter, ReportingMetricExporter
 from flowspan.read import metric_files
 from flowspan.settings import Settings
+from processes import FLOWS, environment, run_script
 from sinks import Sink, grpc_sink, http_sink, refusing_endpoint, silent_endpoint
 
 DELTA, CUMULATIVE = 1, 2

@@ -36,7 +36,6 @@ from prefect.client.schemas import FlowRun
 from prefect.logging import get_run_logger
 from prefect.logging.loggers import flow_run_logger, patch_print
 from pydantic import SecretStr, ValidationError
-from test_processes import FLOWS, environment, run_script
 
 import flowspan
 from flowspan import semconv
@@ -53,6 +52,7 @@ from flowspan.recording.recorder import RunRecorder, RunTracer
 from flowspan.recording.run import Run
 from flowspan.settings import Settings
 from loggers import SOURCES, say
+from processes import FLOWS, environment, run_script
 from sinks import grpc_sink, http_sink, refusing_endpoint, silent_endpoint
 from support import RecordedLogs, RecordedSpans, attributes, context, embedded_spans
 

@@ -12,8 +12,8 @@ from jaeger_server import Answer, Jaeger, jaeger_server
 from opentelemetry.trace import SpanKind
 from rendered import rendered
 from span_files import EPOCH, Plan, raw_line, raw_span, run, write
-from test_timeline_cli import flowspan
 
+from commands import flowspan
 from flowspan import semconv
 from flowspan.errors import SourceError
 from flowspan.identity import derive_trace_id

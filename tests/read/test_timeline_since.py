@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from jaeger_server import Jaeger, jaeger_server
 from span_files import EPOCH, run, write
-from test_timeline_cli import embedded, flowspan
 
+from commands import embedded, flowspan
 from flowspan.read import jaeger, span
 from flowspan.read.selection import UnknownRunError, parse_since
 

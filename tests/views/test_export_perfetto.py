@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from made_spans import START, run, span, span_id, trace, traces
 from rendered import rendered
 from trace_events import Event, check
@@ -165,7 +165,6 @@ def test_arrows_lead_from_a_run_to_those_that_used_its_result() -> None:
     ]
 
 
-@settings(max_examples=200, deadline=None)
 @given(traces())
 def test_whatever_the_trace_the_format_holds(made: Trace) -> None:
     """Every span is there once, to the microsecond."""

@@ -10,8 +10,8 @@ from log_files import raw_line as log_line
 from log_files import raw_log
 from rendered import rendered
 from span_files import EPOCH, Plan, attempt, raw_line, raw_span, run, write
-from test_timeline_cli import embedded, flowspan
 
+from commands import embedded, flowspan
 from flowspan.analysis.one_trace import analyse
 from flowspan.read import span, trace_files
 from flowspan.views.html import timeline

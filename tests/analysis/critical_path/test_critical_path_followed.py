@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from run_spans import EPOCH, SECOND, attempt, run
-from test_critical_path_tiles import check
+from tiling import check
 
 from flowspan.analysis.one_trace import analyse
 

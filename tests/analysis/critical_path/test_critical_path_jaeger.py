@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from plain_traces import Fixture, Plain, joined, read_fixtures, right_answers, sections_of
 
@@ -79,7 +79,6 @@ def plain_traces(draw: st.DrawFn) -> tuple[Plain, ...]:
 
 
 @given(plain_traces())
-@settings(max_examples=400, deadline=None)
 def test_follows_the_rule(spans: tuple[Plain, ...]) -> None:
     """The path of any trace is one that the rule allows."""
     assert path_of(spans) in right_answers(spans, spans[0])

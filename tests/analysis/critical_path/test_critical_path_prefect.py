@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.exporter.otlp.json.file import FileSpanExporter
 from prefect import flow, get_client, task
 from prefect.cache_policies import NO_CACHE
-from test_critical_path_tiles import check
+from tiling import check
 
 from flowspan.analysis.one_trace import analyse
 from flowspan.read import trace_files

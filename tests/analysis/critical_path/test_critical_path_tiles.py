@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from run_spans import EPOCH, SECOND, TOTALS, attempt, make_span, run
+from tiling import check
 
 from flowspan import semconv
-from flowspan.analysis.one_trace import Analysis, analyse
-from flowspan.analysis.phases import Cause
+from flowspan.analysis.one_trace import analyse
 
 if TYPE_CHECKING:
     import random
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 
     from flowspan.read.span import Span
 
-CAUSES = get_args(Cause)
 MOMENTS = 12
 """Times are few, so that spans meet, cover, outlive and precede each other."""
 
@@ -90,46 +87,6 @@ def roles(draw: st.DrawFn, unit: int) -> tuple[str, dict[str, Any]]:
     }
 
 
-def check(spans: Sequence[Span], found: Analysis) -> None:
-    """Assert what must be true of every analysis."""
-    path = found.critical_path
-    duration = found.end - found.start
-    assert sum(stretch.end - stretch.start for stretch in path) == duration
-    assert all(stretch.start < stretch.end for stretch in path)
-    assert all(before.end == after.start for before, after in pairwise(path))
-    if path:
-        assert (path[0].start, path[-1].end) == (found.start, found.end)
-    assert {stretch.cause for stretch in path} <= {*CAUSES}
-    ids = {span.span_id for span in spans}
-    assert {stretch.span_id for stretch in path} <= {*ids, found.root_id}
-    by_cause: Counter[Cause] = Counter()
-    for stretch in path:
-        by_cause[stretch.cause] += stretch.end - stretch.start
-    assert {cause: time for cause, time in found.on_path.items() if time} == by_cause
-    if found.root_id in ids and duration:
-        assert sum(task.share for task in found.tasks) == pytest.approx(1, abs=1e-9)
-        assert sum(task.path for task in found.tasks) == duration
-    assert 0 <= found.efficiency <= 1 + 1e-9
-    assert found.mean_concurrency <= found.peak_concurrency + 1e-9
-    assert 0 <= found.orchestration <= duration
-    assert 0 <= found.retry_cost_on_path <= duration
-    assert [task.share for task in found.tasks] == sorted(
-        (task.share for task in found.tasks), reverse=True
-    )
-    assert len({(task.type, task.name) for task in found.tasks}) == len(found.tasks)
-    for task in found.tasks:
-        assert 0 <= task.share <= 1
-        if task.slack is None:  # nobody waits for it
-            assert task.path == 0
-        else:
-            assert task.slack >= 0
-            assert task.slack == 0 or task.path == 0
-        assert (task.cause is None) == (task.path == 0)
-        assert task.drag is not None
-        assert task.saved is not None
-        assert 0 <= task.saved <= task.drag <= task.path
-
-
 def expected_extent(spans: Sequence[Span]) -> tuple[int, int] | None:
     """Tell from when to when the root lasts; None where no span may be one, or makes no sense."""
     ordered = sorted(spans, key=lambda span: (span.start, -span.end, span.span_id))
@@ -159,7 +116,7 @@ def expected_extent(spans: Sequence[Span]) -> tuple[int, int] | None:
 
 
 @given(traces(), st.randoms(use_true_random=False))
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_tiles_and_adds_up(spans: list[Span], dice: random.Random) -> None:
     """No gap, no overlap, exact sums; the same again, and whatever the order of the spans."""
     found = analyse(spans)
@@ -172,7 +129,7 @@ def test_tiles_and_adds_up(spans: list[Span], dice: random.Random) -> None:
 
 
 @given(traces())
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_root(spans: list[Span]) -> None:
     """The first flow run that is a root, else run, else span, in all its processes."""
     extent = expected_extent(spans)

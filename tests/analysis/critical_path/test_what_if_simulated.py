@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from simulator import Dice, Flow, duration, simulate, spans_of, tasks_of
-from test_critical_path_tiles import check
+from tiling import check
 
 from flowspan.analysis.one_trace import analyse
 

@@ -1,0 +1,63 @@
+"""Scripts with flows, in processes of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+FLOWS = Path(__file__).parent / "flows"
+
+PATIENCE = 90.0
+
+
+def environment(folder: Path, **variables: str) -> dict[str, str]:
+    """Return the variables of a script whose telemetry goes to files in `folder`."""
+    return {**os.environ, "FLOWSPAN_DIR": str(folder), "PYTHONPATH": str(FLOWS), **variables}
+
+
+def run_script(*arguments: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Run a script of tests/flows to its end."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=env,
+        cwd=FLOWS,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@contextmanager
+def background(
+    *command: str, env: dict[str, str], log: Path
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a command beside, and interrupt it at the end."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=env, cwd=FLOWS, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+
+def eventually(check: Callable[[], Any], what: str) -> Any:
+    """Return what `check` gives as soon as that is true."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if found := check():
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"{what} did not happen within {PATIENCE} s")
