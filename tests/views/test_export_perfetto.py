@@ -136,7 +136,7 @@ def test_the_critical_path_has_a_track() -> None:
     path = [event for event in document["traceEvents"] if event.get("cat") == "critical path"]
     assert {named(document, event)[1] for event in path} == {"critical path"}
     assert [(event["args"]["span_id"], event["args"]["cause"]) for event in path] == [
-        (stretch.span_id, stretch.cause) for stretch in analyse(made.spans).critical_path
+        (step.span_id, step.cause) for step in analyse(made.spans).critical_path
     ]
     ends = [event["ts"] + event["dur"] for event in path]
     assert [event["ts"] for event in path] == [0, *ends[:-1]]

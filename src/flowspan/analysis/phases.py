@@ -40,6 +40,11 @@ class Segment(NamedTuple):
     start: int
     end: int
 
+    @property
+    def cause(self) -> Cause:
+        """What it is to the critical path."""
+        return CAUSES[self.phase]
+
 
 def before(span: Span) -> list[Segment]:
     """Lay the waits that end where the span starts, the last one nearest to it."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from flowspan.analysis.trends.answers import FlowTrends
-    from flowspan.analysis.trends.runs import Run
+    from flowspan.analysis.trends.runs import FlowRun
     from flowspan.read.lines import Problem
     from flowspan.read.source import TraceSource
     from flowspan.read.span import Trace
@@ -134,14 +134,14 @@ def _traces(
         fail(f"{error}\n{source.advice}")
 
 
-def _runs(traces: Iterable[Trace], flow: str | None) -> tuple[list[Run], set[str]]:
+def _runs(traces: Iterable[Trace], flow: str | None) -> tuple[list[FlowRun], set[str]]:
     """List all runs, and the names of all flows there are.
 
     Traces that have nothing of Prefect's count only where no other has, either.
     """
     from flowspan.analysis.trends.runs import flow_names, runs_of  # noqa: PLC0415 - heavy
 
-    found: list[Run] = []
+    found: list[FlowRun] = []
     known: set[str] = set()
     for trace in traces:
         found += runs_of(trace, flow)
@@ -150,18 +150,18 @@ def _runs(traces: Iterable[Trace], flow: str | None) -> tuple[list[Run], set[str
     return of_prefect or found, known
 
 
-def _answers(runs: Sequence[Run], target: float | None) -> list[FlowTrends]:
+def _answers(runs: Sequence[FlowRun], target: float | None) -> list[FlowTrends]:
     """Answer for each flow, the one with the latest run first."""
     from flowspan.analysis.trends.answers import answer  # noqa: PLC0415 - heavy
 
-    by_flow: dict[str, list[Run]] = {}
+    by_flow: dict[str, list[FlowRun]] = {}
     for run in sorted(runs, key=lambda run: run.end, reverse=True):
         by_flow.setdefault(run.flow, []).append(run)
     targets = _targets(by_flow) if target is None else dict.fromkeys(by_flow, target)
     return [answer(of_flow, targets.get(name)) for name, of_flow in by_flow.items()]
 
 
-def _targets(by_flow: dict[str, list[Run]]) -> dict[str, float]:
+def _targets(by_flow: dict[str, list[FlowRun]]) -> dict[str, float]:
     """Read what flows promise of their success, by the tags of their latest run, too."""
     from flowspan.objectives.promises import objectives_for  # noqa: PLC0415 - heavy
     from flowspan.settings import Settings  # noqa: PLC0415 - likewise

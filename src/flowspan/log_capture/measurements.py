@@ -1,6 +1,6 @@
 """Measurements that users write as log lines, such as ``METRIC: rows_extracted=1234``.
 
-`parse` reads them, and `Measure` hears them in every logger of `logging`, Prefect's and captured
+`parse` reads them, and `LogMeasure` hears them in every logger of `logging`, Prefect's and captured
 prints included, and of structlog. Nothing here waits, and what cannot be read stays a log line.
 """
 
@@ -155,7 +155,7 @@ def record_in_run(measurement: Measurement) -> None:
         recorder.measure(*measurement)
 
 
-class Measure:
+class LogMeasure:
     """Hears the measurements in log lines."""
 
     def __init__(self, sink: Sink = record_in_run) -> None:

@@ -18,7 +18,7 @@ _LATEST: Final = re.compile(LATEST + r"(?:~(\d{1,4}))?")
 _SECONDS: Final = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _AGO: Final = re.compile(rf"([0-9]{{1,9}})\s*([{''.join(_SECONDS)}])")
 
-Line = TypeVar("Line")
+_Line = TypeVar("_Line")
 
 
 class UnknownRunError(Exception):
@@ -135,8 +135,8 @@ def missing_runs(wanted: str, flow: str | None, since: int) -> str:
 
 
 def most_recent(
-    lines: Iterable[tuple[int, Line]],
-    summarize: Callable[[Line], Iterable[Summary]],
+    lines: Iterable[tuple[int, _Line]],
+    summarize: Callable[[_Line], Iterable[Summary]],
     key: Callable[[Summary], str],
     count: int,
 ) -> list[Summary]:

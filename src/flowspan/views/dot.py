@@ -124,10 +124,10 @@ def _walk_path(
 ) -> set[frozenset[str]]:
     """Add to each node its time on the critical path; return which nodes follow each other."""
     keys = []
-    for stretch in analysis.critical_path:
-        key = owners.get(stretch.span_id)
+    for step in analysis.critical_path:
+        key = owners.get(step.span_id)
         if key is not None:
-            nodes[key].path += stretch.end - stretch.start
+            nodes[key].path += step.end - step.start
             keys.append(key)
     return {frozenset(pair) for pair in itertools.pairwise(keys)}
 

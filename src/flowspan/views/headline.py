@@ -8,14 +8,14 @@ from flowspan.text import clean, human, percent, signed_percent
 
 if TYPE_CHECKING:
     from flowspan.analysis.one_trace import Analysis
-    from flowspan.analysis.two_traces import Change, Difference
+    from flowspan.analysis.two_traces import Difference, PathChange
 
 
 NOTABLE: Final = 0.1
 """A ratio that is nearer to 1 than this is no change worth a word."""
 
 
-def reasons(change: Change) -> list[str]:
+def reasons(change: PathChange) -> list[str]:
     """Say in a few words each why the time of a name on the critical path changed."""
     if change.before is None or change.after is None:
         return ["new" if change.before is None else "gone"]

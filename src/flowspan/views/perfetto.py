@@ -180,10 +180,10 @@ def _named(track: _Track, process: str, thread: str) -> Iterator[_Event]:
 
 def _path(spans: Iterable[Span], analysis: Analysis, origin: int) -> Iterator[_Event]:
     names = {span.span_id: span.name for span in spans}
-    for stretch in analysis.critical_path:
-        times = _times(stretch.start, stretch.end, origin)
-        name = f"{names.get(stretch.span_id, '')} {stretch.cause}".lstrip()
-        args = {"span_id": stretch.span_id, "cause": stretch.cause}
+    for step in analysis.critical_path:
+        times = _times(step.start, step.end, origin)
+        name = f"{names.get(step.span_id, '')} {step.cause}".lstrip()
+        args = {"span_id": step.span_id, "cause": step.cause}
         yield {"ph": "X", **times, **_PATH_TRACK, "cat": _CRITICAL_PATH, "name": name, "args": args}
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         Change,
         FlowTrends,
         Hour,
-        Rows,
+        RowsEffect,
         TaskShare,
     )
 
@@ -101,7 +101,7 @@ def _change(change: Change) -> Sentence:
     return Sentence(text, "bad" if is_slower else "good")
 
 
-def _rows(rows: Rows) -> Sentence:
+def _rows(rows: RowsEffect) -> Sentence:
     rho = f"rank correlation {rows.correlation.rho:.2f}"
     if not rows.follows:
         return Sentence(f"duration does not follow rows closely ({rho})", "plain")

@@ -45,7 +45,7 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class FlowRun:
     """One run of a flow, in however many processes; times in nanoseconds since the epoch.
 
     Attributes:
@@ -94,7 +94,7 @@ def local_time(time: int) -> dt.datetime:
     return dt.datetime.fromtimestamp(time / 1e9, dt.timezone.utc).astimezone()
 
 
-def runs_of(trace: Trace, flow: str | None = None) -> list[Run]:
+def runs_of(trace: Trace, flow: str | None = None) -> list[FlowRun]:
     """List the runs of flows in a trace that no other run called, in order of time.
 
     With a name it lists the runs of this flow, called or not, but for those that it called itself.
@@ -157,13 +157,15 @@ def _plain_piece(spans: Sequence[Span], flow: str | None) -> list[tuple[Span, li
     return [(root, list(spans))] if flow in (None, root.name) else []
 
 
-def _run(run_id: str, pieces: Sequence[tuple[Span, list[Span]]], facts: Mapping[str, Facts]) -> Run:
+def _run(
+    run_id: str, pieces: Sequence[tuple[Span, list[Span]]], facts: Mapping[str, Facts]
+) -> FlowRun:
     members = [span for _, part in pieces for span in part]
     last = max((piece for piece, _ in pieces), key=lambda piece: piece.end)
     own = facts[last.span_id]
     tasks = analyse(members, what_if=False).tasks
     is_plain = own.run_type is None
-    return Run(
+    return FlowRun(
         flow=last.name if is_plain else own.flow_name or UNNAMED,
         run_id=run_id,
         trace_id=last.trace_id,

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from flowspan import semconv
 from flowspan.analysis.one_trace import Task
-from flowspan.analysis.two_traces import Change, Difference, Volume
+from flowspan.analysis.two_traces import Difference, PathChange, Volume
 from flowspan.text import clean, human, moment
 from flowspan.views.headline import difference_headline, remarks, times
 from flowspan.views.table import Column, cut, fit, lines
@@ -28,7 +28,7 @@ class _Row:
     label: Text
     before: int
     after: int
-    change: Change | None = None
+    change: PathChange | None = None
 
 
 def draw(
@@ -87,7 +87,7 @@ def _rows(found: Difference, glyphs: Glyphs, *, everything: bool) -> Iterator[_R
     yield _Row(Text("the whole run", "bold"), found.before.duration, found.after.duration)
 
 
-def _is_other(change: Change) -> bool:
+def _is_other(change: PathChange) -> bool:
     """Tell whether there is more or less of it, or it went otherwise."""
     old, new = change.before, change.after
     return old is None or new is None or any(_count(old, new, get) for get in _COUNTS.values())
@@ -109,7 +109,7 @@ def _count(old: Task, new: Task, get: Callable[[Task], int]) -> bool:
 
 
 def _columns(rows: Sequence[_Row], glyphs: Glyphs) -> list[Column]:
-    def texts(write: Callable[[Change], str]) -> list[Text]:
+    def texts(write: Callable[[PathChange], str]) -> list[Text]:
         return [Text(glyphs.spell(write(row.change)) if row.change else "") for row in rows]
 
     return [
@@ -135,13 +135,13 @@ def _signed(change: int) -> Text:
     )
 
 
-def _mostly(change: Change) -> str:
+def _mostly(change: PathChange) -> str:
     if change.before is None or change.after is None:
         return "new" if change.before is None else "gone"
     return change.cause or ""
 
 
-def _pair(change: Change | None, get: Callable[[Task], int], glyphs: Glyphs) -> Text:
+def _pair(change: PathChange | None, get: Callable[[Task], int], glyphs: Glyphs) -> Text:
     """Write a count of both sides, once if it is the same, not at all if it is 0."""
     if change is None:
         return Text()
@@ -151,7 +151,7 @@ def _pair(change: Change | None, get: Callable[[Task], int], glyphs: Glyphs) -> 
     return Text(f"{old:,} {glyphs.arrow} {new:,}")
 
 
-def _volume(change: Change, write: Callable[[Volume, Glyphs], str], glyphs: Glyphs) -> str:
+def _volume(change: PathChange, write: Callable[[Volume, Glyphs], str], glyphs: Glyphs) -> str:
     return write(change.volume, glyphs) if change.volume else ""
 
 

@@ -249,8 +249,8 @@ def _shares(analysis: Analysis | None) -> Mapping[str, float]:
     if analysis is None or analysis.start == analysis.end:
         return {}
     shares: Counter[str] = Counter()
-    for stretch in analysis.critical_path:
-        shares[stretch.span_id] += stretch.end - stretch.start
+    for step in analysis.critical_path:
+        shares[step.span_id] += step.end - step.start
     return {span_id: time / (analysis.end - analysis.start) for span_id, time in shares.items()}
 
 
