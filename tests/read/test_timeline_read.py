@@ -15,9 +15,9 @@ from span_files import EPOCH, Plan, raw_line, raw_span, run, write
 
 from flowspan import semconv
 from flowspan.read import span, trace_files
-from flowspan.read import texts as sources
 from flowspan.read.events import Event, Link
 from flowspan.read.selection import parse_wanted
+from flowspan.read.texts import open_files
 from flowspan.views.json import timeline
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def test_an_unreadable_file_does_not_cost_the_others(tmp_path: Path) -> None:
     good, gone = tmp_path / "traces.jsonl", tmp_path / "traces-1.jsonl"
     trace_id = write(good, run("RUN etl", 0, 10)).trace_id
     problems: list[Problem] = []
-    texts = sources.open_files([gone, good], problems)
+    texts = open_files([gone, good], problems)
     assert len(trace_files._read_spans(texts, trace_id).spans) == 1
     assert [str(problem) for problem in problems] == [f"{gone}: No such file or directory"]
 

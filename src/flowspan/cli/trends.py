@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from flowspan.cli import output
 from flowspan.cli.options import FOLDER, SINCE_HELP, File, Jaeger, read_since_option, source_of
-from flowspan.cli.output import STDOUT, draw, fail, note, warn, write_file
+from flowspan.cli.output import STDOUT, fail, note, warn, write_file
 from flowspan.read.source import JaegerSource
 
 if TYPE_CHECKING:
@@ -105,9 +106,9 @@ def trends(
 
         typer.echo(to_json(found), nl=False)
     elif html != STDOUT:
-        from flowspan.views.terminal import trends as view  # noqa: PLC0415 - heavy
+        from flowspan.views.terminal.trends import draw  # noqa: PLC0415 - heavy
 
-        draw(view.draw, found)
+        output.draw(draw, found)
     if html not in (None, STDOUT):
         note(f"wrote {html}")
     if problems:

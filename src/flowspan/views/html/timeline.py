@@ -26,7 +26,7 @@ import orjson
 
 from flowspan import semconv
 from flowspan.analysis import phases
-from flowspan.analysis import tree as trees
+from flowspan.analysis.tree import walk
 from flowspan.read import otlp_json as otlp
 from flowspan.text import SECOND, moment
 from flowspan.views.json.timeline import as_object
@@ -135,7 +135,7 @@ class _Page:
 
     def __init__(self, tree: Tree) -> None:
         # What is built with everything holds every span, and nothing but spans.
-        nodes = [cast("Node", node) for node in trees.walk(tree)]
+        nodes = [cast("Node", node) for node in walk(tree)]
         parents = {
             child.key: node.key for node in nodes for child in cast("Sequence[Node]", node.children)
         }
@@ -307,7 +307,7 @@ def _numbers(analysis: Analysis) -> dict[str, Any]:
 def _head(tree: Tree) -> dict[str, Any]:
     main = tree.about.span
     facts = main.facts
-    node = next(node for node in trees.walk(tree) if node.key == main.span_id)
+    node = next(node for node in walk(tree) if node.key == main.span_id)
     first = min(span.start for span in tree.spans)
     return {
         "flow": facts.flow_name or main.name,
