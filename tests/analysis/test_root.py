@@ -107,3 +107,14 @@ def test_trends_take_the_same_span_for_what_a_plain_trace_is_about() -> None:
     )
     assert flow_names(trace) == {"root"}
     assert [found.flow for found in runs_of(trace)] == ["root"]
+
+
+def test_a_missing_run_does_not_fail_with_what_it_called() -> None:
+    """One of its tasks stands in for it, and counts once."""
+    attributes = {
+        "prefect.run.type": "task",
+        "prefect.flow.name": "etl",
+        "prefect.task.name": "load",
+    }
+    task = make_span("load", LOST, EPOCH, EPOCH + SECOND, attributes=attributes, failed=True)
+    assert {one.name: one.failed for one in analyse([task]).tasks} == {"load": 1, "etl": 0}

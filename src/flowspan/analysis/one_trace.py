@@ -331,6 +331,8 @@ def _add_up(made: Activities, rows: Sequence[int]) -> _Sums:
             rows_input = (rows_input or 0) + known.rows_input
         if known.rows_output is not None:
             rows_output = (rows_output or 0) + known.rows_output
+    if not made.has_root and made.root in rows:  # its span is one that it called
+        failed -= made.spans[made.root].failed
     return _Sums(
         runs=len(rows) - sum(made.earlier.get(row, NONE) != NONE for row in rows),
         failed=failed,
