@@ -1,10 +1,10 @@
 # Everything runs from a virtual environment inside the checkout, made on first use.
 #
-#   make test INSTALL=wheel    tests the built wheel, in an environment of its own
-#   make test ARGS="-k retry"  hands arguments on: to pytest, to a script
-#   make test WORKERS=8        runs so many tests at once; 0 runs them in one process
+#   make test INSTALL=wheel    tests the built wheel, in a separate environment
+#   make test ARGS="-k retry"  passes arguments to pytest or to a script
+#   make test WORKERS=8        runs eight tests at once; 0 runs them in one process
 #   make demo PYTHON=python3.12
-#   make demo LOG=INFO         shows Prefect's log, too
+#   make demo LOG=INFO         also shows Prefect's log
 
 PYTHON ?= python3
 INSTALL ?= checkout
@@ -27,14 +27,14 @@ PACKAGE := --editable=.[demo]
 endif
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Prefect 3.9 needs Python 3.11, so 3.10 has pins of its own.
+# Prefect 3.9 needs Python 3.11, so 3.10 has its own pins.
 CONSTRAINTS := constraints$(shell $(PYTHON) -c 'import sys; print("-3.10" * (sys.version_info < (3, 11)))' 2> /dev/null).txt
 RESOLVE = $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate \
           --extra demo --extra trends --group dev pyproject.toml build/tools.txt
 
 .PHONY: help demo test test-all docs browser screenshot e2e e2e-all programs lint bench bench-logs bench-timeline load matrix matrix-all wheel constraints clean
 
-help:  ## List what can be made
+help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## Trace a real flow, print its timeline and its metrics
@@ -48,10 +48,10 @@ test: $(READY)  ## Run the tests
 test-all: $(READY)  ## Run the tests with longer searches
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --all $(ARGS)
 
-browser: $(READY)  ## Test the page of a trace in the system's Chromium
+browser: $(READY)  ## Test the HTML page in the system's Chromium
 	$(BIN)/python -m pytest tests/browser $(ARGS)
 
-screenshot: $(READY)  ## Take the pictures of README.md and docs/ of the page that make demo writes
+screenshot: $(READY)  ## Take the screenshot for README.md and docs/ of the page that make demo writes
 	$(BIN)/python scripts/screenshot.py .flowspan/report.html docs/timeline.png
 
 e2e: $(READY) programs  ## Test the Collector's configuration with the real programs
@@ -60,7 +60,7 @@ e2e: $(READY) programs  ## Test the Collector's configuration with the real prog
 e2e-all: $(READY) programs  ## The same, with every subset of the Collector's layers
 	$(BIN)/python -m pytest tests/e2e -n 2 --dist loadgroup --all $(ARGS)
 
-programs: $(READY)  ## Build the Collector, Jaeger, Prometheus and promtool for e2e, where missing
+programs: $(READY)  ## Build the Collector, Jaeger, Prometheus and promtool for e2e, if missing
 	$(BIN)/python scripts/programs.py
 
 docs: $(READY)  ## Build the documentation into build/docs
@@ -81,18 +81,18 @@ bench-logs: $(READY)  ## Measure what a log call costs
 bench-timeline: $(READY)  ## Measure how long large traces take
 	$(BIN)/python scripts/bench_timeline.py $(ARGS)
 
-load: $(READY) programs  ## Measure what load the Collector takes
+load: $(READY) programs  ## Measure how much load the Collector can handle
 	$(BIN)/python scripts/load.py $(ARGS)
 
 matrix: $(READY) $(WHEEL)  ## Test the wheel on every supported Prefect minor and Python
 	$(BIN)/python scripts/matrix.py --wheel $(WHEEL) $(ARGS)
 
-matrix-all: $(READY) $(WHEEL)  ## The same with more tests, and on the main Prefect, too
+matrix-all: $(READY) $(WHEEL)  ## The same with more tests, and also on the main Prefect
 	$(BIN)/python scripts/matrix.py --wheel $(WHEEL) --all $(ARGS)
 
 wheel: $(WHEEL)  ## Build the wheel, by way of the source distribution
 
-constraints: $(READY)  ## Resolve the constraints anew, for Python 3.10 and for the newer ones
+constraints: $(READY)  ## Resolve the constraints again, for Python 3.10 and for newer versions
 	@mkdir -p build
 	@# Prefect before 3.9 fails at import with newer versions of FastAPI.
 	echo 'fastapi>=0.139,<0.151' > build/caps.txt
@@ -103,18 +103,18 @@ constraints: $(READY)  ## Resolve the constraints anew, for Python 3.10 and for 
 	LC_ALL=C sort -u build/3.10.txt > constraints-3.10.txt
 	LC_ALL=C sort -u build/lowest.txt build/highest.txt > constraints.txt
 
-clean:  ## Remove everything that was made, environments and traces included
+clean:  ## Remove everything that was made, including environments and traces
 	rm -rf .venv .venvs .flowspan build dist .coverage coverage.xml \
 	    .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(BIN)/python:
 	@command -v $(PYTHON) > /dev/null || { \
-	    echo "No '$(PYTHON)' here: install Python 3.10 or newer, or name it: make PYTHON=..."; exit 1; }
+	    echo "No '$(PYTHON)' found: install Python 3.10 or newer, or name one: make PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	    echo "flowspan needs Python 3.10 or newer, and '$(PYTHON)' is" \
 	        "$$($(PYTHON) -V 2>&1). Name another: make PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
-	    echo "'$(PYTHON)' cannot make virtual environments." \
+	    echo "'$(PYTHON)' cannot create virtual environments." \
 	        "On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
@@ -123,7 +123,7 @@ $(READY): $(BIN)/python pyproject.toml $(CONSTRAINTS) $(if $(filter wheel,$(INST
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null
 	@# Only pip 25.1 and newer knows --group.
 	@$(BIN)/python -m pip install --quiet --upgrade --constraint $(CONSTRAINTS) pip
-	@# pip leaves an installed wheel of the same version alone, even if it was built anew.
+	@# pip does not replace an installed wheel of the same version, even if it was rebuilt.
 	@$(BIN)/python -m pip uninstall --quiet --yes flowspan 2> /dev/null
 	@$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) \
 	    --build-constraint $(CONSTRAINTS) --group dev "$(PACKAGE)"

@@ -31,8 +31,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_preserve_defaults = True
-# What other packages define has its own documentation, which is not asked for at build time; and
-# the types of settings name the validators that they go through.
+# Other packages have their own documentation, which the build does not fetch, and the types of
+# settings name their validators.
 nitpick_ignore_regex = [
     ("py:.*", r"(opentelemetry|pydantic|pydantic_settings|annotated_types|logging|uuid)\b.*"),
     ("py:.*", r"(collections|pathlib)\b.*|(Tracer|Meter|Logger)Provider|UUID|Path|Any|Mapping"),
@@ -42,5 +42,5 @@ nitpick_ignore_regex = [
 
 
 def setup(app: Sphinx) -> None:
-    """Show PromQL as it is: its lexer does not know the names of recording rules."""
+    """Show PromQL as plain text: its lexer does not know the names of recording rules."""
     app.add_lexer("promql", TextLexer)

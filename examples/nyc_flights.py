@@ -1,9 +1,9 @@
 """Which airlines kept New York waiting in 2013? A pipeline over all 336,776 flights of that year.
 
-Two lines are flowspan's, the import and the call below it; the rest is as anyone writes it. The run
-has what real runs have: a download that fails once, is retried and later comes from the cache;
-loads that must not write at the same time; an optional step that times out; and one bottleneck,
-`validate`, which looks at the flights row by row.
+Only two lines are flowspan's: the import and the call below it. The run has what real runs have: a
+download that fails once, is retried and later comes from the cache; loads that must not write at
+the same time; an optional step that times out; and one bottleneck, `validate`, which looks at the
+flights row by row.
 """
 
 import asyncio
@@ -105,7 +105,7 @@ def summarize(carrier: str, flights: pd.DataFrame) -> dict[str, object]:
 
 
 def rank(summaries: list[dict[str, object]]) -> pd.DataFrame:
-    """Give the carriers their names, which the run has in its cache, and put the latest first."""
+    """Add the names of the carriers, which are in the run's cache, and put the latest first."""
     names = fetch_reference("airlines")
     return pd.DataFrame(summaries).merge(names, on="carrier").sort_values("delay", ascending=False)
 
@@ -139,7 +139,7 @@ def nyc_flights(warehouse: Path) -> pd.DataFrame:
 
 
 def main() -> None:
-    """Run the pipeline and tell what it found."""
+    """Run the pipeline and print what it found."""
     with get_client(sync_client=True) as prefect:
         prefect.upsert_global_concurrency_limit_by_name("tag:warehouse", limit=1)
     with TemporaryDirectory() as folder:

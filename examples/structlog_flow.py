@@ -1,8 +1,8 @@
-"""A flow whose log lines tell the run, the trace and the span that they belong to.
+"""A flow whose log lines have the ids of their run, trace and span.
 
-Two calls are flowspan's. Whether a line comes from structlog, from Prefect's run logger or from any
-library, it is one JSON object on stderr, with `flow_run_id`, `task_run_id`, `trace_id` and
-`span_id`. Try `python examples/structlog_flow.py 2>&1 | jq`, or `logs.configure("console")`.
+Only two calls are flowspan's. Every line from structlog, Prefect's run logger or any library is one
+JSON object on stderr, with `flow_run_id`, `task_run_id`, `trace_id` and `span_id`. Try
+`python examples/structlog_flow.py 2>&1 | jq`, or `logs.configure("console")`.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ def extract(day: str) -> list[float]:
 
 @task(retries=2)
 async def convert(amounts: list[float]) -> list[float]:
-    """Ask for the exchange rate: the first time the bank does not answer."""
+    """Ask for the exchange rate; the first time, the bank does not answer."""
     bound = log.bind(currency="EUR", attempt=task_run.run_count)
     bound.info("asking for the rate")
     await asyncio.sleep(0.01)
@@ -41,7 +41,7 @@ async def convert(amounts: list[float]) -> list[float]:
 
 @task
 def check(amounts: list[float]) -> None:
-    """Look for what cannot be: an exception that is handled is logged with its traceback."""
+    """Look for impossible orders: a handled exception is logged with its traceback."""
     try:
         _ = [1 / (amount - 4.6) for amount in amounts]
     except ZeroDivisionError:

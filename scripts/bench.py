@@ -1,37 +1,37 @@
-"""Measure what flowspan costs a flow, beside bare Prefect and Prefect's own spans.
+"""Measure what flowspan costs a flow, compared with bare Prefect and Prefect's own spans.
 
     python scripts/bench.py [--tasks 1000] [--rounds 7] [--against OTHER/src]
     python scripts/bench.py --instructions [--tasks 30] [--rounds 1] [--against OTHER/src]
 
-The same flow runs in a fresh process for each variant and round, the variants taking turns:
+The same flow runs in a fresh process for each variant and round; the variants take turns:
 
     bare          Prefect with its telemetry off
     native otlp   Prefect's own spans, a plain SDK, OTLP over HTTP to a sink
     native file   the same with the JSON file exporter
-    otlp spans    flowspan's spans alone to the same sink, without its metrics
+    otlp spans    flowspan's spans to the same sink, without its metrics
     otlp          flowspan to the same sink
     embedded      flowspan with its embedded files
-    ... against   the last two with flowspan's source from another folder, to judge a change
+    ... against   the last two with flowspan's source from another folder, to evaluate a change
 
-One Prefect server and one sink, each in a process of its own on loopback, serve all of them, so
-what is measured is the flow's process alone. Its flow calls a trivial task directly, and one time
-in five submits it to the thread pool. Prefect's log is off, which makes bare Prefect cheaper and
-flowspan's share greater than in real life.
+One Prefect server and one sink, each in its own process on loopback, serve all variants, so only
+the flow's process is measured. The flow calls a trivial task directly, and one time in five submits
+it to the thread pool. Prefect's log is off, which makes bare Prefect cheaper and flowspan's share
+larger than in real life.
 
 By default it reports CPU time per task: that of all threads, from the call of the flow until all
-spans and all of Prefect's events have left, after a small flow has warmed the process up. Ratios
-are taken within a round and their median is reported, so that a busy machine spoils single rounds
-and not the result. Python's full garbage collections are counted but not part of the CPU time: they
-go through all that imports have left, take as long as dozens of tasks, and come once in hundreds,
-in one process or the next. Wall time is shown for orientation: the server takes most of it. Memory
-is the peak of the whole process.
+spans and all of Prefect's events have been sent, after a small flow has warmed up the process.
+Ratios are computed within a round and their median is reported, so that a busy machine spoils
+single rounds and not the result. Python's full garbage collections are counted but not part of the
+CPU time: they scan everything that imports have left, take as long as dozens of tasks, and happen
+once in hundreds of tasks, in one process or another. Wall time is shown for orientation: the server
+takes most of it. Memory is the peak of the whole process.
 
 With ``--instructions`` it counts machine instructions in user mode instead, which hardly depend on
-what else the machine does: with ``perf``, or else with Valgrind (50 times slower, so by default on
-30 tasks). Flows of two lengths are compared, so that what a flow costs once cancels out.
+the machine's other load: with ``perf``, or else with Valgrind (50 times slower, so by default on 30
+tasks). Flows of two lengths are compared, so that one-time costs cancel out.
 
-It ends by itself, and the exit code says only whether it could measure. The targets: flowspan takes
-at most 5 % more than bare Prefect, and no more than Prefect's own spans.
+The exit code only says whether it could measure. The targets: flowspan takes at most 5 % more than
+bare Prefect, and no more than Prefect's own spans.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ TARGET_OVER_BARE: Final = 1.05
 FILE: Final = "traces.jsonl"
 BARE: Final = "bare"
 NATIVE: Final = {"otlp": "native otlp", "embedded": "native file"}
-"""What each variant of flowspan is held against."""
+"""The targets of each variant of flowspan."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ class Variant:
     to_file: bool = False
     with_metrics: bool = True
     source: Path | None = None
-    """Where flowspan is imported from, if not from what is installed."""
+    """The folder to import flowspan from, instead of the installed one."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What one process measured."""
+    """The measurements of one process."""
 
     spans: int
     cpu: float = 0.0
@@ -100,14 +100,14 @@ class Sample:
     peak: float = 0.0
     """Bytes of the whole process."""
     collections: int = 0
-    """Full ones of Python's garbage collector."""
+    """Number of full garbage collections."""
     collecting: float = 0.0
-    """Seconds of CPU time that these took, which `cpu` leaves out."""
+    """Seconds of CPU time for these, which `cpu` excludes."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where everything is that a measured process needs."""
+    """The places of everything that a measured process needs."""
 
     folder: Path
     api: str
@@ -153,14 +153,14 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def positive(text: str) -> int:
-    """Parse a number of which there must be at least one."""
+    """Parse a whole number of at least 1."""
     if (number := int(text)) < 1:
         raise ValueError(text)
     return number
 
 
 def variants(against: Path | None) -> list[Variant]:
-    """List what to compare, in the order of the table."""
+    """Return the variants to compare, in the order of the table."""
     chosen = [
         Variant(BARE, "bare"),
         Variant(NATIVE["otlp"], "native"),
@@ -172,7 +172,7 @@ def variants(against: Path | None) -> list[Variant]:
     if against is not None:
         source = against.resolve()
         if not (source / "flowspan").is_dir():
-            sys.exit(f"{source} does not hold a folder flowspan")
+            sys.exit(f"{source} has no folder flowspan")
         chosen += [
             Variant("otlp against", "flowspan", source=source),
             Variant("embedded against", "flowspan", to_file=True, source=source),
@@ -184,7 +184,7 @@ def variants(against: Path | None) -> list[Variant]:
 
 
 def measure_time(bench: Bench, chosen: Sequence[Variant], tasks: int, rounds: int) -> None:
-    """Measure CPU time, wall time and memory and say whether the targets are met."""
+    """Measure CPU time, wall time and memory, and report whether the targets are met."""
     samples: dict[str, list[Sample]] = {variant.name: [] for variant in chosen}
     for done in range(rounds):
         for variant in chosen:
@@ -230,7 +230,7 @@ def run_child(bench: Bench, variant: Variant, folder: Path, tasks: int) -> Sampl
 def count_instructions(
     bench: Bench, chosen: Sequence[Variant], tasks: int | None, rounds: int | None
 ) -> None:
-    """Count instructions per task and say whether the targets are met."""
+    """Count instructions per task, and report whether the targets are met."""
     count = count_with_perf if perf_counts_instructions() else count_with_valgrind
     if count is count_with_valgrind:
         for tool in ("valgrind", "callgrind_control"):
@@ -260,7 +260,7 @@ def count_instructions(
 
 
 def perf_counts_instructions() -> bool:
-    """Whether ``perf`` is there and the machine lets it count; virtual ones often do not."""
+    """Return whether ``perf`` is there and can count; on virtual machines it often cannot."""
     if shutil.which("perf") is None:
         return False
     command = ["perf", "stat", "-x,", "-e", "instructions:u", "true"]
@@ -269,7 +269,7 @@ def perf_counts_instructions() -> bool:
 
 
 def count_with_perf(bench: Bench, variant: Variant, tasks: int) -> float:
-    """Count in two whole processes and divide the difference."""
+    """Count in two whole processes, and divide the difference by the tasks."""
     counts = []
     for length in (tasks, 2 * tasks):
         folder = Path(tempfile.mkdtemp(dir=bench.folder))
@@ -287,7 +287,7 @@ def count_with_perf(bench: Bench, variant: Variant, tasks: int) -> float:
 
 
 def count_with_valgrind(bench: Bench, variant: Variant, tasks: int) -> float:
-    """Count in one process, which has Valgrind look at the two flows only."""
+    """Count in one process, in which Valgrind only looks at the two flows."""
     folder = Path(tempfile.mkdtemp(dir=bench.folder))
     command = [
         "valgrind",
@@ -309,23 +309,23 @@ def count_with_valgrind(bench: Bench, variant: Variant, tasks: int) -> float:
 
 
 def read_callgrind(path: Path) -> int:
-    """Read how many instructions one of Valgrind's dumps has counted."""
+    """Return the number of instructions in one of Valgrind's dumps."""
     found = re.search(r"^(?:totals|summary): (\d+)", path.read_text(), re.MULTILINE)
     if found is None:
         raise Unable(f"{path.name} has no total")
     return int(found[1])
 
 
-# What the tables say
+# Tables
 
 
 def ratios(values: Mapping[str, Sequence[float]], name: str, base: str) -> list[float]:
-    """Divide within each round."""
+    """Return the ratios within each round."""
     return [one / other for one, other in zip(values[name], values[base], strict=True)]
 
 
 def format_ratios(values: Mapping[str, Sequence[float]], name: str) -> str:
-    """Write the columns that compare a variant with others."""
+    """Format the columns that compare a variant with others."""
     of_bare = ratios(values, name, BARE)
     base = NATIVE.get(name.removesuffix(" against"))
     of_native = f"{statistics.median(ratios(values, name, base)):.3f}" if base else ""
@@ -334,12 +334,12 @@ def format_ratios(values: Mapping[str, Sequence[float]], name: str) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Write the least and the greatest."""
+    """Format the minimum and the maximum."""
     return f"{min(values):.2f}-{max(values):.2f}"
 
 
 def quartiles(values: Sequence[float]) -> str:
-    """Write the range of the middle half."""
+    """Format the quartiles."""
     if len(values) == 1:
         return ""
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -347,7 +347,7 @@ def quartiles(values: Sequence[float]) -> str:
 
 
 def print_verdicts(values: Mapping[str, Sequence[float]]) -> None:
-    """Hold each variant of flowspan against the targets."""
+    """Compare each variant of flowspan with the targets."""
     for name in values:
         base = NATIVE.get(name.removesuffix(" against"))
         if base is None:
@@ -359,7 +359,7 @@ def print_verdicts(values: Mapping[str, Sequence[float]]) -> None:
 
 
 def show_progress(text: str) -> None:
-    """Say on a terminal what is going on, in one line that the next one replaces."""
+    """Show progress on a terminal, in one line that the next one replaces."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
@@ -387,7 +387,7 @@ def run(command: Sequence[str], folder: Path, env: Mapping[str, str], timeout: f
 
 
 def environment_of(bench: Bench, variant: Variant, folder: Path) -> dict[str, str]:
-    """Make the environment of a measured process."""
+    """Return the environment of a measured process."""
     env = clean_environment(bench.folder) | {
         "PREFECT_API_URL": bench.api,
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": str(variant.mode == "native").lower(),
@@ -408,7 +408,7 @@ def environment_of(bench: Bench, variant: Variant, folder: Path) -> dict[str, st
 
 
 def clean_environment(folder: Path) -> dict[str, str]:
-    """Leave out what would send telemetry elsewhere or meet another Prefect."""
+    """Return the environment without variables that affect telemetry or Prefect."""
     env = {
         name: value
         for name, value in os.environ.items()
@@ -424,7 +424,7 @@ def clean_environment(folder: Path) -> dict[str, str]:
 
 
 def spans_exported(bench: Bench, variant: Variant, folder: Path) -> int:
-    """Count the spans that have arrived since the last time it was asked."""
+    """Return the number of spans that the sink has received since the last call."""
     if variant.to_file:
         return sum(
             len(scope["spans"])
@@ -437,7 +437,7 @@ def spans_exported(bench: Bench, variant: Variant, folder: Path) -> int:
 
 
 def check_spans(variant: Variant, sample: Sample, tasks: int, flows: int) -> None:
-    """Make sure that what was measured is a complete trace."""
+    """Check that the measured trace is complete."""
     expected = 0 if variant.mode == "bare" else tasks + flows
     if sample.spans != expected:
         raise Unable(f"{variant.name} exported {sample.spans} spans, not {expected}")
@@ -445,7 +445,7 @@ def check_spans(variant: Variant, sample: Sample, tasks: int, flows: int) -> Non
 
 @contextlib.contextmanager
 def sink() -> Iterator[str]:
-    """Receive OTLP over HTTP in a process of its own; yield its URL."""
+    """Receive OTLP over HTTP in a separate process; yield its URL."""
     command = [sys.executable, __file__, "--serve-sink"]
     with process(command, dict(os.environ), Path(os.devnull)) as started:
         port = started.stdout.readline().decode().strip()
@@ -456,12 +456,12 @@ def sink() -> Iterator[str]:
 
 @contextlib.contextmanager
 def prefect_server(folder: Path) -> Iterator[str]:
-    """Start a Prefect server with a home of its own; yield the URL of its API."""
+    """Start a Prefect server with its own home; yield the URL of its API."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     env = clean_environment(folder) | {
-        # What nobody reads here need not be stored; it would compete for the processors.
+        # Nobody reads these here, and storing them would compete for the processors.
         "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
     }
@@ -479,7 +479,7 @@ def prefect_server(folder: Path) -> Iterator[str]:
 
 
 def is_healthy(api: str) -> bool:
-    """Whether Prefect's server answers."""
+    """Return whether Prefect's server answers."""
     try:
         with urllib.request.urlopen(f"{api}/health", timeout=2) as response:  # noqa: S310
             return bool(response.status == 200)  # noqa: PLR2004
@@ -489,7 +489,7 @@ def is_healthy(api: str) -> bool:
 
 @contextlib.contextmanager
 def process(command: Sequence[str], env: Mapping[str, str], log: Path) -> Iterator[Any]:
-    """Start a process, stop it afterwards; its standard output can be read."""
+    """Start a process whose standard output can be read; stop it afterwards."""
     pipe = subprocess.PIPE
     with log.open("wb") as output:
         started = subprocess.Popen(command, env=env, stdout=pipe, stderr=output)
@@ -505,7 +505,7 @@ def process(command: Sequence[str], env: Mapping[str, str], log: Path) -> Iterat
 
 
 def serve_sink() -> None:
-    """Print the port, keep what is posted, answer a GET with the number of spans since the last."""
+    """Print the port, keep posted data, answer a GET with the number of spans since the last."""
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (  # noqa: PLC0415
         ExportTraceServiceRequest,
     )
@@ -522,7 +522,7 @@ def serve_sink() -> None:
             self.answer(b"")
 
         def do_GET(self) -> None:
-            # Only now, when nothing is being measured.
+            # Only here, where nothing is measured.
             requests = [ExportTraceServiceRequest.FromString(body) for body in bodies]
             bodies.clear()
             scopes = [
@@ -551,7 +551,7 @@ def serve_sink() -> None:
 
 
 def child(mode: str, tasks: int, *, in_valgrind: bool) -> None:
-    """Run the flow with the telemetry of `mode` and print what it took as JSON."""
+    """Run the flow with the telemetry of `mode`, and print the measurements as JSON."""
     flush = set_up(mode)
     from prefect import flow, task  # noqa: PLC0415
     from prefect.events.worker import EventsWorker  # noqa: PLC0415
@@ -574,7 +574,7 @@ def child(mode: str, tasks: int, *, in_valgrind: bool) -> None:
     run_flow(WARM_UP_TASKS)
     gc.collect()
     if in_valgrind:
-        # A full collection of what start-up has left would come once, or not, in so few tasks.
+        # With so few tasks, one full collection after start-up would or would not happen.
         gc.freeze()
         ask_valgrind("--instr=on")
         for count in (tasks, 2 * tasks):
@@ -595,7 +595,7 @@ def child(mode: str, tasks: int, *, in_valgrind: bool) -> None:
 
 
 class FullCollections:
-    """Tells what the garbage collector's full collections take; hooked into ``gc.callbacks``."""
+    """Measure the garbage collector's full collections; a callback for ``gc.callbacks``."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -603,7 +603,7 @@ class FullCollections:
         self._started = 0.0
 
     def __call__(self, phase: str, info: dict[str, int]) -> None:
-        """Take note of a collection; Python calls this before and after each."""
+        """Record a collection; Python calls this before and after each."""
         if info["generation"] == FULL_COLLECTION:
             if phase == "start":
                 self._started = time.thread_time()
@@ -613,7 +613,7 @@ class FullCollections:
 
 
 def set_up(mode: str) -> Callable[[], object]:
-    """Set telemetry up as a user would and return what exports all of it."""
+    """Set up telemetry as a user would, and return a function that exports all of it."""
     if mode == "bare":
         return lambda: None
     if mode == "flowspan":
@@ -643,7 +643,7 @@ def set_up(mode: str) -> Callable[[], object]:
 
 
 def ask_valgrind(request: str) -> None:
-    """Have Valgrind, which runs this process, do something."""
+    """Send a command to Valgrind, which runs this process."""
     subprocess.run(
         ["callgrind_control", request, str(os.getpid())], capture_output=True, check=True
     )

@@ -1,24 +1,24 @@
-"""Measure what a log call in a run costs with flowspan, beside the same call without.
+"""Measure what a log call in a run costs with flowspan, compared with the same call without.
 
     python scripts/bench_logs.py [--calls 500] [--rounds 41]
 
-In one task run, blocks of the same call alternate: flowspan's hooks in place, and taken out. So
-both sides have the same process, logger, context and machine, and differ in nothing else. Records
-go to embedded files. The loggers write to ``/dev/null``:
+In one task run, blocks of the same call alternate: with flowspan's hooks and without them. So both
+sides have the same process, logger, context and machine. Records go to embedded files. The loggers
+write to ``/dev/null``:
 
     structlog json       native, merged context variables, level, time and JSON
-    structlog console    native, as structlog comes
+    structlog console    native, structlog's default configuration
     structlog stdlib     on top of `logging`, rendered as JSON
     logging              a format string and a handler
     get_run_logger       Prefect's, whose handler for the API is off
 
 Time is the CPU time of the thread that logs, as the median of the blocks; the ratio is the median
 of the ratios of neighbours. ``all threads`` is the process's CPU time for the same calls: with
-flowspan that includes the records' way into the files, off the thread. Between blocks everything is
-flushed, so that no block pays for the one before.
+flowspan that includes writing the records to the files, in another thread. Everything is flushed
+between blocks, so that no block pays for the previous one.
 
-It ends by itself; the exit code says only whether it could measure. The target: a call of structlog
-costs less than twice what it costs without flowspan.
+The exit code only says whether it could measure. The target: a structlog call costs less than twice
+what it costs without flowspan.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def main() -> int:
 
 
 def run_child(folder: Path, api: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure in a process of its own, which has its environment from the start."""
+    """Measure in a separate process, whose environment is set from the start."""
     env = clean_environment(folder) | {
         "PREFECT_API_URL": api,
         "PREFECT_LOGGING_LEVEL": "INFO",
@@ -96,7 +96,7 @@ def run_child(folder: Path, api: str, arguments: argparse.Namespace) -> dict[str
 
 
 def measure_in_a_run(calls: int, rounds: int) -> dict[str, Any]:
-    """Measure each kind of logger inside of a task run, on an attempt's span."""
+    """Measure each kind of logger inside a task run, on an attempt's span."""
     import flowspan  # noqa: PLC0415 - only the measured process needs these
 
     flowspan.instrument()
@@ -115,7 +115,7 @@ def measure_in_a_run(calls: int, rounds: int) -> dict[str, Any]:
 
 
 def loggers() -> dict[str, Callable[[], object]]:
-    """Make one call of each kind."""
+    """Return one log call of each kind."""
     import structlog  # noqa: PLC0415 - as above
     from prefect.logging import get_run_logger  # noqa: PLC0415 - as above
 
@@ -155,11 +155,11 @@ def loggers() -> dict[str, Callable[[], object]]:
 
 
 def measure(call: Callable[[], object], calls: int, rounds: int) -> dict[str, list[list[float]]]:
-    """Return CPU seconds per call of this thread and of all, for each block, with and without."""
+    """Return CPU seconds per call, of this thread and of all, for each block with and without."""
     import flowspan  # noqa: PLC0415 - as above
 
     instrumentor: Any = flowspan.PrefectInstrumentor()
-    hooks = instrumentor._log_hooks  # noqa: SLF001 - all else is to stay in place
+    hooks = instrumentor._log_hooks  # noqa: SLF001 - everything else must stay in place
     listeners = hooks._measure, hooks._export  # noqa: SLF001 - as above
     found: dict[str, list[list[float]]] = {"without": [], "with": []}
     for round_number in range(rounds + 1):
@@ -195,11 +195,11 @@ def report(found: dict[str, Any], arguments: argparse.Namespace) -> None:
             f"{microseconds(in_all):>11} → {microseconds(in_all_with)}"
         )
     verdict = "met" if met else "MISSED"
-    print(f"\nA call of structlog costs less than {TARGET:g} times as much: {verdict}")
+    print(f"\nA structlog call costs less than {TARGET:g} times as much: {verdict}")
 
 
 def microseconds(values: list[float]) -> str:
-    """Write the median of seconds."""
+    """Format the median of seconds."""
     return f"{statistics.median(values) * 1e6:.1f} µs"
 
 

@@ -1,14 +1,14 @@
-"""Measure how long it takes to read and to analyse traces of a thousand to a million spans.
+"""Measure how long it takes to read and analyse traces of a thousand to a million spans.
 
     python scripts/bench_timeline.py [--largest 1000000] [--keep FOLDER]
 
-Traces are made in the shape in which flowspan writes them, some 2.9 kB for a span; see
-`generated_traces`. Each size is read and analysed in a process of its own, whose memory is what is
-reported: its peak, from start to end. The growth is by how much the time grew where the size grew
-tenfold: 10 is linear. Times are wall clock; on a busy machine look at those of the CPU.
+The traces look like flowspan's, with about 2.9 kB per span; see `generated_traces`. Each size is
+read and analysed in its own process, whose peak memory is reported. Growth is the factor of the
+time for ten times the size: 10 is linear. Times are wall clock; on a busy machine, look at the CPU
+time.
 
-It ends by itself; the exit code says only whether it could measure. The targets: 1,000,000 spans
-are read and analysed within 30 s and 4 GiB, of which the analysis takes 5 s; 10,000 within 1 s.
+The exit code only says whether it could measure. The targets: 1,000,000 spans are read and analysed
+within 30 s and 4 GiB, including 5 s for the analysis; 10,000 within 1 s.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MIB: Final = 1024 * 1024
 
 @dataclass(frozen=True)
 class Measured:
-    """What one size took: seconds, and bytes at the peak."""
+    """The measurements of one size: seconds, and bytes at the peak."""
 
     spans: int
     size: int
@@ -56,7 +56,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--largest", type=positive, default=1_000_000, help="spans")
-    parser.add_argument("--keep", type=Path, help="folder to keep the traces in, and find them")
+    parser.add_argument("--keep", type=Path, help="folder to keep and reuse the traces in")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure is not None:
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def measure_apart(folder: Path, count: int) -> Measured:
-    """Measure a trace in a process of its own; make the trace, too, if it is not there yet."""
+    """Measure a trace in a separate process; write the trace first if necessary."""
     file = folder / f"traces-{count}.jsonl"
     if not file.exists():
         generated_traces.write(file, count)
@@ -101,7 +101,7 @@ def measure(file: Path) -> Measured:
     loaded = time.perf_counter()
     analysis.analyse(trace.spans)
     done = time.perf_counter()
-    # In bytes on macOS, and in KiB elsewhere.
+    # In bytes on macOS, in KiB elsewhere.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Measured(
         spans=len(trace.spans),
@@ -114,7 +114,7 @@ def measure(file: Path) -> Measured:
 
 
 def print_row(found: Measured, before: Measured | None) -> None:
-    """Print what one size took, and by how much more that is than for the size before."""
+    """Print the measurements of one size, and the growth since the previous one."""
     growth = "" if before is None else f"{found.total / before.total:.1f}"
     print(f"{found.spans:>10,}{found.size / MIB:>6,.0f} MiB", end="")
     for seconds in (found.reading, found.analysis, found.total, found.cpu):

@@ -1,4 +1,4 @@
-"""Start the Chromium of the system, which Playwright drives; it brings none of its own here."""
+"""Start the system's Chromium for Playwright, which does not install its own here."""
 
 import os
 import shutil
@@ -12,23 +12,23 @@ _NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome
 
 
 class NoChromiumError(Exception):
-    """There is no Chromium to be found; the message says what to do."""
+    """No Chromium was found; the message says what to do."""
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Run a Chromium without a window.
+    """Run Chromium without a window.
 
     Raises:
-        NoChromiumError: There is none.
+        NoChromiumError: No Chromium was found.
     """
     program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
     if program is None:
         raise NoChromiumError(
-            f"No Chromium here: looked for {', '.join(_NAMES)}. On Debian: apt-get install"
-            " chromium. One that lies elsewhere: CHROMIUM=/path/to/it"
+            f"No Chromium found on PATH: looked for {', '.join(_NAMES)}. On Debian: apt-get install"
+            " chromium. If it is elsewhere, set CHROMIUM=/path/to/it"
         )
-    # For root, as in a container, Chromium has no sandbox.
+    # Chromium has no sandbox for root, as in a container.
     arguments = ["--no-sandbox"] if os.getuid() == 0 else []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=arguments)

@@ -1,9 +1,8 @@
-"""Make traces of any size, in the shape in which flowspan writes them, for benchmarks and tests.
+"""Generate traces of any size that look like flowspan's, for benchmarks and tests.
 
 A flow maps three tasks over its items: `extract`, then `transform`, which waits for the result of
-its `extract`, then `load`, which now and then needs a second attempt. Sixteen workers take the
-items in turn. Each run has the attributes, events and links that a real one has, and is some 2.5 kB
-long.
+its `extract`, then `load`, which sometimes needs a second attempt. Sixteen workers take the items
+in turn. Each run has the attributes, events and links of a real one, about 2.5 kB.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _RESOURCE: Final = {
 
 
 def write(path: Path, spans: int, *, seed: int = 0) -> str:
-    """Write a trace of about as many spans, at least five; return its id."""
+    """Write a trace of about that many spans, at least five; return its id."""
     trace = _Trace(seed)
     with path.open("wb") as file:
         for batch in _batches(trace.spans(spans)):
@@ -64,7 +63,7 @@ def _line(spans: list[dict[str, Any]]) -> bytes:
 
 
 class _Trace:
-    """One trace in the making; equal seeds make equal traces."""
+    """A trace that is being generated; equal seeds give equal traces."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)  # noqa: S311 - times and ids of no consequence
@@ -89,7 +88,7 @@ class _Trace:
         start = free[worker]
         extract = self._run("extract", worker, start, [], rows=1_000)
         yield extract
-        # It is taken up while its input is still being made.
+        # A worker picks it up while its input is still being computed.
         start = int(extract["endTimeUnixNano"])
         transform = self._run(
             "transform", worker, start - 8 * _MS, [extract["spanId"]], dependencies=8 * _MS

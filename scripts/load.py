@@ -1,18 +1,18 @@
-"""Measure how many spans a second the Collector takes with nothing lost, on this machine.
+"""Measure how many spans per second the Collector accepts without loss on this machine.
 
     python scripts/load.py [--rates 1000 2000 ...] [--seconds 15] [--wrap COMMAND]
 
 Sends OTLP over gRPC at rising rates to a Collector with base.yaml and jaeger.yaml, which sends to
-a sink that only counts. The spans are as large as those of flowspan, 512 to a request as the SDK
-has it. A rate is sustained if all spans were taken when they were due, and had come to the sink
-within ten seconds of the last.
+a sink that only counts. The spans are as large as flowspan's, 512 per request like the SDK's
+batches. A rate is sustained if all spans were accepted on time, and had reached the sink within ten
+seconds of the last one.
 
-The Collector has the variables that it has in docker-compose.yml, and its memory is compared with
-the limit there. Memory that is not the kernel's to take back is what counts: the queue's file,
-which it maps, is shown, too, and is not. COMMAND runs the Collector under a limit, such as
+The Collector has the variables of docker-compose.yml, and its memory is compared with the limit
+there. Only memory that the kernel cannot reclaim counts; the mapped file of the queue is shown
+separately. COMMAND runs the Collector under a limit, such as
 "systemd-run --scope --quiet -p MemoryMax=512M".
 
-It takes three minutes at most, and all of two cores at its end. It stays on loopback.
+It takes at most three minutes, and uses two whole cores at its end. It stays on loopback.
 """
 
 import argparse
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 RATES: Final = (1_000, 2_000, 5_000, 10_000, 15_000, 20_000, 30_000, 40_000)
 EXPORT: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 SPANS: Final = 512
-"""In a request: the SDK's largest batch."""
+"""Spans per request: the SDK's largest batch."""
 SENDERS: Final = 8
 DRAIN: Final = 10.0
 MIB: Final = 2**20
@@ -55,7 +55,7 @@ MIB: Final = 2**20
 
 @dataclass
 class Result:
-    """What came of one rate."""
+    """The result of one rate."""
 
     rate: int
     due: int
@@ -70,7 +70,7 @@ class Result:
 
     @property
     def is_sustained(self) -> bool:
-        """Whether all was taken in time and came."""
+        """Whether everything was accepted on time and arrived."""
         lost = self.refused or self.arrived != self.taken
         return not lost and self.taken >= 0.97 * self.due
 
@@ -87,7 +87,7 @@ HEADER: Final = "  wanted    taken/s   refused   missing   queue  memory  reside
 
 
 def requests(count: int = 20) -> list[bytes]:
-    """Requests of spans such as flowspan's, each of runs of another flow."""
+    """Return requests of spans like flowspan's, each with runs of another flow."""
     return [_request(number).SerializeToString() for number in range(count)]
 
 
@@ -105,7 +105,7 @@ def _request(number: int) -> ExportTraceServiceRequest:
 
 
 def _fill(span: "Span", flow: int, index: int, now: int) -> None:
-    """Make it a task run's: three state transitions, a link to what it waited for."""
+    """Make a span a task run's: three state changes, and a link to the run that it waited for."""
     run, task = divmod(index, 16)
     span.trace_id = (flow << 64 | run + 1).to_bytes(16, "big")
     span.span_id = (flow << 32 | index + 1).to_bytes(8, "big")
@@ -144,7 +144,7 @@ def _fill(span: "Span", flow: int, index: int, now: int) -> None:
 
 @contextmanager
 def sink() -> "Iterator[str]":
-    """Take all that comes at once, unread; yield host:port."""
+    """Accept everything at once, without reading it; yield host:port."""
 
     def take(_handler: Any, _details: Any) -> Any:
         return grpc.unary_unary_rpc_method_handler(lambda _message, _context: b"")
@@ -163,7 +163,7 @@ def sink() -> "Iterator[str]":
 
 @dataclass
 class Senders:
-    """Threads that send in turn, each request when it is due and not before."""
+    """Threads that send in turn, each request exactly when it is due."""
 
     target: str
     rate: int
@@ -175,7 +175,7 @@ class Senders:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self) -> float:
-        """Send until the time is over; return how long it took."""
+        """Send until the time is up; return how long it took."""
         began = time.monotonic()
         threads = [threading.Thread(target=self._send, args=(began,)) for _ in range(SENDERS)]
         for thread in threads:
@@ -205,7 +205,7 @@ class Senders:
 
 
 class Watch:
-    """The Collector's memory and queue while it is under load: the most there was of each."""
+    """The Collector's peak memory and queue under load."""
 
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
@@ -241,7 +241,7 @@ class Watch:
 
 
 def measure(collector: Collector, rate: int, seconds: float, bodies: "Sequence[bytes]") -> Result:
-    """Send at one rate, and wait until the sink has what was taken, or for `DRAIN` seconds."""
+    """Send at one rate, then wait at most `DRAIN` seconds until the sink has everything."""
     senders = Senders(collector.endpoint().removeprefix("http://"), rate, seconds, bodies)
     before = sent_on(collector)
     with Watch(collector) as watch:
@@ -264,12 +264,12 @@ def measure(collector: Collector, rate: int, seconds: float, bodies: "Sequence[b
 
 
 def sent_on(collector: Collector) -> int:
-    """How many spans the sink has taken, as the Collector counts."""
+    """Return how many spans the sink has accepted, by the Collector's count."""
     return int(collector.own_metrics().get("otelcol_exporter_sent_spans_total", 0))
 
 
 def compose() -> tuple[dict[str, str], int]:
-    """The Collector's memory settings in docker-compose.yml, and its limit in bytes."""
+    """Return the Collector's memory settings in docker-compose.yml, and its limit in bytes."""
     file = yaml.safe_load((programs.ROOT / "docker-compose.yml").read_text())
     service = file["services"]["collector"]
     names = ("COLLECTOR_MEMORY_MIB", "GOMEMLIMIT")
@@ -278,7 +278,7 @@ def compose() -> tuple[dict[str, str], int]:
 
 
 def main() -> int:
-    """Print one line for each rate, up to the first that is not sustained."""
+    """Print one line per rate, up to the first that is not sustained."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -289,7 +289,7 @@ def main() -> int:
     settings, limit = compose()
     bodies = requests()
     size = sum(map(len, bodies)) / len(bodies) / SPANS
-    print(f"{SPANS} spans to a request, {size:.0f} bytes each; {settings}, {limit // MIB} MiB")
+    print(f"{SPANS} spans per request, {size:.0f} bytes each; {settings}, {limit // MIB} MiB")
     best = None
     with tempfile.TemporaryDirectory() as folder, sink() as target:
         collector = Collector(Path(folder), "jaeger", JAEGER_ENDPOINT=target, **settings)

@@ -1,9 +1,9 @@
-"""Test the built wheel on every supported Prefect minor and Python, each in its own environment.
+"""Test the built wheel on every supported Prefect minor version and Python, in environments.
 
     python scripts/matrix.py --wheel dist/flowspan-*.whl [--all] [--only 3.6] [-- PYTEST ARGUMENTS]
 
-A cell is one Prefect on one Python. The Prefect that ``constraints.txt`` names takes the versions
-named there, an older one those of ``constraints-3.10.txt``, save for what it does not allow (see
+A cell is one Prefect on one Python. The Prefect in ``constraints.txt`` uses the versions there, an
+older one those of ``constraints-3.10.txt``, except for versions that it does not allow (see
 `OLDER`). The exit code is 1 if any cell failed.
 """
 
@@ -27,14 +27,14 @@ MEASURES_AND_LOGS = (
     "tests/recording/test_metrics.py::test_every_path_counts_its_runs[task-sync]",
     "tests/log_capture/test_logs_export.py::test_every_logger_everywhere[thread_pool]",
 )
-# Something of each thing that another Python may break.
+# A test of each thing that another Python may break.
 FEW = (
     "tests/_prefect/test_drift.py",
     "tests/_prefect/test_engine_paths.py::test_success",
     "tests/views/test_analysis_shown.py",
     *MEASURES_AND_LOGS,
 )
-# All that another Prefect may break in its engines, and little more.
+# Everything that another Prefect's engines may break, and little more.
 ENGINES = (
     "tests/_prefect/test_drift.py",
     "tests/_prefect/test_engine_paths.py",
@@ -59,26 +59,26 @@ RUN_PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 @dataclass(frozen=True)
 class Prefect:
-    """One release of Prefect, and what it needs other than the constraints say."""
+    """One release of Prefect, and its deviations from the constraints."""
 
     version: str
     pins: tuple[str, ...] = ()
-    """Requirements in place of the constraints on the same packages."""
+    """Requirements that replace the constraints on the same packages."""
     constraints: str = "constraints-3.10.txt"
     pythons: range = range(10, 14)
-    """The minor versions of Python that it runs on with its constraints."""
+    """The minor versions of Python that it supports with its constraints."""
 
 
 def pinned(constraints: str) -> str:
-    """The Prefect that a file of constraints names."""
+    """Return the Prefect version in a constraints file."""
     found = re.search("^prefect==(.+)$", (ROOT / constraints).read_text(), re.MULTILINE)
     if found is None:
         raise SystemExit(f"{constraints} does not pin Prefect")
     return found[1]
 
 
-# The oldest and the newest patch of every minor. All pins but FastAPI's follow from upper bounds in
-# Prefect's own metadata: they are the newest releases within them.
+# The oldest and the newest patch of every minor version. All pins except FastAPI's are the newest
+# releases within the upper bounds of Prefect's own metadata.
 BEFORE_3_8_8 = ("packaging==26.2", "python-slugify==8.0.4")
 # With FastAPI 0.137 and newer, the server of 3.7.0 and older answers every request with status 500:
 # AttributeError: 'PrefectRouter' object has no attribute 'routes'.
@@ -89,7 +89,7 @@ OLDER = (
         (
             "cachetools==6.2.6",
             "coolname==2.2.0",
-            # Newer ones do not take the subflow requests of 3.6.0, which name no content type.
+            # Newer ones reject the subflow requests of 3.6.0, which have no content type.
             "fastapi==0.131.0",
             "griffe==1.15.0",
             "packaging==25.0",
@@ -123,13 +123,13 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What the user sees, and the folder's and the log's name."""
+        """The name that is shown, and the name of its folder and log."""
         return f"prefect-{self.prefect.version}-python-3.{self.minor}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended: passed, failed, or not available here."""
+    """The result of a cell: passed, failed, or not available here."""
 
     cell: Cell
     verdict: str
@@ -141,13 +141,13 @@ class Outcome:
 
 
 class Stopped(Exception):  # noqa: N818 - not an error of this script
-    """A step of a cell did not succeed; the argument says why, in one line."""
+    """A step of a cell failed; the argument says why, in one line."""
 
 
 def cells(here: int, *, everything: bool) -> list[Cell]:
-    """Every older Prefect on Python 3.`here`, then the newest possible on every other Python.
+    """Return every older Prefect on Python 3.`here`, and the newest possible on other Pythons.
 
-    The main Prefect on this Python is what the test suite runs on: only `everything` repeats it.
+    The test suite runs with the main Prefect on this Python, so only `everything` repeats it.
     """
     prefects = (*OLDER, MAIN) if everything else OLDER
     tests, few = (ALL, ALL) if everything else (ENGINES, FEW)
@@ -160,12 +160,12 @@ def cells(here: int, *, everything: bool) -> list[Cell]:
 
 
 def nearest(minor: int, pythons: range) -> int:
-    """The minor version of Python out of `pythons` that is nearest to `minor`."""
+    """Return the minor version of Python in `pythons` that is nearest to `minor`."""
     return min(max(minor, pythons.start), pythons.stop - 1)
 
 
 def find_python(minor: int) -> Path | None:
-    """Find an interpreter: this one, one on the PATH or pyenv's, whose shims may stand for none."""
+    """Return an interpreter: this one, or one on PATH or from pyenv, whose shims may not work."""
     if minor == sys.version_info.minor:
         return Path(sys.executable)
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
@@ -184,7 +184,7 @@ def find_python(minor: int) -> Path | None:
 
 
 def constraints(prefect: Prefect) -> str:
-    """The constraints of one Prefect, with its own pins in place of those on the same packages."""
+    """Return the constraints of one Prefect, with its own pins replacing those of its packages."""
     own = {f"prefect=={prefect.version}", *prefect.pins}
     replaced = {package_name(requirement) for requirement in own}
     shared = (ROOT / prefect.constraints).read_text().split()
@@ -192,14 +192,14 @@ def constraints(prefect: Prefect) -> str:
 
 
 def package_name(requirement: str) -> str:
-    """The name in front of the version."""
+    """Return the name in front of the version."""
     return re.split("[=<>]", requirement, maxsplit=1)[0]
 
 
 async def run_cell(
     cell: Cell, wheel: Path, pytest_arguments: Sequence[str], timeout: float
 ) -> Outcome:
-    """Make the environment of a cell and run the tests in it."""
+    """Create the environment of a cell and run the tests in it."""
     start = time.monotonic()
 
     def outcome(verdict: str, detail: str) -> Outcome:
@@ -226,7 +226,7 @@ async def run_cell(
 
 
 def uv() -> str:
-    """The uv beside this interpreter, else the one on the PATH."""
+    """Return the uv next to this interpreter, else the one on PATH."""
     found = shutil.which("uv", path=Path(sys.executable).parent) or shutil.which("uv")
     if found is None:
         raise SystemExit("uv is missing: pip install uv")
@@ -234,10 +234,10 @@ def uv() -> str:
 
 
 async def run(command: Sequence[str | Path], log: Path, timeout: float) -> None:
-    """Run a command for at most `timeout` seconds and add what it prints to the log.
+    """Run a command for at most `timeout` seconds and append its output to the log.
 
     Raises:
-        Stopped: it failed or took too long; none of its child processes is left.
+        Stopped: It failed or took too long; none of its child processes is left.
     """
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
@@ -246,7 +246,7 @@ async def run(command: Sequence[str | Path], log: Path, timeout: float) -> None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # No interpreter is downloaded: the matrix tests those that are there.
+            # Download no interpreter: the matrix tests those that are installed.
             env={**os.environ, "UV_PYTHON_DOWNLOADS": "never"},
             start_new_session=True,
         )
@@ -263,7 +263,7 @@ async def run(command: Sequence[str | Path], log: Path, timeout: float) -> None:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log, without pytest's ornament; empty if there is none."""
+    """Return the last line of a log without pytest's ornament; empty if there is none."""
     return "".join(log.read_text().strip().splitlines()[-1:]).strip("= ")
 
 
@@ -272,11 +272,11 @@ def show_log(cell: Cell) -> None:
     log = LOGS / f"{cell.name}.log"
     for line in log.read_text().splitlines()[-SHOWN_LINES:]:
         print(f"    {line}")
-    print(f"    The whole log: {log.relative_to(ROOT)}", flush=True)
+    print(f"    Full log: {log.relative_to(ROOT)}", flush=True)
 
 
 async def run_all(chosen: Sequence[Cell], options: argparse.Namespace) -> list[Outcome]:
-    """Run the cells, a few side by side, telling how each one ends."""
+    """Run the cells, a few in parallel, and print each result."""
     slots = asyncio.Semaphore(options.jobs)
 
     async def run_in_slot(cell: Cell) -> Outcome:
@@ -297,10 +297,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--wheel", type=Path, required=True, help="the built wheel")
     parser.add_argument("--all", action="store_true", help="run more cells, and more tests in each")
-    parser.add_argument("--jobs", type=int, default=2, help="cells to run side by side")
+    parser.add_argument("--jobs", type=int, default=2, help="cells to run in parallel")
     parser.add_argument("--only", default="", help="run the cells whose name contains this")
     parser.add_argument("--timeout", type=float, default=1200, help="seconds for one cell's tests")
-    parser.add_argument("pytest", nargs="*", help="pytest's arguments, in place of a cell's tests")
+    parser.add_argument("pytest", nargs="*", help="pytest's arguments, instead of a cell's tests")
     options = parser.parse_args()
     options.wheel = options.wheel.resolve()
     if not options.wheel.is_file():

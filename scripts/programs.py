@@ -1,16 +1,16 @@
 """Build the programs of the end-to-end tests: Collector, Jaeger, Prometheus and its promtool.
 
-    python scripts/programs.py                    builds what is missing, prints the paths
-    python scripts/programs.py jaeger             builds one
-    python scripts/programs.py --lock collector   writes go.mod and go.sum anew, for other versions
+    python scripts/programs.py                    builds missing programs, prints the paths
+    python scripts/programs.py jaeger             builds one program
+    python scripts/programs.py --lock collector   rewrites go.mod and go.sum, for other versions
 
-The folder of a program in ``scripts/programs/`` holds the versions and checksums of all it is made
-of; nothing else goes into a build. Programs of one module share a folder. The Collector's
-components are those of ``collector/builder.yaml``.
+The folder of a program in ``scripts/programs/`` has the versions and checksums of all its modules;
+nothing else goes into a build. Programs of one module share a folder. The Collector's components
+are those of ``collector/builder.yaml``.
 
-What is built lies in ``$E2E_PROGRAMS``, by default ``~/.cache/flowspan/programs``, in a folder
-that is named after the version and a hash of the pins. Go's own caches take some gigabytes more
-while it builds (``go clean -cache -modcache`` frees them).
+Programs are built in ``$E2E_PROGRAMS``, by default ``~/.cache/flowspan/programs``, in a folder that
+is named after the version and a hash of the pins. Go's own caches take a few more gigabytes while
+it builds (``go clean -cache -modcache`` frees them).
 """
 
 import argparse
@@ -33,21 +33,21 @@ MANIFEST = ROOT / "collector" / "builder.yaml"
 GO_FLAGS = ("-trimpath", "-ldflags=-s -w")
 
 
-class Unavailable(Exception):  # noqa: N818 - what is missing is the user's to install
-    """A program cannot be built here; the argument says what to do about it."""
+class Unavailable(Exception):  # noqa: N818 - the user must install something
+    """A program cannot be built here; the argument says what to do."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """One executable, built from modules of Go's registry."""
+    """One executable, built from Go modules."""
 
     name: str
     package: str
-    """What is compiled; for the Collector: what writes its source."""
+    """The package to compile; for the Collector, the one that generates its source."""
     version: str
     tags: tuple[str, ...] = ()
     shares: str = ""
-    """The program whose pins are its own, too."""
+    """The program whose pins it shares."""
 
     @property
     def pins(self) -> Path:
@@ -56,12 +56,12 @@ class Program:
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        """All that decides what is built."""
+        """All files that determine the build."""
         return (*pins(self.pins), MANIFEST) if self is COLLECTOR else pins(self.pins)
 
     @property
     def path(self) -> Path:
-        """Where the executable is, or will be."""
+        """The path of the executable, even before it is built."""
         digest = hashlib.sha256(" ".join((self.package, *self.tags)).encode())
         for source in self.sources:
             digest.update(source.read_bytes())
@@ -73,9 +73,9 @@ COLLECTOR = Program(
     "go.opentelemetry.io/collector/cmd/builder",
     re.findall(r"^  version: (\S+)$", MANIFEST.read_text(), re.MULTILINE)[0],
 )
-# This is Jaeger 2.13.0, whose commit has two tags: Go knows the module by the older numbering.
+# This is Jaeger 2.13.0. Its commit has two tags, and Go uses the older numbering.
 JAEGER = Program("jaeger", "github.com/jaegertracing/jaeger/cmd/jaeger", "1.76.0")
-# This is Prometheus 3.14.0, less the discovery of targets in clouds, which is most of it.
+# This is Prometheus 3.14.0, without the discovery of targets in clouds, which is most of it.
 PROMETHEUS = Program(
     "prometheus",
     "github.com/prometheus/prometheus/cmd/prometheus",
@@ -92,24 +92,24 @@ PROGRAMS = {program.name: program for program in (COLLECTOR, JAEGER, PROMETHEUS,
 
 
 def pins(folder: Path) -> tuple[Path, Path]:
-    """The two files that say, and prove, which modules a build takes."""
+    """Return the two files with the versions and checksums of a build's modules."""
     return folder / "go.mod", folder / "go.sum"
 
 
 def cache() -> Path:
-    """The folder of what is built; it is made by the first build."""
+    """Return the folder of built programs; the first build creates it."""
     named = os.environ.get("E2E_PROGRAMS")
     general = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(named) if named else general / "flowspan" / "programs"
 
 
 def find(program: Program) -> Path | None:
-    """The executable if it has been built."""
+    """Return the executable's path, or None if it is not built."""
     return program.path if program.path.exists() else None
 
 
 def build(program: Program) -> Path:
-    """Build the executable unless it is there.
+    """Build the executable if necessary; return its path.
 
     Raises:
         Unavailable: Go is missing or too old, or the build failed.
@@ -119,7 +119,7 @@ def build(program: Program) -> Path:
         return path
     check_go(program)
     start = time.monotonic()
-    print(f"Building {program.name} {program.version}, some minutes ...", file=sys.stderr)
+    print(f"Building {program.name} {program.version}, a few minutes ...", file=sys.stderr)
     with work_folder(program) as folder:
         if program is COLLECTOR:
             source = write_collector(folder)
@@ -141,10 +141,10 @@ def build(program: Program) -> Path:
 
 
 def check_go(program: Program) -> None:
-    """Say what to install if there is no Go that can build it."""
+    """Raise `Unavailable` if Go is missing or too old, saying what to install."""
     found = re.search(r"^go (\d+)\.(\d+)", (program.pins / "go.mod").read_text(), re.MULTILINE)
     if found is None:
-        raise ValueError(f"{program.pins / 'go.mod'} names no version of Go")
+        raise ValueError(f"{program.pins / 'go.mod'} does not name a Go version")
     needed = (int(found[1]), int(found[2]))
     advice = f"install Go {needed[0]}.{needed[1]} or newer (https://go.dev/doc/install)"
     if shutil.which("go") is None:
@@ -154,14 +154,14 @@ def check_go(program: Program) -> None:
     )
     version, toolchain = answer.stdout.splitlines()
     here = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    # A Go that may fetch a newer one does so by itself; before 1.21 it has no such setting.
+    # Go downloads a newer version itself if allowed; before 1.21 there was no such setting.
     if here < needed and toolchain in ("", "local"):
         raise Unavailable(f"{program.name} is built with Go, and {version} is too old: {advice}")
 
 
 @contextmanager
 def work_folder(program: Program) -> Iterator[Path]:
-    """A folder with the pins, in the cache, so that a build can be moved from it in one step."""
+    """Yield a folder with the pins, in the cache, so that a build can be moved in one step."""
     cache().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{program.name}-", dir=cache()) as name:
         folder = Path(name)
@@ -171,14 +171,14 @@ def work_folder(program: Program) -> Iterator[Path]:
 
 
 def write_collector(folder: Path) -> Path:
-    """Have the builder write the Collector's source; return its folder."""
+    """Generate the Collector's source with the builder; return its folder."""
     flags = ("--config=builder.yaml", "--skip-compilation", "--skip-get-modules")
     go("run", COLLECTOR.package, *flags, cwd=folder)
     return folder / "flowspan-collector"
 
 
 def go(*arguments: str | Path, cwd: Path, **variables: str) -> None:
-    """Run Go out of other work's way; show what it prints only if it fails."""
+    """Run Go with low priority; show its output only if it fails."""
     command = [*(("nice",) if shutil.which("nice") else ()), "go", *map(str, arguments)]
     done = subprocess.run(
         command,
@@ -195,10 +195,10 @@ def go(*arguments: str | Path, cwd: Path, **variables: str) -> None:
 
 
 def lock(program: Program) -> None:
-    """Write ``go.mod`` and ``go.sum`` anew, for the versions named here and in the manifest.
+    """Rewrite ``go.mod`` and ``go.sum`` for the versions named here and in the manifest.
 
-    Go asks the public checksum database about each module. Behind a mirror that holds only part of
-    it, GONOSUMDB names the modules to take on trust; builds then hold to what was taken.
+    Go checks each module with the public checksum database. If a proxy has only part of it, set
+    GONOSUMDB to the modules to trust; builds then use the recorded checksums.
     """
     program.pins.mkdir(parents=True, exist_ok=True)
     packages = [each.package for each in PROGRAMS.values() if each.pins == program.pins]
@@ -212,7 +212,7 @@ def lock(program: Program) -> None:
             folder = write_collector(folder)
             go("get", "-tool", *tools, cwd=folder)
             packages.append(".")
-        # Not `go mod tidy`: it wants what the tests of all the modules need, too.
+        # Not `go mod tidy`, which also adds everything that the modules' tests need.
         tags = f"-tags={','.join(program.tags)}"
         go("list", "-mod=mod", "-deps", tags, *packages, cwd=folder)
         for pin in pins(folder):
@@ -220,14 +220,14 @@ def lock(program: Program) -> None:
 
 
 def named(name: str) -> Program:
-    """The program of this name, as an argument."""
+    """Return the program with this name, for the argument parser."""
     if name not in PROGRAMS:
-        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(PROGRAMS)}")
+        raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(PROGRAMS)}")
     return PROGRAMS[name]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build what is named, or everything; print one path a line."""
+    """Build the named programs, or all; print one path per line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Take the picture of README.md and docs/: the page of the demo's run."""
+"""Take the screenshot for README.md and docs/: the page of the demo's run."""
 
 import argparse
 import sys
@@ -9,12 +9,12 @@ from chromium import NoChromiumError, chromium
 
 _WIDTH: Final = 1400
 _HEIGHT: Final = 1150  # of the window, so that its timeline shows all rows of the demo
-_MARGIN: Final = 16  # below what is shown
+_MARGIN: Final = 16  # below the last table
 _MOST: Final = 300_000  # bytes
 
 
 def main() -> None:
-    """Open a page and write what it looks like."""
+    """Open a page and write its screenshot."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("page", type=Path)
     parser.add_argument("picture", type=Path)

@@ -9,7 +9,7 @@ from pathlib import Path
 def flowspan(
     *arguments: str | Path, cwd: Path, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run the command in a folder, its output piped."""
+    """Run the command in a folder, with its output piped."""
     keep = {key: value for key, value in os.environ.items() if not key.startswith("FLOWSPAN_")}
     for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):
         keep.pop(name, None)
@@ -25,6 +25,6 @@ def flowspan(
 
 
 def embedded(folder: Path) -> Path:
-    """Make the folder that flowspan's embedded default writes to; return its live file."""
+    """Create the folder that flowspan's embedded default writes to; return its live file."""
     (folder / ".flowspan").mkdir()
     return folder / ".flowspan" / "traces.jsonl"

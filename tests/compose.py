@@ -1,4 +1,4 @@
-"""What docker-compose.yml mounts, and flowspan's metrics by the names that Prometheus has."""
+"""The files that docker-compose.yml mounts, and flowspan's metrics by their Prometheus names."""
 
 import json
 import re
@@ -22,7 +22,7 @@ def load(path: Path) -> Any:
 
 
 def defaults(text: str) -> str:
-    """Put in place of each `${NAME:-default}` its default, as Compose and the Collector do."""
+    """Replace each `${NAME:-default}` by its default, like Compose and the Collector."""
     return re.sub(r"\$\{(?:env:)?\w+:-([^}]*)\}", r"\1", text)
 
 
@@ -48,7 +48,7 @@ PANELS = {panel["id"]: panel for panel in DASHBOARD["panels"]}
 
 
 class Instruments(NoOpMeterProvider):
-    """Gives a meter that notes down which instruments are made."""
+    """A meter provider that records which instruments are created."""
 
     def __init__(self) -> None:
         self.made: list[tuple[str, str, str]] = []
@@ -80,9 +80,9 @@ def prometheus_name(metric: str, unit: str) -> str:
 
 
 def prometheus_names() -> Iterator[str]:
-    """Name flowspan's metrics as the Collector's Prometheus exporter does.
+    """Name flowspan's metrics like the Collector's Prometheus exporter.
 
-    The unit is appended, unless it is a mere annotation in braces, and `_total` to counters; see
+    The unit is appended, unless it is only an annotation in braces, and `_total` to counters; see
     https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/.
     """
     provider = Instruments()
@@ -102,8 +102,8 @@ def prometheus_names() -> Iterator[str]:
 METRICS = set(prometheus_names())
 COUNTERS = {name for name in METRICS if not name.endswith("_active")}
 
-# The Collector's own, of spans. The SDK empties its exemplars at each export, so those of a
-# short-lived process are gone with its last one: exemplars come from here.
+# The Collector's span metrics. The SDK clears its exemplars at each export, so those of a
+# short-lived process are lost with its last export: exemplars come from here.
 SPAN_METRICS = {"traces_span_metrics_duration_seconds_bucket"}
 LABELS = {"counter", "job", "le"} | {
     escaped(value)

@@ -1,4 +1,4 @@
-"""One real Prefect server for the whole session, and flowspan recording into memory."""
+"""Start one real Prefect server for the session, and record flowspan's output into memory."""
 
 import os
 import socket
@@ -25,7 +25,7 @@ def _free_port() -> int:
 
 _PORT = _free_port()
 
-# Prefect reads its settings when it is imported, so they must be there before any test module is.
+# Prefect reads its settings at import, so they must be set before any test module is imported.
 os.environ.update(
     {
         "DO_NOT_TRACK": "1",
@@ -35,7 +35,7 @@ os.environ.update(
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_TO_API_ENABLED": "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # A task that found its tag's slots taken asks again after this, not after 30 seconds.
+        # A task that finds no free slot of its tag retries after this, not after 30 seconds.
         "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "0.5",
     }
 )
@@ -54,16 +54,15 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: E402
 import flowspan  # noqa: E402
 from support import RecordedMetrics, RecordedSpans  # noqa: E402
 
-# Tests that say nothing of metrics and logs write none. Those of the embedded default start
-# processes.
+# By default, tests record neither metrics nor logs. Tests of the embedded default start processes.
 set_meter_provider(NoOpMeterProvider())
 set_logger_provider(NoOpLoggerProvider())
 
 
-# They need a browser, or programs that take minutes to build: name the folder to run them.
+# These need a browser, or programs that take minutes to build: name the folder to run them.
 collect_ignore = ["browser", "e2e"]
 
-# A search is as long as the profile says, and never fails because the machine is slow.
+# The profile sets the length of a search, which never fails because the machine is slow.
 hypothesis.settings.register_profile("quick", max_examples=50, deadline=None)
 hypothesis.settings.register_profile("exhaustive", max_examples=1000, deadline=None)
 
@@ -81,7 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests that are marked as exhaustive, unless `--all` is given."""
+    """Skip the tests that are marked as exhaustive, unless `--all` is given."""
     if config.getoption("--all"):
         return
     exhaustive = [item for item in items if item.get_closest_marker("exhaustive")]
@@ -91,7 +90,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[str]:
-    """The API URL of a started Prefect server that only this test session uses."""
+    """Start a Prefect server for this test session only; return the URL of its API."""
     log = Path(_HOME, "server.log")
     with log.open("wb") as output:
         server = subprocess.Popen(
@@ -128,7 +127,7 @@ def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]", log: Path) 
 
 @pytest.fixture
 def metrics() -> RecordedMetrics:
-    """What flowspan measures in one test, if that also asks for `spans`."""
+    """The metrics of one test, if it also uses `spans`."""
     return RecordedMetrics()
 
 

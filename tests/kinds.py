@@ -1,4 +1,4 @@
-"""The kinds of function that Prefect runs: four, as flow and as task its eight engine paths."""
+"""The kinds of function that Prefect runs: four kinds, eight engine paths as flows and as tasks."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,7 +10,7 @@ KINDS = ["sync", "async", "generator", "async_generator"]
 
 
 def function(kind: str, body: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """Make a function of one kind that does and gives what `body` does."""
+    """Return a function of one kind that does what `body` does."""
     if kind == "sync":
 
         def made(*args: Any) -> Any:
@@ -51,7 +51,7 @@ def make_flow(
 
 
 def call(kind: str, runnable: Any, *args: Any) -> Any:
-    """Call a flow of one kind from outside and return the last thing it gives."""
+    """Call a flow of one kind from outside and return its last value."""
     if kind == "sync":
         return runnable(*args)
     if kind == "async":
@@ -66,7 +66,7 @@ def call(kind: str, runnable: Any, *args: Any) -> Any:
 
 
 def flow_around(kind: str, step: Task[Any, Any], *args: Any, **options: Any) -> Callable[[], Any]:
-    """Make a flow called main that calls a task of one kind; return what runs it."""
+    """Return a function that runs a flow called main, which calls a task of one kind."""
     if kind in {"sync", "generator"}:
 
         @flow(name="main", **options)
@@ -85,7 +85,7 @@ def flow_around(kind: str, step: Task[Any, Any], *args: Any, **options: Any) -> 
 
 
 def make(level: str, kind: str, body: Callable[..., Any], **options: Any) -> Callable[[], Any]:
-    """Make what runs `body` as a flow called main, or as a task called step in one."""
+    """Return a function that runs `body` as a flow called main, or as a task called step in one."""
     if level == "flow":
         main = make_flow(kind, body, **options)
         return lambda: call(kind, main)

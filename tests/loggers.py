@@ -1,4 +1,4 @@
-"""Every kind of logger that a task may use."""
+"""All kinds of logger that a task may use."""
 
 import builtins
 import logging
@@ -10,7 +10,7 @@ SOURCES = ["structlog", "structlog over logging", "get_run_logger", "logging", "
 
 
 def say(source: str, text: str) -> None:
-    """Log a line with one kind of logger; structlog's have a number with it."""
+    """Log a line with one kind of logger; structlog's loggers add a number."""
     if source == "structlog":
         structlog.get_logger().info(text, n=1)
     elif source == "structlog over logging":

@@ -1,4 +1,4 @@
-"""Scripts with flows, in processes of their own."""
+"""Run scripts with flows, in separate processes."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def run_script(*arguments: str, env: dict[str, str]) -> "subprocess.CompletedPro
 def background(
     *command: str, env: dict[str, str], log: Path
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a command beside, and interrupt it at the end."""
+    """Run a command in the background, and interrupt it at the end."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, env=env, cwd=FLOWS, stdout=output, stderr=subprocess.STDOUT
@@ -54,7 +54,7 @@ def background(
 
 
 def eventually(check: Callable[[], Any], what: str) -> Any:
-    """Return what `check` gives as soon as that is true."""
+    """Return the result of `check` as soon as it is true."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if found := check():

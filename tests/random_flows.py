@@ -1,4 +1,4 @@
-"""Random flows over Prefect's features, as data that Hypothesis can shrink, and what runs them."""
+"""Random flows with Prefect's features, as data that Hypothesis can shrink, and their runner."""
 
 import asyncio
 import contextlib
@@ -39,12 +39,12 @@ ENDINGS = ["return", "raise", "recover", "return_failed", "return_cancelled", "c
 
 
 class Outage(BaseException):
-    """Below Exception, as KeyboardInterrupt is."""
+    """An exception that is not an `Exception`, like KeyboardInterrupt."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that a flow does: what kind of run, how it is called, and what it consumes."""
+    """One step of a flow: the kind of run, how it is called, and what it consumes."""
 
     behaviour: str
     is_async: bool
@@ -57,7 +57,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Program:
-    """A flow: its steps in order, each consuming some of those before it, and how it ends."""
+    """A flow: its steps in order, each consuming some earlier ones, and how it ends."""
 
     steps: tuple[Step, ...]
     ending: str
@@ -79,13 +79,13 @@ programs = st.builds(
     steps=st.lists(steps, min_size=1, max_size=7).map(tuple),
     ending=st.sampled_from(ENDINGS),
     is_async=st.booleans(),
-    # Enough threads for every step at once: one that waits in the pool for another would hang.
+    # Enough threads for all steps at once: a step that waits in the pool for another would hang.
     workers=st.sampled_from([8, 32]),
 )
 
 
 def run(program: Program) -> None:  # noqa: C901 - one branch an ending
-    """Run `program` as a flow called main; its failures are part of it."""
+    """Run `program` as a flow called main; expected failures are caught."""
     ends: list[str] = []
     options: dict[str, Any] = {
         "name": "main",
@@ -145,7 +145,7 @@ class _Body:
         self.futures: list[Any] = []
 
     def begin(self, number: int, step: Step) -> Any:
-        """Do one step; return its coroutine if it has to be awaited."""
+        """Run one step; return its coroutine if it must be awaited."""
         inputs = [
             self.outcomes[index % number]
             for index in step.upstream
@@ -223,11 +223,11 @@ async def _consume_async(runnable: Any, argument: Any, step: Step) -> Any:
 
 
 def _note(*_: Any) -> None:
-    """Answer to a state, as a hook."""
+    """Handle a state, as a hook."""
 
 
 def _runnable(step: Step) -> Flow[Any, Any] | Task[Any, Any]:  # noqa: C901 - one branch a behaviour
-    """Make the task or flow of a step; what it returns can be tracked as a result."""
+    """Return the task or flow of a step; its result can be tracked."""
     behaviour = step.behaviour
     attempts: dict[str, int] = {}
     by_behaviour: dict[str, dict[str, Any]] = {
@@ -273,7 +273,7 @@ def _runnable(step: Step) -> Flow[Any, Any] | Task[Any, Any]:  # noqa: C901 - on
         return [2000]
 
     if behaviour == "hit_cache":
-        # Of two mapped runs with equal inputs the second may find the result of the first.
+        # If two mapped runs have equal inputs, the second may find the first one's result.
         key = str(uuid.uuid4())
         options["cache_key_fn"] = lambda *_: key
         del options["cache_policy"]

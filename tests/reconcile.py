@@ -1,8 +1,8 @@
-"""Hold flowspan's spans against what Prefect's API has recorded of the same runs.
+"""Compare flowspan's spans with what Prefect's API has recorded of the same runs.
 
-`reconcile` is the judge of fidelity: it reads the tree of runs below a flow run from the API, with
-their state histories, and says in plain words everything in which the spans, and the metrics that
-were counted meanwhile, differ from it.
+`reconcile` decides about fidelity: it reads the tree of runs below a flow run from the API, with
+their state histories, and describes every difference from the spans and from the metrics that were
+recorded meanwhile.
 """
 
 import time
@@ -23,15 +23,15 @@ from support import RecordedMetrics, accounted, attributes, context, seconds
 
 _TOLERANCE = 5_000_000  # nanoseconds
 _PAGE = 200
-# A service of Prefect's server looks every 20 seconds for runs of a cancelled flow run that have no
-# final state. It cancels them long after the engine has left them, as it leaves those that are
-# NotReady: that is no part of what the process did.
+# Every 20 seconds, a service of Prefect's server looks for runs of a cancelled flow run without a
+# final state, such as NotReady ones, and cancels them. That is long after the engine has left them,
+# so it is not compared.
 _CANCELLED_BY_SERVER = "The parent flow run was cancelled."
 
 
 @dataclass(frozen=True)
 class KnownRun:
-    """A run as Prefect's API tells it; `parents` are the runs that may have called it."""
+    """A run in Prefect's API; `parents` are the runs that may have called it."""
 
     id: str
     name: str
@@ -56,7 +56,7 @@ class KnownRun:
 
 @dataclass(frozen=True)
 class Totals:
-    """What was counted and measured of runs, over all flows and tasks."""
+    """Counts and durations of runs, over all flows and tasks."""
 
     runs: Counter[tuple[str, str]]
     """By level, ``flow`` or ``task``, and name of the last state."""
@@ -96,7 +96,7 @@ def reconcile(
 ) -> list[str]:
     """Return every difference between the run spans and the API's runs below a flow run.
 
-    With `totals`, those of these runs alone, it returns where the metrics differ, too.
+    With `totals` of exactly these runs, it also compares the metrics.
 
     Task runs reach the API as events, some time after they have ended, so the comparison is
     repeated until it finds nothing or `timeout` seconds have passed.
@@ -120,7 +120,7 @@ def reconcile(
 def known_runs(client: SyncPrefectClient, flow_run_id: UUID) -> dict[str, KnownRun]:
     """Read a flow run and all runs below it from the API, by their ids.
 
-    The task run that stands for a subflow in its parent is that subflow, not a run of its own.
+    The task run that represents a subflow in its parent is that subflow, not a separate run.
     """
     root = client.read_flow_run(flow_run_id)
     runs = {str(root.id): _known(root, frozenset(), frozenset(), _flow_states(client, root.id))}
@@ -146,8 +146,8 @@ def known_runs(client: SyncPrefectClient, flow_run_id: UUID) -> dict[str, KnownR
         }
         listed = inputs.pop("__parents__", set())
         upstream = frozenset().union(*inputs.values())
-        # Prefect lists an upstream run that is still running as a parent, be it a generator in
-        # whose loop this was called, or just one whose result is awaited.
+        # Prefect also lists a running upstream run as a parent, such as a generator in whose loop
+        # this was called, or a run whose result is awaited.
         parents = listed - upstream or {str(inputs_of.flow_run_id), *listed}
         runs[str(run.id)] = _known(run, frozenset(parents), upstream, states)
     return runs

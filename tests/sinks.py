@@ -1,4 +1,4 @@
-"""OTLP sinks on loopback, and what tests need around them. Every wait is bounded.
+"""OTLP sinks on loopback, and helpers around them. Every wait is bounded.
 
 Each sink is a context manager: it listens on a free port of 127.0.0.1 and keeps what it receives.
 """
@@ -45,26 +45,26 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 @dataclass(frozen=True)
 class Request:
-    """One export as it arrived: headers have lower-case names."""
+    """One export as received, with lower-case header names."""
 
     path: str
     headers: dict[str, str]
     message: Any
     body: bytes = b""
-    """What the message was decoded from, packed if it came so; over HTTP only."""
+    """The body of the request as received, maybe compressed; over HTTP only."""
 
 
 @dataclass
 class Sink:
-    """What a sink has received, and how it answers; both may be changed while it runs."""
+    """The received exports, and how the sink answers; both may be changed while it runs."""
 
     endpoint: str = ""
     requests: list[Request] = field(default_factory=list)
-    """Those that bring spans."""
+    """The exports of spans."""
     metric_requests: list[Request] = field(default_factory=list)
     log_requests: list[Request] = field(default_factory=list)
     status: int = 200
-    """HTTP status of the answer; gRPC answers UNAVAILABLE for anything but 200."""
+    """HTTP status of the answer; gRPC answers UNAVAILABLE for everything except 200."""
     latency: float = 0.0
     """Seconds until the answer; cut short when the sink closes."""
     closing: threading.Event = field(default_factory=threading.Event)
@@ -112,14 +112,14 @@ class Sink:
         ]
 
     def wait_for_spans(self, count: int, timeout: float = 20.0) -> list[Span]:
-        """Return all spans once there are `count`, or what there is after `timeout` seconds."""
+        """Return all spans once there are `count`, or those received after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while len(self.spans) < count and time.monotonic() < deadline:
             time.sleep(0.02)
         return self.spans
 
     def accept(self, request: Request) -> bool:
-        """Keep a request and say whether to answer that all is well."""
+        """Keep a request and return whether to answer with success."""
         self.closing.wait(self.latency)
         if self.status == 200:
             requests: dict[type[Any], list[Request]] = {
@@ -195,7 +195,7 @@ def http_sink(tls: Certificate | None = None) -> Iterator[Sink]:
 
 @contextmanager
 def grpc_sink(tls: Certificate | None = None, port: int = 0) -> Iterator[Sink]:
-    """Receive OTLP over gRPC; `endpoint` is a URL, as the exporters take it."""
+    """Receive OTLP over gRPC; `endpoint` is a URL, as the exporters expect it."""
     sink = Sink()
 
     def accept(message: Any, context: Any) -> None:
@@ -251,7 +251,7 @@ def silent_endpoint() -> Iterator[str]:
 
 @contextmanager
 def refusing_endpoint() -> Iterator[str]:
-    """Yield the URL of an endpoint that refuses connections: the port is taken, nobody listens."""
+    """Yield the URL of an endpoint that refuses connections: a bound port without a listener."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -259,7 +259,7 @@ def refusing_endpoint() -> Iterator[str]:
 
 @dataclass
 class Relay:
-    """Where to connect instead, and how many bytes the client has sent."""
+    """The endpoint of a relay, and the number of bytes that the client has sent."""
 
     endpoint: str = ""
     sent: int = 0
@@ -267,7 +267,7 @@ class Relay:
 
 @contextmanager
 def relay(endpoint: str) -> Iterator[Relay]:
-    """Stand between one client and a sink to count bytes: gRPC does not say what it compressed."""
+    """Forward one client to a sink and count bytes, since gRPC does not say what it compressed."""
     host, _, port = endpoint.removeprefix("http://").partition(":")
     counted = Relay()
 
@@ -298,7 +298,7 @@ def relay(endpoint: str) -> Iterator[Relay]:
 
 
 def self_signed_certificate(folder: Path) -> Certificate:
-    """Write a certificate, valid for a day, that is its own authority."""
+    """Write a certificate, valid for a day, that is its own certificate authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = dt.datetime.now(dt.timezone.utc)

@@ -1,4 +1,4 @@
-"""Spans and metrics as tests look at them."""
+"""Recorded spans, log records and metrics, with queries for tests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from flowspan.read.texts import find_files
 
 
 class RecordedSpans(SpanExporter):
-    """A real exporter that keeps what it is given, with questions that tests ask."""
+    """A real exporter that keeps its spans, with queries for tests."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self.provider = provider
@@ -49,7 +49,7 @@ class RecordedSpans(SpanExporter):
 
     @property
     def all(self) -> list[ReadableSpan]:
-        """Every span that has ended, in the order of start."""
+        """All spans that have ended, in the order of start."""
         with self._lock:
             return sorted(self._spans, key=lambda span: (span.start_time or 0, span.end_time or 0))
 
@@ -86,7 +86,7 @@ class RecordedSpans(SpanExporter):
 
 
 class RecordedLogs:
-    """flowspan's own pipeline of log records into memory, with questions that tests ask."""
+    """flowspan's own pipeline of log records into memory, with queries for tests."""
 
     def __init__(self) -> None:
         self.exporter: Any = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call] # the SDK's
@@ -97,7 +97,7 @@ class RecordedLogs:
 
     @property
     def all(self) -> list[LogRecord]:
-        """Every record so far, in the order of time."""
+        """All records so far, in the order of time."""
         self.provider.force_flush()
         found = [readable.log_record for readable in self.exporter.get_finished_logs()]
         return sorted(found, key=lambda record: record.timestamp or 0)
@@ -113,7 +113,7 @@ class RecordedLogs:
 
 @dataclass(frozen=True)
 class Point:
-    """One series of a metric; of a histogram `value` is the sum."""
+    """One series of a metric; for a histogram, `value` is the sum."""
 
     attributes: Mapping[str, Any]
     value: float
@@ -121,7 +121,7 @@ class Point:
 
 
 class _Reader(MetricReader):
-    """Keeps the last totals, and the exemplars of each collection: the SDK tells them once."""
+    """A reader that keeps the latest totals, and all exemplars, which the SDK exports only once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ def _by_name(data: MetricsData | None) -> dict[str, Metric]:
 
 
 class RecordedMetrics:
-    """A real reader, with questions that tests ask; what it tells is cumulative."""
+    """A real cumulative reader, with queries for tests."""
 
     def __init__(self) -> None:
         self._reader = _Reader()
@@ -155,17 +155,17 @@ class RecordedMetrics:
 
     @property
     def all(self) -> dict[str, Metric]:
-        """Every metric, by name."""
+        """All metrics, by name."""
         self._reader.collect()
         return _by_name(self._reader.latest)
 
     def exemplars(self, metric: str) -> list[Exemplar]:
-        """All exemplars of a metric so far, of whichever series."""
+        """All exemplars of a metric so far, of any series."""
         self._reader.collect()
         return self._reader.exemplars.get(metric, [])
 
     def points(self, metric: str, **wanted: Any) -> list[Point]:
-        """The series of a metric with these attributes, which go by the names in `SHORT`."""
+        """The series of a metric with these attributes, by the short names in `SHORT`."""
         found = self.all.get(metric)
         points = [_point(point) for point in found.data.data_points] if found else []
         return [
@@ -182,7 +182,7 @@ class RecordedMetrics:
         return sum(point.count for point in self.points(metric, **wanted))
 
     def total(self, metric: str, **wanted: Any) -> float:
-        """The sum of what was measured or counted with these attributes."""
+        """The sum of all values measured or counted with these attributes."""
         return sum(point.value for point in self.points(metric, **wanted))
 
 
@@ -222,13 +222,13 @@ def result(span: ReadableSpan) -> Any:
 
 
 def states(span: ReadableSpan) -> list[str]:
-    """The names of the state transitions on a run span, in the order of time."""
+    """The names of the state events on a run span, in the order of time."""
     events = [e for e in span.events if semconv.STATE_TYPE in (e.attributes or {})]
     return [event.name for event in sorted(events, key=lambda e: e.timestamp)]
 
 
 def time_of(span: ReadableSpan, state: str) -> int:
-    """When a run last entered the state of this name."""
+    """The last time that a run entered the state of this name."""
     return max(event.timestamp for event in span.events if event.name == state)
 
 
@@ -243,7 +243,7 @@ def seconds(span: ReadableSpan) -> float:
 
 
 def accounted(span: ReadableSpan) -> float:
-    """What the waits inside the span, the execution and the orchestration add up to, in seconds."""
+    """The sum of the waits inside the span, the execution and the orchestration, in seconds."""
     a = attributes(span)
     parts = (*semconv.WAITS_INSIDE, semconv.EXECUTION, semconv.ORCHESTRATION)
     return sum(float(a.get(part, 0.0)) for part in parts)

@@ -15,7 +15,7 @@ from support import RecordedMetrics, RecordedSpans
 
 
 def test_exceptions_are_swallowed_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Each kind of failure is logged once, and the code after the guard goes on."""
+    """Each kind of failure is logged once, and the code after the guard continues."""
     contained = Containment("test")
     for error in (ValueError("first"), ValueError("second"), KeyError("other")):
         with contained:
@@ -27,7 +27,7 @@ def test_exceptions_are_swallowed_and_told_once(caplog: pytest.LogCaptureFixture
 
 
 def test_control_flow_passes() -> None:
-    """What is below Exception is Prefect's control flow or the user's wish, and passes."""
+    """Exceptions that are not an `Exception` are Prefect's control flow or the user's, and pass."""
     for signal in (Abort("stop"), KeyboardInterrupt()):
         with pytest.raises(type(signal)), Containment("test"):
             raise signal
@@ -36,7 +36,7 @@ def test_control_flow_passes() -> None:
 def test_failures_are_counted(
     spans: RecordedSpans, metrics: RecordedMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """flowspan.internal.errors counts every failure by component, on the meter provider given."""
+    """flowspan.internal.errors counts every failure by component, on the given meter provider."""
 
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("flowspan's fault")
@@ -57,7 +57,7 @@ METHODS = ["enter_state", "begin_attempt", "begin_execution", "end_execution", "
 def test_a_broken_recorder_breaks_no_flow(
     spans: RecordedSpans, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever fails in our own code, a flow's result and its exceptions are the user's."""
+    """If our own code fails, the flow's result and exceptions are still the user's."""
 
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("flowspan's fault")
@@ -84,7 +84,7 @@ def test_a_broken_recorder_breaks_no_flow(
 def test_a_broken_processor_breaks_no_flow(
     prefect_server: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A span processor of the user's that raises costs spans, not the flow."""
+    """If a user's span processor raises, spans are lost, but the flow runs."""
 
     class Broken(SpanProcessor):
         def on_start(self, span: Any, parent_context: Any = None) -> None:

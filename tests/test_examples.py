@@ -1,4 +1,4 @@
-"""``flowspan demo`` runs the example, shows it, and its trace tells what happened."""
+"""``flowspan demo`` runs the example and shows it, and its trace matches the example."""
 
 import json
 import os
@@ -18,13 +18,13 @@ from flowspan.read import trace_files as timeline
 
 pytest.importorskip("duckdb", reason="the extra 'demo' is not installed")
 
-# What a user's settings may name, and the demo must not ask.
+# A user's settings may name these, but the demo must not use them.
 DEAD_SERVER = "http://127.0.0.1:9/api"
 
 
 @dataclass(frozen=True)
 class Span:
-    """What the embedded file says about one span."""
+    """The attributes of one span in the embedded file."""
 
     name: str
     id: str
@@ -46,7 +46,7 @@ class Demo:
     """One finished run of the example."""
 
     folder: Path
-    """Where it wrote to."""
+    """The folder that it wrote to."""
     stdout: str
     stderr: str
     returncode: int
@@ -55,7 +55,7 @@ class Demo:
 
     @property
     def table(self) -> str:
-        """What it shows of the metrics."""
+        """The table of metrics that it printed."""
         return self.stdout[self.stdout.index("flow / task ") :]
 
     def named(self, name: str) -> list[Span]:
@@ -68,7 +68,7 @@ class Demo:
 def run_demo(
     folder: Path, before: str = "", **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run the command in a folder, after some code that prepares its process."""
+    """Run the command in a folder, after code that prepares its process."""
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -88,10 +88,10 @@ def run_demo(
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """The command, run once for all tests of this module, where Prefect is set up otherwise."""
+    """Run the command once for all tests of this module, with other Prefect settings around it."""
     folder = tmp_path_factory.mktemp("demo")
     (folder / "prefect.toml").write_text(f'[api]\nurl = "{DEAD_SERVER}"\n')
-    # Wide enough for all columns, whatever the waits that they hold.
+    # Wide enough for all columns, whatever waits they show.
     done = run_demo(
         folder, PREFECT_API_URL=DEAD_SERVER, PREFECT_LOGGING_LEVEL="ERROR", COLUMNS="120"
     )
@@ -108,7 +108,7 @@ def values(holder: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read(file: Path) -> list[Span]:
-    """Read OTLP JSON lines without flowspan's reader, which is not to be its own judge."""
+    """Read OTLP JSON lines without flowspan's reader, so that it does not check itself."""
     return [
         Span(
             span["name"],
@@ -130,7 +130,7 @@ def read(file: Path) -> list[Span]:
 
 
 def test_answers_its_question_and_nothing_else(demo: Demo) -> None:
-    """It succeeds, names the three latest carriers, and shows no warnings, errors or tracebacks."""
+    """The demo succeeds, names the three latest carriers, and prints no warnings or errors."""
     assert demo.returncode == 0, demo.stderr
     assert "8255" in demo.stdout
     assert "Loaded 327,361 rows" in demo.stdout
@@ -141,7 +141,7 @@ def test_answers_its_question_and_nothing_else(demo: Demo) -> None:
 
 
 def test_shows_timeline_and_metrics_and_tells_of_page_and_log(demo: Demo) -> None:
-    """One after the other, and the page and the log are where it says."""
+    """The demo prints both in order, and the page and the log are where it says."""
     parts = (
         "The latest to arrive",
         "nyc-flights  ",
@@ -163,7 +163,7 @@ def test_shows_timeline_and_metrics_and_tells_of_page_and_log(demo: Demo) -> Non
 
 
 def test_one_trace(demo: Demo) -> None:
-    """All spans hang together below the one flow run, which succeeded."""
+    """All spans belong to the tree of the one flow run, which succeeded."""
     (root,) = (span for span in demo.spans if not span.parent)
     assert root.name == "RUN nyc-flights"
     assert root.result == "success"
@@ -180,7 +180,7 @@ def test_retry_and_cache(demo: Demo) -> None:
     assert fetched.result == cached.result == "success"
     (failed,) = (event for event in fetched.events if event["name"] == "AwaitingRetry")
     (again,) = (event for event in fetched.events if event["name"] == "Retrying")
-    # Not the second that Prefect was asked to wait: it counts that from before the first state.
+    # Less than the second of the retry delay, which Prefect counts from before the first state.
     waited = (again["time"] - failed["time"]) / 1e9
     assert fetched.attributes[semconv.WAIT_RETRY] == pytest.approx(waited)
     assert cached.attributes[semconv.TASK_CACHED] is True
@@ -220,7 +220,7 @@ def test_concurrency(demo: Demo) -> None:
 
 
 def test_bottleneck(demo: Demo) -> None:
-    """Nothing executes for longer than the step that was made to be slow."""
+    """Nothing executes longer than the step that was made slow."""
     tasks = [
         span
         for span in demo.spans
@@ -231,10 +231,10 @@ def test_bottleneck(demo: Demo) -> None:
 
 
 def test_share_of_the_bottleneck(demo: Demo) -> None:
-    """The analysis names that step, with the share of the run from its input to its result."""
+    """The analysis names that step, with its share of the run from its input to its result."""
     (root,) = demo.named("RUN nyc-flights")
     (validate,) = demo.named("validate")
-    # The flow calls it, and does nothing else meanwhile; it waits for the flights, then it works.
+    # The flow calls it and does nothing else meanwhile; it waits for the flights, then works.
     (flights,) = (span for span in demo.named("extract") if span.parent == root.id)
     assert root.start < validate.start < flights.end < validate.end < root.end
     share = (validate.end - flights.end) / (root.end - root.start)
@@ -249,7 +249,7 @@ def test_share_of_the_bottleneck(demo: Demo) -> None:
 
 
 def test_objective(demo: Demo) -> None:
-    """Of its two objectives the one that the slow step breaks is violated."""
+    """Only the objective that the slow step violates is reported."""
     (root,) = demo.named("RUN nyc-flights")
     (violated,) = [event for event in root.events if event["name"] == "slo.violated"]
     assert violated["prefect.slo.objective"] == "max_task_share"
@@ -267,7 +267,7 @@ def test_metrics(demo: Demo) -> None:
 
 
 def with_flow(script: Path, code: str) -> str:
-    """Write another script, and return what has the command run that one."""
+    """Write another script, and return code that makes the command run it."""
     script.write_text(code)
     return (
         "from pathlib import Path; from flowspan.cli import demo; "
@@ -276,7 +276,7 @@ def with_flow(script: Path, code: str) -> str:
 
 
 def test_failing_flow(tmp_path: Path) -> None:
-    """Its own traceback is shown, and how to see more; nothing else is."""
+    """The demo prints the flow's traceback and how to see more, and nothing else."""
     failing = """
 from prefect import flow
 from flowspan import instrument
@@ -304,7 +304,7 @@ failing()
 
 
 def test_an_earlier_run_is_not_taken_for_this_one(tmp_path: Path) -> None:
-    """Where the run's spans go elsewhere, it says so, and shows none that lie there."""
+    """If the run's spans go elsewhere, the demo says so, and does not show older ones."""
     (tmp_path / ".flowspan").mkdir()
     write(tmp_path / ".flowspan" / "traces.jsonl", run("RUN nyc-flights", 0, 10))
     done = run_demo(tmp_path, with_flow(tmp_path / "elsewhere.py", "print('ran')"))
@@ -314,7 +314,7 @@ def test_an_earlier_run_is_not_taken_for_this_one(tmp_path: Path) -> None:
 
 
 def test_missing_packages(tmp_path: Path) -> None:
-    """It names them, says how to get them, and writes nothing."""
+    """The demo names missing packages, says how to install them, and writes nothing."""
     done = run_demo(tmp_path, "import sys; sys.modules['duckdb'] = None")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (

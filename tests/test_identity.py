@@ -1,4 +1,4 @@
-"""Derived ids: the same everywhere, uniform enough for samplers, and ours alone."""
+"""Derived ids: the same everywhere, uniform enough for samplers, and only for our spans."""
 
 import shutil
 import subprocess
@@ -19,7 +19,7 @@ RUN_ID = "0190a5c8-7f3e-7c1a-9b2d-1234567890ab"
 
 
 def test_ids_never_change() -> None:
-    """The ids of a run are what they were in the first release: links and URLs rely on them."""
+    """The ids of a run never change between releases, since links and URLs rely on them."""
     assert f"{derive_trace_id(RUN_ID):032x}" == "eebdd42e060895e30eb67c1806277459"
     assert f"{derive_span_id(RUN_ID):016x}" == "b3e2dd44ff5f456e"
     assert f"{derive_span_id(RUN_ID, 1):016x}" == "493c4828e145a100"
@@ -28,7 +28,7 @@ def test_ids_never_change() -> None:
 
 @pytest.mark.skipif(shutil.which("b2sum") is None, reason="b2sum of GNU coreutils is not here")
 def test_a_shell_can_derive_a_trace_id() -> None:
-    """Anyone who holds a flow run id computes its trace id with b2sum."""
+    """b2sum computes the trace id of a flow run id."""
     digest = subprocess.run(
         ["b2sum", "-l", "128"], input=RUN_ID.encode(), capture_output=True, check=True
     ).stdout.split()[0]
@@ -45,7 +45,7 @@ def test_ids_differ_between_runs_attempts_and_processes() -> None:
 
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 0.75])
 def test_ratio_samplers_see_uniform_ids(ratio: float) -> None:
-    """A ratio of derived trace ids is sampled as asked, which Prefect's own UUIDs would not be."""
+    """Derived trace ids are sampled at the given ratio, unlike Prefect's own UUIDs."""
     sampler = TraceIdRatioBased(ratio)
     ids = [uuid7() for _ in range(4000)]
 
@@ -58,7 +58,7 @@ def test_ratio_samplers_see_uniform_ids(ratio: float) -> None:
 
 
 def test_only_our_spans_have_derived_ids(spans: RecordedSpans) -> None:
-    """Other spans of the same provider keep the ids that its generator gives them."""
+    """Other spans of the same provider keep the ids of its own generator."""
     tracer = spans.provider.get_tracer("user")
 
     @task
@@ -76,7 +76,7 @@ def test_only_our_spans_have_derived_ids(spans: RecordedSpans) -> None:
 
 
 def test_a_provider_without_id_generators_is_left_alone(prefect_server: str) -> None:
-    """With a tracer that is not the SDK's, flows run and spans keep that tracer's own ids."""
+    """With a tracer that is not the SDK's, flows run and spans keep that tracer's ids."""
     from opentelemetry.trace import NoOpTracerProvider
 
     flowspan.instrument(tracer_provider=NoOpTracerProvider())
@@ -87,7 +87,7 @@ def test_a_provider_without_id_generators_is_left_alone(prefect_server: str) -> 
 
 
 def test_trace_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The URL of a flow run's trace follows from its id alone."""
+    """The URL of a flow run's trace is computed from its id alone."""
     assert flowspan.trace_url(RUN_ID) is None
     monkeypatch.setenv("FLOWSPAN_TRACE_URL", "http://localhost:16686/trace/{trace_id}")
     expected = f"http://localhost:16686/trace/{derive_trace_id(RUN_ID):032x}"
@@ -96,7 +96,7 @@ def test_trace_url(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_provider_of_the_application(prefect_server: str) -> None:
-    """Spans go to the provider that was given, whatever the global one is."""
+    """Spans go to the given provider, not to the global one."""
     provider = TracerProvider()
     flowspan.instrument(tracer_provider=provider)
     try:

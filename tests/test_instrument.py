@@ -1,4 +1,4 @@
-"""instrument() in all its places: modules, running flows, with and without a provider."""
+"""instrument() in all places: modules, running flows, with and without a provider."""
 
 import asyncio
 import logging
@@ -32,7 +32,7 @@ def step(x: int = 0) -> int:
 
 
 def test_public_names() -> None:
-    """The package offers just what its __all__ lists, and all of it is there."""
+    """The package offers exactly the names in its __all__."""
     assert sorted(flowspan.__all__) == [
         "PrefectInstrumentor",
         "__version__",
@@ -63,11 +63,11 @@ def test_entry_point() -> None:
 def test_adoption_of_a_running_flow(
     prefect_server: str, kind: str, monkeypatch: pytest.MonkeyPatch, *, native: bool
 ) -> None:
-    """instrument() as the first line of a running flow takes that run up, real start and all."""
+    """instrument() in the first line of a running flow records that run with its real start."""
     provider = TracerProvider()
     spans = RecordedSpans(provider)
     provider.add_span_processor(SimpleSpanProcessor(spans))
-    # With a global provider Prefect has begun a span of its own, which must not stay the parent.
+    # With a global provider Prefect has started its own span, which must not stay the parent.
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider if native else None)
     before = context_api.get_current()
     if kind == "sync":
@@ -129,7 +129,7 @@ def test_adoption_of_a_flow_that_fails(prefect_server: str) -> None:
 @pytest.mark.parametrize("enabled", [True, False])
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_prefects_own_spans_are_replaced(spans: RecordedSpans, kind: str, *, enabled: bool) -> None:
-    """Each run has one span, whether or not Prefect would make one, and its label is written."""
+    """Each run has one span, even if Prefect would make its own, and Prefect's label is written."""
     trace_provider = spans.provider
     previous = trace._TRACER_PROVIDER
     trace._TRACER_PROVIDER = trace_provider  # where Prefect's own telemetry would send its spans
@@ -163,7 +163,7 @@ def test_prefects_own_spans_are_replaced(spans: RecordedSpans, kind: str, *, ena
 
 
 def test_other_instrumentations_nest(spans: RecordedSpans) -> None:
-    """Spans of httpx, of SQLAlchemy and of the user lie in the run or attempt that made them."""
+    """Spans of httpx, SQLAlchemy and the user are children of the run or attempt that made them."""
     import httpx
     import sqlalchemy
     from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
@@ -211,7 +211,7 @@ def test_other_instrumentations_nest(spans: RecordedSpans) -> None:
 
 
 def test_remote_parents(spans: RecordedSpans, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TRACEPARENT and a span around the call give the trace id; the span id stays derived."""
+    """TRACEPARENT or a span around the call gives the trace id; the span id stays derived."""
     remote_trace, remote_span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     monkeypatch.setenv("TRACEPARENT", f"00-{remote_trace}-{remote_span}-01")
 
@@ -240,7 +240,7 @@ def test_remote_parents(spans: RecordedSpans, monkeypatch: pytest.MonkeyPatch) -
 def test_malformed_traceparent_is_ignored(
     spans: RecordedSpans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A TRACEPARENT that is none leaves the run a root."""
+    """With a malformed TRACEPARENT, the run is a root."""
     monkeypatch.setenv("TRACEPARENT", "nonsense")
     flow(name="main")(lambda: 1)()
     assert spans.one("RUN main").parent is None
@@ -249,7 +249,7 @@ def test_malformed_traceparent_is_ignored(
 def test_trace_url_of_a_run_with_a_remote_parent(
     prefect_server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The URL is logged in the run's log, and names the trace that the run really is in."""
+    """The URL in the run's log names the trace that the run is really in."""
     monkeypatch.setenv("FLOWSPAN_TRACE_URL", "http://localhost:16686/trace/{trace_id}")
     provider = TracerProvider()
     spans = RecordedSpans(provider)
@@ -299,7 +299,7 @@ def test_samplers_see_names_and_few_attributes(prefect_server: str) -> None:
 def test_unsampled_runs_build_no_attributes(
     prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A trace that is not sampled costs no description of its runs, and still has its ids."""
+    """If a trace is not sampled, its runs have ids, but nothing describes them."""
     from flowspan._prefect.description import Description
 
     def unwanted(*_: Any) -> Any:
@@ -322,7 +322,7 @@ def test_unsampled_runs_build_no_attributes(
 
 
 def test_captured_parameters(prefect_server: str) -> None:
-    """Values of parameters are on spans only when asked for, cut and without secrets."""
+    """Spans have values of parameters only on request, cut and with secrets masked."""
     provider = TracerProvider()
     spans = RecordedSpans(provider)
     provider.add_span_processor(SimpleSpanProcessor(spans))
@@ -349,8 +349,8 @@ def test_captured_parameters(prefect_server: str) -> None:
 
 
 def test_secrets_in_failures(spans: RecordedSpans) -> None:
-    """What an exception and a state say of a failure has its credentials masked on the spans."""
-    secret = "hunter" + "2"  # or else the stack traces show this very test
+    """Credentials in exceptions and state messages are masked on spans."""
+    secret = "hunter" + "2"  # in two parts, because stack traces show this test
 
     @task(retries=1)
     def load() -> None:
@@ -372,7 +372,7 @@ def test_secrets_in_failures(spans: RecordedSpans) -> None:
 
 @pytest.mark.parametrize("variable", ["FLOWSPAN_ENABLED=false", "OTEL_SDK_DISABLED=true"])
 def test_switched_off(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """Switched off, flowspan patches nothing, and everything may still be called."""
+    """If switched off, flowspan patches nothing, and everything can still be called."""
     monkeypatch.setenv(*variable.split("="))
     flowspan.instrument()
     try:
@@ -392,7 +392,7 @@ def test_switched_off(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     ],
 )
 def test_bad_settings_are_loud(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    """A bad value and a misspelt variable fail at instrument(), which then patches nothing."""
+    """instrument() raises for a bad value or a misspelt variable, and patches nothing."""
     monkeypatch.setenv(name, value)
     with pytest.raises(pydantic.ValidationError, match=name.removeprefix("FLOWSPAN_").lower()):
         flowspan.instrument()
@@ -400,14 +400,14 @@ def test_bad_settings_are_loud(monkeypatch: pytest.MonkeyPatch, name: str, value
 
 
 def test_a_provider_that_is_none_is_loud() -> None:
-    """Something that is no provider fails at instrument() with what to do."""
+    """instrument() raises for something that is not a provider, and says what to do."""
     with pytest.raises(TypeError, match="Leave it out"):
         flowspan.instrument(tracer_provider="jaeger")
     assert flowspan.PrefectInstrumentor().patched == []
 
 
 def test_importing_is_light() -> None:
-    """Importing flowspan does not import Prefect or the SDK: that is left to instrument()."""
+    """Importing flowspan imports neither Prefect nor the SDK; instrument() does."""
     heavy = ("prefect", "opentelemetry.sdk")
     code = f"import sys, flowspan; print([name for name in {heavy} if name in sys.modules])"
     printed = subprocess.run(

@@ -1,4 +1,4 @@
-"""Log lines tell the run that they come from, whatever logger they come through."""
+"""Log lines have the run that logs them, whatever logger they come through."""
 
 import asyncio
 import contextvars
@@ -50,7 +50,7 @@ Read = Callable[[], list[Line]]
 
 @pytest.fixture(autouse=True)
 def unchanged_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Logging is afterwards as it was, and lets INFO of Prefect's loggers pass until then."""
+    """Let INFO pass in Prefect's loggers, and restore logging afterwards."""
     root, known = logging.getLogger(), logging.root.manager.loggerDict.values()
     loggers = [root, *(item for item in known if isinstance(item, logging.Logger))]
     before = [(logger, [*logger.handlers], [*logger.filters], logger.level) for logger in loggers]
@@ -68,13 +68,13 @@ def unchanged_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def read(capsys: pytest.CaptureFixture[str]) -> Read:
-    """Take the lines written since the last time; each must be one object of JSON."""
+    """Return the lines written since the last call; each must be one JSON object."""
     return lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
 @pytest.fixture
 def lines(read: Read) -> Read:
-    """As `read`, after `configure` has been called for JSON."""
+    """Call `configure` for JSON; return `read`."""
     logs.configure("json")
     return read
 
@@ -91,7 +91,7 @@ def run_fields(line: Line) -> set[str]:
 
 
 def without_pytests_handlers() -> None:
-    """They format everything, and raise what then fails."""
+    """Remove pytest's handlers, which format everything and raise if that fails."""
     root = logging.getLogger()
     root.handlers = [item for item in root.handlers if isinstance(item, logs.StderrHandler)]
 
@@ -110,7 +110,7 @@ WAYS: dict[str, Callable[[], Any]] = {
 
 @pytest.fixture
 def native() -> Iterator[list[Line]]:
-    """What a set-up of the user's own, that has nothing to do with logging, is told of events."""
+    """Collect the events of a user's own structlog configuration, without `logging`."""
     events: list[Line] = []
 
     def keep(_logger: Any, _name: str, event_dict: Any) -> Any:
@@ -125,7 +125,7 @@ def native() -> Iterator[list[Line]]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("level", ["flow", "task"])
 def test_fields(level: str, kind: str, native: list[Line], spans: RecordedSpans) -> None:
-    """In every kind of run an event has its names, ids and span, and nothing else."""
+    """In every kind of run, an event has the run's names, ids and span, and nothing else."""
     make(level, kind, lambda: structlog.get_logger().info("said"))()
     (event,) = native
     span = spans.one("RUN main" if level == "flow" else "step")
@@ -143,7 +143,7 @@ def test_fields(level: str, kind: str, native: list[Line], spans: RecordedSpans)
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_attempts(kind: str, native: list[Line], spans: RecordedSpans) -> None:
-    """Where a run has attempts, each event has the span of its own."""
+    """If a run has attempts, an event has the span of its attempt."""
     failures = iter([True, False])
 
     def body() -> None:
@@ -159,7 +159,7 @@ def test_attempts(kind: str, native: list[Line], spans: RecordedSpans) -> None:
 
 
 def test_own_spans(native: list[Line], spans: RecordedSpans) -> None:
-    """Inside a span of the user's own an event has that span, and still the run."""
+    """Inside a user's span, an event has that span, and still the run."""
 
     def body() -> None:
         with spans.provider.get_tracer("mine").start_as_current_span("inner"):
@@ -172,7 +172,7 @@ def test_own_spans(native: list[Line], spans: RecordedSpans) -> None:
 
 
 def test_own_keys(native: list[Line], spans: RecordedSpans) -> None:
-    """The user's own keys win over those of the run, whatever they hold."""
+    """The user's own keys override those of the run, whatever their value."""
     own = {"trace_id": "mine", "service": "shop", "flow_name": None}
     make("flow", "sync", lambda: structlog.get_logger().info("said", **own))()
     (event,) = native
@@ -181,7 +181,7 @@ def test_own_keys(native: list[Line], spans: RecordedSpans) -> None:
 
 
 def test_outside_of_runs(native: list[Line], spans: RecordedSpans) -> None:
-    """Outside of runs an event has nothing of them, not even within a span of the user's own."""
+    """Outside runs an event has no run fields, even inside a user's span."""
     structlog.get_logger().info("said")
     with spans.provider.get_tracer("mine").start_as_current_span("mine"):
         structlog.get_logger().info("said")
@@ -189,14 +189,14 @@ def test_outside_of_runs(native: list[Line], spans: RecordedSpans) -> None:
 
 
 def test_before_instrument(native: list[Line], prefect_server: str) -> None:
-    """Where nothing is instrumented, events of runs stay as they are."""
+    """If nothing is instrumented, events in runs are unchanged."""
     make("flow", "sync", lambda: structlog.get_logger().info("said"))()
     assert native == [{"event": "said"}]
 
 
 @pytest.mark.parametrize("level", ["flow", "task"])
 def test_after_the_run(level: str, native: list[Line], spans: RecordedSpans) -> None:
-    """What goes on after its run has ended no longer speaks for it."""
+    """Code that goes on after its run has ended no longer has the run."""
     kept: list[contextvars.Context] = []
     make(level, "sync", lambda: kept.append(contextvars.copy_context()))()
     kept[0].run(structlog.get_logger().info, "said")
@@ -204,7 +204,7 @@ def test_after_the_run(level: str, native: list[Line], spans: RecordedSpans) -> 
 
 
 def test_threads(native: list[Line], spans: RecordedSpans) -> None:
-    """A thread with the context of a run is in that run, one without is in none."""
+    """A thread with a run's context is in that run; a thread without is in none."""
 
     def body() -> None:
         for target in (contextvars.copy_context().run, lambda log, event: log(event)):
@@ -219,7 +219,7 @@ def test_threads(native: list[Line], spans: RecordedSpans) -> None:
 
 
 def test_concurrent_tasks(native: list[Line], spans: RecordedSpans) -> None:
-    """Tasks that run at once, in threads or on one event loop, each have their own events."""
+    """Concurrent tasks, in threads or on one event loop, each have their own events."""
 
     @task
     def threaded(n: int) -> None:
@@ -243,7 +243,7 @@ def test_concurrent_tasks(native: list[Line], spans: RecordedSpans) -> None:
 
 
 def test_unsampled(native: list[Line], prefect_server: str) -> None:
-    """A run that is not sampled has its ids all the same, and flags that say so."""
+    """A run that is not sampled still has its ids, and flags that say so."""
     flowspan.instrument(tracer_provider=TracerProvider(sampler=ALWAYS_OFF))
     try:
         make("flow", "sync", lambda: structlog.get_logger().info("said"))()
@@ -255,7 +255,7 @@ def test_unsampled(native: list[Line], prefect_server: str) -> None:
 
 
 def test_without_spans(native: list[Line], prefect_server: str) -> None:
-    """Under a provider that makes no spans there are no ids, rather than zeros."""
+    """If the provider makes no spans, there are no ids instead of zeros."""
     flowspan.instrument(tracer_provider=trace.NoOpTracerProvider())
     try:
         make("flow", "sync", lambda: structlog.get_logger().info("said"))()
@@ -267,7 +267,7 @@ def test_without_spans(native: list[Line], prefect_server: str) -> None:
 
 @pytest.fixture
 def service(native: list[Line], prefect_server: str) -> Callable[[trace.TracerProvider], str]:
-    """What a run under a provider says of its service."""
+    """Return the service field of a run under a provider."""
 
     def find(provider: trace.TracerProvider) -> str:
         flowspan.instrument(tracer_provider=provider)
@@ -285,7 +285,7 @@ Service = Callable[[trace.TracerProvider], str]
 
 
 def test_service_of_the_spans(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service is that of the spans, which follows their provider."""
+    """The service is the one of the spans' provider."""
     monkeypatch.setenv("OTEL_SERVICE_NAME", "other")
     for name in ("one", "two"):
         assert service(TracerProvider(resource=Resource({"service.name": name}))) == name
@@ -302,7 +302,7 @@ def test_service_of_the_spans(service: Service, monkeypatch: pytest.MonkeyPatch)
 def test_service_of_the_environment(
     variables: dict[str, str], expected: str, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the spans have no resource, the standard variables name the service."""
+    """If the spans have no resource, the standard variables name the service."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert service(trace.NoOpTracerProvider()) == expected
@@ -314,7 +314,7 @@ def test_failure(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A failure of flowspan's costs fields, but neither the event nor the flow."""
+    """If flowspan fails, fields are missing, but the event and the flow are unaffected."""
     monkeypatch.setattr(
         RunRecorder, "log_attributes", property(lambda _: (_ for _ in ()).throw(LookupError("no")))
     )
@@ -327,7 +327,7 @@ def test_failure(
 
 @pytest.mark.parametrize("chain", ["processors", "foreign_pre_chain"])
 def test_processor_formatter(chain: str, spans: RecordedSpans) -> None:
-    """Under a formatter of the user's own, records of other libraries get the fields, too."""
+    """Under a user's own formatter, records of other libraries have the fields, too."""
     stream, handler = io.StringIO(), logging.StreamHandler()
     handler.setStream(stream)
     is_last = chain == "processors"
@@ -376,7 +376,7 @@ def test_imports_little() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("level", ["flow", "task"])
 def test_every_way(level: str, kind: str, way: str, lines: Read, spans: RecordedSpans) -> None:
-    """Whatever way a run logs, that is one line, which tells the run."""
+    """However a run logs, there is one line with the run."""
     make(level, kind, WAYS[way], log_prints=True)()
     span = spans.one("RUN main" if level == "flow" else "step")
     line = said(lines())
@@ -387,7 +387,7 @@ def test_every_way(level: str, kind: str, way: str, lines: Read, spans: Recorded
 
 @pytest.mark.parametrize("way", WAYS)
 def test_subflow_in_a_task(way: str, lines: Read, spans: RecordedSpans) -> None:
-    """In a subflow that a task calls, a line tells the subflow, although Prefect mixes up both."""
+    """In a subflow that a task calls, a line has the subflow, although Prefect mixes up both."""
 
     @flow(name="inner", log_prints=True)
     def inner() -> None:
@@ -401,7 +401,7 @@ def test_subflow_in_a_task(way: str, lines: Read, spans: RecordedSpans) -> None:
 
 
 def test_task_without_flow(lines: Read, spans: RecordedSpans) -> None:
-    """A task run outside of flows says nothing of a flow."""
+    """A task run outside flows has no flow fields."""
     task(lambda: get_run_logger().info("said"), name="alone")()  # type: ignore[call-overload]
     line = said(lines())
     assert run_fields(line) == RUN_FIELDS - {"flow_name", "flow_run_id", "flow_run_name"}
@@ -411,13 +411,13 @@ def test_task_without_flow(lines: Read, spans: RecordedSpans) -> None:
 
 @pytest.mark.parametrize("way", ["structlog", "structlog bound", "stdlib"])
 def test_lines_outside(way: str, lines: Read, spans: RecordedSpans) -> None:
-    """Outside of runs a line has nothing of them."""
+    """Outside runs a line has no run fields."""
     WAYS[way]()
     assert run_fields(said(lines())) == set()
 
 
 def test_shape(lines: Read) -> None:
-    """A line begins with time in UTC, level, logger and event, and then has the user's keys."""
+    """A line starts with time in UTC, level, logger and event, followed by the user's keys."""
     structlog.get_logger("mine").warning("said", rows=5)
     logging.getLogger("library").error("said too", extra={"rows": 6})
     mine, library = lines()
@@ -438,7 +438,7 @@ def test_shape(lines: Read) -> None:
     ],
 )
 def test_arguments(message: str, args: tuple[Any, ...], expected: str, lines: Read) -> None:
-    """Arguments in the style of % are put into the event, by either library."""
+    """Both libraries put %-style arguments into the event."""
     structlog.get_logger("mine").warning(message, *args)
     logging.getLogger("library").warning(message, *args)
     mine, library = lines()
@@ -447,7 +447,7 @@ def test_arguments(message: str, args: tuple[Any, ...], expected: str, lines: Re
 
 
 def test_arguments_that_do_not_fit(lines: Read) -> None:
-    """A line whose arguments do not fit is written with both, and raises nothing."""
+    """If the arguments do not fit, the line has both, and nothing raises."""
     without_pytests_handlers()
     structlog.get_logger("mine").warning("%d rows", "no")
     logging.getLogger("library").warning("%d rows", "no")
@@ -456,7 +456,7 @@ def test_arguments_that_do_not_fit(lines: Read) -> None:
 
 
 def test_exceptions(lines: Read) -> None:
-    """An exception is the text of its traceback, without the values of variables."""
+    """An exception is the text of its traceback, without values of variables."""
     hidden = "in a variable"
     try:
         raise ValueError(f"{len(hidden)} is wrong")
@@ -474,7 +474,7 @@ def test_exceptions(lines: Read) -> None:
 
 
 def test_stack(lines: Read) -> None:
-    """A stack that is asked for ends where it was asked for."""
+    """A requested stack ends at the log call."""
     structlog.get_logger("mine").warning("one", stack_info=True)
     logging.getLogger("library").warning("two", stack_info=True)
     for line in lines():
@@ -503,14 +503,14 @@ class _Unprintable:
     ],
 )
 def test_values(value: Any, expected: Any, lines: Read) -> None:
-    """Values keep their types where JSON has them, and are text where not."""
+    """Values keep their types if JSON has them, and become text otherwise."""
     structlog.get_logger("mine").warning("said", value=value)
     logging.getLogger("library").warning("said", extra={"value": value})
     assert [line["value"] for line in lines()] == [expected] * 2
 
 
 def test_long_values(lines: Read) -> None:
-    """What JSON does not know is cut, texts are not."""
+    """Values unknown to JSON are cut; texts are not."""
     known, unknown = "x" * 5000, np.array(["x" * 5000])
     structlog.get_logger("mine").warning(known, unknown=unknown)
     (line,) = lines()
@@ -519,7 +519,7 @@ def test_long_values(lines: Read) -> None:
 
 
 def test_cycles(lines: Read) -> None:
-    """A value that holds itself ends somewhere."""
+    """A value that contains itself is cut."""
     value: list[Any] = []
     value.append(value)
     structlog.get_logger("mine").warning("said", value=value)
@@ -527,7 +527,7 @@ def test_cycles(lines: Read) -> None:
 
 
 def test_odd_keys(lines: Read) -> None:
-    """Keys that are no text of JSON's cost neither the line nor the flow."""
+    """Keys that JSON lacks lose neither the line nor the flow."""
     extra: Any = {"\ud800": 1, 2: 3}
     logging.getLogger("library").warning("said", extra=extra)
     assert {key: value for key, value in said(lines()).items() if key in "?2"} == {"?": 1, "2": 3}
@@ -547,7 +547,7 @@ def test_secrets(lines: Read) -> None:
 
 
 def test_message_that_cannot_be_rendered(lines: Read) -> None:
-    """A record whose message fails is a line that says so, beside the report of the failure."""
+    """If a record's message fails, there is a line that says so, and the failure is reported."""
     without_pytests_handlers()
     for _ in range(2):
         logging.getLogger("library").warning(_Unprintable())
@@ -558,7 +558,7 @@ def test_message_that_cannot_be_rendered(lines: Read) -> None:
 
 
 def test_bound_context(lines: Read, spans: RecordedSpans) -> None:
-    """What is bound to the context is on the lines of all loggers."""
+    """Values bound to the context are on the lines of all loggers."""
 
     def body() -> None:
         with structlog.contextvars.bound_contextvars(day="today"):
@@ -571,7 +571,7 @@ def test_bound_context(lines: Read, spans: RecordedSpans) -> None:
 
 
 def test_async_methods(lines: Read, spans: RecordedSpans) -> None:
-    """Asynchronous methods of structlog's, which log in another thread, tell the run, too."""
+    """Asynchronous methods of structlog, which log in another thread, have the run, too."""
 
     @flow
     async def main() -> None:
@@ -588,7 +588,7 @@ def test_async_methods(lines: Read, spans: RecordedSpans) -> None:
 
 
 def test_structlog_around_the_run_logger(lines: Read, spans: RecordedSpans) -> None:
-    """A logger of structlog's around Prefect's run logger works like both."""
+    """A structlog logger around Prefect's run logger works like both."""
 
     def body() -> None:
         structlog.wrap_logger(get_run_logger()).bind(rows=5).info("said")
@@ -601,7 +601,7 @@ def test_structlog_around_the_run_logger(lines: Read, spans: RecordedSpans) -> N
 
 @pytest.mark.parametrize("way", WAYS)
 def test_export(way: str, lines: Read, prefect_server: str) -> None:
-    """Beside its line, what a run logs is exported once, with the same ids."""
+    """Besides its line, each log call of a run is exported once, with the same ids."""
     exported = RecordedLogs()
     flowspan.instrument(tracer_provider=TracerProvider(), logger_provider=exported.provider)
     try:
@@ -616,7 +616,7 @@ def test_export(way: str, lines: Read, prefect_server: str) -> None:
 
 
 def test_export_by_another_handler(lines: Read, prefect_server: str) -> None:
-    """What another handler's export needs on a record is not in its line."""
+    """Attributes that another handler's export adds to a record are not in its line."""
     exported = RecordedLogs()
     logging.getLogger("library").addHandler(LoggingHandler(logger_provider=exported.provider))
     flowspan.instrument(tracer_provider=TracerProvider(), logger_provider=exported.provider)
@@ -629,7 +629,7 @@ def test_export_by_another_handler(lines: Read, prefect_server: str) -> None:
 
 
 def test_measurements(lines: Read, spans: RecordedSpans, metrics: RecordedMetrics) -> None:
-    """A line that measures is measured once and written once."""
+    """A line with a measurement is measured once and written once."""
     make("task", "sync", lambda: structlog.get_logger("mine").info("METRIC: n=%d", 5))()
     (point,) = metrics.points("prefect.metric.n")
     assert (point.value, point.attributes["prefect.task.name"]) == (5, "step")
@@ -649,7 +649,7 @@ def test_measurements(lines: Read, spans: RecordedSpans, metrics: RecordedMetric
     ],
 )
 def test_levels(prefect: str, root: str, expected: dict[str, str], read: Read) -> None:
-    """Loggers of structlog's say as much as Prefect's, those of libraries what the root does."""
+    """Loggers of structlog have Prefect's level; those of libraries have the root's."""
     logging.getLogger("prefect").setLevel(prefect)
     logging.getLogger().setLevel(root)
     logs.configure("json")
@@ -663,7 +663,7 @@ def test_levels(prefect: str, root: str, expected: dict[str, str], read: Read) -
 
 
 def test_own_levels(lines: Read) -> None:
-    """A level that the user has set for a logger counts, for those below it, too."""
+    """A level that the user has set for a logger also applies to its children."""
     logging.getLogger("quiet").setLevel("ERROR")
     structlog.get_logger("quiet.below").warning("no")
     structlog.get_logger("quiet.below").error("yes")
@@ -671,7 +671,7 @@ def test_own_levels(lines: Read) -> None:
 
 
 def test_level_of_the_root(lines: Read) -> None:
-    """The root logger keeps its level, which is that of all libraries."""
+    """The root logger keeps its level, which applies to all libraries."""
     logging.getLogger().setLevel("WARNING")
     structlog.get_logger("root").info("no")
     logging.getLogger("library").info("no")
@@ -679,7 +679,7 @@ def test_level_of_the_root(lines: Read) -> None:
 
 
 def test_twice(read: Read) -> None:
-    """Called again it changes nothing, but for what the new arguments say."""
+    """A second call only applies the new arguments."""
     logs.configure("json")
     log = structlog.get_logger("mine")
     log.info("one")
@@ -693,7 +693,7 @@ def test_twice(read: Read) -> None:
 
 
 def test_replaced_handlers(read: Read, tmp_path: Path) -> None:
-    """Handlers that write to the terminal are replaced, wherever they are; all others stay."""
+    """All handlers that write to the terminal are replaced; all others stay."""
     root, apart = logging.getLogger(), logging.getLogger("apart")
     file, other = logging.FileHandler(tmp_path / "log"), logging.StreamHandler(io.StringIO())
     before = [
@@ -724,7 +724,7 @@ def test_replaced_handlers(read: Read, tmp_path: Path) -> None:
 
 
 def test_filters_and_levels_of_handlers(read: Read) -> None:
-    """What a replaced handler did not write is not written."""
+    """Records that a replaced handler filtered out are not written."""
     console = logging.StreamHandler()
     console.setLevel("ERROR")
     console.addFilter(lambda record: "hidden" not in record.getMessage())
@@ -739,7 +739,7 @@ def test_filters_and_levels_of_handlers(read: Read) -> None:
 
 
 def test_handlers_that_share_the_records(read: Read) -> None:
-    """Of handlers that share what they write, as by level, what any of them wrote is written."""
+    """If handlers share the records, for example by level, what any of them wrote is written."""
     low, high = logging.StreamHandler(sys.stdout), logging.StreamHandler()
     low.addFilter(lambda record: record.levelno < logging.ERROR)
     high.setLevel("ERROR")
@@ -752,7 +752,7 @@ def test_handlers_that_share_the_records(read: Read) -> None:
 
 
 def test_other_handlers(lines: Read) -> None:
-    """To handlers that know nothing of structlog, an event of its reads like a message."""
+    """For handlers that do not know structlog, its events read like messages."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     logging.getLogger().addHandler(handler)
@@ -767,7 +767,7 @@ def test_other_handlers(lines: Read) -> None:
 
 
 def test_odd_stderr(lines: Read, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where stderr is gone, as at the very end, or is no file, logging does not fail."""
+    """If stderr is closed, as at exit, or not a file, logging does not fail."""
     closed = io.StringIO()
     closed.close()
     written: list[str] = []
@@ -806,7 +806,7 @@ def test_formats(
     has_colors: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A terminal gets colours and text, anything else JSON, unless the user says otherwise."""
+    """A terminal gets colours and text, anything else JSON, unless the user chooses otherwise."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stderr", stream)
@@ -819,7 +819,7 @@ def test_formats(
 
 
 def test_console(spans: RecordedSpans, capsys: pytest.CaptureFixture[str]) -> None:
-    """For people a line has the names of the run and the trace id, and their own keys."""
+    """A console line has the names of the run, the trace id, and the user's keys."""
     logs.configure("console")
 
     def body() -> None:
@@ -846,7 +846,7 @@ def test_console(spans: RecordedSpans, capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("form", ["xml", "", None, "JSON", ["json"]])
 def test_unknown_format(form: Any) -> None:
-    """An unknown format is refused with the known ones, before anything is changed."""
+    """An unknown format raises, naming the known ones, before anything is changed."""
     before = logging.getLogger().handlers
     with pytest.raises(ValueError, match=r"'json', 'console' or 'auto', not "):
         logs.configure(form)
@@ -855,7 +855,7 @@ def test_unknown_format(form: Any) -> None:
 
 
 def test_without_structlog(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where structlog is not installed, the error says how to install it."""
+    """If structlog is not installed, the error says how to install it."""
     monkeypatch.setitem(sys.modules, "structlog", None)
     with pytest.raises(ImportError, match=r"pip install structlog"):
         logs.configure("json")
@@ -865,7 +865,7 @@ def test_without_structlog(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_datadog(read: Read, spans: RecordedSpans) -> None:
-    """The ids are the lower 64 bits in decimal, as text, beside those of OpenTelemetry."""
+    """The ids are the lower 64 bits in decimal, as text, next to OpenTelemetry's ids."""
     logs.configure("json", datadog=True)
     make("task", "sync", WAYS["structlog"])()
     line = said(read())
@@ -909,7 +909,7 @@ def test_datadog_tags(
     read: Read,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Datadog's own variables come first, then the resource's; outside of runs there are no ids."""
+    """Datadog's variables override the resource; outside runs there are no ids."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     logs.configure("json", datadog=True)
@@ -939,7 +939,7 @@ def run_script(*args: str, **variables: str) -> "subprocess.CompletedProcess[str
 
 @pytest.mark.parametrize("setup", [[], ["setup"]])
 def test_process_pool(setup: list[str], prefect_server: str, tmp_path: Path) -> None:
-    """In processes of a pool lines tell the task run, even if Prefect sets up its logging again."""
+    """In pool processes lines have the task run, even if Prefect sets up logging again."""
     done = run_script("pooled", "configure", *setup, FLOWSPAN_DIR=str(tmp_path))
     found = [json.loads(line) for line in done.stderr.splitlines()]
     assert run_fields(said(found, "outside")) == set()
@@ -958,7 +958,7 @@ def test_process_pool(setup: list[str], prefect_server: str, tmp_path: Path) -> 
 
 
 def test_terminal(prefect_server: str, tmp_path: Path) -> None:
-    """With a filter in Prefect's logging.yml its lines in the terminal show the trace id."""
+    """With the filter in Prefect's logging.yml, its terminal lines have the trace id."""
     settings = DEFAULT_LOGGING_SETTINGS_PATH.read_text()
     for before, after in (
         ("    formatter: standard\n", "    formatter: standard\n    filters: [run_context]\n"),
@@ -985,7 +985,7 @@ def test_terminal(prefect_server: str, tmp_path: Path) -> None:
 
 
 def test_filter(spans: RecordedSpans) -> None:
-    """The filter fills every format string, and leaves what a record says itself."""
+    """The filter fills every format string, and keeps a record's own attributes."""
     written = io.StringIO()
     handler = logging.StreamHandler(written)
     fields = " ".join(f"%({field})s" for field in sorted(RUN_FIELDS))
@@ -1007,14 +1007,14 @@ def test_filter(spans: RecordedSpans) -> None:
 
 
 def test_filter_for_some_loggers() -> None:
-    """Like any filter it can be for some loggers only."""
+    """Like any filter, it can be added to some loggers only."""
     of_mine = logs.RunContextFilter("mine")
     assert of_mine.filter(logging.makeLogRecord({"name": "mine.below"})) is True
     assert of_mine.filter(logging.makeLogRecord({"name": "other"})) is False
 
 
 def test_filter_and_lines(lines: Read) -> None:
-    """What the filter writes for nothing is not taken for something in lines of JSON."""
+    """JSON lines omit the filter's placeholders."""
     handlers = logging.getLogger().handlers
     (handler,) = (item for item in handlers if isinstance(item, logs.StderrHandler))
     handler.addFilter(logs.RunContextFilter())

@@ -1,4 +1,4 @@
-"""Secrets stay out of telemetry: one function for log records, span attributes and parameters."""
+"""Secrets stay out of telemetry: one function masks log records, attributes and parameters."""
 
 import datetime as dt
 import time
@@ -38,7 +38,7 @@ SECRET = "hunter2"  # noqa: S105 - that is what this is about
     "value", [SECRET, SECRET.encode(), 1234, [SECRET], {"a": SECRET}, object()]
 )
 def test_secret_keys(key: str, value: object) -> None:
-    """What is called like a secret is masked, whatever it is, also inside of containers."""
+    """Values with secret-sounding keys are masked, whatever they are, also inside containers."""
     assert redact(value, key) == MASK
     assert redact({"outer": [{key: value}]}) == {"outer": [{key: MASK}]}
     assert redact_parameter(value, key) == MASK
@@ -61,12 +61,12 @@ def test_secret_keys(key: str, value: object) -> None:
     ],
 )
 def test_other_keys(key: str) -> None:
-    """What only sounds a little like a secret is left alone."""
+    """Values whose keys only resemble a secret's are kept."""
     assert redact("plain", key) == "plain"
 
 
 def test_counts_of_tokens_are_no_secrets() -> None:
-    """How many tokens a language model took is told; tokens themselves are not."""
+    """Counts of a language model's tokens are kept; tokens themselves are masked."""
     for key in ("tokens", "max_tokens", "token_count", "prompt_tokens"):
         assert redact(512, key) == 512
         assert redact("512", key) == MASK
@@ -74,7 +74,7 @@ def test_counts_of_tokens_are_no_secrets() -> None:
 
 
 def test_flags_are_no_secrets() -> None:
-    """Whether there is a secret is told."""
+    """A flag that says whether there is a secret is kept."""
     for value in (None, True, False):
         assert redact(value, "has_password") is value
 
@@ -168,7 +168,7 @@ class Hidden:
     ids=lambda value: type(value).__name__,
 )
 def test_secrets_in_objects(value: object) -> None:
-    """Secret types and what objects say of themselves show no secret."""
+    """Secret types and the repr of objects show no secret."""
     for found in (redact(value), redact({"a": [value]}), redact_parameter(value)):
         assert SECRET not in str(found)
     if isinstance(value, (SecretStr, SecretBytes, Secret)):
@@ -204,7 +204,7 @@ class Level(IntEnum):
     ids=repr,
 )
 def test_types(value: object, expected: object) -> None:
-    """What OpenTelemetry has a type for keeps it; what has an obvious text is that."""
+    """Values keep their type if OpenTelemetry has it; others become their natural text."""
     found = redact(value)
     assert found == expected
     assert type(found) is type(expected)
@@ -216,7 +216,7 @@ class Broken:
 
 
 def test_values_that_cannot_be_had() -> None:
-    """A value is cut to its limit, and one that raises costs only itself."""
+    """A value is cut to its limit, and one that raises affects only itself."""
     assert len(redact("x" * 100_000)) < 40_000
     assert redact(type("Long", (), {"__repr__": lambda _: "y" * 5000})()) == (
         "y" * (LONGEST_REPR - 1) + "…"
@@ -235,7 +235,7 @@ def test_values_that_cannot_be_had() -> None:
 
 @given(st.recursive(st.none() | st.integers() | st.floats() | st.text() | st.binary(), st.lists))
 def test_any_value(value: object) -> None:
-    """Nothing raises, and what comes out stays as it is when it is masked again."""
+    """Nothing raises, and masking the result again changes nothing."""
     found = redact(value)
     assert repr(redact(found)) == repr(found)
 
@@ -246,7 +246,7 @@ def test_any_value(value: object) -> None:
     ["a", "a://b:", "token='", 'token="a', "password", "://", "@:", "token ", "pwd=(", "pwd=[}"],
 )
 def test_long_texts_take_no_long_time(scrap: str) -> None:
-    """The time to mask a text grows no faster than its length."""
+    """The time to mask a text is linear in its length."""
     started = time.monotonic()
     for start in ("", "postgres://", "token='", "token=["):
         redact_text(start + scrap * 30_000, 1_000_000)
@@ -255,7 +255,7 @@ def test_long_texts_take_no_long_time(scrap: str) -> None:
 
 @pytest.mark.parametrize("value", [b"x" * 10**8, bytearray(10**8), "token=x " * 10**7], ids=type)
 def test_long_values_take_no_long_time(value: object) -> None:
-    """What is cut in the end is cut before it is looked at."""
+    """A long value is cut before it is examined."""
     started = time.monotonic()
     redact(value)
     redact_parameter(value)

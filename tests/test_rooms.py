@@ -1,4 +1,4 @@
-"""The rooms of the package: who may import whom, and that there is no circle."""
+"""The rooms of the package: imports point one way, without circles."""
 
 import ast
 from collections.abc import Iterator
@@ -21,11 +21,11 @@ ALLOWED: dict[str, set[str]] = {
     "views": {"analysis", "read"},
     "collector": set(),
 }
-"""The rooms that each room may import; all may import the modules at the top of the package."""
+"""The rooms that each room may import; all may import the top-level modules."""
 
 
 def modules() -> dict[str, Path]:
-    """Map the name of each module of the package to its file."""
+    """Map the name of each module to its file."""
     found = {}
     for path in PACKAGE.rglob("*.py"):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
@@ -37,7 +37,7 @@ MODULES = modules()
 
 
 def imports(name: str) -> Iterator[str]:
-    """Yield the modules that one imports: at its top, in functions, and for types."""
+    """Yield the modules that a module imports: at its top, in functions, and for types."""
     for node in ast.walk(ast.parse(MODULES[name].read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in MODULES)
@@ -62,7 +62,7 @@ def test_the_imports_are_seen() -> None:
 
 
 def test_no_modules_import_each_other() -> None:
-    """There is no circle, not even one by imports for types only."""
+    """There is no circle, not even one of imports for types only."""
     try:
         TopologicalSorter(GRAPH).prepare()
     except CycleError as error:
@@ -71,7 +71,7 @@ def test_no_modules_import_each_other() -> None:
 
 @pytest.mark.parametrize("name", ALLOWED)
 def test_rooms_import_in_one_direction(name: str) -> None:
-    """What records and what reads meet only at the top of the package."""
+    """The recording and the reading wing share only the ground floor."""
     forbidden = {"cli", "instrumentor", "logs", *ALLOWED} - ALLOWED[name] - {name}
     used = {(one, other) for one in MODULES if room(one) == name for other in GRAPH[one]}
     assert {(one, other) for one, other in used if room(other) in forbidden} == set()
@@ -86,7 +86,7 @@ def test_tests_mirror_the_package() -> None:
 
 
 def test_no_test_imports_another() -> None:
-    """What two files of tests need lies in a module of its own."""
+    """Helpers that two test files need are in a separate module."""
     found = [
         (path.name, node.module)
         for path in TESTS.rglob("*.py")

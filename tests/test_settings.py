@@ -1,4 +1,4 @@
-"""Objectives come from an argument, a variable or a file; what is wrong there is said at once."""
+"""Objectives come from an argument, a variable or a file; errors in them are reported at once."""
 
 import json
 import os
@@ -21,13 +21,13 @@ SHARED = "pyproject.toml"
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory; pytest's own folders have no settings above them."""
+    """Change to an empty folder, without settings above it."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def slo_table(name: str, rows: int) -> str:
-    """The objective to give so many rows, as the given file holds it."""
+    """Return the text of the file with an objective of that many rows."""
     return f"[{'tool.flowspan.' if name == SHARED else ''}slo.f]\nmin_rows = {rows}\n"
 
 
@@ -89,7 +89,7 @@ def test_which_file(
 def test_pyproject_without_a_table(
     here: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: int | None
 ) -> None:
-    """Only a pyproject.toml with a table for flowspan ends the search; others are not judged."""
+    """Only a pyproject.toml with flowspan's table ends the search; others are not checked."""
     (here / OWN).write_text(slo_table(OWN, 2))
     (here / "sub").mkdir()
     (here / "sub" / SHARED).write_text(text, newline="")
@@ -98,7 +98,7 @@ def test_pyproject_without_a_table(
 
 
 def test_first_source_wins_as_a_whole(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An argument replaces the variable, which replaces the file: entries are not mixed."""
+    """An argument replaces the variable, which replaces the file: entries are not merged."""
     (here / OWN).write_text(slo_table(OWN, 1))
     monkeypatch.setenv("FLOWSPAN_SLO", '{"f": {"min_rows": 2}, "tag:g": {"max_late": "1m"}}')
     given: dict[str, Any] = {"h": {"max_rows": 3}}
@@ -114,7 +114,7 @@ def test_first_source_wins_as_a_whole(here: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_file_is_read_only_if_needed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broken file does no harm where an argument or a variable says what counts."""
+    """A broken file does no harm if an argument or a variable sets objectives."""
     (here / OWN).write_text("[[[")
     assert Settings(slo={}).slo == {}
     monkeypatch.setenv("FLOWSPAN_SLO", "{}")
@@ -122,7 +122,7 @@ def test_a_file_is_read_only_if_needed(here: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_arguments(here: Path) -> None:
-    """Plain dictionaries and objectives are both taken, and what they came in may change later."""
+    """Plain dictionaries and objectives both work, and may be changed later."""
     plain: dict[str, Any] = {"x": {"max_duration": 5}}
     settings = Settings(slo=plain)
     assert settings.slo == {"x": Objectives(max_duration=5)}
@@ -145,7 +145,7 @@ def test_arguments(here: Path) -> None:
 def test_bad_variables(
     monkeypatch: pytest.MonkeyPatch, written: str, place: str, said: str
 ) -> None:
-    """What is wrong in the variable, or in an argument, is an error of validation at its key."""
+    """An error in the variable or an argument is a validation error at its key."""
     monkeypatch.setenv("FLOWSPAN_SLO", written)
     with pytest.raises(ValidationError) as by_variable:
         Settings()
@@ -186,10 +186,10 @@ DURATION = "a number of seconds, or text such as 90s, 1h30m or 2d"
         ("slo.f.min_success_rate.days = 7", "slo.f.min_success_rate: has no rate"),
         (
             "slo.f.min_success_rate = {rate = 1, day = 7}",
-            "slo.f.min_success_rate.day: is unknown: there is only rate, runs, days",
+            "slo.f.min_success_rate.day: is unknown (valid keys: rate, runs, days)",
         ),
-        ("slo.f.max_late = 'x'\nslo.f.t = 1", f"slo.f.t: is unknown: there is only {NAMES}"),
-        ("slos = 1", "slos: is unknown: there is only slo"),
+        ("slo.f.max_late = 'x'\nslo.f.t = 1", f"slo.f.t: is unknown (valid keys: {NAMES})"),
+        ("slos = 1", "slos: is unknown (valid keys: slo)"),
         ("slo = 5", "slo: must be a table, not 5"),
         (
             "slo.max_rows = 5",
@@ -208,7 +208,7 @@ DURATION = "a number of seconds, or text such as 90s, 1h30m or 2d"
     ],
 )
 def test_bad_files(here: Path, text: str, expected: str) -> None:
-    """Each problem has a line with the file, the full key, the reason and what is there instead."""
+    """Each problem has a line with the file, the full key, the reason and the actual value."""
     (here / OWN).write_text(text)
     assert f"{OWN}: {expected}" in error_of().splitlines()
     (here / OWN).unlink()
@@ -217,7 +217,7 @@ def test_bad_files(here: Path, text: str, expected: str) -> None:
 
 
 def test_every_problem_is_named(here: Path) -> None:
-    """All that is wrong in a file is said at once, one line each."""
+    """All problems of a file are reported at once, one line each."""
     (here / SHARED).write_text(
         "[tool.flowspan]\nsol = 1\n[tool.flowspan.slo]\na.max_rows = -1\nb.max_late = -1\n"
     )
@@ -227,7 +227,7 @@ def test_every_problem_is_named(here: Path) -> None:
 
 
 def test_a_table_that_is_none(here: Path) -> None:
-    """A pyproject.toml in which flowspan is no table says so."""
+    """A pyproject.toml in which flowspan is not a table is reported."""
     (here / SHARED).write_text("tool.flowspan = 3")
     assert error_of() == f"{SHARED}: tool.flowspan: must be a table, not 3"
 
@@ -242,7 +242,7 @@ def test_a_table_that_is_none(here: Path) -> None:
     ],
 )
 def test_broken_files(here: Path, name: str, content: bytes, said: str) -> None:
-    """A file that is no TOML is an error with the file, the line and the reason."""
+    """A file that is not TOML is an error with the file, the line and the reason."""
     (here / name).write_bytes(content)
     error = error_of()
     assert error.startswith(f"{name}: ")
@@ -252,7 +252,7 @@ def test_broken_files(here: Path, name: str, content: bytes, said: str) -> None:
 
 
 def test_a_file_above_is_named_by_its_path(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside the working directory the whole path tells which file it is."""
+    """Outside the working directory, the message has the whole path."""
     (here / OWN).write_text("slo.f.max_rows = -1")
     (here / "sub").mkdir()
     monkeypatch.chdir(here / "sub")
@@ -261,7 +261,7 @@ def test_a_file_above_is_named_by_its_path(here: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
 def test_folders_without_a_readable_file(here: Path) -> None:
-    """A folder of that name, and a link that leads nowhere, are no files."""
+    """A folder with that name or a dangling link does not count as a file."""
     (here / OWN).mkdir()
     (here / SHARED).symlink_to(here / "nowhere")
     assert Settings().slo == {}
@@ -269,7 +269,7 @@ def test_folders_without_a_readable_file(here: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read it all")
 def test_files_that_may_not_be_read(here: Path) -> None:
-    """The file flowspan.toml must be readable, others' need not be."""
+    """flowspan.toml must be readable, other files need not."""
     for name in (SHARED, OWN):
         (here / name).write_text(slo_table(name, 1))
         (here / name).chmod(0)
@@ -280,7 +280,7 @@ def test_files_that_may_not_be_read(here: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps a working directory from being removed")
 def test_a_working_directory_that_is_gone(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the working directory was removed there is no file, and no error."""
+    """If the working directory was removed, there is no file and no error."""
     (here / "gone").mkdir()
     monkeypatch.chdir(here / "gone")
     (here / "gone").rmdir()
@@ -289,7 +289,7 @@ def test_a_working_directory_that_is_gone(here: Path, monkeypatch: pytest.Monkey
 
 
 def test_instrument_refuses_a_bad_file(here: Path) -> None:
-    """A bad objective fails at instrument() with file, key and reason, and nothing is patched."""
+    """instrument() raises for a bad objective, with file, key and reason, and patches nothing."""
     (here / SHARED).write_text("[tool.flowspan.slo.nightly]\nmax_duration = -5\n")
     with pytest.raises(providers.ConfigurationError) as raised:
         flowspan.instrument()
@@ -332,7 +332,7 @@ def test_doctor_tells_the_source(
     variable: str | None,
     expected: tuple[Verdict, str],
 ) -> None:
-    """The doctor says how many objectives there are and from where, or what is wrong."""
+    """The doctor shows the number and the source of objectives, or what is wrong."""
     if text is not None:
         (here / OWN).write_text(text)
     if variable is not None:
@@ -342,7 +342,7 @@ def test_doctor_tells_the_source(
 
 
 def test_doctor_names_the_bad_objective_of_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bad objective in the variable is found under its key."""
+    """A bad objective in the variable is reported with its key."""
     monkeypatch.setenv("FLOWSPAN_SLO", '{"f": {"max_rows": -1}}')
     *_, last = examine()
     assert (last.subject, last.verdict) == ("settings", Verdict.WRONG)
@@ -352,7 +352,7 @@ def test_doctor_names_the_bad_objective_of_a_variable(monkeypatch: pytest.Monkey
 def test_a_bad_file_does_not_matter_to_who_is_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FLOWSPAN_ENABLED=false switches flowspan off, whatever is wrong in a file."""
+    """FLOWSPAN_ENABLED=false turns flowspan off, even with a broken file."""
     (tmp_path / "flowspan.toml").write_text("[slo.etl]\nmax_duration = -1\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLOWSPAN_ENABLED", "off")

@@ -1,4 +1,4 @@
-"""The example of log lines runs as it is written, and its lines lead to its run and its spans."""
+"""The logging example runs as written, and its lines lead to its run and spans."""
 
 import json
 import os
@@ -31,7 +31,7 @@ class Example:
     spans: RecordedSpans
 
     def of(self, logger: str, task: str | None = None) -> list[Line]:
-        """The lines of one logger in the runs of one task, or in none of any."""
+        """The lines of one logger in the runs of one task, or outside any task."""
         return [
             line for line in self.lines if (line["logger"], line.get("task_name")) == (logger, task)
         ]
@@ -39,7 +39,7 @@ class Example:
 
 @pytest.fixture(scope="module")
 def example(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Example:
-    """The example, run once for all tests of this module."""
+    """Run the example once for all tests of this module."""
     folder = tmp_path_factory.mktemp("example")
     run = subprocess.run(
         [sys.executable, str(EXAMPLE)],
@@ -60,7 +60,7 @@ def events(lines: list[Line]) -> list[str]:
 
 
 def test_lines_of_the_user(example: Example) -> None:
-    """Each line of the example is there once, in the run that wrote it."""
+    """Each line of the example appears once, in the run that logged it."""
     outside, *rest = example.of("orders")
     assert (outside["event"], rest) == ("outside any run", [])
     assert events(example.of("orders", "extract")) == ["METRIC: orders_extracted=3"]
@@ -71,7 +71,7 @@ def test_lines_of_the_user(example: Example) -> None:
 
 
 def test_no_line_twice(example: Example) -> None:
-    """No line is there twice, of whatever logger."""
+    """No line appears twice, whatever its logger."""
     told = [json.dumps({**line, "timestamp": None}, sort_keys=True) for line in example.lines]
     assert len(told) == len(set(told)) > 10
 
@@ -84,7 +84,7 @@ def test_shape(example: Example) -> None:
 
 
 def test_fields(example: Example) -> None:
-    """A line has all fields of its run, or none; only Prefect itself speaks outside of it."""
+    """A line has all fields of its run, or none; only Prefect itself logs outside a run."""
     for line in example.lines:
         found = line.keys() & (RUN_FIELDS | TASK_FIELDS)
         if line["event"] == "outside any run":
@@ -95,7 +95,7 @@ def test_fields(example: Example) -> None:
 
 
 def test_ids(example: Example) -> None:
-    """The ids of a line are derived from its run, and its span is one of the trace."""
+    """A line's ids are derived from its run, and its span is in the trace."""
     spans = {f"{context(span).span_id:016x}": span for span in example.spans.all}
     for line in example.lines:
         if "trace_id" in line:
@@ -105,13 +105,13 @@ def test_ids(example: Example) -> None:
 
 
 def test_spans_of_runs(example: Example) -> None:
-    """A line of a run without retries has the run's own span."""
+    """A line in a run without retries has the run's own span."""
     for line in example.of("orders", "extract") + example.of("orders", "check"):
         assert line["span_id"] == f"{derive_span_id(line['task_run_id']):016x}"
 
 
 def test_attempts(example: Example) -> None:
-    """A line of an attempt has the span of that attempt."""
+    """A line in an attempt has the span of that attempt."""
     for line in example.of("orders", "convert"):
         expected = derive_attempt_span_id(line["task_run_id"], line["attempt"])
         assert line["span_id"] == f"{expected:016x}"
@@ -119,7 +119,7 @@ def test_attempts(example: Example) -> None:
 
 
 def test_bound_keys(example: Example) -> None:
-    """What is bound to the context is on each line within, what is bound to a logger on its own."""
+    """Values bound to the context are on all lines inside it, those of a logger on its own."""
     for line in example.lines:
         assert line.get("day") == ("2024-05-17" if "task_name" in line else None)
         assert line.get("currency") == ("EUR" if "attempt" in line else None)

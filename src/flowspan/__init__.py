@@ -1,7 +1,7 @@
 """flowspan, the OpenTelemetry bridge for Prefect 3.
 
-Call `instrument` once, at module level or as the first line inside a running flow; from then on
-every flow and task run is a span, and is measured, and what is logged goes where these go.
+Call `instrument` once, at module level or as the first line inside a running flow. From then on,
+every flow and task run has a span and metrics, and log lines are exported along with them.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ def instrument(
 ) -> None:
     """Record every flow and task run of this process from now on.
 
-    Called inside a running flow, it takes up that run with its real start time, and so for the
-    task runs that called it; a flow whose task calls it from another thread it cannot reach.
-    Calling it again changes nothing else.
+    Inside a running flow or task, it also records the runs that called it, with their real start
+    times. It cannot reach a flow whose task calls it from another thread. Calling it again changes
+    nothing else.
 
     Args:
-        tracer_provider: Where spans go. Without it: the provider that the application has set
-            globally, or else one that is built from the standard ``OTEL_*`` variables and set.
-        meter_provider: Where metrics go. Without it: as for spans.
-        logger_provider: Where log records go. Without it: as for spans.
-        settings: What else to do. Without it: read from the ``FLOWSPAN_*`` variables, and
+        tracer_provider: Where spans go. Default: the provider that the application has set
+            globally, or one that is built from the standard ``OTEL_*`` variables and set globally.
+        meter_provider: Where metrics go. Default: as for spans.
+        logger_provider: Where log records go. Default: as for spans.
+        settings: All other settings. Default: read from the ``FLOWSPAN_*`` variables, and
             objectives from ``flowspan.toml`` or ``pyproject.toml`` (see `flowspan.objectives`).
 
     Raises:
         pydantic.ValidationError: A ``FLOWSPAN_*`` variable is unknown or has a bad value.
-        flowspan.errors.ConfigurationError: An ``OTEL_*`` variable names what is not installed,
-            or a file of objectives is wrong: it says where, and what.
-        TypeError: What is given as a provider is none.
+        flowspan.errors.ConfigurationError: An ``OTEL_*`` variable names something that is not
+            installed, or an objectives file is wrong; the message says what and where.
+        TypeError: An argument is not a provider.
     """
     with _lock:
         instrumentor = _instrumentor()
@@ -78,7 +78,7 @@ def instrument(
 
 
 def uninstrument() -> None:
-    """Restore Prefect exactly as it was; does nothing where nothing is instrumented."""
+    """Restore Prefect exactly as it was; do nothing if it is not instrumented."""
     with _lock:
         instrumentor = _instrumentor()
         if instrumentor.is_instrumented_by_opentelemetry:
@@ -86,10 +86,10 @@ def uninstrument() -> None:
 
 
 def flush(timeout: float = 5.0) -> bool:
-    """Export what has ended, was measured and was logged so far, in at most `timeout` seconds.
+    """Export all ended spans, metrics and log records, in at most `timeout` seconds.
 
-    Returns False if they could not all be exported in time. A top-level flow run does this by
-    itself when it ends, and so does the process.
+    Returns False if not everything could be exported in time. This also happens automatically when
+    a top-level flow run or the process ends.
     """
     return _instrumentor().flush(timeout)
 
@@ -97,19 +97,19 @@ def flush(timeout: float = 5.0) -> bool:
 def record_rows(
     n: int, direction: Literal["output", "input"] = "output", name: str | None = None
 ) -> None:
-    """Tell how many rows the run that calls this gives (``output``) or gets (``input``).
+    """Record how many rows the current run produces (``output``) or consumes (``input``).
 
-    It takes the place of what flowspan counts by itself: the rows of a task's result and of its
-    arguments (see `flowspan.rows`), and for a flow run the rows that its leaves give, which are the
+    This replaces the number that flowspan counts itself: for a task, the rows of its result and its
+    arguments (see `flowspan.recording.rows`); for a flow run, the rows of its leaves, which are the
     task and flow runs that it called itself and whose results none of its other runs consumed.
-    Further calls in the same run add up. Cached results count nothing.
+    Further calls in the same run add up. Cached results are not counted.
 
-    Outside a run, or where nothing is instrumented, it does nothing.
+    Outside a run, or if nothing is instrumented, it does nothing.
 
     Args:
         n: Number of rows, 0 or more.
-        direction: Whether they come out of the run or go into it.
-        name: What the rows are of, such as a table: it is then told apart, too.
+        direction: Whether the rows come out of the run or go into it.
+        name: What the rows belong to, such as a table; its rows are also recorded separately.
 
     Raises:
         TypeError: `n` is not an int.
@@ -138,23 +138,22 @@ def record_metric(
 ) -> None:
     """Record a value of your own, as the gauge ``prefect.metric.<name>``.
 
-    It carries the names of the flow and the task that call this. The log line
-    ``METRIC: name=value`` in any logger does the same (see
-    `flowspan.log_capture.measurements.parse`).
-    A process has at most 200 names.
+    The gauge has the names of the calling flow and task. The log line ``METRIC: name=value`` in any
+    logger does the same (see `flowspan.log_capture.measurements.parse`). A process has at most 200
+    names.
 
-    Outside a run, or where nothing is instrumented, it does nothing.
+    Outside a run, or if nothing is instrumented, it does nothing.
 
     Args:
         name: Up to 200 letters, digits and ``_ . - /``, the first one a letter.
         value: Any real number: Python's, NumPy's, a Fraction or a Decimal.
         unit: A code of UCUM (https://ucum.org/ucum), such as ``s``, ``By`` or ``{row}``.
-        attributes: What the metric is told apart by, such as a table; nothing that is different in
-            every run, since each combination is a series of its own.
+        attributes: Attributes of the metric, such as a table; nothing that is different in every
+            run, because each combination is a separate series.
 
     Raises:
-        TypeError: An argument is of another type.
-        ValueError: `name` or `unit` has other characters or is too long, or `value` is not finite.
+        TypeError: An argument has the wrong type.
+        ValueError: `name` or `unit` is invalid or too long, or `value` is not finite.
     """
     from flowspan.log_capture import measurements  # noqa: PLC0415 - import flowspan is fast
 
@@ -162,12 +161,12 @@ def record_metric(
 
 
 def register_rows(kind: type, function: Callable[[Any], int | None]) -> None:
-    """Teach flowspan how many rows an object of the class `kind`, or of a subclass, holds.
+    """Register a function that counts the rows of objects of class `kind` or a subclass.
 
     Args:
-        kind: A class; it wins over classes that it derives from, and over flowspan's own rules.
-        function: Takes the object; returns 0 or more, or None if it cannot be told. It must not
-            compute anything lazy. What it raises costs nothing but the count.
+        kind: A class; it overrides its base classes and flowspan's own rules.
+        function: Takes the object; returns 0 or more, or None if the number is unknown. It must not
+            compute anything lazy. If it raises, only the count is lost.
 
     Raises:
         TypeError: `kind` is not a class, or `function` cannot be called.
@@ -178,11 +177,11 @@ def register_rows(kind: type, function: Callable[[Any], int | None]) -> None:
 
 
 def trace_url(flow_run_id: UUID | str) -> str | None:
-    """Return where the trace of a flow run can be seen.
+    """Return the URL of a flow run's trace, or None if ``FLOWSPAN_TRACE_URL`` is not set.
 
-    The URL is ``FLOWSPAN_TRACE_URL`` with the trace id filled in; None if that is not set. It
-    needs no look-up, since a top-level flow run's trace id is derived from its id. The trace of a
-    subflow, or of a run with a remote parent, is known in the process that runs it.
+    The URL is ``FLOWSPAN_TRACE_URL`` with the trace id filled in. It needs no look-up, because a
+    top-level flow run's trace id is derived from its id. The trace of a subflow, or of a run with a
+    remote parent, is only known in the process that runs it.
     """
     return _instrumentor().trace_url(flow_run_id)
 

@@ -26,7 +26,7 @@ class Containment:
         self._reported: set[tuple[type[BaseException], int]] = set()
 
     def __enter__(self) -> None:
-        """Do nothing: the guard has no state of its own per use."""
+        """Do nothing: the guard has no state per use."""
 
     def __exit__(
         self,
@@ -36,7 +36,7 @@ class Containment:
     ) -> bool:
         if kind is None or not issubclass(kind, Exception):
             return False
-        with contextlib.suppress(Exception):  # a log handler of the user's may fail, too
+        with contextlib.suppress(Exception):  # the user's log handlers may fail, too
             self._report(kind, error, traceback)
         return True
 
@@ -78,7 +78,7 @@ _provider: metrics.MeterProvider | None = None
 
 
 def _internal_errors() -> metrics.Counter:
-    # Asked for at each failure: failures are rare, and the provider may be set after the import.
+    # Looked up at each failure: failures are rare, and the provider may be set after the import.
     meter = metrics.get_meter("flowspan", __version__, _provider)
     return meter.create_counter(
         semconv.METRIC_INTERNAL_ERRORS,

@@ -2,8 +2,8 @@
 
 
 class SourceError(Exception):
-    """There is nothing to read, or nobody to ask: no such file, folder or server."""
+    """A source cannot be read: there is no such file, folder or server."""
 
 
 class ConfigurationError(ValueError):
-    """A setting, an ``OTEL_*`` variable or an objective asks for something that cannot be had."""
+    """A setting, an ``OTEL_*`` variable or an objective is invalid or cannot be satisfied."""

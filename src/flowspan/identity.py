@@ -1,9 +1,10 @@
 """Derived ids: every process computes the same trace and span id from a run id alone.
 
 A trace id is the BLAKE2b-128 digest of the root flow run's id, a span id the BLAKE2b-64 digest of
-the run's own id, both over the id as text (lower case, with dashes), so that a shell can do it:
-``printf %s "$FLOW_RUN_ID" | b2sum -l 128``. Prefect's UUIDs themselves will not do, since they are
-UUIDv7 and ``TraceIdRatioBased`` reads the low 64 bits, whose top two bits are the UUID's variant.
+the run's own id. Both are computed from the id as text (lower case, with dashes), so a shell can do
+it: ``printf %s "$FLOW_RUN_ID" | b2sum -l 128``. Prefect's UUIDs themselves cannot be trace ids,
+because they are UUIDv7 and ``TraceIdRatioBased`` reads the low 64 bits, whose top two bits are the
+UUID's variant.
 """
 
 import threading
@@ -22,14 +23,14 @@ def derive_span_id(run_id: str, run_count: int = 0) -> int:
 
     Args:
         run_id: The flow or task run's id.
-        run_count: How often the run had been running when this process took it up. It is 0 but
-            for a process that continues a run that another one left.
+        run_count: How often the run had been running when this process picked it up: 0, unless
+            this process continues a run that another process left.
     """
     return _derive_64(f"{run_id}/process/{run_count}" if run_count else run_id)
 
 
 def derive_attempt_span_id(run_id: str, attempt: int) -> int:
-    """Derive the 64-bit id of the span of a run's attempt, counted from 1; never zero."""
+    """Derive the 64-bit id of an attempt's span; attempts count from 1; never zero."""
     return _derive_64(f"{run_id}/attempt/{attempt}")
 
 
@@ -38,7 +39,7 @@ def _derive_64(text: str) -> int:
 
 
 class DerivedIdGenerator(IdGenerator):
-    """Hands the ids that the recorder has derived to the SDK's tracer.
+    """An id generator that gives the SDK's tracer the ids that the recorder has derived.
 
     The recorder calls `expect` and then starts the span on the same thread; the SDK asks for the
     ids within that call.
@@ -53,7 +54,7 @@ class DerivedIdGenerator(IdGenerator):
         self._expected.span_id = span_id
 
     def generate_trace_id(self) -> int:
-        """Return the trace id set by `expect`; only asked for when the span has no parent."""
+        """Return the trace id set by `expect`; only called for a span without a parent."""
         trace_id: int = self._expected.trace_id
         return trace_id
 

@@ -1,4 +1,4 @@
-"""Put flowspan into Prefect and take it out again, exactly."""
+"""Patch Prefect, and restore it exactly."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ P = TypeVar("P")
 
 
 class Providers(NamedTuple):
-    """Where each signal goes; log records go nowhere if they are switched off."""
+    """The providers of each signal; a no-op one for log records if they are off."""
 
     traces: TracerProvider
     metrics: MeterProvider
@@ -51,10 +51,10 @@ class Providers(NamedTuple):
 
 
 class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
-    """Instrument Prefect 3; what ``opentelemetry-instrument`` finds and loads.
+    """Instrument Prefect 3; ``opentelemetry-instrument`` finds and loads this class.
 
-    There is one instance in a process. `flowspan.instrument` and `flowspan.uninstrument` are the
-    same without the ceremony.
+    There is one instance per process. `flowspan.instrument` and `flowspan.uninstrument` are
+    shortcuts for its methods.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         settings = settings if settings is not None else Settings()
         if is_switched_off(settings):
             return
-        # Importing Prefect's engines is slow, and pointless where nothing is to be patched.
+        # Importing Prefect's engines is slow, and pointless if there is nothing to patch.
         from flowspan._prefect import EngineObserver  # noqa: PLC0415
         from flowspan.log_capture.measurements import LogMeasure  # noqa: PLC0415
         from flowspan.recording.instruments import RunMetrics  # noqa: PLC0415
@@ -116,19 +116,19 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
             self._log_hooks.install(LogMeasure(), _log_export(observer, providers.logs, settings))
             _finish_at_exit(self)
             self.adopt_running()
-        except BaseException:  # such as the timeout of the flow that this is called in
+        except BaseException:  # such as the timeout of the flow that calls this
             self._uninstrument()
             raise
 
     def _wrap(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
-        # What an owner only inherits must not be left behind as a copy of its own.
+        # If the owner only inherits the attribute, restoring must not leave a copy on it.
         self._originals.append((owner, name, vars(owner).get(name, _INHERITED)))
         setattr(owner, name, wrapt.FunctionWrapper(getattr(owner, name), wrapper))
 
     def adopt_running(self) -> None:
-        """Take up the runs that called this, unless they are recorded already."""
+        """Start recording the runs that called this, unless they are recorded already."""
         if self._observer is not None:
-            from flowspan._prefect import adopt_running  # noqa: PLC0415 - likewise
+            from flowspan._prefect import adopt_running  # noqa: PLC0415 - as above
 
             adopt_running(self._observer)
 
@@ -144,17 +144,17 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         self._providers = self._settings = self._observer = None
 
     def flush(self, timeout: float) -> bool:
-        """Export what has ended within `timeout` seconds; False if that was not enough."""
+        """Export everything that has ended; return False if `timeout` seconds were too short."""
         return sdk.flush(self._providers or (), timeout)
 
     def trace_url(self, flow_run_id: object) -> str | None:
-        """Return where the trace of a flow run can be seen, or None without a template."""
+        """Return the URL of a flow run's trace, or None without a template."""
         settings = self._settings if self._settings is not None else Settings()
         find = self._observer.trace_id_of if self._observer is not None else derive_trace_id
         return settings.url_of(find(str(flow_run_id)))
 
     def forget_parent_process(self) -> None:
-        """Leave the runs that were going on at a fork to the process that runs them."""
+        """Drop the runs that were active at a fork: the parent process records them."""
         if self._observer is not None:
             self._observer.tracer.active.clear()
 
@@ -168,7 +168,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
 
 
 def targets() -> Iterator[tuple[Patch, Any]]:
-    """Yield each patch for this Prefect with the owner of its target, or None if that is gone."""
+    """Yield each patch for this Prefect and its target's owner, or None if the target is gone."""
     from flowspan._prefect import PATCHES  # noqa: PLC0415 - it imports Prefect's engines
 
     installed = Version(version("prefect"))
@@ -184,17 +184,17 @@ def targets() -> Iterator[tuple[Patch, Any]]:
 
 
 def _report_missing(patch: Patch) -> None:
-    # Prefect runs as ever; flowspan only records less.
+    # Prefect runs as usual; flowspan just records less.
     _logger.warning(
         "Prefect %s lacks %s, which flowspan watches, so spans will lack detail. A newer flowspan "
-        "may know this Prefect; `flowspan doctor` tells more.",
+        "may support it; run `flowspan doctor` for details.",
         version("prefect"),
         patch.target,
     )
 
 
 def is_switched_off(settings: Settings) -> str | None:
-    """Return the variable that tells flowspan to do nothing, or None."""
+    """Return the variable that turns flowspan off, or None."""
     if not settings.enabled:
         return "FLOWSPAN_ENABLED"
     # https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
@@ -213,7 +213,7 @@ def _choose_providers(
     logger_provider: LoggerProvider | None,
     settings: Settings,
 ) -> Providers:
-    """Take the given providers, else the application's global ones, else build and set our own."""
+    """Use the given providers, else the application's global ones, else build and set our own."""
     tracer_provider = (
         _checked("tracer_provider", tracer_provider, "get_tracer") or trace.get_tracer_provider()
     )
@@ -246,7 +246,7 @@ def _choose_providers(
 def _log_export(
     observer: EngineObserver, provider: LoggerProvider, settings: Settings
 ) -> LogExport | None:
-    """Make what exports log records, if these go anywhere."""
+    """Create the export of log records, or return None if they go nowhere."""
     from flowspan._prefect import print_logger  # noqa: PLC0415 - as Prefect's engines
     from flowspan.log_capture.export import LogExport  # noqa: PLC0415 - as above
 
@@ -266,8 +266,8 @@ def _checked(name: str, given: P, method: str) -> P:
 
 
 def _finish_at_exit(instrumentor: PrefectInstrumentor) -> None:
-    """Finish when this process, or one that it forks, comes to its end."""
-    global _exits_cleanly  # noqa: PLW0603 - handlers cannot be taken back
+    """Finish when this process, or one that it forks, ends."""
+    global _exits_cleanly  # noqa: PLW0603 - handlers cannot be unregistered
     if _exits_cleanly:
         return
     _exits_cleanly = True

@@ -1,8 +1,8 @@
-"""Log lines that tell which run they come from.
+"""Add the current run to log lines.
 
-`add_run_context` is for those who have set up structlog, `configure` for those who have set up
-nothing, and `RunContextFilter` for format strings of the standard library, such as those of
-Prefect's ``logging.yml``. To import this module imports neither Prefect nor OpenTelemetry's SDK nor
+Use `add_run_context` if you have configured structlog, `configure` if you have configured nothing,
+and `RunContextFilter` for format strings of the standard library, such as those in Prefect's
+``logging.yml``. Importing this module imports neither Prefect nor OpenTelemetry's SDK nor
 structlog.
 """
 
@@ -51,30 +51,30 @@ _DEFAULT_SERVICE: Final = "prefect"
 _FORMATS: Final = ("json", "console", "auto")
 _NO_SECRETS: Final = ("timestamp", "level", "logger")
 _FIRST: Final = (*_NO_SECRETS, "event")
-# What every record has or gets from a formatter, Prefect's switch for its own shipping, and what
-# the export of records may have added
+# Attributes that every record has or gets from a formatter, Prefect's switch for sending a record
+# to its API, and attributes that the export of records may have added
 _NO_EXTRAS: Final = {
     *vars(logging.makeLogRecord({})),
     *("asctime", "message", "send_to_api"),
     *(*_FIELDS, semconv.DEPLOYMENT_NAME),
 }
-# What Prefect and `RunContextFilter` write for what they do not know
+# Prefect and `RunContextFilter` write these for unknown values
 _UNKNOWN: Final = (None, "<unknown>", _NOTHING)
 _PREFECT_RUN_LOGGERS: Final = ("prefect.flow_runs", "prefect.task_runs")
 
 
 def add_run_context(_logger: Any, _method_name: str, event_dict: EventDict) -> EventDict:
-    """Add the run and the span that the calling code is in; a processor for structlog.
+    """Add the current run and span to an event; a processor for structlog.
 
     Adds ``trace_id``, ``span_id`` and ``trace_flags`` (32, 16 and 2 lower-case hexadecimal digits)
-    of the current span, which is the attempt's where a run has attempts, or one of your own;
+    of the current span, which is the attempt's if the run has attempts, or one of your own;
     ``service``, as in the traces; ``flow_name``, ``flow_run_id``, ``flow_run_name``; and in a task
-    run ``task_name``, ``task_run_id``, ``task_run_name``. Keys that the event already has stay as
-    they are. What is unknown is absent, and outside of runs so is everything, as it is once the run
-    has ended, and where nothing is instrumented.
+    run ``task_name``, ``task_run_id``, ``task_run_name``. Keys that the event already has are
+    kept. Unknown values are omitted. Outside a run, after it has ended, or if nothing is
+    instrumented, it adds nothing.
 
-    Put it anywhere before the renderer; under ``ProcessorFormatter`` either in ``processors``, or
-    both in structlog's chain and in ``foreign_pre_chain``. It never raises.
+    Put it anywhere before the renderer. With ``ProcessorFormatter``, put it in ``processors``, or
+    in both structlog's chain and ``foreign_pre_chain``. It never raises.
     """
     with _contained:
         for field, value in _run_context():
@@ -83,11 +83,11 @@ def add_run_context(_logger: Any, _method_name: str, event_dict: EventDict) -> E
 
 
 class RunContextFilter(logging.Filter):
-    """Give every record what `add_run_context` adds to events, for format strings.
+    """Add the fields of `add_run_context` to every record, for format strings.
 
-    A handler that has it can format ``%(trace_id)s``, ``%(span_id)s``, ``%(trace_flags)s``,
-    ``%(service)s``, ``%(flow_name)s`` and so on. What is unknown is ``-``, so that no format string
-    fails, inside or outside of runs. Attributes that a record already has stay as they are.
+    A handler with this filter can format ``%(trace_id)s``, ``%(span_id)s``, ``%(trace_flags)s``,
+    ``%(service)s``, ``%(flow_name)s`` and so on. Unknown values are ``-``, so format strings never
+    fail, inside or outside a run. Attributes that a record already has are kept.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -106,29 +106,30 @@ def configure(
     *,
     datadog: bool = False,
 ) -> None:
-    """Write what structlog, Prefect and the standard library log as one kind of line, to stderr.
+    """Write the logs of structlog, Prefect and the standard library to stderr in one format.
 
-    For those who have not set up structlog: it replaces structlog's configuration and every handler
-    that writes to the terminal, with its level and filters kept. All other handlers stay, such as
-    files and those that ship logs to Prefect's API. Calling it again changes nothing else. Call it
-    where your flow is defined, so that processes of a pool and served runs do, too.
+    Use it if you have not configured structlog: it replaces structlog's configuration and every
+    handler that writes to the terminal, keeping its level and filters. Other handlers stay, such
+    as those that write to files or send logs to Prefect's API. Calling it again changes nothing
+    else. Call it where your flow is defined, so that pool processes and served runs call it, too.
 
-    Lines have ``timestamp`` (UTC), ``level``, ``logger``, ``event``, your keys and what
-    `add_run_context` adds; exceptions are text in ``exception``. Secrets are masked, and what JSON
-    has no type for is its ``repr``, cut to 1,000 characters (see `flowspan.redaction.redact`).
+    Lines have ``timestamp`` (UTC), ``level``, ``logger``, ``event``, your keys and the fields of
+    `add_run_context`; exceptions are text in ``exception``. Secrets are masked, and values that
+    JSON has no type for become their ``repr``, cut to 1,000 characters (see
+    `flowspan.redaction.redact`).
 
-    Levels stay what they are: ``PREFECT_LOGGING_LEVEL`` for Prefect's loggers, and
-    ``PREFECT_LOGGING_ROOT_LEVEL``, a warning by default, for the others. Loggers of structlog's
-    without a level of their own take Prefect's, so that they say as much as ``get_run_logger()``.
+    Levels do not change: ``PREFECT_LOGGING_LEVEL`` for Prefect's loggers, and
+    ``PREFECT_LOGGING_ROOT_LEVEL`` (by default WARNING) for the others. A structlog logger without
+    its own level takes Prefect's, so it logs as much as ``get_run_logger()``.
 
     Args:
-        format: ``json`` is one object per line, ``console`` is for reading, with colours where
-            stderr is a terminal and ``NO_COLOR`` is not set; of the run it only shows the names and
-            the trace id. ``auto`` is ``console`` where stderr is a terminal, else ``json``.
-        datadog: Whether lines in JSON also have what Datadog connects them with traces by:
-            ``dd.trace_id`` and ``dd.span_id``, decimal numbers of 64 bits as text (of a trace id
-            the lower half), ``dd.service``, ``dd.env``, ``dd.version`` and, as its body,
-            ``message``. The tags are ``DD_SERVICE``, ``DD_ENV`` and ``DD_VERSION``, or else
+        format: ``json`` writes one object per line. ``console`` is for people, with colours if
+            stderr is a terminal and ``NO_COLOR`` is not set; it shows only the names and the trace
+            id of the run. ``auto`` is ``console`` if stderr is a terminal, else ``json``.
+        datadog: Whether JSON lines also have the fields by which Datadog connects them with traces:
+            ``dd.trace_id`` (the lower half of the trace id) and ``dd.span_id``, 64-bit decimal
+            numbers as text, ``dd.service``, ``dd.env``, ``dd.version`` and, as the body,
+            ``message``. The tags come from ``DD_SERVICE``, ``DD_ENV`` and ``DD_VERSION``, or from
             ``service.name``, ``deployment.environment.name`` (or ``deployment.environment``) and
             ``service.version`` of the resource. See
             https://docs.datadoghq.com/tracing/other_telemetry/connect_logs_and_traces/opentelemetry/
@@ -180,12 +181,12 @@ def configure(
             structlog.dev.ConsoleRenderer(
                 colors=colors,
                 sort_keys=False,
-                # The one that takes what has been formatted before
+                # The one that accepts exceptions already formatted
                 exception_formatter=structlog.dev.plain_traceback,
             ),
         ]
-    # Whatever depends on the arguments is in the formatter: structlog's loggers keep their
-    # processors once they have been used.
+    # Everything that depends on the arguments is in the formatter, because structlog's loggers
+    # keep their processors once they have been used.
     formatter = structlog.stdlib.ProcessorFormatter(
         processors=renderers,
         foreign_pre_chain=[*common, _add_extras],
@@ -199,10 +200,8 @@ def configure(
 
 
 def _current_run() -> RunRecorder | None:
-    """Return the recorder of the run that the calling code is in, until that has ended."""
-    module = sys.modules.get(
-        "flowspan.recording.recorder"
-    )  # where it is not, nothing is instrumented
+    """Return the recorder of the current run; None outside a run or after its end."""
+    module = sys.modules.get("flowspan.recording.recorder")  # if missing, nothing is instrumented
     recorder: RunRecorder | None = module.speaking_recorder() if module is not None else None
     return recorder
 
@@ -213,7 +212,7 @@ def _current_span() -> SpanContext | None:
 
 
 def _run_context() -> Iterator[tuple[str, Any]]:
-    """Yield the fields one by one, so that a failure costs only those that come after."""
+    """Yield the fields one by one, so that a failure loses only the following ones."""
     recorder = _current_run()
     if recorder is None:
         return
@@ -234,7 +233,7 @@ def _service() -> str:
 
 
 def _resource() -> Mapping[str, Any]:
-    """Return the attributes of the resource that spans have, or else those of the environment."""
+    """Return the attributes of the spans' resource, or else those of the environment."""
     instrumentor = sys.modules.get("flowspan.instrumentor")
     if instrumentor is not None:
         resource = getattr(instrumentor.PrefectInstrumentor().provider, "resource", None)
@@ -250,18 +249,18 @@ def _resource() -> Mapping[str, Any]:
     return found
 
 
-# Processors of what `configure` sets up; at module level, since loggers are pickled with them
+# Processors that `configure` uses; at module level, because loggers are pickled with them
 
 
 def _filter_by_level(logger: Any, method_name: str, event_dict: EventDict) -> EventDict:
-    """Drop what the logger does not let pass; one without a level takes that of Prefect's."""
+    """Drop events below the logger's level; a logger without a level takes Prefect's."""
     from structlog import DropEvent  # noqa: PLC0415 - an optional dependency
 
     if isinstance(logger, logging.Logger) and _inherits_from_root(logger):
         level = logging.getLogger("prefect").getEffectiveLevel()
         if level < logging.getLogger().level:
             logger.setLevel(level)
-    # Unlike structlog's own filter it takes adapters, too. exception() logs an error.
+    # Unlike structlog's own filter, this accepts adapters. exception() logs an error.
     if not logger.isEnabledFor(getattr(logging, method_name.upper(), logging.ERROR)):
         raise DropEvent
     return event_dict
@@ -275,16 +274,16 @@ def _inherits_from_root(logger: logging.Logger) -> bool:
 
 
 def _format_arguments(_logger: Any, _method_name: str, event_dict: EventDict) -> EventDict:
-    """Put ``%``-style arguments into the event; leave both apart if they do not fit."""
+    """Put ``%``-style arguments into the event; keep both separate if they do not fit."""
     args = event_dict.get("positional_args")
     if args:
-        # As the standard library's records take a single mapping: for the names in the message.
+        # Like the standard library, use a single mapping for the names in the message.
         is_mapping = len(args) == 1 and isinstance(args, tuple) and isinstance(args[0], Mapping)
         try:
             event_dict["event"] = str(event_dict["event"]) % (
                 args[0] if is_mapping and args[0] else args
             )
-        except Exception:  # noqa: BLE001 - it is the user's, who wants the line above all
+        except Exception:  # noqa: BLE001 - user code; a line that is not formatted beats none
             return event_dict
     event_dict.pop("positional_args", None)
     return event_dict
@@ -293,13 +292,13 @@ def _format_arguments(_logger: Any, _method_name: str, event_dict: EventDict) ->
 def _as_record(
     logger: Any, method_name: str, event_dict: EventDict
 ) -> tuple[tuple[_Event], dict[str, Any]]:
-    """Make of an event what ``ProcessorFormatter`` understands, and so do other formatters."""
+    """Turn an event into arguments that ``ProcessorFormatter`` and other formatters understand."""
     extra = {"_logger": logger, "_name": method_name}
     return (_Event(event_dict),), {"exc_info": event_dict.get("exc_info"), "extra": extra}
 
 
 class _Event(dict[str, Any]):
-    """An event that reads well as the message of a record, for other handlers than ours."""
+    """An event that is readable as a record's message, for handlers other than ours."""
 
     _OF_THE_RECORD: Final = ("event", "exc_info", "level", "logger", "stack", "timestamp")
 
@@ -313,7 +312,7 @@ class _Event(dict[str, Any]):
 
 
 def _add_extras(_logger: Any, _method_name: str, event_dict: EventDict) -> EventDict:
-    """Add what came with a record of the standard library: its ``extra`` and its stack."""
+    """Add the ``extra`` and the stack of a standard library record."""
     record: logging.LogRecord = event_dict["_record"]
     if "stack_info" in event_dict:
         event_dict["stack"] = event_dict.pop("stack_info")
@@ -336,7 +335,7 @@ def _mask_secrets(_logger: Any, _method_name: str, event_dict: EventDict) -> Eve
 
 
 def _add_console_context(_logger: Any, _method_name: str, event_dict: EventDict) -> EventDict:
-    """Add what a person wants to read of the run."""
+    """Add the run's fields that people want to read."""
     with _contained:
         context = dict(_run_context())
         for field in _CONSOLE_FIELDS:
@@ -371,12 +370,12 @@ def _to_json(_logger: Any, _method_name: str, event_dict: EventDict) -> str:
     line = {**first, **event_dict}
     try:
         return _dumps(line)
-    except TypeError:  # a key of `extra` can be anything, even no Unicode
+    except TypeError:  # a key of `extra` can be anything, even invalid Unicode
         return _dumps({redact(str(key)): value for key, value in line.items()})
 
 
 def _dumps(line: Mapping[str, Any]) -> str:
-    # All that is left for `default` is bytes.
+    # Only bytes reach `default`.
     return orjson.dumps(line, default=repr).decode()
 
 
@@ -384,10 +383,10 @@ def _dumps(line: Mapping[str, Any]) -> str:
 
 
 class StderrHandler(logging.Handler):
-    """Writes to the stderr of the moment, in place of other handlers.
+    """A handler that writes to the current stderr, in place of other handlers.
 
-    Its name has no underscore: from such handlers on the root logger Prefect would take that it may
-    set up its own when it sets up logging once more.
+    Its name has no leading underscore, because Prefect ignores handlers with such names when it
+    decides whether to configure the root logger again.
     """
 
     def __init__(self, replaced: list[logging.Handler]) -> None:
@@ -395,7 +394,7 @@ class StderrHandler(logging.Handler):
         self._replaced = replaced
 
     def filter(self, record: logging.LogRecord) -> Any:
-        """Let pass what any of the replaced handlers would have written."""
+        """Pass records that any of the replaced handlers would have written."""
         if not self._replaced:
             return super().filter(record)
         for handler in self._replaced:
@@ -405,10 +404,10 @@ class StderrHandler(logging.Handler):
         return False
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format `record`; should that fail, say at least what it is about."""
+        """Format `record`; if that fails, return at least its level, logger and message."""
         try:
             return super().format(record)
-        except Exception:  # whatever values of the user's do when they are rendered
+        except Exception:  # the user's values may do anything when they are rendered
             with _contained:
                 raise
             return _to_json(
@@ -422,7 +421,7 @@ class StderrHandler(logging.Handler):
             )
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write `record` as a line, unless stderr is closed, as it may be at the very end."""
+        """Write `record` as a line, unless stderr is closed, as it may be at exit."""
         stream = sys.stderr
         if stream is None or getattr(stream, "closed", False):
             return
@@ -431,17 +430,17 @@ class StderrHandler(logging.Handler):
             stream.flush()
         except RecursionError:  # https://bugs.python.org/issue36272
             raise
-        except Exception:  # noqa: BLE001 - as every handler
+        except Exception:  # noqa: BLE001 - as every handler does
             self.handleError(record)
 
 
-# Alive, since Prefect sets up all its logging anew if it misses one that it knows by name
+# Kept alive, because Prefect sets up all its logging again if it misses a handler it knows by name
 _replaced: Final[list[logging.Handler]] = []
 
 
 def _replace_terminal_handlers(formatter: logging.Formatter) -> None:
     root = logging.getLogger()
-    known = list(root.manager.loggerDict.values())  # of which other threads may make more
+    known = list(root.manager.loggerDict.values())  # a copy: other threads may add loggers
     for logger in [root, *(item for item in known if isinstance(item, logging.Logger))]:
         replaced = [handler for handler in logger.handlers if _writes_to_terminal(handler)]
         if logger is not root and not replaced:
@@ -452,7 +451,7 @@ def _replace_terminal_handlers(formatter: logging.Formatter) -> None:
             handler = replaced[0] if is_ours else StderrHandler(replaced)
             handler.setFormatter(formatter)
             kept.append(handler)
-        logger.handlers = kept  # at once, for the sake of other threads
+        logger.handlers = kept  # in one step, because of other threads
         _replaced.extend(item for item in replaced if not isinstance(item, StderrHandler))
 
 
@@ -468,7 +467,7 @@ def _writes_to_terminal(handler: logging.Handler) -> bool:
 
 
 def _is_written_above(logger: logging.Logger) -> bool:
-    """Tell whether the records of a logger also reach one above that writes to the terminal."""
+    """Return whether a logger's records also reach an ancestor that writes to the terminal."""
     ancestor: logging.Logger | None = logger
     while ancestor is not None and ancestor.propagate:
         ancestor = ancestor.parent

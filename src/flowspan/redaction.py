@@ -1,4 +1,4 @@
-"""The one function that keeps secrets out of telemetry: `redact`, with its form for parameters."""
+"""Keep secrets out of telemetry: `redact`, and its variants for parameters and text."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -15,10 +15,10 @@ from uuid import UUID
 
 MASK: Final = "[redacted]"
 LONGEST_REPR: Final = 1000
-"""Characters of what stands for a value that OpenTelemetry has no type for."""
+"""Most characters of the ``repr`` of a value that OpenTelemetry has no type for."""
 
 LONGEST_TEXT: Final = 32_768
-"""Characters of a text: the most that common log stores index of one field."""
+"""Most characters of a text: common log stores index no more of one field."""
 
 _LONGEST_PARAMETER: Final = 256
 _MOST_ITEMS: Final = 1000  # in all containers of one value
@@ -33,16 +33,16 @@ _SECRET_KEY: Final = re.compile(
     rf"{_SECRET}|(?:^|{_EDGE})(?:pass|pwd|auth|dsn|session)$|session{_EDGE}?(?:id|key)$",
     re.IGNORECASE,
 )
-# How many tokens a language model may take is no secret, unlike the tokens of an API.
+# Counts of a language model's tokens are not secret, unlike the tokens of an API.
 _COUNT_KEY: Final = re.compile(r"tokens|token_(?:count|limit|usage)", re.IGNORECASE)
 
-# A password may hold an @ itself; and what stands alone is a token, as Git has it in a URL.
+# A password may contain an @. A value without a colon is a token, as in Git's URLs.
 _URL_CREDENTIALS: Final = re.compile(
     r"""(?<=://)[^/\s:@"']*:[^/\s"']*@|(?<=https://)[^/\s:@"']+@"""
 )
-# As in connection strings, query strings, headers and what Python, JSON and YAML print of a
-# mapping, also inside of a string. What never ends is a secret up to the end of its line, so that
-# no part of a value can fail to match: this takes no longer than the text is.
+# As in connection strings, query strings, headers and mappings printed by Python, JSON and YAML,
+# also inside a string. A value that never ends is a secret up to the end of its line, so no part
+# of a value can fail to match, and the time is linear in the length of the text.
 _INNER: Final = r"[\[({][^\[\](){}]*[\])}]?"
 _ASSIGNED: Final = re.compile(
     rf"""(?P<key>\b\w*(?:{_SECRET}|credentials|cookies|pwd|auth|dsn)
@@ -53,7 +53,7 @@ _ASSIGNED: Final = re.compile(
     |(?:(?:basic|bearer|digest|token)[ \t]+)?[^\s,;&"')\]}}]+)""",
     re.IGNORECASE | re.VERBOSE,
 )
-# Most texts have none of these words, and to find that out is cheap.
+# Most texts have none of these words, and checking for them is cheap.
 _SECRET_WORDS: Final = (
     *("pass", "pwd", "secret", "token", "key", "auth", "credential", "cookie", "connection"),
     "dsn",
@@ -64,35 +64,35 @@ _FIRST_64_BITS, _LAST_64_BITS = -(2**63), 2**63 - 1
 
 
 def redact(value: object, key: str = "") -> Any:
-    """Copy `value` as OpenTelemetry has values, with its secrets masked; it never raises.
+    """Copy `value` using OpenTelemetry's types, with its secrets masked; never raise.
 
-    A value is a secret if `key`, or the key of a mapping inside `value` that leads to it, sounds
-    like one (password, token, secret, api_key, ...), or if it is of a secret type of Prefect's or
-    Pydantic's. In texts, credentials of URLs and what is assigned to such a key are masked wherever
-    they stand; so they are in the ``repr`` of a model or a dataclass.
+    A value is a secret if `key`, or a key of a mapping inside `value` that leads to it, sounds like
+    one (password, token, secret, api_key, ...), or if it has a secret type of Prefect or Pydantic.
+    In texts, and in the ``repr`` of a model or a dataclass, credentials in URLs and values assigned
+    to such a key are masked.
 
     Returns:
         Texts, bytes, booleans, finite numbers of at most 64 bits, and lists and mappings of these
-        are kept as such; named tuples become mappings; dates, ids, paths and decimals become text;
-        anything else its ``repr``, of at most `LONGEST_REPR` characters. Containers are cut after 8
-        levels and 1,000 items, texts after `LONGEST_TEXT` characters.
+        keep their type; named tuples become mappings; dates, ids, paths and decimals become text;
+        anything else becomes its ``repr``, of at most `LONGEST_REPR` characters. Containers are cut
+        after 8 levels and 1,000 items, texts after `LONGEST_TEXT` characters.
     """
     return _contained(lambda: _Mask(_plain).copy(value, key), value)
 
 
 def redact_parameter(value: object, key: str = "") -> str:
-    """Render `value` as text of at most 256 characters, with its secrets masked as by `redact`."""
+    """Return `value` as text of at most 256 characters, with secrets masked as by `redact`."""
     plain = _contained(lambda: str(_Mask(_short).copy(value, key)), value)
     return redact_text(str(plain), _LONGEST_PARAMETER)
 
 
 def redact_text(text: str, longest: int = LONGEST_TEXT) -> str:
-    """Mask the credentials in a text: those of URLs, and what is assigned to a secret's name.
+    """Mask the credentials in a text: those in URLs, and values assigned to a secret's name.
 
-    It is cut to `longest` characters. What is no Unicode in it, as in names of files, becomes a
-    question mark: it would fail a whole export.
+    The text is cut to `longest` characters. Invalid Unicode, as in file names, becomes a question
+    mark, because it would make a whole export fail.
     """
-    text = _masked(text[: 2 * longest])  # no credentials are torn where it is cut in the end
+    text = _masked(text[: 2 * longest])  # mask before the final cut, which could split credentials
     if len(text) > longest:
         text = f"{text[: longest - 1]}…"
     return text if text.isascii() else text.encode(errors="replace").decode()
@@ -119,7 +119,7 @@ def _is_secret(key: str) -> bool:
 
 
 def _is_harmless(value: object, key: str) -> bool:
-    """Whether a value is none that a secret can have: one of two, or how many there are."""
+    """Whether a value cannot be a secret: None, a flag or a count."""
     is_flag = value is None or isinstance(value, bool)
     return is_flag or (isinstance(value, Real) and _is_count(key))
 
@@ -130,7 +130,7 @@ def _is_count(key: str) -> bool:
 
 
 def _is_secret_type(kind: type) -> bool:
-    """Whether objects of this class hold a secret: Pydantic's types and Prefect's block."""
+    """Whether objects of this class hold a secret: Pydantic's secret types and Prefect's block."""
     blocks = [base for base in kind.__mro__ if base.__name__ == "Secret"]
     return hasattr(kind, "get_secret_value") or any(
         block.__module__.startswith("prefect.") for block in blocks
@@ -138,7 +138,7 @@ def _is_secret_type(kind: type) -> bool:
 
 
 class _Mask:
-    """Copies one value, as long as it may be; `leaf` says what becomes of what is no container."""
+    """A copy of one value, with a limit of items; `leaf` converts what is not a container."""
 
     def __init__(self, leaf: Callable[[object], object]) -> None:
         self._leaf = leaf
@@ -147,7 +147,7 @@ class _Mask:
     def copy(self, value: object, key: str, depth: int = _MAX_DEPTH) -> object:
         if _is_secret(key) and not _is_harmless(value, key):
             return MASK
-        if isinstance(value, tuple) and hasattr(value, "_asdict"):  # as URLs of SQLAlchemy
+        if isinstance(value, tuple) and hasattr(value, "_asdict"):  # such as SQLAlchemy's URLs
             value = value._asdict()
         if not isinstance(value, (Mapping, list, tuple, AbstractSet)):
             return self._leaf(value)
@@ -164,7 +164,7 @@ class _Mask:
 
 
 def _plain(value: object) -> object:  # noqa: PLR0911 - one for each kind of value
-    """Turn what is no container into what OTLP can carry."""
+    """Convert a value that is not a container to a type that OTLP has."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, Enum):
@@ -181,14 +181,14 @@ def _plain(value: object) -> object:  # noqa: PLR0911 - one for each kind of val
         text = value.decode(errors="surrogateescape")
         return _masked(text).encode(errors="surrogateescape")
     if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
-        return bool(value)  # unlike its numbers, no instance of what Python has
+        return bool(value)  # unlike NumPy's numbers, not an instance of a Python type
     if _is_secret_type(type(value)):
         return MASK
     return redact_text(str(value) if isinstance(value, _TEXTUAL) else repr(value), LONGEST_REPR)
 
 
 def _short(value: object) -> object:
-    """Take of what is no container as much as can be seen in a parameter."""
+    """Cut a text to what may be seen of it in a parameter."""
     if isinstance(value, (str, bytes, bytearray)):
         return value[: 2 * _LONGEST_PARAMETER]
     return value
@@ -197,5 +197,5 @@ def _short(value: object) -> object:
 def _contained(make: Callable[[], object], value: object) -> object:
     try:
         return make()
-    except Exception:  # noqa: BLE001 - a value of the user's may do anything when it is rendered
+    except Exception:  # noqa: BLE001 - the user's values may do anything when they are rendered
         return f"<{type(value).__name__} that cannot be rendered>"

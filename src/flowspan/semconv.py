@@ -1,8 +1,8 @@
-"""Every span, attribute, event and metric name that flowspan writes, once.
+"""Names of all spans, attributes, events and metrics that flowspan writes, each defined once.
 
 Names that start with ``cicd.`` and ``error.`` follow the OpenTelemetry semantic conventions
 (https://opentelemetry.io/docs/specs/semconv/cicd/); names that start with ``prefect.`` extend them
-with what only Prefect knows. Durations are seconds, counts are integers.
+with Prefect's own concepts. Durations are seconds, counts are integers.
 """
 
 from typing import Final
@@ -49,7 +49,7 @@ ROWS_OUTPUT: Final = "prefect.rows.output"
 ROWS_INPUT: Final = "prefect.rows.input"
 ROWS_PER_SECOND: Final = "prefect.rows.per_second"
 
-# Where the time went, in seconds. Absent means that it did not happen.
+# Where the time went, in seconds. Waits that did not occur are omitted.
 WAIT_PREFIX: Final = "prefect.wait."
 WAIT_QUEUE: Final = "prefect.wait.queue"
 WAIT_LATE: Final = "prefect.wait.late"
@@ -78,7 +78,7 @@ LINK_DEPENDENCY: Final = "dependency"
 LINK_PREVIOUS_ATTEMPT: Final = "previous_attempt"
 INPUT_NAME: Final = "prefect.input.name"
 
-# The thread that runs it, and its process (a resource's attribute), as OpenTelemetry names them
+# The thread of a run, and its process (a resource attribute), as OpenTelemetry names them
 THREAD_ID: Final = "thread.id"
 THREAD_NAME: Final = "thread.name"
 PROCESS_ID: Final = "process.pid"
@@ -86,7 +86,7 @@ PROCESS_ID: Final = "process.pid"
 # Errors
 ERROR_TYPE: Final = "error.type"
 
-# What only log records carry
+# Only on log records
 FLOW_RUN_NAME: Final = "prefect.flow_run.name"
 TASK_RUN_ID: Final = "prefect.task_run.id"
 TASK_RUN_NAME: Final = "prefect.task_run.name"
@@ -118,7 +118,7 @@ METRIC_SLO_VIOLATIONS: Final = "prefect.slo.violations"
 METRIC_CUSTOM_PREFIX: Final = "prefect.metric."
 METRIC_INTERNAL_ERRORS: Final = "flowspan.internal.errors"
 
-# What only metrics carry
+# Only on metrics
 PIPELINE_RUN_STATE: Final = "cicd.pipeline.run.state"
 PIPELINE_RUN_PENDING: Final = "pending"
 PIPELINE_RUN_EXECUTING: Final = "executing"
@@ -126,14 +126,14 @@ WAIT_TYPE: Final = "prefect.wait.type"
 ROWS_DIRECTION: Final = "prefect.rows.direction"
 COMPONENT: Final = "flowspan.component"
 
-# How a run ended, in the words of the CI/CD conventions
+# How a run ended, in the terms of the CI/CD conventions
 _RESULT_BY_STATE_NAME: Final = {"TimedOut": "timeout", "NotReady": "skip"}
 _RESULT_BY_STATE_TYPE: Final = {
     "COMPLETED": "success",
     "FAILED": "failure",
     "CRASHED": "error",
     "CANCELLED": "cancellation",
-    # Left in this state only by a process that is told to stop: what follows is Cancelled.
+    # Only a process that is told to stop leaves a run in this state; Cancelled follows.
     "CANCELLING": "cancellation",
 }
 ERROR_RESULTS: Final = frozenset({"failure", "timeout", "error"})
@@ -142,15 +142,15 @@ JUDGED_RESULTS: Final = ERROR_RESULTS | {"success"}
 
 
 def result_of(state_type: str, state_name: str) -> str | None:
-    """Tell the result of a run that ended in a state; None if that is no end."""
+    """Return the result of a run in its last state; None if that state is not final."""
     return _RESULT_BY_STATE_NAME.get(state_name) or _RESULT_BY_STATE_TYPE.get(state_type)
 
 
 def flow_span_name(flow_name: str) -> str:
-    """Name a flow run's span; low-cardinality, so never the random run name."""
+    """Return the name of a flow run's span; low-cardinality, so never the random run name."""
     return f"RUN {flow_name}"
 
 
 def attempt_span_name(number: int) -> str:
-    """Name the span of one attempt; attempts count from 1."""
+    """Return the name of an attempt's span; attempts count from 1."""
     return f"attempt {number}"

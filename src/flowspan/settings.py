@@ -1,6 +1,6 @@
-"""``FLOWSPAN_*`` settings: argument before environment before default, parsed once.
+"""``FLOWSPAN_*`` settings: arguments override the environment, which overrides defaults.
 
-Objectives may also stand in a file (see `flowspan.objectives.file`).
+They are parsed once. Objectives may also come from a file (see `flowspan.objectives.file`).
 """
 
 import json
@@ -37,7 +37,7 @@ _VARIABLE: Final = "FLOWSPAN_SLO"
 
 
 def _read_json(value: Any) -> Any:
-    """Decode what a variable holds; pydantic-settings itself would fail without naming a reason."""
+    """Decode a variable's JSON; pydantic-settings itself would fail without naming a reason."""
     if not isinstance(value, str):
         return value
     try:
@@ -49,7 +49,7 @@ def _read_json(value: Any) -> Any:
 
 
 def _read_level(value: Any) -> Any:
-    """Turn a level's name into its number, with the names that `logging` knows by now."""
+    """Turn a level's name into its number; `logging` knows the names, also those added later."""
     if not isinstance(value, str):
         return value
     level = logging.getLevelName(value.strip().upper())
@@ -61,35 +61,35 @@ def _read_level(value: Any) -> Any:
 
 
 class Settings(BaseSettings):
-    """What flowspan reads beside the standard ``OTEL_*`` variables.
+    """Settings of flowspan, in addition to the standard ``OTEL_*`` variables.
 
     Each field is the environment variable ``FLOWSPAN_<FIELD NAME>``. Unknown arguments, unknown
-    ``FLOWSPAN_*`` variables and values of the wrong type raise `pydantic.ValidationError`, and what
-    is wrong in a file raises `ConfigurationError`.
+    ``FLOWSPAN_*`` variables and values of the wrong type raise `pydantic.ValidationError`; an
+    error in a file raises `ConfigurationError`.
     """
 
     model_config = SettingsConfigDict(env_prefix="FLOWSPAN_", frozen=True, extra="forbid")
 
     enabled: bool = True
-    """False patches nothing."""
+    """Whether to patch Prefect at all."""
 
     capture_parameters: Literal["types", "values"] = "types"
-    """Whether spans carry the type names of parameters or their values, redacted and cut."""
+    """Whether spans have the type names of parameters or their values, redacted and cut."""
 
     trace_url: str | None = None
-    """Where a trace can be seen, e.g. ``http://localhost:16686/trace/{trace_id}``."""
+    """URL of a trace in your backend, e.g. ``http://localhost:16686/trace/{trace_id}``."""
 
     logs: bool = True
     """Whether log records are exported."""
 
     log_level: Annotated[NonNegativeInt, BeforeValidator(_read_level)] = logging.INFO
-    """The least level of what is exported, by its name in `logging`: ``INFO``."""
+    """Lowest level of exported log records, by its name in `logging`: ``INFO``."""
 
     flush_timeout: NonNegativeFloat = 5.0
     """Seconds that the end of a top-level run, and the end of the process, may wait for export."""
 
     dir: Path = Path(".flowspan")
-    """Folder of the embedded files, made when the first telemetry is written."""
+    """Folder of the embedded files, created when the first telemetry is written."""
 
     file_max_bytes: PositiveInt = 16 * 1024 * 1024
     """Size at which an embedded file is rotated."""
@@ -98,15 +98,15 @@ class Settings(BaseSettings):
     """Files kept for each signal, the one being written included."""
 
     jaeger_headers: SecretStr | None = None
-    """What ``flowspan timeline --jaeger`` sends, as ``a=b,c=d``; nothing else reads it."""
+    """Headers that ``flowspan timeline --jaeger`` sends, as ``a=b,c=d``; used nowhere else."""
 
     slo: Annotated[Mapping[FlowOrTag, Objectives], NoDecode, BeforeValidator(_read_json)] = Field(
         default_factory=dict
     )
-    """Objectives by flow name or ``tag:NAME``; as a variable, in JSON. It replaces the file's."""
+    """Objectives by flow name or ``tag:NAME``, instead of the file's; JSON in the variable."""
 
     def url_of(self, trace_id: int) -> str | None:
-        """Fill a trace id, as 32 hexadecimal digits, into `trace_url`; None without one."""
+        """Return `trace_url` with the trace id filled in, as 32 hexadecimal digits, or None."""
         return self.trace_url and self.trace_url.replace("{trace_id}", f"{trace_id:032x}")
 
     @model_validator(mode="before")
@@ -119,20 +119,20 @@ class Settings(BaseSettings):
         ]
         if unknown := sorted(set(names) - set(cls.model_fields)):
             known = ", ".join(f"{prefix}{name.upper()}" for name in cls.model_fields)
-            raise ValueError(f"no such setting: {', '.join(unknown)}; there are {known}")
+            raise ValueError(f"no such setting: {', '.join(unknown)}; valid settings are {known}")
         return values
 
     @classmethod
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], *args: Any, **kwargs: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let a file say last what no argument or variable did."""
+        """Add the file as the last source, after arguments and variables."""
         sources = super().settings_customise_sources(settings_cls, *args, **kwargs)
         return (*sources, _FileSource(settings_cls))
 
 
 def objectives_source() -> str | None:
-    """Name the variable, or else the file, that ``Settings()`` takes objectives from here.
+    """Return the variable or the file from which ``Settings()`` takes objectives here.
 
     Raises:
         ConfigurationError: A file cannot be read.
@@ -141,22 +141,22 @@ def objectives_source() -> str | None:
 
 
 class _FileSource(PydanticBaseSettingsSource):
-    """The objectives of the nearest file, looked for only if nothing else gave any."""
+    """The objectives of the nearest file, read only if no other source has any."""
 
     def __call__(self) -> dict[str, Any]:
-        # A bad file must not come between users and the switch that turns flowspan off.
+        # A bad file must not keep users from turning flowspan off.
         if "slo" in self.current_state or _is_false(self.current_state.get("enabled", True)):
             return {}
         objectives = file.read_objectives()
         return {} if objectives is None else {"slo": objectives}
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Never called: `__call__` takes the place of the loop over the fields."""
+        """Never called: `__call__` replaces the loop over the fields."""
         raise NotImplementedError
 
 
 def _is_false(value: object) -> bool:
     try:
         return not TypeAdapter(bool).validate_python(value)
-    except ValidationError:  # which the model itself will raise
+    except ValidationError:  # the model itself will raise it
         return False

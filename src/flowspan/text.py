@@ -1,4 +1,4 @@
-"""Write times, durations and values from outside for people to read in a terminal."""
+"""Format times, durations and external values for people to read in a terminal."""
 
 import math
 from datetime import datetime, timezone
@@ -15,7 +15,7 @@ DAY: Final = 24 * HOUR
 
 
 def human(nanoseconds: int) -> str:
-    """Write a duration the way people say it: ``12 ms``, ``3.41 s``, ``2 m 05 s``."""
+    """Format a duration for people: ``12 ms``, ``3.41 s``, ``2 m 05 s``."""
     if nanoseconds < MS:
         tenths = f"{nanoseconds / MS:.1f}"
         return "0 ms" if nanoseconds <= 0 else "<0.1 ms" if tenths == "0.0" else f"{tenths} ms"
@@ -34,7 +34,7 @@ def human(nanoseconds: int) -> str:
 
 
 def moment(nanoseconds: int) -> str:
-    """Write a time since the epoch as local date and time with its offset from UTC."""
+    """Format a time since the epoch as local date and time with its offset from UTC."""
     try:
         time = datetime.fromtimestamp(nanoseconds // SECOND, tz=timezone.utc).astimezone()
     except (OverflowError, OSError, ValueError):
@@ -43,10 +43,10 @@ def moment(nanoseconds: int) -> str:
 
 
 def clock(nanoseconds: int) -> str:
-    """Write a time since the epoch as ISO 8601 has it, local and with milliseconds.
+    """Format a time since the epoch as ISO 8601, in local time with milliseconds.
 
     Args:
-        nanoseconds: As many as fit into 64 bits; no calendar has an end before that.
+        nanoseconds: Any number of 64 bits; `datetime` can represent all of them.
     """
     time = datetime.fromtimestamp(nanoseconds // SECOND, tz=timezone.utc).astimezone()
     microsecond = nanoseconds % SECOND // 1_000
@@ -54,7 +54,7 @@ def clock(nanoseconds: int) -> str:
 
 
 def stopwatch(nanoseconds: int) -> str:
-    """Write a time since a start with milliseconds: ``0:03.410``, ``1:02:05.000``."""
+    """Format a time since a start with milliseconds: ``0:03.410``, ``1:02:05.000``."""
     ms = abs(nanoseconds) // MS
     minutes, seconds = ms // 60_000, f"{ms // 1_000 % 60:02}.{ms % 1_000:03}"
     sign = "-" if nanoseconds < 0 and ms else ""
@@ -64,24 +64,24 @@ def stopwatch(nanoseconds: int) -> str:
 
 
 def clean(value: object) -> str:
-    """Make a value from outside safe for one line of a terminal: no escapes, no line breaks."""
+    """Make an external value safe for one line of a terminal: no escapes, no line breaks."""
     return printable(" ".join(("" if value is None else str(value)).split()))
 
 
 def printable(line: str) -> str:
-    """Replace what would move the cursor or change colours; every kind of space is a plain one."""
+    """Replace characters that move the cursor or change colours, and make every space plain."""
     if line.isprintable():
         return line
     return "".join(c if c.isprintable() else " " if category(c) == "Zs" else "�" for c in line)
 
 
 def cut(text: str, width: int) -> str:
-    """Shorten a text that takes more than `width` cells."""
+    """Shorten a text to at most `width` cells."""
     return text if cell_len(text) <= width else set_cell_size(text, max(0, width - 1)) + "…"
 
 
 def percent(share: float) -> str:
-    """Write a share of 0 to 1: ``61 %``; one that is small but not 0 is ``<1 %``."""
+    """Format a share from 0 to 1: ``61 %``; a small one that is not 0 is ``<1 %``."""
     return "<1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")  # noqa: PLR2004
 
 

@@ -1,8 +1,8 @@
-"""Units that everything counts in."""
+"""Units that all rooms use."""
 
 from __future__ import annotations
 
 from typing import Final
 
 NANOSECONDS: Final = 1_000_000_000
-"""In a second."""
+"""Nanoseconds in a second."""

@@ -1,4 +1,4 @@
-"""A page in the browser, and what it said and asked for."""
+"""A page in the browser, with its console messages and requests."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
-# Counts what a frame draws, by wrapping the canvas before any script of the page runs.
+# Counts the drawing calls of a frame, by wrapping the canvas before any script of the page runs.
 _COUNT = """
 window.drawn = { calls: 0, frames: [] };
 for (const name of ["fillRect", "stroke", "fill", "fillText", "strokeRect"]) {
@@ -30,7 +30,7 @@ window.requestAnimationFrame = (does) => request((now) => {
 
 @dataclass
 class Opened:
-    """A page, the file that its trace comes from, and what went wrong."""
+    """A page, the file of its trace, and its errors."""
 
     page: Page
     context: BrowserContext
@@ -39,7 +39,7 @@ class Opened:
 
     @classmethod
     def of(cls, browser: Browser, file: Path, report: Path, settings: dict[str, Any]) -> "Opened":
-        """Make the page of a trace with the command, and open it."""
+        """Write the page of a trace with the command, and open it."""
         command(file, "--html", str(report))
         context = browser.new_context(
             **({"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"} | settings)
@@ -57,7 +57,7 @@ class Opened:
         return opened
 
     def settle(self) -> None:
-        """Wait until what was asked for is drawn."""
+        """Wait until the page is drawn."""
         self.page.evaluate("new Promise(done => setTimeout(() => requestAnimationFrame(done), 0))")
 
     def press(self, *keys: str) -> None:
@@ -72,8 +72,8 @@ class Opened:
         self.settle()
 
     def rows(self) -> list[str]:
-        """Read the names of the rows that are visible, from top to bottom."""
-        self.page.evaluate("new Promise(requestAnimationFrame)")  # what is asked for is drawn then
+        """Return the names of the visible rows, from top to bottom."""
+        self.page.evaluate("new Promise(requestAnimationFrame)")  # draws pending changes
         found = self.page.evaluate(
             """[...document.querySelectorAll("#rows .row:not([hidden])")]
               .map(row => [Number(row.getAttribute("aria-rowindex")),
@@ -84,27 +84,27 @@ class Opened:
         return list(found)
 
     def row(self, name: str) -> Locator:
-        """Find a visible row by the name of its span."""
+        """Return a visible row by the name of its span."""
         return self.page.locator("#rows .row:not([hidden])").filter(
             has=self.page.get_by_text(name, exact=True)
         )
 
     def focused(self) -> str:
-        """Read the name of the row that the keyboard is on."""
+        """Return the name of the row with the keyboard focus."""
         return self.page.locator(
             f"#{self.page.locator('#rows').get_attribute('aria-activedescendant')} .label"
         ).inner_text()
 
     def stretch(self) -> str:
-        """Read which stretch of time is in view."""
+        """Return the interval of time in view."""
         return str(self.page.locator("#minimap").get_attribute("aria-valuetext"))
 
     def text(self, selector: str) -> str:
-        """Read the text of one element."""
+        """Return the text of one element."""
         return self.page.locator(selector).inner_text()
 
     def pixel(self, x: float, row: int, *, of: str = "#chart", down: float = 9) -> list[int]:
-        """Read the colour at a share of the chart's width, in a row."""
+        """Return the colour at a share of the chart's width, in a row."""
         found = self.page.evaluate(
             """([of, x, y]) => {
               const canvas = document.querySelector(of);
@@ -124,7 +124,7 @@ class Opened:
 
 
 def command(file: Path, *arguments: str) -> str:
-    """Run ``flowspan timeline`` on a file, and return what it printed."""
+    """Run ``flowspan timeline`` on a file, and return its output."""
     done = subprocess.run(
         [
             sys.executable,
@@ -139,7 +139,7 @@ def command(file: Path, *arguments: str) -> str:
 
 
 def as_json(file: Path) -> dict[str, Any]:
-    """Read what ``flowspan timeline --json`` says of a file."""
+    """Return the JSON that ``flowspan timeline --json`` prints for a file."""
     found: dict[str, Any] = json.loads(command(file, "--json"))
     return found
 

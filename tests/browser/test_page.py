@@ -1,4 +1,4 @@
-"""The page of a trace in a real Chromium, opened from the disk as a user opens it."""
+"""The page of a trace in a real Chromium, opened from disk as users open it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _TREE = [
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """The Chromium of the system, which all tests of a session share."""
+    """The system's Chromium, shared by all tests of a session."""
     try:
         with chromium() as started:
             yield started
@@ -47,9 +47,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
-    """Make the page of a file with the command, and open it from the disk.
+    """Write the page of a file with the command, and open it from disk.
 
-    In no test may anything be said on the console, or asked of the network.
+    No test may cause messages on the console or requests to the network.
     """
     pages: list[Opened] = []
 
@@ -65,12 +65,12 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
 
 @pytest.fixture
 def page(opened: Open, tmp_path: Path) -> Opened:
-    """The page of the nightly run."""
+    """Open the page of the nightly run."""
     return opened(nightly(tmp_path))
 
 
 def test_the_head_tells_the_run_and_its_bottleneck(page: Opened) -> None:
-    """Name, result, start, duration and the same sentence as in the terminal and the JSON."""
+    """Name, result, start, duration and the same sentence as on the terminal and in the JSON."""
     assert page.page.title() == "nightly meaty-vicugna"
     assert (page.text("#flow"), page.text("#run")) == ("nightly", "meaty-vicugna")
     assert page.text("#ending") == "✓ success"
@@ -80,7 +80,7 @@ def test_the_head_tells_the_run_and_its_bottleneck(page: Opened) -> None:
 
 
 def test_every_number_on_the_page_is_that_of_the_json(page: Opened) -> None:
-    """Each cell names its key, holds the exact value, and shows it as the terminal does."""
+    """Each cell names its key, has the exact value, and shows it like the terminal."""
     document = as_json(page.file)
     cells = page.page.evaluate(
         """[...document.querySelectorAll("[data-field]:not(#details *)")].map(cell => [
@@ -121,7 +121,7 @@ def test_the_rows_are_the_tree_with_its_attempts(page: Opened) -> None:
 
 
 def test_bars_are_to_scale_and_each_phase_has_its_look(page: Opened) -> None:
-    """The chart goes from the first wait to the end, here from 0 to 10 seconds."""
+    """The chart spans from the first wait to the end, here from 0 to 10 seconds."""
     execution, dependencies = page.pixel(0.12, 1), page.pixel(0.15, 2)
     nothing = [0, 0, 0, 0]
     assert page.pixel(0.04, 1) == nothing
@@ -136,7 +136,7 @@ def test_bars_are_to_scale_and_each_phase_has_its_look(page: Opened) -> None:
 
 
 def test_the_critical_path_runs_below_the_bars(page: Opened) -> None:
-    """It is drawn where the JSON says that it is."""
+    """The path is drawn where the JSON says it is."""
     nothing = [0, 0, 0, 0]
     rows = [f"{number:016x}" for number in (1, 2, 3, 4, 5, 6, 7, 8)]
     for step in as_json(page.file)["critical_path"]:
@@ -149,7 +149,7 @@ def test_the_critical_path_runs_below_the_bars(page: Opened) -> None:
 
 
 def test_folding_hides_what_a_row_calls(page: Opened) -> None:
-    """By pointer, and by the arrows of the keyboard."""
+    """Folding works with the pointer and with the arrow keys."""
     page.row("clean").locator(".fold").click()
     assert "attempt 1" not in page.rows()
     page.press("ArrowRight")
@@ -184,7 +184,7 @@ def test_the_keyboard_reaches_everything_in_the_tree(page: Opened) -> None:
 
 
 def test_zoom_and_pan_by_keys(page: Opened) -> None:
-    """Plus and minus zoom, Shift with an arrow moves, 0 shows all of it."""
+    """Plus and minus zoom, Shift with an arrow moves, 0 shows everything."""
     page.page.locator("#rows").focus()
     assert page.stretch() == "0:00.000 to 0:10.000"
     page.press("+", "+")
@@ -200,7 +200,7 @@ def test_zoom_and_pan_by_keys(page: Opened) -> None:
 
 
 def test_zoom_and_pan_by_pointer(page: Opened) -> None:
-    """The wheel with Ctrl zooms where the pointer is, dragging moves, the minimap chooses."""
+    """Ctrl and the wheel zoom at the pointer, dragging moves, the minimap selects."""
     box = page.page.locator("#chart").bounding_box()
     assert box is not None
     middle = box["x"] + box["width"] / 2
@@ -232,7 +232,7 @@ def test_zoom_and_pan_by_pointer(page: Opened) -> None:
 
 
 def test_zooming_moves_what_is_drawn(page: Opened) -> None:
-    """A bar that was to the left of the stretch in view is gone from it."""
+    """A bar to the left of the visible interval is no longer drawn."""
     page.page.locator("#rows").focus()
     assert page.pixel(0.12, 1) != [0, 0, 0, 0]
     page.press("End", "z")
@@ -241,7 +241,7 @@ def test_zooming_moves_what_is_drawn(page: Opened) -> None:
 
 
 def test_search_finds_names_attributes_and_messages(page: Opened) -> None:
-    """It counts the hits, goes from one to the next, and unfolds what hides them."""
+    """Search counts the hits, moves from one to the next, and unfolds rows that hide them."""
     page.page.locator("#fold").click()
     page.press("/")
     page.page.keyboard.type("attempt")
@@ -277,7 +277,7 @@ def test_details_tell_all_of_a_span(page: Opened) -> None:
 
 
 def test_details_hold_the_logs_of_a_span(opened: Open, tmp_path: Path) -> None:
-    """Those that the folder has, without being asked for; with a level only those."""
+    """The folder's log lines are included automatically; with a level, only those."""
     file = nightly(tmp_path)
     line = {
         "timeUnixNano": str(EPOCH + 1_000_000_000),
@@ -296,7 +296,7 @@ def test_details_hold_the_logs_of_a_span(opened: Open, tmp_path: Path) -> None:
 
 
 def test_arrows_lead_from_what_a_span_waited_for(page: Opened) -> None:
-    """They are drawn for the row below the pointer, and only for that."""
+    """Arrows are drawn for the row below the pointer, and only for that one."""
     page.page.locator("#rows").focus()
 
     def blue() -> int:
@@ -323,7 +323,7 @@ def test_arrows_lead_from_what_a_span_waited_for(page: Opened) -> None:
 
 
 def test_lanes_show_who_ran_what(page: Opened) -> None:
-    """A lane for each thread; what overlaps in it, as a flow and its tasks do, has levels."""
+    """Each thread has a lane; overlapping spans, such as a flow and its tasks, have levels."""
     page.press("l")
     assert page.text("#name-head") == "Worker"
     assert page.rows() == ["MainThread", "level 2", "level 3", "pool-0"]
@@ -354,7 +354,7 @@ def test_the_path_alone_hides_what_it_does_not_touch(page: Opened) -> None:
 
 
 def test_light_and_dark(opened: Open, tmp_path: Path) -> None:
-    """As the system has it, until the user says otherwise; bars and rows change together."""
+    """The system's theme until the user chooses another; bars and rows change together."""
     file = nightly(tmp_path)
     light, dark = opened(file), opened(file, color_scheme="dark")
 
@@ -374,7 +374,7 @@ def test_light_and_dark(opened: Open, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_enough_contrast(opened: Open, tmp_path: Path, scheme: str) -> None:
-    """At least 4.5 to 1, as WCAG asks of text, for every colour that text has."""
+    """At least 4.5 to 1, as WCAG requires for text, for every text colour."""
     page = opened(nightly(tmp_path), color_scheme=scheme)
     colours = page.page.evaluate(
         """Object.fromEntries(
@@ -387,7 +387,7 @@ def test_text_has_enough_contrast(opened: Open, tmp_path: Path, scheme: str) -> 
 
 
 def test_paper_is_light_and_has_the_whole_of_it(opened: Open, tmp_path: Path) -> None:
-    """All rows over the whole time, no controls, tables in full; also from a dark, zoomed page."""
+    """All rows over the whole time, no controls, full tables; even from a dark, zoomed page."""
     page = opened(nightly(tmp_path), color_scheme="dark")
     page.page.locator("#rows").focus()
     page.press("+", "+")
@@ -430,7 +430,7 @@ def test_what_a_trace_says_is_never_html(opened: Open, tmp_path: Path) -> None:
 
 
 def test_the_policy_forbids_what_the_page_does_not_need(page: Opened) -> None:
-    """A script that got in would not run, and nothing can be asked of the network."""
+    """An injected script does not run, and the network cannot be reached."""
     page.page.evaluate(
         """const script = document.createElement("script");
            script.textContent = "window.gotIn = true";
@@ -445,7 +445,7 @@ def test_the_policy_forbids_what_the_page_does_not_need(page: Opened) -> None:
 
 
 def test_no_nanosecond_is_lost(opened: Open, tmp_path: Path) -> None:
-    """Neither where times need more than 53 bits, nor where they begin at 0."""
+    """Neither if times need more than 53 bits, nor if they start at 0."""
     spans = [
         raw_span(1, startTimeUnixNano="1", endTimeUnixNano="18446744073709551615"),
         raw_span(
@@ -465,11 +465,11 @@ def test_no_nanosecond_is_lost(opened: Open, tmp_path: Path) -> None:
 
 
 def test_durations_read_as_in_the_terminal(page: Opened) -> None:
-    """The page writes them itself, by the same rules."""
+    """The page formats durations itself, by the same rules."""
     shown = [0, 1, 49_999, 50_000, 999_499, 12_500_000, 13_500_000, 999_499_999, 999_500_001]
     shown += [9_994_999_999, 9_995_000_001, 59_949_999_999, 59_950_000_001, 3_599_500_000_000]
     shown += [86_399_400_000_000, 86_400_000_000_000, 10**18]
-    # The scripts keep to themselves, so the source of the one function is asked.
+    # The scripts export nothing, so this evaluates the source of the function.
     source = page.page.locator("script:not([type])").inner_text()
     functions = "\n".join(
         re.search(rf"^function {name}\(.*?^}}", source, re.DOTALL | re.MULTILINE)[0]  # type: ignore[index]
@@ -500,7 +500,7 @@ def test_a_trace_without_length_opens(opened: Open, tmp_path: Path) -> None:
 
 
 def test_a_small_window_shows_all_of_it(opened: Open, tmp_path: Path) -> None:
-    """Nothing makes the page wider than the window, and names keep some room."""
+    """Nothing makes the page wider than the window, and names keep some space."""
     page = opened(nightly(tmp_path), viewport={"width": 380, "height": 700})
     page.row("clean").click()
     page.settle()
@@ -511,7 +511,7 @@ def test_a_small_window_shows_all_of_it(opened: Open, tmp_path: Path) -> None:
 
 
 def test_ten_thousand_spans_stay_fluid(opened: Open, tmp_path: Path) -> None:
-    """What a frame draws and the elements there are depend on what is visible, not on the spans."""
+    """The work per frame and the number of elements depend only on what is visible."""
     page = opened(many(tmp_path, 10_000))
     elements = "document.querySelectorAll('*').length"
     few = page.page.evaluate(elements)
@@ -539,7 +539,7 @@ def test_ten_thousand_spans_stay_fluid(opened: Open, tmp_path: Path) -> None:
     print(f"\n{len(frames)} frames: {times[middle]:.1f} ms, 99 %: {times[most]:.1f} ms")
     print(f"calls to draw: {calls[middle]}, at most {calls[-1]}; elements: {few}")
     assert len(frames) > 100
-    # A pixel is the least that is drawn: lanes of 1,000 pixels in which all is busy are the worst.
+    # A pixel is the smallest unit drawn, so lanes of 1,000 busy pixels are the worst case.
     assert calls[-1] < 32 * 1_500
     assert page.page.evaluate(elements) < few + 200
     page.search("stage4")

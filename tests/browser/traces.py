@@ -21,7 +21,7 @@ def span(
     error: str | None = None,
     **attributes: Any,
 ) -> dict[str, Any]:
-    """Make a span; times are seconds since `EPOCH`, spans are known by their numbers."""
+    """Return a span; times are seconds since `EPOCH`, ids are numbers."""
     link = [_pair(semconv.LINK_TYPE, semconv.LINK_DEPENDENCY)]
     return raw_span(
         number + 1,
@@ -50,7 +50,7 @@ def task(
     upstream: tuple[int, ...] = (),
     **attributes: Any,
 ) -> dict[str, Any]:
-    """Make the span of a task run, with a run name of its own."""
+    """Return the span of a task run, with its own run name."""
     return span(
         number,
         name,
@@ -71,7 +71,7 @@ def task(
 
 
 def flow(number: int, name: str, start: float, end: float, parent: int | None) -> dict[str, Any]:
-    """Make the span of a flow run."""
+    """Return the span of a flow run."""
     return span(
         number,
         f"RUN {name}",
@@ -126,7 +126,7 @@ def nightly(folder: Path) -> Path:
 
 
 def many(folder: Path, count: int) -> Path:
-    """Write a run of 32 workers with so many tasks, each waiting for one before."""
+    """Write a run of 32 workers with that many tasks, each waiting for an earlier one."""
     workers = 32
     spans = [flow(0, "big", 0, count / workers + 1, None)]
     for number in range(1, count):

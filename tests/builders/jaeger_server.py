@@ -1,7 +1,7 @@
-"""A stand-in for Jaeger on loopback: the part of its query API that flowspan asks.
+"""A replacement for Jaeger on loopback: the part of its query API that flowspan uses.
 
 It answers in the shape of ``cmd/jaeger/internal/extension/jaegerquery/internal`` of Jaeger 2.20,
-from a file of OTLP JSON lines, and keeps what it was asked.
+from a file of OTLP JSON lines, and records the requests.
 """
 
 import json
@@ -24,15 +24,15 @@ Answer = tuple[int, bytes, dict[str, str]]
 
 @dataclass
 class Jaeger:
-    """What it holds, how it answers, and what it was asked; all may change while it runs.
+    """Its traces, its answers and the requests; all may change while it runs.
 
     Attributes:
-        url: Where it is, base path included.
+        url: Its URL, including the base path.
         file: Its storage: OTLP JSON lines, read at each request.
         has_summaries: Whether it is 2.19 or newer.
-        has_search: Whether it heeds the time and the number of traces of a search. Most tests have
-            traces of another year, and few.
-        answer: Takes the place of every answer, if it is set.
+        has_search: Whether it respects the time and the limit of a search. Most tests have few
+            traces, of another year.
+        answer: Replaces every answer, if set.
         asked: Path, query and headers (lower-case names) of each request.
     """
 
@@ -72,7 +72,7 @@ class Jaeger:
                 start, end = (int(query[name]) / 1e6 for name in ("start", "end"))
                 found = self._newest(found, start, end, query["limit"])
                 return _ok({"data": [*map(self._trace_for_ui, found)], "errors": None})
-        # Since 2.16 it is 404 below /api/; before, and elsewhere, the page of the UI.
+        # Since 2.16 this is 404 below /api/; before, and elsewhere, it is the page of the UI.
         return 200, b"<!DOCTYPE html><title>Jaeger UI</title>", {"Content-Type": "text/html"}
 
     def _spans(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -91,7 +91,7 @@ class Jaeger:
         }
 
     def _newest(self, ids: set[str], start: float, end: float, limit: str) -> set[str]:
-        """Keep so many traces, those that started last, of those that did within seconds."""
+        """Return that many of the traces that started in a time, the last ones."""
         if not self.has_search:
             return ids
         starts: dict[str, float] = {}
@@ -144,12 +144,12 @@ class Jaeger:
 
 
 def service(resource: dict[str, Any]) -> str:
-    """Tell the name of a resource's service."""
+    """Return the name of a resource's service."""
     return strings(resource).get("service.name", "")
 
 
 def strings(owner: dict[str, Any]) -> dict[str, str]:
-    """List the attributes that are text."""
+    """Return the attributes that are text."""
     items = owner.get("attributes", [])
     return {i["key"]: i["value"]["stringValue"] for i in items if "stringValue" in i["value"]}
 
@@ -162,7 +162,7 @@ def _ok(document: dict[str, Any]) -> Answer:
 def jaeger_server(
     file: Path, base_path: str = "", tls: Certificate | None = None
 ) -> Iterator[Jaeger]:
-    """Serve what is in a file, in the place of Jaeger; answers come in chunks."""
+    """Serve the traces in a file like Jaeger; answers come in chunks."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -1,4 +1,4 @@
-"""Files of log records for the tests, written by the real SDK and the real file exporter."""
+"""Write files of log records for tests, with the real SDK and the real file exporter."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ _LEVELS = {
 
 
 def trace_of_root(run_id: str) -> str:
-    """Tell the id of the trace whose root a run is."""
+    """Return the id of the trace whose root is a run."""
     return f"{derive_trace_id(run_id):032x}"
 
 
@@ -48,7 +48,7 @@ def of_run(
     task_run: str = "",
     task_run_id: str = TASK_RUN,
 ) -> dict[str, str]:
-    """Make the attributes that tell the run; `task_run` is the task's name and a number."""
+    """Return the attributes of a run; `task_run` is the task's name and a number."""
     attributes = {
         semconv.FLOW_NAME: flow,
         semconv.FLOW_RUN_ID: flow_run_id,
@@ -74,11 +74,11 @@ class Process:
         self._provider.add_log_record_processor(BatchLogRecordProcessor(FileLogExporter(file)))
 
     def export(self) -> None:
-        """Write what there is to write now."""
+        """Write everything that is pending."""
         self._provider.force_flush()
 
     def close(self) -> None:
-        """Write what there is to write, and end."""
+        """Write everything that is pending, and end."""
         self._provider.shutdown()
 
     def log(
@@ -116,7 +116,7 @@ class Process:
 
 
 def raw_log(number: int, **fields: Any) -> dict[str, Any]:
-    """Make a record of a trace in OTLP JSON; keyword arguments replace or add fields."""
+    """Return a record of a trace in OTLP JSON; keyword arguments replace or add fields."""
     return {
         "timeUnixNano": str(EPOCH + number),
         "severityNumber": 9,
@@ -127,5 +127,5 @@ def raw_log(number: int, **fields: Any) -> dict[str, Any]:
 
 
 def raw_line(*records: Any) -> str:
-    """Make a line of log records by hand."""
+    """Return a line of log records."""
     return json.dumps({"resourceLogs": [{"scopeLogs": [{"logRecords": list(records)}]}]}) + "\n"

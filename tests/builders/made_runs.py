@@ -11,14 +11,14 @@ FIRST_DAY = dt.date(2026, 6, 1)  # a Monday
 
 
 def day_of(number: int) -> dt.date:
-    """Tell the date of a day, counted from the first."""
+    """Return the date of a day, counted from the first."""
     return FIRST_DAY + dt.timedelta(days=number)
 
 
 def made(day: int, seconds: float, *, hour: float = 2, **fields: Any) -> FlowRun:
-    """Make a run that begins at a local hour of a day, counted from the first.
+    """Return a run that starts at a local hour of a day, counted from the first.
 
-    Unless told otherwise it succeeds, and load is all of it but for one second.
+    By default it succeeds, and all of it except one second is the task load.
     """
     midnight = dt.datetime.combine(day_of(day), dt.time())
     start = round((midnight + dt.timedelta(hours=hour)).timestamp()) * 10**9
@@ -49,12 +49,12 @@ def made(day: int, seconds: float, *, hour: float = 2, **fields: Any) -> FlowRun
 def retried(
     day: int, hour: float, task: str = "load", error: str | None = "TimeoutError"
 ) -> FlowRun:
-    """Make a run in which one task failed once and was tried again."""
+    """Return a run in which one task failed once and was retried."""
     run = made(day, 10, hour=hour)
     return made(day, 10, hour=hour, retries=(Retry(task, error, run.start + 5 * 10**9),))
 
 
 def noise(seed: int, spread: float = 0.1) -> Callable[[], float]:
-    """Make a source of factors around 1."""
+    """Return a source of factors around 1."""
     source = random.Random(seed)  # noqa: S311 - the same each time
     return lambda: source.lognormvariate(0, spread)

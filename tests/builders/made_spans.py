@@ -1,4 +1,4 @@
-"""Spans made by hand, as the reader would return them."""
+"""Spans without files, as the reader returns them."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -26,7 +26,7 @@ def span(
     attributes: Mapping[str, Any] | None = None,
     resource: Mapping[str, Any] | None = None,
 ) -> Span:
-    """Make a span; spans go by their numbers, times (ns) count from `START`."""
+    """Return a span; spans are named by numbers, times (ns) count from `START`."""
     links = (
         Link(TRACE, span_id(other), {semconv.LINK_TYPE: semconv.LINK_DEPENDENCY})
         for other in upstream
@@ -49,7 +49,7 @@ def span(
 
 
 def run(number: int, start: int, end: int, *, type_: str = "task", **given: Any) -> Span:
-    """Make a run's span; see `span`."""
+    """Return a run's span; see `span`."""
     attributes = {
         semconv.RUN_TYPE: type_,
         semconv.RUN_ID: f"run {number}",
@@ -59,7 +59,7 @@ def run(number: int, start: int, end: int, *, type_: str = "task", **given: Any)
 
 
 def trace(*spans: Span) -> Trace:
-    """Put spans together as the reader does."""
+    """Return spans as a trace, like the reader."""
     ordered = sorted(spans, key=lambda one: (one.start, -one.end, one.span_id))
     return Trace(TRACE, tuple(ordered), ())
 

@@ -1,4 +1,4 @@
-"""Files of metrics for the tests, written by the real SDK and the real file exporter."""
+"""Write files of metrics for tests, with the real SDK and the real file exporter."""
 
 import json
 import math
@@ -15,10 +15,10 @@ from opentelemetry.sdk.resources import Resource
 from flowspan import semconv
 
 EPOCH = 1_700_000_000_000_000_000
-"""Nanoseconds since the epoch of the points made by hand."""
+"""Time of all points here, in nanoseconds since the epoch."""
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600, 14400, 86400)
-"""Boundaries of durations, in the manner of those that flowspan sets."""
+"""Boundaries of durations, similar to flowspan's."""
 
 ROWS = (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
@@ -68,12 +68,12 @@ class Process:
         self._meter = meter
 
     def close(self) -> None:
-        """Export once more, as a process does that ends."""
+        """Export once more, like a process that ends."""
         self.export()  # a reader without an interval does not do that when it is shut down
         self._provider.shutdown()
 
     def export(self) -> None:
-        """Write what there is to write now."""
+        """Write everything that is pending."""
         self._provider.force_flush()
 
     def flow(
@@ -122,7 +122,7 @@ class Process:
         rows: Mapping[str, int] | None = None,
         waits: Mapping[str, float] | None = None,
     ) -> None:
-        """Record a run of a task; `rows` by direction, `waits` by what was waited for.
+        """Record a run of a task; `rows` are by direction, `waits` by type of wait.
 
         `retried` are the errors of its earlier attempts.
         """
@@ -139,14 +139,14 @@ class Process:
             self.waits.record(length, where | {semconv.WAIT_TYPE: kind})
 
     def metric(self, name: str, value: float, unit: str = "1", **attributes: str) -> None:
-        """Set a custom metric; `flow` and `task` among the attributes name where."""
+        """Set a custom metric; the attributes `flow` and `task` name the run."""
         own = {"flow": semconv.FLOW_NAME, "task": semconv.TASK_NAME}
         gauge = self._meter.create_gauge(semconv.METRIC_CUSTOM_PREFIX + name, unit)
         gauge.set(value, {own.get(key, key): text for key, text in attributes.items()})
 
 
 def raw_line(*metrics: Mapping[str, Any], resource: str = "") -> str:
-    """Make a line of metrics by hand."""
+    """Return a line of metrics."""
     attributes = [{"key": "service.instance.id", "value": {"stringValue": resource}}]
     scope_metrics = [{"scope": {"name": "flowspan"}, "metrics": list(metrics)}]
     one = {"resource": {"attributes": attributes}, "scopeMetrics": scope_metrics}
@@ -154,7 +154,7 @@ def raw_line(*metrics: Mapping[str, Any], resource: str = "") -> str:
 
 
 def raw_attributes(**attributes: str) -> list[dict[str, Any]]:
-    """Make the attributes of a point; underscores stand for dots."""
+    """Return the attributes of a point; underscores stand for dots."""
     return [
         {"key": key.replace("_", "."), "value": {"stringValue": value}}
         for key, value in attributes.items()

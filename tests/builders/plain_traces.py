@@ -1,36 +1,37 @@
 """Traces that have only times and parents, and Jaeger's rule for their critical path.
 
-The rule, as read in the ``CriticalPath`` folder of jaegertracing/jaeger-ui (c321fb32, August 2026)
-and in the package ``criticalpath`` of jaegertracing/jaeger (8498073f, August 2026; since 2.15.0):
+The rule, from the ``CriticalPath`` folder of jaegertracing/jaeger-ui (c321fb32, August 2026) and
+the package ``criticalpath`` of jaegertracing/jaeger (8498073f, August 2026; since 2.15.0):
 
 1. Fit the children into their parents, from the root down. A child that begins at or after its
-   parent's end, or ends at or before its parent's start, is dropped with all below it; what else
-   sticks out is cut off. A child that outlives its parent thus counts up to the parent's end.
-2. Begin at the end of the root. From a moment inside a span, the child that ended last up to then
-   is what the span waited for: from that end to the moment, the path is the span itself; then it
-   goes on at the end of that child, inside it by the same rule. At the start of the child it is
-   back in the parent. Where no child is left, the path is the span down to its start.
+   parent's end, or ends at or before its parent's start, is dropped with everything below it;
+   other parts that stick out are cut off. So a child that outlives its parent counts up to the
+   parent's end.
+2. Begin at the end of the root. From a moment inside a span, the span waited for the child that
+   ended last until then: from that end to the moment, the path is the span itself; then it
+   continues at the end of that child, inside it, by the same rule. At the child's start it returns
+   to the parent. If no child is left, the path is the span down to its start.
 
-So children that overlap the start of a chosen one are passed over: they did not hold it up.
+So children that overlap the start of a chosen one are skipped: they did not delay it.
 
-Where the two programs differ from the rule or from each other:
+The two programs differ from the rule or from each other:
 
-- Both look for a child that ended *before* the moment, not at it. Of two that follow each other
-  without a gap, the earlier one is passed over, and its time told as its parent's.
-- Of children that end at the same time the first listed is taken. Each of them is a right answer.
+- Both look for a child that ended *before* the moment, not at it. If two children follow each other
+  without a gap, the earlier one is skipped, and its time counts as its parent's.
+- If children end at the same time, the first one listed is taken. Each of them is a right answer.
 - The first program reads a start at 0 as "absent" and ends in an endless recursion; nothing else
   about 0 is special.
 - The second one visits the spans in random order at step 1. A child of a parent that is cut later
-  keeps the old length, or stays although it lies outside, and the answer has sections that overlap
-  or end before they start. So the first one's answer is what counts there.
-- Times are microseconds. The second program cuts off start and duration each by itself, so that an
-  end may be 1 µs early.
-- The first one gives a path for each root, the second one for the first span without a parent id,
+  keeps its old length, or stays although it is outside, and the answer has sections that overlap or
+  end before they start. So the first program's answer counts there.
+- Times are microseconds. The second program truncates start and duration separately, so an end may
+  be 1 µs early.
+- The first one returns a path for each root, the second one for the first span without a parent id,
   and an error if there is none. An orphan has an empty path in the first.
-- Both take a reference of the kind ``FOLLOWS_FROM`` for a parent where there is no other. The
-  first leaves out a CONSUMER below a PRODUCER, with all below it; the second does not.
+- Both treat a reference of the kind ``FOLLOWS_FROM`` as a parent if there is no other. The first
+  drops a CONSUMER below a PRODUCER, with everything below it; the second does not.
 
-`right_answers` is the rule with "up to" in place of "before", by enumeration: for small traces.
+`right_answers` is the rule with "until" instead of "before", by enumeration: for small traces.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Plain(NamedTuple):
     end: int
 
     def span(self, number: int) -> Span:
-        """Make what flowspan's reader would."""
+        """Return the span that flowspan's reader returns."""
         return Span(
             trace_id="ab" * 16,
             span_id=self.id,
@@ -78,16 +79,16 @@ class Plain(NamedTuple):
 
 
 Section: TypeAlias = tuple[str, int, int]
-"""The id of a span, and from when to when (µs) it is on the path."""
+"""The id of a span, and the interval (µs) in which it is on the path."""
 
 Sections: TypeAlias = tuple[Section, ...]
 
 
 class Fixture(NamedTuple):
-    """A trace, and the sections in which Jaeger's two programs say that its critical path goes.
+    """A trace, and the sections of its critical path by Jaeger's two programs.
 
-    `go` is None where it differs from call to call or is an error, both are None where the program
-    does not end. `fault` tells why Jaeger's answer is not the one to give.
+    `go` is None if it varies from call to call or is an error; both are None if the program does
+    not end. `fault` says why Jaeger's answer is not the right one.
     """
 
     name: str
@@ -99,7 +100,7 @@ class Fixture(NamedTuple):
 
 
 def read_fixtures(folder: Path) -> Iterator[Fixture]:
-    """Read the fixtures: one a file, or one a line."""
+    """Read the fixtures: one per file, or one per line."""
     for path in sorted(folder.glob("*.json")):
         yield _fixture(path.stem, json.loads(path.read_text()))
     for path in sorted(folder.glob("*.jsonl")):
@@ -123,7 +124,7 @@ def _sections(raw: list[list[Any]] | None) -> Sections | None:
 
 
 def joined(sections: Iterable[Section]) -> Sections:
-    """Put sections in order of time, and join neighbours of one span."""
+    """Sort sections by time, and join neighbours of one span."""
     found: list[Section] = []
     for section in sorted(sections, key=lambda section: section[1:]):
         if found and found[-1][0] == section[0] and found[-1][2] == section[1]:
@@ -134,20 +135,20 @@ def joined(sections: Iterable[Section]) -> Sections:
 
 
 def sections_of(path: Iterable[Step]) -> Sections:
-    """Turn flowspan's answer into sections; all its times must be whole microseconds."""
+    """Convert flowspan's answer to sections; all its times must be whole microseconds."""
     whole = [*path]
     assert all(s.start % MICROSECOND == 0 == s.end % MICROSECOND for s in whole)
     return joined((s.span_id, s.start // MICROSECOND, s.end // MICROSECOND) for s in whole)
 
 
 def right_answers(spans: Sequence[Plain], root: Plain) -> set[Sections]:
-    """Enumerate the paths that follow the rule; there are several where children end together."""
+    """Return all paths that follow the rule; there are several if children end together."""
     below: dict[str | None, list[Plain]] = {}
     for span in spans:
         below.setdefault(span.parent, []).append(span)
 
     def inside(span: Plain, moment: int, children: Sequence[Plain]) -> set[Sections]:
-        """Enumerate the ways from a moment inside a span down to its start."""
+        """Yield all ways from a moment inside a span down to its start."""
         last = max((child.end for child in children if child.end <= moment), default=span.start)
         own = ((span.id, last, moment),) if last < moment else ()
         chosen = [child for child in children if child.end == last]
@@ -165,7 +166,7 @@ def right_answers(spans: Sequence[Plain], root: Plain) -> set[Sections]:
 
 
 def _fitted(children: Iterable[Plain], parent: Plain) -> Iterator[Plain]:
-    """Cut off what sticks out of the parent; what takes no time then is on no path."""
+    """Cut off what sticks out of the parent; spans without length are then on no path."""
     for child in children:
         start, end = max(child.start, parent.start), min(child.end, parent.end)
         if start < end:

@@ -1,4 +1,4 @@
-"""Months of runs of one flow in OTLP JSON, with whatever the tests plant in them."""
+"""Write months of runs of one flow in OTLP JSON, with the effects that tests need."""
 
 import datetime as dt
 import os
@@ -20,7 +20,7 @@ ZONE = "Europe/Berlin"  # changes its clocks on 25 October 2026
 
 @contextmanager
 def time_zone(name: str) -> Iterator[None]:
-    """Let this process be somewhere else."""
+    """Set the time zone of this process."""
     before = os.environ.get("TZ")
     os.environ["TZ"] = name
     time.tzset()
@@ -35,7 +35,7 @@ def time_zone(name: str) -> Iterator[None]:
 
 
 def at(day: int, hour: float = 2) -> float:
-    """Tell a local time of a day, counted from the first, in seconds since `EPOCH`."""
+    """Return a local time of a day, counted from the first, in seconds since `EPOCH`."""
     midnight = dt.datetime.combine(FIRST_DAY + dt.timedelta(days=day), dt.time())
     moment = midnight + dt.timedelta(hours=hour)
     return moment.timestamp() - EPOCH / 1e9
@@ -51,16 +51,16 @@ def nightly(
     rows: int | None = None,
     retried: str | None = None,
 ) -> Plan:
-    """Plan a run that extracts, then loads, for so many seconds.
+    """Plan a run that extracts, then loads, for that many seconds.
 
     Args:
         start: In seconds since `EPOCH`.
-        load: Seconds that the task takes.
-        extract: Likewise.
+        load: Seconds that the task load takes.
+        extract: Seconds that the task extract takes.
         flow: Name of the flow.
-        result: How the run ends.
-        rows: What the task load gives.
-        retried: Type of the error that the first attempt of load ends with, after half its time.
+        result: Result of the run.
+        rows: Rows that the task load returns.
+        retried: Type of the error that ends the first attempt of load, after half its time.
     """
     totals: dict[str, Any] = {} if rows is None else {"rows": rows}
     begin, end = start + extract, start + extract + load
@@ -90,7 +90,7 @@ def nightly(
 def write_days(
     path: Path, days: int, plan: Callable[[int], Plan | None], *, hour: float = 2
 ) -> None:
-    """Append a run for each day, unless there is none."""
+    """Append a run for each day, unless the day has none."""
     for day in range(days):
         made = plan(day)
         if made is not None:
@@ -98,6 +98,6 @@ def write_days(
 
 
 def noise(seed: int, spread: float = 0.05) -> Callable[[], float]:
-    """Make a source of factors around 1."""
+    """Return a source of factors around 1."""
     source = random.Random(seed)  # noqa: S311 - the same each time
     return lambda: source.lognormvariate(0, spread)

@@ -1,4 +1,4 @@
-"""Spans as flowspan writes them, made by hand: no more of them than the analysis asks for."""
+"""Spans like flowspan's, with only what the analysis needs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def make_span(
     resource: str = "nightly",
     events: tuple[Event, ...] = (),
 ) -> Span:
-    """Make a span; `start` and `end` in nanoseconds since the epoch, `upstream` span ids."""
+    """Return a span; `start` and `end` in nanoseconds since the epoch, `upstream` span ids."""
     dependency = {semconv.LINK_TYPE: semconv.LINK_DEPENDENCY}
     return Span(
         trace_id=TRACE_ID,
@@ -79,9 +79,9 @@ def run(
     resource: str = "nightly",
     **totals: float,
 ) -> Span:
-    """Make the span of a run; times in seconds since `EPOCH`.
+    """Return the span of a run; times in seconds since `EPOCH`.
 
-    `totals` are named as in `TOTALS`; 0 is for what did not happen.
+    `totals` are named as in `TOTALS`; 0 means that the wait did not occur.
     """
     name = name or span_id
     attributes: dict[str, Any] = {
@@ -115,7 +115,7 @@ def run(
 def attempt(
     span_id: str, parent: str, number: int, start: float, end: float, *, failed: bool = False
 ) -> Span:
-    """Make the span of an attempt; times in seconds since `EPOCH`."""
+    """Return the span of an attempt; times in seconds since `EPOCH`."""
     return make_span(
         span_id,
         parent,

@@ -1,4 +1,4 @@
-"""Files of spans for the tests, written by the real SDK and the real file exporter."""
+"""Write files of spans for tests, with the real SDK and the real file exporter."""
 
 import json
 from dataclasses import dataclass, field
@@ -30,12 +30,12 @@ class Plan:
     kind: SpanKind = SpanKind.INTERNAL
     running: float | None = None  # when its state became Running
     lost: bool = False  # its process was killed before it was exported
-    violation: str | None = None  # what its flow promised, and did not keep
+    violation: str | None = None  # an objective that its flow violated
 
 
 @dataclass
 class Written:
-    """What was written: the trace's id, and the ids of spans by name (the last one of a name)."""
+    """The trace's id, and the ids of spans by name (the last one of each name)."""
 
     trace_id: str
     span_ids: dict[str, str]
@@ -63,7 +63,7 @@ def run(
     lost: bool = False,
     **totals: Any,
 ) -> Plan:
-    """Plan a run's span; `totals` name the last part of ``prefect.wait.*`` and the like."""
+    """Plan a run's span; `totals` name the last part of ``prefect.wait.*`` and similar."""
     is_flow = name.startswith("RUN ")
     names = {
         key.rpartition(".")[2]: key
@@ -99,7 +99,7 @@ def attempt(
 
 
 def write(path: Path, root: Plan, *, batch: int = 512, service: str = "nightly") -> Written:
-    """Append a trace to a file, a line for each batch, children before their parents."""
+    """Append a trace to a file, one line per batch, children before their parents."""
     keep = _Keep()
     provider = TracerProvider(resource=Resource({"service.name": service}), shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(keep))
@@ -137,7 +137,7 @@ def write(path: Path, root: Plan, *, batch: int = 512, service: str = "nightly")
 
 
 def raw_span(number: int, **fields: Any) -> dict[str, Any]:
-    """Make the least a span can be in OTLP JSON; keyword arguments replace or add fields."""
+    """Return a minimal span in OTLP JSON; keyword arguments replace or add fields."""
     return {
         "traceId": "ab" * 16,
         "spanId": f"{number:016x}",
@@ -148,5 +148,5 @@ def raw_span(number: int, **fields: Any) -> dict[str, Any]:
 
 
 def raw_line(*spans: Any) -> str:
-    """Make a line of spans by hand."""
+    """Return a line of spans."""
     return json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": list(spans)}]}]}) + "\n"

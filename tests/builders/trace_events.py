@@ -1,4 +1,4 @@
-"""What a document in the Trace Event Format must hold to, read from its specification.
+"""The rules for a document in the Trace Event Format, from its specification.
 
 https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 """
@@ -42,7 +42,7 @@ def check_keys(event: Event) -> None:
 
 
 def check_names(events: list[Event]) -> None:
-    """Each track is named once, no two threads share an id, and none has that of a process."""
+    """Each track is named once, no two threads share an id, and none has a process's id."""
     named = Counter(
         (event["pid"], event["tid"], event["name"]) for event in events if event["ph"] == "M"
     )
@@ -57,7 +57,7 @@ def check_names(events: list[Event]) -> None:
 
 
 def check_nesting(slices: list[Event]) -> None:
-    """Slices of a track come by start, and each lies inside or behind those before it."""
+    """Slices of a track are sorted by start, and each is inside or after the earlier ones."""
     starts = [event["ts"] for event in slices]
     assert starts == sorted(starts)
     open_ends: list[int] = []
@@ -70,7 +70,7 @@ def check_nesting(slices: list[Event]) -> None:
 
 
 def check_binding(track: list[Event]) -> None:
-    """An arrow's end stands behind the slice that it belongs to, at the start of that."""
+    """An arrow's end is after its slice in the list, at the slice's start."""
     last: Event | None = None
     for event in track:
         if event["ph"] == "X":

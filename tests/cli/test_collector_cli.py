@@ -78,10 +78,16 @@ def test_config_says_why_it_cannot_write(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("config",), "name one. There are:\n  acme   Acme: all of it\n  local  Local: files\n"),
-        (("check",), "name one. There are:"),
-        (("config", "--backend", "no"), "There is no layer no. There are:"),
-        (("check", "--backend", "local", "--backend", "no"), "There is no layer no. There are:"),
+        (
+            ("config",),
+            "name a layer. The layers are:\n  acme   Acme: all of it\n  local  Local: files\n",
+        ),
+        (("check",), "name a layer. The layers are:"),
+        (("config", "--backend", "no"), "There is no layer no. The layers are:"),
+        (
+            ("check", "--backend", "local", "--backend", "no"),
+            "There is no layer no. The layers are:",
+        ),
         (("config", "--backend", "local", "--force"), "--output DIR"),
     ],
 )
@@ -149,7 +155,7 @@ def test_check_does_not_wait_forever(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(program, "TIMEOUT", 0.2)
     collector(folder, "exec /bin/sleep 20")
     done = flowspan("check", "--backend", "local")
-    assert (done.exit_code, "has not answered" in done.stderr) == (3, True)
+    assert (done.exit_code, "did not answer" in done.stderr) == (3, True)
     collector(folder, "").write_bytes(b"\x7fELF nonsense")
     done = flowspan("check", "--backend", "local")
     assert (done.exit_code, "cannot be run: " in done.stderr) == (3, True)

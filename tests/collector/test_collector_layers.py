@@ -11,7 +11,7 @@ CHECKOUT = Path(__file__).parents[2] / "collector"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two backends, and a manifest that is no layer."""
+    """Write two backends, and a manifest that is not a layer."""
     made = tmp_path / "config"
     made.mkdir()
     (made / "base.yaml").write_text("# Base: receives.\nreceivers: {}\n")
@@ -25,12 +25,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def names(chosen: tuple[layers.Layer, ...]) -> list[str]:
-    """List what was chosen."""
+    """Return the names of the chosen layers."""
     return [layer.name for layer in chosen]
 
 
 def test_base_is_always_first_and_each_layer_comes_once(folder: Path) -> None:
-    """The others keep the order in which they are named: the last one wins where they differ."""
+    """The other layers keep their given order, in which the last one wins."""
     assert names(layers.choose(["zipkin", "acme"], folder)) == ["base", "zipkin", "acme"]
     assert names(layers.choose(["acme", "base", "acme"], folder)) == ["base", "acme"]
 
@@ -39,8 +39,8 @@ def test_base_is_always_first_and_each_layer_comes_once(folder: Path) -> None:
 def test_what_is_no_backend_is_answered_with_those_there_are(
     folder: Path, wanted: list[str]
 ) -> None:
-    """With the first sentence of their head comments, in order."""
-    with pytest.raises(ValueError, match=r"There (is no layer|are:)") as raised:
+    """The message lists the layers with the first sentence of their comment, in order."""
+    with pytest.raises(ValueError, match=r"There is no layer|The layers are:") as raised:
         layers.choose(wanted, folder)
     assert str(raised.value).splitlines()[-2:] == [
         "  acme    ",
@@ -66,21 +66,21 @@ def test_what_is_no_backend_is_answered_with_those_there_are(
 def test_variables_without_a_default_are_found(
     tmp_path: Path, text: str, needed: tuple[str, ...]
 ) -> None:
-    """In every spelling of the Collector's, and not in comments."""
+    """In all of the Collector's spellings, but not in comments."""
     path = tmp_path / "a.yaml"
     path.write_text(text)
     assert layers.Layer(path).needs == needed
 
 
 def test_what_is_not_set_is_told_with_who_needs_it(folder: Path) -> None:
-    """An empty variable is as good as none."""
+    """An empty variable counts as unset."""
     chosen = layers.choose(["zipkin", "acme"], folder)
     assert layers.unset(chosen, {}) == {"URL": ["zipkin", "acme"], "KEY": ["acme"]}
     assert layers.unset(chosen, {"URL": "x", "KEY": ""}) == {"KEY": ["acme"]}
 
 
 def test_layers_are_copied_and_what_a_user_changed_is_kept(folder: Path, tmp_path: Path) -> None:
-    """All or nothing, unless told to overwrite."""
+    """All files are written or none, unless told to overwrite."""
     chosen = layers.choose(["acme"], folder)
     there = tmp_path / "a" / "b"
     copies = layers.write(chosen, there)
@@ -92,7 +92,7 @@ def test_layers_are_copied_and_what_a_user_changed_is_kept(folder: Path, tmp_pat
     layers.write(chosen, there)
     (there / "base.yaml").unlink()
     (there / "acme.yaml").write_text("mine")
-    with pytest.raises(layers.ChangedFilesError, match=r"b/acme\.yaml: there already"):
+    with pytest.raises(layers.ChangedFilesError, match=r"b/acme\.yaml: already there"):
         layers.write(chosen, there)
     assert sorted(path.name for path in there.iterdir()) == ["acme.yaml"]
     layers.write(chosen, there, overwrite=True)
@@ -100,7 +100,7 @@ def test_layers_are_copied_and_what_a_user_changed_is_kept(folder: Path, tmp_pat
 
 
 def test_the_version_is_that_of_the_builders_manifest(folder: Path) -> None:
-    """It stands in one place."""
+    """The version is only in the builder's manifest."""
     assert layers.collector_version(folder) == "1.2.3"
     (folder / "builder.yaml").write_text("dist:\n  name: c\nother:\n  version: 3\n")
     with pytest.raises(ValueError, match="names no version"):
@@ -109,7 +109,7 @@ def test_the_version_is_that_of_the_builders_manifest(folder: Path) -> None:
 
 @pytest.mark.skipif(not CHECKOUT.is_dir(), reason="a checkout without layers")
 def test_the_layers_that_are_installed_are_those_of_the_checkout() -> None:
-    """All of them, in a wheel as in an editable installation, each with a purpose."""
+    """A wheel and an editable installation have all layers, each with a purpose."""
     installed = layers.available()
     files = {path.name: path.read_bytes() for path in CHECKOUT.glob("*.yaml")}
     del files["builder.yaml"]

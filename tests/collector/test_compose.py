@@ -1,4 +1,4 @@
-"""docker-compose.yml and what it mounts, as far as can be told without Docker."""
+"""docker-compose.yml and the files that it mounts, as far as testable without Docker."""
 
 import json
 import re
@@ -43,7 +43,7 @@ from flowspan import semconv
 
 
 def test_it_is_a_compose_file() -> None:
-    """It keeps to the schema of the compose specification."""
+    """The file is valid by the schema of the Compose specification."""
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     checked = subprocess.run([*command, COMPOSE_FILE], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
@@ -51,13 +51,13 @@ def test_it_is_a_compose_file() -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_images_are_pinned(service: str) -> None:
-    """Each image has a version, as the default of a variable that can name another one."""
+    """Each image has a version, as the default of a variable that can name another image."""
     pinned = r"\$\{[A-Z]+_IMAGE:-[a-z/-]+:v?\d+(\.\d+)+(-[a-z0-9.]+)?\}"
     assert re.fullmatch(pinned, SERVICES[service]["image"])
 
 
 def test_an_image_has_one_pin() -> None:
-    """Services with the same image have the same version of it."""
+    """Services with the same image use the same version."""
     names: dict[str, str] = {}
     for service in SERVICES.values():
         variable = service["image"].split(":-")[0]
@@ -65,7 +65,7 @@ def test_an_image_has_one_pin() -> None:
 
 
 def test_versions_are_those_of_the_repository() -> None:
-    """The Collector is of the version that is built, and the Prefect server of the one tested."""
+    """The Collector's version is the one we build, the Prefect server's the one we test."""
     version = load(LAYERS / "builder.yaml")["dist"]["version"]
     assert defaults(SERVICES["collector"]["image"]).endswith(f":{version}")
     constraints = (ROOT / "constraints.txt").read_text()
@@ -74,7 +74,7 @@ def test_versions_are_those_of_the_repository() -> None:
 
 
 def test_ports_are_on_loopback() -> None:
-    """No port can be reached from another machine, and each can be moved, to one of its own."""
+    """No port is reachable from another machine, and each has its own variable."""
     ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
     found = [re.fullmatch(r"127\.0\.0\.1:\$\{([A-Z_]+_PORT):-(\d+)\}:\2", port) for port in ports]
     assert all(found), ports
@@ -87,7 +87,7 @@ def test_memory_is_limited(service: str) -> None:
 
 
 def test_the_collector_refuses_before_it_is_killed() -> None:
-    """Its own limit leaves a fifth of the container's to what the limiter does not count."""
+    """The Collector's limit leaves a fifth of the container's for memory it does not count."""
     collector = SERVICES["collector"]
     limit = int(collector["mem_limit"].removesuffix("m"))
     assert int(collector["environment"]["COLLECTOR_MEMORY_MIB"]) <= 0.8 * limit
@@ -95,7 +95,7 @@ def test_the_collector_refuses_before_it_is_killed() -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_health_is_checked(service: str) -> None:
-    """Each service is checked by itself, by another one, or is waited for until it has ended."""
+    """Each service has a health check, is checked by another, or is waited for until it ends."""
     by_itself = "test" in SERVICES[service].get("healthcheck", {})
     by_another = any(
         urlsplit(word).hostname == service
@@ -118,7 +118,7 @@ def test_volumes_are_declared_and_used() -> None:
 
 
 def test_volumes_are_given_to_who_writes_them() -> None:
-    """Each volume that is made ready is one of a service that waits for it."""
+    """Each prepared volume belongs to a service that waits for the preparation."""
     prepared = {mount.split(":")[0] for mount in SERVICES["prepare"]["volumes"]}
     mounted = {
         mount.split(":")[0]
@@ -142,11 +142,11 @@ def test_what_is_mounted_is_there_and_parses(target: str) -> None:
                 assert load(file)
 
 
-# The Collector and those who ask it
+# The Collector and its clients
 
 
 def variables_of_layers() -> dict[str, set[str]]:
-    """Give the variables of the Collector's configuration, with their defaults; none is ''."""
+    """Return the variables of the Collector's configuration with their defaults, or ''."""
     found: dict[str, set[str]] = {}
     for layer in LAYERS.glob("*.yaml"):
         for name, default in re.findall(r"\$\{env:(\w+)(?::-([^}]*))?\}", layer.read_text()):
@@ -162,14 +162,14 @@ def test_the_collector_is_started_with_layers_that_are_there() -> None:
 
 
 def test_the_collector_gets_the_variables_of_its_layers() -> None:
-    """All but ports, which are Docker's business, and paths of files that nobody mounts."""
+    """All except ports, which Docker maps, and paths of files that are not mounted."""
     paths = {"FLOWSPAN_DIR", "COLLECTOR_TLS_CERT", "COLLECTOR_TLS_KEY", "COLLECTOR_CLIENT_CA"}
     named = {name for name in variables_of_layers() if not name.endswith("_PORT")}
     assert named - paths <= set(SERVICES["collector"]["environment"])
 
 
 def test_the_collector_is_asked_where_it_answers() -> None:
-    """Ports are those that the layers name: for OTLP, for metrics and for health."""
+    """Ports for OTLP, metrics and health are those of the layers."""
     variables = variables_of_layers()
 
     def ports(*names: str) -> set[int]:
@@ -189,7 +189,7 @@ def test_the_collector_is_asked_where_it_answers() -> None:
 
 
 def test_jaeger_is_wired() -> None:
-    """It listens where the Collector sends, keeps what it shows, and is healthy where asked."""
+    """Jaeger listens where the Collector sends, stores traces, and has a health check."""
     extensions = JAEGER["extensions"]
     assert set(JAEGER["service"]["extensions"]) == set(extensions)
     storage, shown = extensions["jaeger_storage"], extensions["jaeger_query"]["storage"]
@@ -211,7 +211,7 @@ def test_jaeger_is_wired() -> None:
 
 
 def test_backends_are_asked_where_they_answer() -> None:
-    """URLs between the services name a service and its port."""
+    """URLs between the services use a service's name and port."""
     metrics = JAEGER["extensions"]["jaeger_storage"]["metric_backends"]
     urls = [backend["prometheus"]["endpoint"] for backend in metrics.values()]
     urls += [source["url"] for source in DATA_SOURCES.values()]
@@ -222,11 +222,11 @@ def test_backends_are_asked_where_they_answer() -> None:
         assert [port.rsplit(":", 1)[1] for port in ports] == [str(parts.port)]
 
 
-# What flowspan measures, as Prometheus names it
+# flowspan's metrics in Prometheus
 
 
 def parsed(expression: str) -> Expr:
-    """Parse an expression with what Grafana would put in place of its variables."""
+    """Parse an expression with values in place of Grafana's variables."""
     for macro, value in MACROS.items():
         expression = expression.replace(macro, value)
     return promql_parser.parse(expression)
@@ -242,7 +242,7 @@ def nodes(expression: Expr) -> list[Expr]:
 
 
 def test_the_rule_is_for_all_counters() -> None:
-    """Prometheus names in a label what is a counter of flowspan, and nothing else."""
+    """Prometheus's label names exactly flowspan's counters."""
     (job,) = (job for job in PROMETHEUS["scrape_configs"] if job["job_name"] == "flowspan")
     (relabel,) = job["metric_relabel_configs"]
     assert relabel["target_label"] in LABELS
@@ -254,7 +254,7 @@ def test_the_rule_is_for_all_counters() -> None:
 
 
 def test_the_steps_of_the_rule_lie_end_to_end() -> None:
-    """It looks back over as much time as passes until it looks again."""
+    """The rule looks back over exactly the interval between two evaluations."""
     step = GROUP["interval"]
     found = nodes(promql_parser.parse(RULE["expr"]))
     windows = {str(node) for node in found if isinstance(node, MatrixSelector)}
@@ -276,7 +276,7 @@ def test_panels_are_told_apart() -> None:
 
 
 def test_panels_lie_beside_each_other() -> None:
-    """None covers another one, and none is wider than the grid."""
+    """Panels do not overlap, and none is wider than the grid."""
     cells: set[tuple[int, int]] = set()
     for panel in PANELS.values():
         at = panel["gridPos"]
@@ -301,7 +301,7 @@ def test_data_sources_are_provisioned() -> None:
 
 
 def test_the_dashboard_is_found() -> None:
-    """It lies where Grafana is told to look for dashboards and for its home page."""
+    """The dashboard is where Grafana looks for dashboards and for its home page."""
     (provider,) = load(PROVISIONING / "dashboards" / "flowspan.yaml")["providers"]
     folder = provider["options"]["path"]
     home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
@@ -322,7 +322,7 @@ def asks_for_what_there_is(selector: VectorSelector) -> bool:
 
 @pytest.mark.parametrize("title", TARGETS)
 def test_expressions_ask_for_what_flowspan_measures(title: str) -> None:
-    """They parse, name metrics and labels that there are, and take counters from the rule."""
+    """Expressions parse, use existing metrics and labels, and read counters from the rule."""
     for node in nodes(parsed(TARGETS[title])):
         if isinstance(node, VectorSelector):
             assert asks_for_what_there_is(node)
@@ -341,7 +341,7 @@ def test_variables_ask_for_what_flowspan_measures() -> None:
 
 
 def test_every_metric_is_shown() -> None:
-    """Whoever adds a metric says where the dashboard shows it."""
+    """Every metric is on the dashboard."""
 
     def instrument(name: str) -> str:
         return re.sub(r"_(bucket|sum|count)$", "", name)

@@ -1,4 +1,4 @@
-"""The pages for people, their code blocks, and what is wrong with a block that is not run."""
+"""The documentation pages, their code blocks, and checks of the blocks that are not run."""
 
 import json
 import re
@@ -40,12 +40,12 @@ _BUILT: Final = ("{toctree}", "{eval-rst}")  # by `make docs`
 
 
 def name_of(page: Path) -> str:
-    """Return what a test calls a page."""
+    """Return a page's name in test ids."""
     return str(page.relative_to(ROOT))
 
 
 def languages(page: Path) -> list[str]:
-    """List the language of every block of a page, in order; found without Sybil."""
+    """Return the language of every block of a page, in order, without using Sybil."""
     found = _FENCE.findall(page.read_text(encoding="utf-8"))
     return [language for language in found if language not in _BUILT]
 
@@ -57,7 +57,7 @@ def parse(page: Path) -> Document:
 
 
 def language_of(example: Example) -> str:
-    """Return the language of a block, which for a hidden one is in its comment."""
+    """Return the language of a block; a hidden block has it in its comment."""
     language: str = example.region.lexemes["arguments"]
     return language
 
@@ -68,14 +68,14 @@ def is_compiled_only(example: Example) -> bool:
 
 
 class Command(NamedTuple):
-    """One command line: the variables that are set before it, and its words."""
+    """One command line: the variables set before it, and its words."""
 
     variables: dict[str, str]
     words: list[str]
 
 
 def commands(example: Example) -> Iterator[Command]:
-    """Read the command lines of a block; of ``console`` those that follow a prompt."""
+    """Yield the command lines of a block; in ``console`` blocks, the lines after a prompt."""
     for line in str(example.parsed).splitlines():
         if language_of(example) == "console":
             if not line.startswith("$ "):
@@ -100,7 +100,7 @@ def _command(words: list[str]) -> Command:
 
 
 def check_variable(name: str) -> None:
-    """Fail unless something reads a variable."""
+    """Fail unless a program reads a variable."""
     if name.startswith("FLOWSPAN_"):
         assert name.removeprefix("FLOWSPAN_").lower() in Settings.model_fields, name
     elif name.startswith("OTEL_"):
@@ -131,7 +131,7 @@ _IN_FILES: Final = frozenset(
 
 
 def _prefect_logging() -> set[str]:
-    """Name the variables that stand for keys of Prefect's ``logging.yml``."""
+    """Return the variables for the keys of Prefect's ``logging.yml``."""
 
     def keys(table: Any, path: str) -> Iterator[str]:
         for key, value in table.items():
@@ -148,7 +148,7 @@ def _prefect_logging() -> set[str]:
 
 
 def check_commands(example: Example) -> None:
-    """Fail unless each command of a block, its options and its variables are there."""
+    """Fail unless the commands of a block, their options and variables exist."""
     found = list(commands(example))
     assert found, "no command: does a line lack its prompt?"
     for variables, words in found:
@@ -161,7 +161,7 @@ def check_commands(example: Example) -> None:
 
 
 def context_of(arguments: list[str]) -> Any:
-    """Parse the arguments of ``flowspan`` as the command itself does, and run nothing."""
+    """Parse the arguments of ``flowspan`` like the command itself, without running it."""
     command: Any = typer.main.get_command(app)
     context = command.make_context("flowspan", [*arguments])
     while hasattr(command, "resolve_command"):
@@ -223,12 +223,12 @@ def _check_prefect(arguments: list[str]) -> None:
 
 
 def _check_derivation(arguments: list[str]) -> None:
-    # tests/test_identity.py computes a trace id so.
+    # tests/test_identity.py runs this to compute a trace id.
     assert arguments == ["%s", "$FLOW_RUN_ID", "|", "b2sum", "-l", "128"]
 
 
 def _anything(_: list[str]) -> None:
-    """Take what only the reader's own machine can tell."""
+    """Accept anything: only the reader's machine can check it."""
 
 
 _PROGRAMS: Final[dict[str, Callable[[list[str]], Any]]] = {
@@ -245,7 +245,7 @@ _PROGRAMS: Final[dict[str, Callable[[list[str]], Any]]] = {
 }
 
 
-# What is no command
+# Other languages
 
 
 def _check_json(example: Example) -> None:
@@ -253,7 +253,7 @@ def _check_json(example: Example) -> None:
 
 
 def documents(example: Example) -> list[Any]:
-    """Read a block of JSON: one document, or one a line."""
+    """Read the documents of a JSON block: one document, or one per line."""
     text = str(example.parsed)
     try:
         return [json.loads(text)]
@@ -309,7 +309,7 @@ def _check_promql(example: Example) -> None:
 
 
 def _checked_with_what_is_printed(_: Example) -> None:
-    """Leave drawings to `test_docs.test_drawings`, which knows what is printed."""
+    """Do nothing: `test_docs.test_drawings` compares drawings with real output."""
 
 
 CHECKS: Final[dict[str, Callable[[Example], None]]] = {
@@ -322,4 +322,4 @@ CHECKS: Final[dict[str, Callable[[Example], None]]] = {
     "toml": _check_toml,
     "yaml": _check_yaml,
 }
-"""What is done with the blocks of each language but Python."""
+"""The check of the blocks of each language except Python."""

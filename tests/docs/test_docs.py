@@ -1,4 +1,4 @@
-"""Every block of README.md, CONTRIBUTING.md and docs/ runs, or is held against what it is about."""
+"""Every block of README.md, CONTRIBUTING.md and docs/ runs, or is checked."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ BLOCKS = [
 
 
 def blocks(language: str, page: str | None = None) -> list[Any]:
-    """Choose blocks by their language, and by their page."""
+    """Return the blocks of a language, optionally of one page."""
     return [
         param
         for param in BLOCKS
@@ -48,7 +48,7 @@ def read(page: str) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_block_has_a_test(page: Path) -> None:
-    """A block that no test knows is an error, and so is one without a language."""
+    """A block in an unknown language, or without one, is an error."""
     tested = Counter(
         pages.language_of(example)
         for example in parse(page)
@@ -59,13 +59,13 @@ def test_every_block_has_a_test(page: Path) -> None:
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_block(block: Example) -> None:
-    """Commands, options and variables are there; everything else is well-formed."""
+    """Commands, options and variables exist; everything else is well-formed."""
     block.evaluate()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_names(page: Path) -> None:
-    """Each variable of flowspan, OpenTelemetry or Prefect that a page names is one."""
+    """Each variable of flowspan, OpenTelemetry or Prefect on a page exists."""
     text = page.read_text(encoding="utf-8")
     for name in set(re.findall(r"\b(?:FLOWSPAN|OTEL|PREFECT)_[A-Z0-9_]*[A-Z0-9]\b(?!_?\*)", text)):
         pages.check_variable(name)
@@ -76,7 +76,7 @@ def test_names(page: Path) -> None:
 
 @pytest.fixture
 def unchanged_logging() -> Iterator[None]:
-    """Pages set up logging, which is afterwards as it was."""
+    """Restore logging afterwards, because pages set it up."""
     known = [logging.getLogger(), *map(logging.getLogger, [*logging.root.manager.loggerDict])]
     before = [(logger, [*logger.handlers], logger.level) for logger in known]
     yield
@@ -90,7 +90,7 @@ def unchanged_logging() -> Iterator[None]:
 @pytest.mark.usefixtures("unchanged_logging")
 @pytest.mark.parametrize("page", [p for p in PAGES if "python" in pages.languages(p)], ids=name_of)
 def test_python(page: Path, spans: RecordedSpans, metrics: RecordedMetrics) -> None:
-    """The Python of a page runs from its first line to its last, and does what the page says."""
+    """The Python blocks of a page run in order, and do what the page says."""
     document = parse(page)
     document.namespace |= {"__name__": "documented", "spans": spans, "metrics": metrics}
     for example in document:
@@ -102,29 +102,29 @@ def test_python(page: Path, spans: RecordedSpans, metrics: RecordedMetrics) -> N
             example.evaluate()
 
 
-# What is recorded when a reader follows the quick start
+# The recordings of a reader who follows the quick start
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """The quick start's flow, run twice in a folder of its own."""
+    """The quick start's flow, run twice in its own folder."""
 
     folder: Path
 
     def run(self, *arguments: str) -> str:
-        """Run ``flowspan`` there; return what it prints."""
+        """Run ``flowspan`` there; return its output."""
         done = CliRunner(charset="utf-8").invoke(app, arguments)
         assert done.exit_code == 0, f"flowspan {' '.join(arguments)}: {done.output}"
         return done.stdout
 
     def document(self, *arguments: str) -> Any:
-        """Run ``flowspan`` there; return the JSON that it prints."""
+        """Run ``flowspan`` there; return its JSON."""
         return json.loads(self.run(*arguments))
 
 
 @pytest.fixture(scope="module")
 def quick_start(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save the quick start's flow as it says, and run it twice, in one process."""
+    """Save the quick start's flow, and run it twice, in one process."""
     folder = tmp_path_factory.mktemp("quick-start")
     (python,) = (e for e in parse(ROOT / "docs/quickstart.md") if pages.language_of(e) == "python")
     (folder / "flow.py").write_text(str(python.parsed), encoding="utf-8")
@@ -146,19 +146,19 @@ def quick_start(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def recorded(quick_start: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
-    """What the quick start has recorded, in the working directory."""
+    """The quick start's recordings, in the working directory."""
     monkeypatch.chdir(quick_start)
     monkeypatch.setenv("COLUMNS", "108")
     monkeypatch.setenv("TERM", "dumb")
     return Recorded(quick_start)
 
 
-# They take a backend, a Collector or half a minute, and have tests of their own.
+# These need a backend, a Collector or half a minute, and have their own tests.
 _NOT_RUN = ("demo", "check", "--jaeger")
 
 
 def test_commands(recorded: Recorded) -> None:
-    """Every command that reads what was recorded succeeds with its options as they are shown."""
+    """Every command that reads recordings succeeds, with the options shown."""
     trace = recorded.document("timeline", "--json")
     run_id = trace["spans"][0]["attributes"]["prefect.flow_run.id"]
     before = recorded.document("timeline", "latest~1", "--json")["trace_id"]
@@ -175,7 +175,7 @@ def test_commands(recorded: Recorded) -> None:
         recorded.run(*words)
 
 
-# Maps whose keys are names, of which an example shows only some.
+# Maps whose keys are names; an example shows only some of them.
 _BY_NAME = {
     *("attributes", "resource", "causes", "waiting", "waits", "results", "states", "by_cause"),
     *("retried_errors", "errors", "violations", "by_task"),
@@ -183,7 +183,7 @@ _BY_NAME = {
 
 
 def shape(value: Any, path: str = "") -> set[str]:
-    """Name every key of a document, with its place."""
+    """Return every key of a document, with its place."""
     if isinstance(value, list):
         return {place for item in value for place in shape(item, f"{path}[]")}
     if not isinstance(value, dict):
@@ -207,7 +207,7 @@ JSON_COMMANDS = [
 
 @pytest.mark.parametrize("command", JSON_COMMANDS, ids=" ".join)
 def test_shape_of_json(command: tuple[str, ...], recorded: Recorded) -> None:
-    """Each key that a command prints is in the example of docs/json.md, in its place."""
+    """Each key in a command's output is in the example of docs/json.md, in its place."""
     page = read("docs/json.md")
     start = page.index(f"## `flowspan {' '.join(command)}`")
     lines = page[: page.index("```json", start)].count("\n") + 1
@@ -229,12 +229,12 @@ def test_shape_of_json(command: tuple[str, ...], recorded: Recorded) -> None:
 
 
 def words(text: str) -> set[str]:
-    """The words of a heading; times on the axis are none."""
+    """Return the words of a heading, without times on the axis."""
     return {word for word in text.split() if not re.search(r"\d", word)} - {"ms", "s", "min"}
 
 
 def names_in_tree(text: str) -> list[str]:
-    """The runs that a timeline or a table draws, with random endings left out."""
+    """Return the runs in a drawn timeline or table, without random suffixes."""
     rows = re.findall(r"^[│ ]*[├└]─ (?:RUN )?([a-z_]+(?: \d)?)", text, re.MULTILINE)
     return [row for row in rows if not row.startswith("attempt")]
 
@@ -293,17 +293,17 @@ DRAWINGS: dict[str, Callable[[str, Recorded], None]] = {
 
 @pytest.mark.parametrize("block", blocks("text"))
 def test_drawings(block: Example, recorded: Recorded) -> None:
-    """What a page says is printed has the names and columns of what is printed."""
+    """The output shown on a page has the names and columns of real output."""
     drawn = str(block.parsed)
     (check,) = (check for start, check in DRAWINGS.items() if drawn.startswith(start))
     check(drawn, recorded)
 
 
-# What pages list
+# Lists on pages
 
 
 def in_table(page: str, heading: str) -> dict[str, str]:
-    """Read the first two columns of the table below a heading, names without backticks."""
+    """Return the first two columns of the table below a heading; names without backticks."""
     section = read(page).partition(f"## {heading}\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `([^`|]+)`[^|]*\|([^|]*)\|", section, re.MULTILINE)
     assert rows, f"{page} has no table below {heading!r}"
@@ -325,7 +325,7 @@ def test_settings() -> None:
 
 @pytest.mark.parametrize("block", blocks("toml"))
 def test_objectives(block: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a page sets as objectives is what flowspan reads."""
+    """Objectives on a page are valid for flowspan."""
     text = str(block.parsed)
     name = "pyproject.toml" if "[tool.flowspan" in text else "flowspan.toml"
     (tmp_path / name).write_text(text, encoding="utf-8")
@@ -334,7 +334,7 @@ def test_objectives(block: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_metrics() -> None:
-    """docs/metrics.md has every metric, and no other."""
+    """docs/metrics.md has exactly flowspan's metrics."""
     names = {value for name, value in vars(semconv).items() if name.startswith("METRIC_")}
     listed = {
         name.replace("<name>", "") for name in in_table("docs/metrics.md", "What is measured")
@@ -343,14 +343,14 @@ def test_metrics() -> None:
 
 
 def test_waits() -> None:
-    """docs/spans.md has every attribute that says where the time went, and no other."""
+    """docs/spans.md has exactly the attributes that say where the time went."""
     times = {*semconv.WAITS_BEFORE, *semconv.WAITS_INSIDE}
     listed = {*in_table("docs/spans.md", "Where the time went")}
     assert listed == times | {semconv.EXECUTION, semconv.ORCHESTRATION}
 
 
 def test_attributes() -> None:
-    """Each name that flowspan writes is on a page."""
+    """Every name that flowspan writes is on a page."""
     everything = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     names = {
         value
@@ -372,7 +372,7 @@ def test_public_names() -> None:
 
 
 def test_readme_elsewhere() -> None:
-    """PyPI shows README.md without the repository, so its links are whole, and lead to files."""
+    """Links in README.md are absolute, since PyPI shows it elsewhere, and lead to files."""
     links = re.findall(r"\]\(([^)]+)\)", read("README.md"))
     place = re.compile(
         r"https://(?:github\.com|raw\.githubusercontent\.com)/flowspan/flowspan/(?:blob/)?main/(.+)"
@@ -386,7 +386,7 @@ def test_readme_elsewhere() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_into_the_repository(page: Path) -> None:
-    """A link to a file of the repository leads to one."""
+    """A link to a file of the repository leads to an existing file."""
     for path in re.findall(
         r"github\.com/flowspan/flowspan/(?:blob|tree)/main/([^)>#\s]+)",
         page.read_text(encoding="utf-8"),

@@ -1,7 +1,7 @@
-"""Stands for Datadog's intake: takes what the `datadog` exporter sends, and decodes it.
+"""A replacement for Datadog's intake: accepts the `datadog` exporter's requests, and decodes them.
 
-The payloads are the vendor's own. Protobuf skips the fields of a message that are not named here:
-only what tests look at is.
+The payloads have the vendor's own format. Protobuf skips fields that are not named here: only those
+that tests use are.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ PAYLOADS = {
 
 
 def _messages() -> dict[str, Any]:
-    """Make the classes of `PAYLOADS`."""
+    """Return the message classes of `PAYLOADS`."""
     kinds = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="datadog.proto", package="dd", syntax="proto3")
 
@@ -119,34 +119,34 @@ UNPACK: dict[str, Callable[[bytes], bytes]] = {
 
 @dataclass(frozen=True)
 class Measured:
-    """One series or distribution as it came: a gauge's last value, or what is to be added up."""
+    """One received series or distribution: a gauge's last value, or values to add up."""
 
     metric: str
     host: str
     tags: frozenset[str]
     kind: str
     seconds: int
-    """Its time, since the epoch."""
+    """Its time, in seconds since the epoch."""
     value: float
-    """Of a distribution, the sum."""
+    """For a distribution, the sum."""
     count: int = 1
     values: tuple[float, ...] = ()
-    """Of a distribution, what it holds, to one per cent."""
+    """For a distribution, its values, to within one per cent."""
 
 
 @dataclass
 class Intake:
-    """What was accepted, in the order of arrival, and how to answer."""
+    """The accepted data, in the order of arrival, and how to answer."""
 
     key: str
-    """Requests with another one are refused."""
+    """Requests with another key are refused."""
     url: str = ""
     refusing: dict[str, int] = field(default_factory=dict)
-    """How many requests to a path are still to be answered with 503."""
+    """How many requests to a path to answer with 503."""
     paths: Counter[str] = field(default_factory=Counter)
-    """Accepted requests."""
+    """The paths of accepted requests."""
     strange: list[str] = field(default_factory=list)
-    """Those without the key, to unknown paths or other hosts, or that cannot be read."""
+    """Requests without the key, to unknown paths or other hosts, or that cannot be read."""
     payloads: list[Any] = field(default_factory=list)
     stats: list[dict[str, Any]] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
@@ -159,7 +159,7 @@ class Intake:
         return [span for payload in self.payloads for c in payload.chunks for span in c.spans]
 
     def trace_metrics(self, what: str, service: str) -> Counter[tuple[str, str]]:
-        """What the trace metrics count, by operation and resource, over all intervals of time."""
+        """The counts of the trace metrics, by operation and resource, over all intervals."""
         found: Counter[tuple[str, str]] = Counter()
         buckets = [bucket for payload in self.stats for bucket in payload["Stats"]]
         for group in [group for bucket in buckets for group in bucket["Stats"]]:
@@ -168,7 +168,7 @@ class Intake:
         return found
 
     def find(self, metric: str, *tags: str) -> list[Measured]:
-        """What came under this name with these tags, among others."""
+        """The values with this name and at least these tags."""
         return [m for m in self.measured if m.metric == metric and m.tags.issuperset(tags)]
 
 
@@ -182,12 +182,12 @@ def _stats(found: Intake, body: bytes) -> None:
 
 def _logs(found: Intake, body: bytes) -> None:
     records = json.loads(body)
-    if isinstance(records, list):  # an object is the client's trial whether anybody is there
+    if isinstance(records, list):  # the client probes with an object
         found.logs += map(_log, records)
 
 
 def _metrics(found: Intake, body: bytes) -> None:
-    if not body.startswith(b"{"):  # JSON is what the exporter tells of itself
+    if not body.startswith(b"{"):  # JSON is about the exporter itself
         for series in MESSAGES["MetricPayload"].FromString(body).series:
             found.measured += _series(series)
 
@@ -212,7 +212,7 @@ KEEP: dict[str, Callable[[Intake, bytes], object]] = {
 
 
 def _log(record: dict[str, Any]) -> dict[str, Any]:
-    """A log record with the attributes that Datadog finds in its message, which is JSON."""
+    """Return a log record with the attributes in its message, which is JSON."""
     return {**record, **json.loads(record["message"])}
 
 
@@ -240,7 +240,7 @@ def _sketch(sketch: Any) -> Iterator[Measured]:
 
 
 def _value(key: int) -> float:
-    """What a bin of a sketch stands for: its bounds grow by 1/64, from 1e-9."""
+    """Return the value of a sketch's bin: its bounds grow by 1/64, from 1e-9."""
     if key == 0:
         return 0.0
     growth = 1 + 2 / 128
@@ -272,9 +272,9 @@ def intake(key: str) -> Iterator[Intake]:
 
         def _status(self, path: str, query: str, body: bytes) -> int:
             keys = self.headers.get_all("DD-API-KEY", [])
-            if path == VALIDATE:  # one of the two clients that ask names it there
+            if path == VALIDATE:  # one of the two clients sends it there
                 keys += parse_qs(query).get("api_key", [])
-            # A proxy's clients name the host in the first line.
+            # Clients of a proxy send the host in the first line.
             if keys != [key] or path not in KEEP or not self.path.startswith("/"):
                 found.strange.append(f"{self.command} {self.path}")
                 return 403

@@ -1,4 +1,4 @@
-"""What the tests send to a Collector, spans of their own or a flow's, and which of it arrived."""
+"""The spans that tests send to a Collector, their own or a flow's, and those that arrived."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FLOW = programs.ROOT / "tests" / "flows" / "lasting.py"
 
 
 class Flow:
-    """A real flow in a process of its own: it sends to `endpoint`, and writes to `folder`."""
+    """A real flow in a separate process: it sends to `endpoint`, and writes to `folder`."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Flow:
         self._api = api
 
     def wait(self, seconds: float = 90) -> str:
-        """Check that the flow never noticed; return what it wrote to stderr."""
+        """Check that the flow was not affected; return its stderr."""
         try:
             output, said = self._process.communicate(timeout=seconds)
         finally:
@@ -76,26 +76,26 @@ class Flow:
 
     @property
     def spans(self) -> set[str]:
-        """The ids of the spans that it made, as its embedded files hold them."""
+        """The ids of its spans, from its embedded files."""
         return {f"{context(span).span_id:016x}" for span in embedded_spans(self._folder).all}
 
 
 def run_flow(api: str, folder: Path, endpoint: str, **arguments: Any) -> tuple[Flow, str]:
-    """Run it to its end; return it and what it wrote to stderr."""
+    """Run it to its end; return it and its stderr."""
     flow = Flow(api, folder, endpoint, **arguments)
     return flow, flow.wait()
 
 
 def arrived(spans: Iterable[Span]) -> Counter[str]:
-    """How often each span came, by its id."""
+    """Return how often each span arrived, by its id."""
     return Counter(span.span_id.hex() for span in spans)
 
 
 def wait_for_ids(sink: Sink, ids: set[str], seconds: float = 30) -> Counter[str]:
-    """What has arrived once all of these have, and had the time to arrive twice.
+    """Wait until all of these have arrived and could have arrived twice; return the counts.
 
     Raises:
-        TimeoutError: They have not in time.
+        TimeoutError: They did not arrive in time.
     """
     deadline = time.monotonic() + seconds
     while missing := ids - arrived(sink.spans).keys():
@@ -107,7 +107,7 @@ def wait_for_ids(sink: Sink, ids: set[str], seconds: float = 30) -> Counter[str]
 
 
 def request(count: int, first: int = 1, *, size: int = 0) -> ExportTraceServiceRequest:
-    """Spans whose ids count up from `first`, each with an attribute of `size` bytes."""
+    """Return spans whose ids count up from `first`, each with an attribute of `size` bytes."""
     message = ExportTraceServiceRequest()
     resource_spans = message.resource_spans.add()
     service = resource_spans.resource.attributes.add(key="service.name")
@@ -128,14 +128,14 @@ def request(count: int, first: int = 1, *, size: int = 0) -> ExportTraceServiceR
 
 
 def ids(message: ExportTraceServiceRequest) -> set[str]:
-    """The ids of a request's spans."""
+    """Return the ids of a request's spans."""
     scopes = (scope for each in message.resource_spans for scope in each.scope_spans)
     return {span.span_id.hex() for scope in scopes for span in scope.spans}
 
 
 def send(endpoint: str, message: ExportTraceServiceRequest | bytes) -> grpc.StatusCode:
-    """Send a request once, over gRPC without TLS; return how it was answered."""
-    # What is sent here is larger than gRPC takes by default.
+    """Send a request once, over gRPC without TLS; return the answer's status."""
+    # Larger than gRPC's default limit.
     options = [("grpc.max_send_message_length", -1)]
     with grpc.insecure_channel(endpoint.removeprefix("http://"), options=options) as channel:
         return export(channel, message)
@@ -146,7 +146,7 @@ def export(
     message: ExportTraceServiceRequest | bytes,
     metadata: Sequence[tuple[str, str]] = (),
 ) -> grpc.StatusCode:
-    """Send a request, or bytes that may be none, once; return how it was answered."""
+    """Send a request, or bytes that may not be one, once; return the answer's status."""
     data = message if isinstance(message, bytes) else message.SerializeToString()
     call = channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
     try:
@@ -157,7 +157,7 @@ def export(
 
 
 def calls(collector: Collector, name: str) -> float:
-    """How many spans of this name the span metrics have counted."""
+    """Return how many spans of this name the span metrics have counted."""
     found = re.findall(
         rf'^traces_span_metrics_calls_total{{.*span_name="{name}".*}} (\S+)',
         collector.prometheus(),
@@ -167,7 +167,7 @@ def calls(collector: Collector, name: str) -> float:
 
 
 def layer(folder: Path, name: str, content: dict[str, Any]) -> str:
-    """Write a layer of a test's own; return what `Collector` takes for its name."""
+    """Write a layer for one test; return the name that `Collector` takes."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
     return str(folder / name)

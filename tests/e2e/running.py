@@ -33,17 +33,17 @@ DEMO = programs.ROOT / "examples" / "nyc_flights.py"
 T = TypeVar("T")
 
 
-# pytest-xdist tells each worker its name, gw0 and so on, and how many there are.
+# pytest-xdist gives each worker its name, gw0 and so on, and the number of workers.
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-# Every worker has ports of its own, and gives none out twice. They lie below those that the system
-# gives to outgoing connections, of which one could take a port before the program it was meant for.
+# Every worker has its own ports, and uses none twice. They are below the system's range for
+# outgoing connections, one of which could otherwise take a port before its program does.
 _PORTS = range(10_000 + _WORKER, 32_000, _WORKERS)
 _untried = iter(random.sample(_PORTS, len(_PORTS)))
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listened on a moment ago, all different."""
+    """Return ports that nobody was listening on, all different."""
     return list(islice(filter(_is_free, _untried), count))
 
 
@@ -63,7 +63,7 @@ def read(url: str, timeout: float = 10) -> bytes:
 
 
 def wait_for(find: Callable[[], T | None], seconds: float = 60, what: str = "it") -> T:
-    """The first result that is neither empty nor an error of the network.
+    """Return the first result that is neither empty nor a network error.
 
     Raises:
         TimeoutError: There was none in time.
@@ -88,17 +88,17 @@ class Running:
     ) -> None:
         self._command = command
         self._health = health
-        # Nothing of the machine's settings, above all no credentials.
+        # None of the machine's settings, especially no credentials.
         self._variables = {"PATH": os.environ["PATH"], **(variables or {})}
         self.log = log
         self._process: subprocess.Popen[bytes] | None = None
 
     def wrap(self, command: list[str]) -> None:
-        """Have the program started by another, one that becomes it."""
+        """Start the program through another one, which replaces itself by it."""
         self._command = [*command, *self._command]
 
     def start(self) -> None:
-        """Start the program and wait until it is healthy; the test is skipped if it is missing."""
+        """Start the program and wait until it is healthy; skip the test if it is missing."""
         if shutil.which(self._command[0]) is None:
             pytest.skip(f"there is no {self._command[0]}: `make e2e` builds it")
         with self.log.open("ab") as output:
@@ -114,16 +114,16 @@ class Running:
 
     @property
     def pid(self) -> int:
-        """The process's id while it runs."""
+        """The process id while it runs."""
         assert self._process is not None
         return self._process.pid
 
     def stop(self) -> None:
-        """End it as an operator does; it may finish what it is at."""
+        """End it like an operator; it may finish its current work."""
         self._end(lambda process: process.terminate())
 
     def kill(self) -> None:
-        """End it as a crash does."""
+        """End it like a crash."""
         self._end(lambda process: process.kill())
 
     def _end(self, end: Callable[[subprocess.Popen[bytes]], None]) -> None:
@@ -157,12 +157,12 @@ class Collector(Running):
         )
 
     def endpoint(self, protocol: str = "grpc") -> str:
-        """Where flows send OTLP to."""
+        """The endpoint that flows send OTLP to."""
         port = self.ports["GRPC" if protocol == "grpc" else "HTTP"]
         return f"http://127.0.0.1:{port}"
 
     def own_metrics(self, **labels: str) -> dict[str, float]:
-        """The Collector's metrics of itself, summed over all labels but those that are given."""
+        """Return one of the Collector's own metrics, summed over all labels except those given."""
         totals: dict[str, float] = {}
         text = read(f"http://127.0.0.1:{self.ports['METRICS']}/metrics").decode()
         for family in text_string_to_metric_families(text):
@@ -173,15 +173,15 @@ class Collector(Running):
         return totals
 
     def prometheus(self) -> str:
-        """What Prometheus would scrape of the layers `jaeger` and `prometheus`."""
+        """Return what Prometheus would scrape from the layers `jaeger` and `prometheus`."""
         return read(f"http://127.0.0.1:{self.ports['PROMETHEUS']}/metrics").decode()
 
 
 class Jaeger(Running):
-    """Jaeger v2, as docker-compose.yml runs it but for ports and folders.
+    """Jaeger v2 as in docker-compose.yml, except for ports and folders.
 
-    Traces are in memory unless `on_disk`, which is how it runs there. `prometheus` is where it asks
-    for what its Monitor tab shows.
+    Traces are in memory unless `on_disk`, as they are there. `prometheus` is the source of its
+    Monitor tab.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class Jaeger(Running):
         shown["http"] = {"endpoint": f"127.0.0.1:{self.query}"}
         shown["grpc"] = {"endpoint": f"127.0.0.1:{query_grpc}"}
         config["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"] = f"127.0.0.1:{self.otlp}"
-        # Its own metrics have a port that could be taken.
+        # Its own metrics would use a port that could be taken.
         config["service"]["telemetry"] = {"metrics": {"level": "none"}}
         path = folder / "jaeger.yaml"
         path.write_text(yaml.safe_dump(config))
@@ -213,7 +213,7 @@ class Jaeger(Running):
             [str(programs.JAEGER.path), f"--config={path}"],
             folder / "jaeger.log",
             f"http://127.0.0.1:{health}/status",
-            # If it made spans of its own, it would send them to itself, as there, and soon.
+            # If it traced itself, it would send the spans to itself, as there, but sooner.
             {
                 "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.otlp}",
                 "OTEL_BSP_SCHEDULE_DELAY": "100",
@@ -222,12 +222,12 @@ class Jaeger(Running):
 
     @property
     def url(self) -> str:
-        """Where its HTTP API is."""
+        """The URL of its HTTP API."""
         return f"http://127.0.0.1:{self.query}"
 
 
 class Prometheus(Running):
-    """Prometheus, as docker-compose.yml runs it but for ports and folders."""
+    """Prometheus as in docker-compose.yml, except for ports and folders."""
 
     def __init__(self, folder: Path, port: int, collector: Collector) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -256,7 +256,7 @@ class Prometheus(Running):
         )
 
     def ask(self, path: str, **query: str | float) -> Any:
-        """What its API answers."""
+        """Return an answer of its API."""
         answer = json.loads(read(f"{self.url}/api/v1/{path}?{urlencode(query)}"))
         assert answer["status"] == "success", answer
         return answer["data"]
@@ -264,7 +264,7 @@ class Prometheus(Running):
 
 @contextmanager
 def running(*started: Running) -> Iterator[None]:
-    """Start programs, and end them afterwards, the last one first."""
+    """Start programs, and stop them afterwards, the last one first."""
     with ExitStack() as stack:
         for each in started:
             stack.callback(each.stop)

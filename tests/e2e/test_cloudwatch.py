@@ -1,7 +1,7 @@
-"""AWS has what the demo's flow did, by its older services and by its OTLP endpoints.
+"""AWS gets the demo's telemetry, by its older services and by its OTLP endpoints.
 
-moto stands for X-Ray and CloudWatch Logs, a recorder for the OTLP endpoints. AWS is down while the
-flow runs: what is found afterwards has waited in the Collector's queues.
+moto replaces X-Ray and CloudWatch Logs, and a recorder the OTLP endpoints. AWS is down while the
+flow runs, so everything found afterwards has waited in the Collector's queues.
 """
 
 import json
@@ -41,7 +41,7 @@ VARIABLES = {
 LOGS, METRICS = "/flowspan/prefect", "/flowspan/prefect/metrics"
 GROUP, STREAM = "/flowspan/otlp", "here"
 
-# What a filter expression of X-Ray can ask for.
+# Attributes for X-Ray's filter expressions.
 INDEXED = {
     "cicd.pipeline.result",
     "cicd.pipeline.task.run.result",
@@ -53,7 +53,7 @@ INDEXED = {
 }
 UNITS = {"Seconds", "Count"}  # those of CloudWatch's that flowspan's own metrics have
 
-# What an alarm can be set on.
+# Metrics and dimensions for alarms.
 RUN = ["flow", "flow result"]
 TASK = ["flow", "flow task", "flow result", "flow task result"]
 DIMENSIONS = {
@@ -79,18 +79,18 @@ SOURCES = {
     "wait": ["prefect.wait.type"],
 }
 
-# The Collector's own count of what it leaves out.
+# The Collector's own count of dropped data.
 LEFT_OUT = [
     "otelcol_processor_filter_datapoints_filtered_total",
     "otelcol_processor_filter_logs_filtered_total",
 ]
 
-# The first test runs the demo; the others look at what it sent, so they stay with it.
+# The first test runs the demo; the others check what it sent, so they stay on its worker.
 pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("cloudwatch")]
 
 
 class Aws(Running):
-    """moto's server, which keeps what it is sent; any credentials will do."""
+    """moto's server, which keeps everything it receives; any credentials work."""
 
     def __init__(self, folder: Path) -> None:
         [port] = free_ports(1)
@@ -117,12 +117,12 @@ class Aws(Running):
         return [json.loads(one["Document"]) for trace in found for one in trace["Segments"]]
 
     def groups(self) -> dict[str, int | None]:
-        """The log groups, with the days that they keep their logs."""
+        """The log groups, with their retention in days."""
         found = self.client("logs").describe_log_groups()["logGroups"]
         return {group["logGroupName"]: group.get("retentionInDays") for group in found}
 
     def events(self, group: str) -> list[dict[str, Any]]:
-        """All events of a log group, their messages decoded; none if there is no such group."""
+        """All events of a log group, with decoded messages; none if there is no such group."""
         if group not in self.groups():
             return []
         pages = self.client("logs").get_paginator("filter_log_events").paginate(logGroupName=group)
@@ -150,14 +150,14 @@ class Delivered:
         return [log for trace in traces for log in log_files.load_trace(files, trace).logs]
 
     def wait(self) -> None:
-        """Wait until the Collector has handed on all that it has; there may be more or less."""
+        """Wait until the Collector has sent everything; the amount may differ."""
         wait_for(
             lambda: self.collector.own_metrics()["otelcol_exporter_queue_size"] == 0,
             what="the end of the queues",
         )
 
     def send(self, signal: str, resources: list[dict[str, Any]]) -> None:
-        """Send OTLP that no flow of ours would, or not at will."""
+        """Send OTLP that our flows do not send, or not on demand."""
         answer = httpx.post(
             f"{self.collector.endpoint('http')}/v1/{signal}",
             json={f"resource{signal.capitalize()}": resources},
@@ -198,7 +198,7 @@ def delivered(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def failed(collector: Collector) -> set[str]:
-    """The exporters that have tried in vain."""
+    """Return the exporters that have failed."""
     log = collector.log.read_text()
     return set(re.findall(r'Exporting failed.*?"otelcol\.component\.id": "(\w+)"', log))
 
@@ -207,7 +207,7 @@ def failed(collector: Collector) -> set[str]:
 
 
 def test_every_span_is_a_segment_once(delivered: Delivered) -> None:
-    """Same ids, parents, times and names; X-Ray calls a segment by its service."""
+    """Same ids, parents, times and names; X-Ray names a segment after its service."""
     spans = delivered.spans.all
     segments = segments_of(delivered)
     assert len(segments) == len(spans) > 25
@@ -232,7 +232,7 @@ def segments_of(delivered: Delivered) -> dict[str, dict[str, Any]]:
 def test_what_can_be_searched_for_is_an_annotation_and_all_else_metadata(
     delivered: Delivered,
 ) -> None:
-    """Nothing is missing; the root has the resource, too."""
+    """Nothing is missing; the root also has the resource."""
     segments = segments_of(delivered)
     for span in delivered.spans.all:
         segment = segments[f"{context(span).span_id:016x}"]
@@ -254,7 +254,7 @@ def plain(value: Any) -> Any:
 
 
 def test_what_failed_is_a_fault_with_its_exception(delivered: Delivered) -> None:
-    """An attempt that is tried again does not make its task one; nothing here is HTTP's."""
+    """A retried attempt is not a fault of its task; no fault is counted as HTTP's."""
     segments = segments_of(delivered)
     faults = set()
     for span in delivered.spans.all:
@@ -272,7 +272,7 @@ def test_what_failed_is_a_fault_with_its_exception(delivered: Delivered) -> None
 
 
 def test_segments_link_to_what_their_run_waited_for(delivered: Delivered) -> None:
-    """By ids of X-Ray's form, with the input's name."""
+    """By ids in X-Ray's form, with the input's name."""
     segments = segments_of(delivered)
     for span in delivered.spans.all:
         links = segments[f"{context(span).span_id:016x}"].get("links", [])
@@ -294,14 +294,14 @@ def xray_id(of: Any) -> str:
 
 @pytest.fixture(scope="module")
 def records(delivered: Delivered) -> list[dict[str, Any]]:
-    """What CloudWatch makes metrics of: those records of the group that hold any."""
+    """Return the records of the group that CloudWatch turns into metrics."""
     found = [event["message"] for event in delivered.aws.events(METRICS)]
     assert found != []
     return [record for record in found if "_aws" in record]
 
 
 def test_records_are_of_the_embedded_metric_format(records: list[dict[str, Any]]) -> None:
-    """CloudWatch makes no metric of a record that breaks its rules, and tells nobody."""
+    """CloudWatch silently ignores records that break its rules."""
     now = time.time() * 1000
     for record in records:
         assert now - 600_000 < record["_aws"]["Timestamp"] < now
@@ -323,7 +323,7 @@ def test_records_are_of_the_embedded_metric_format(records: list[dict[str, Any]]
 def test_metrics_add_up_to_those_of_the_flow(
     delivered: Delivered, records: list[dict[str, Any]]
 ) -> None:
-    """Every counter and histogram that flowspan has, each series once, though it exported twice."""
+    """Every counter and histogram of flowspan, each series once, though it exported twice."""
     embedded = metric_files.load(delivered.embedded)
     expected: dict[Any, Any] = {}
     for counter in embedded.counters:
@@ -343,12 +343,12 @@ def test_metrics_add_up_to_those_of_the_flow(
 
 
 def series(name: str, labels: Mapping[str, Any]) -> tuple[str, frozenset[tuple[str, str]]]:
-    """What tells two series apart; the process does not."""
+    """Return the key of a series; the process is not part of it."""
     return name, frozenset((k, str(v)) for k, v in labels.items() if k != "service.instance.id")
 
 
 def values(record: Mapping[str, Any]) -> dict[str, tuple[int, float]]:
-    """Number and sum of what a record says of each metric; what is no histogram has no number."""
+    """Return count and sum of each metric in a record; the count is None if not a histogram."""
     names = {m["Name"] for each in record["_aws"]["CloudWatchMetrics"] for m in each["Metrics"]}
     found = {name: record[name] for name in names}
     return {
@@ -358,7 +358,7 @@ def values(record: Mapping[str, Any]) -> dict[str, tuple[int, float]]:
 
 
 def statistics(records: list[dict[str, Any]], metric: str, **dimensions: str) -> tuple[int, float]:
-    """SampleCount and Sum, as CloudWatch has them for an alarm on exactly these dimensions."""
+    """Return SampleCount and Sum that CloudWatch has for an alarm on exactly these dimensions."""
     count, total = 0, 0.0
     for record in records:
         offered = [
@@ -377,7 +377,7 @@ def statistics(records: list[dict[str, Any]], metric: str, **dimensions: str) ->
 def test_an_alarm_can_be_set_on_every_declared_combination(
     delivered: Delivered, records: list[dict[str, Any]]
 ) -> None:
-    """It sees the number and the sum of all series that agree in these dimensions."""
+    """It sees count and sum of all series with these dimensions."""
     embedded = metric_files.load(delivered.embedded)
     expected: dict[Any, tuple[int, float]] = {}
     for name, labels, count, total in [
@@ -415,7 +415,7 @@ def dimension(labels: Mapping[str, Any], name: str) -> str | None:
 def test_alarms_on_what_the_demo_always_does(
     records: list[dict[str, Any]], metric: str, dimensions: dict[str, str], expected: int
 ) -> None:
-    """A counter's sum is what has happened, in however many exports it was told."""
+    """A counter's sum is the total, however many exports there were."""
     assert statistics(records, metric, **dimensions)[1] == expected
 
 
@@ -423,7 +423,7 @@ def test_alarms_on_what_the_demo_always_does(
 
 
 def test_logs_are_in_the_group_of_their_service(delivered: Delivered) -> None:
-    """All of them, once, with body, time, severity, run and trace; a stream for each process."""
+    """All of them, once, with body, time, severity, run and trace; a stream per process."""
     expected = [
         {
             "time": log.time // 1_000_000,
@@ -456,18 +456,18 @@ def test_logs_are_in_the_group_of_their_service(delivered: Delivered) -> None:
 
 
 def test_groups_do_not_keep_logs_forever(delivered: Delivered) -> None:
-    """As they do unless they are told otherwise."""
+    """The default of AWS would keep them forever."""
     assert {name: delivered.aws.groups().get(name) for name in (LOGS, METRICS)} == {
         LOGS: 30,
         METRICS: 30,
     }
 
 
-# What only other applications send, or only by chance
+# Data that only other applications send, or only by chance
 
 
 def process(service: str, instance: str) -> dict[str, Any]:
-    """A resource as OTLP has it."""
+    """Return a resource in OTLP."""
     names = {"service.name": service, "service.instance.id": instance}
     return {"resource": {"attributes": pairs(names)}}
 
@@ -477,7 +477,7 @@ def pairs(names: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def point(seconds_ago: float = 0, task: str = "", **value: Any) -> dict[str, Any]:
-    """A data point of a flow or of one of its tasks."""
+    """Return a data point of a flow or of one of its tasks."""
     now = time.time_ns() - int(seconds_ago * 1e9)
     times = {"startTimeUnixNano": str(now - 10**9), "timeUnixNano": str(now)}
     names = {"prefect.flow.name": "craft"} | ({"prefect.task.name": task} if task else {})
@@ -485,20 +485,20 @@ def point(seconds_ago: float = 0, task: str = "", **value: Any) -> dict[str, Any
 
 
 def runs(*points: dict[str, Any]) -> list[dict[str, Any]]:
-    """A counter that tells what has come to it since the last time."""
+    """Return a counter of the change since the last export."""
     data = {"aggregationTemporality": 1, "isMonotonic": True, "dataPoints": points}
     return [{"metrics": [{"name": "prefect.flow.runs", "unit": "{run}", "sum": data}]}]
 
 
 def lines(*bodies: str, seconds_ago: float = 0) -> list[dict[str, Any]]:
-    """Log records as OTLP has them."""
+    """Return log records in OTLP."""
     moment = str(time.time_ns() - int(seconds_ago * 1e9))
     logs = [{"timeUnixNano": moment, "body": {"stringValue": body}} for body in bodies]
     return [{"logRecords": logs}]
 
 
 def test_processes_may_measure_in_the_same_millisecond(delivered: Delivered) -> None:
-    """As those of a pool do when they end together."""
+    """For example, processes of a pool that end together."""
     same = runs(point(asInt="1"))
     processes = [process("pool", str(number)) for number in range(8)]
     delivered.send("metrics", [{**each, "scopeMetrics": same} for each in processes])
@@ -508,7 +508,7 @@ def test_processes_may_measure_in_the_same_millisecond(delivered: Delivered) -> 
 
 
 def test_deltas_of_histograms_have_a_minimum_and_a_maximum(delivered: Delivered) -> None:
-    """Cumulative ones have not; where nothing was measured, there is no record."""
+    """Cumulative ones have none; without measurements there is no record."""
     duration = {"name": "cicd.pipeline.run.duration", "unit": "s"}
     buckets: dict[str, Any] = {"explicitBounds": [10], "bucketCounts": ["2", "1"]}
     nothing = point(2, count="0", sum=0, explicitBounds=[10], bucketCounts=["0", "0"])
@@ -524,7 +524,7 @@ def test_deltas_of_histograms_have_a_minimum_and_a_maximum(delivered: Delivered)
 
 
 def test_levels_are_sent_as_they_are(delivered: Delivered) -> None:
-    """Not by how much they have changed; zero, too."""
+    """Their value, not their change; even zero."""
     points = [point(3 - number, asInt=value) for number, value in enumerate(["2", "5", "0"])]
     level = {"aggregationTemporality": 2, "isMonotonic": False, "dataPoints": points}
     scope = {"metrics": [{"name": "prefect.task.run.active", "unit": "{run}", "sum": level}]}
@@ -536,7 +536,7 @@ def test_levels_are_sent_as_they_are(delivered: Delivered) -> None:
 
 
 def test_metrics_of_a_users_own_have_a_unit_of_cloudwatchs(delivered: Delivered) -> None:
-    """The nearest, or none: with any other, CloudWatch would not take them."""
+    """The nearest, or none: CloudWatch would reject any other."""
     expected = {
         "s": "Seconds",
         "By": "Bytes",
@@ -567,7 +567,7 @@ def test_metrics_of_a_users_own_have_a_unit_of_cloudwatchs(delivered: Delivered)
 
 
 def test_flowspans_own_errors_have_no_dimensions(delivered: Delivered) -> None:
-    """An alarm on them is one for all flows."""
+    """An alarm on them covers all flows."""
     [scope] = runs(point(asInt="4"))
     scope["metrics"][0]["name"] = "flowspan.internal.errors"
     delivered.send("metrics", [{**process("internal", "1"), "scopeMetrics": [scope]}])
@@ -579,7 +579,7 @@ def test_flowspans_own_errors_have_no_dimensions(delivered: Delivered) -> None:
 
 
 def test_nothing_that_aws_refuses_holds_up_the_rest(delivered: Delivered) -> None:
-    """Names are made to fit. What is too old, or of the future, is left out and counted."""
+    """Names are adapted. Data that is too old or in the future is dropped and counted."""
     day = 86_400
     before = delivered.collector.own_metrics()
     odd = process("Nightly ETL: Zürich", "host:8080")
@@ -610,7 +610,7 @@ def test_nothing_that_aws_refuses_holds_up_the_rest(delivered: Delivered) -> Non
 
 
 def test_what_is_sent_anew_after_an_outage_is_not_counted_twice(tmp_path: Path) -> None:
-    """Though it is more than fits into one request."""
+    """Although it does not fit one request."""
     aws = Aws(tmp_path)
     collector = Collector(tmp_path, "cloudwatch", **VARIABLES, AWS_ENDPOINT_URL=aws.url)
     outage = Delivered(aws, Sink(), collector, tmp_path)
@@ -633,7 +633,7 @@ def test_what_is_sent_anew_after_an_outage_is_not_counted_twice(tmp_path: Path) 
     ("signal", "service"), [("traces", "xray"), ("metrics", "monitoring"), ("logs", "logs")]
 )
 def test_requests_are_signed(delivered: Delivered, signal: str, service: str) -> None:
-    """For the service and region that they go to; botocore comes to the same signature."""
+    """For their service and region; botocore computes the same signature."""
     sent = requests_of(delivered.sink, signal)
     assert sent != []
     for request in sent:
@@ -658,7 +658,7 @@ def requests_of(sink: Sink, signal: str) -> list[Request]:
 
 
 def test_only_logs_name_a_group_and_a_stream(delivered: Delivered) -> None:
-    """Those that the variables tell."""
+    """The group and stream of the variables."""
     for signal, expected in (("traces", None), ("metrics", None), ("logs", (GROUP, STREAM))):
         for request in requests_of(delivered.sink, signal):
             named = [request.headers.get(f"x-aws-log-{name}") for name in ("group", "stream")]
@@ -666,7 +666,7 @@ def test_only_logs_name_a_group_and_a_stream(delivered: Delivered) -> None:
 
 
 def test_otlp_endpoints_get_every_span_and_log_record_once(delivered: Delivered) -> None:
-    """Those of the embedded files."""
+    """The same as in the embedded files."""
     ids = [span.span_id.hex() for span in delivered.sink.spans]
     assert sorted(ids) == sorted(f"{context(span).span_id:016x}" for span in delivered.spans.all)
     logs = [
@@ -681,7 +681,7 @@ def test_otlp_endpoints_get_every_span_and_log_record_once(delivered: Delivered)
 
 
 def test_otlp_endpoints_get_every_metric(delivered: Delivered, tmp_path: Path) -> None:
-    """The reader of the embedded files finds in both the same, buckets included."""
+    """The same as in the embedded files, including buckets, by flowspan's own reader."""
     with (tmp_path / "metrics.jsonl").open("w") as file:
         for request in delivered.sink.metric_requests:
             groups = [one for one in request.message.resource_metrics if is_of_the_flow(one)]

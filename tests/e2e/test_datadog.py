@@ -1,6 +1,6 @@
 """Datadog gets the traces, trace metrics, metrics and logs of real flows, in its own formats.
 
-A recorder stands for its intake. What must arrive is what the flows wrote to their embedded files.
+A recorder replaces its intake. Everything in the flows' embedded files must arrive.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-# All tests look at what the first one sent, so they stay with it.
+# All tests check what the first one sent, so they stay on its worker.
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("datadog")]
 
 KEY = secrets.token_hex(16)
@@ -55,14 +55,14 @@ TRIES = 4  # of Datadog's client, for traces and trace metrics
 
 OF_FLOWS = f"service:{SERVICE}"
 
-# A flow of twenty hours, and a quick one: made by hand, under a service of their own.
+# Metrics of a flow of twenty hours and of a quick one, under a separate service.
 MADE = "made"
 SECONDS = {"RUN made-long": 20 * 3600.0, "RUN made-short": 0.015}
 
 
 @dataclass
 class Backend:
-    """A Collector, the intake it sends to, and what its flow wrote down itself."""
+    """A Collector, the intake it sends to, and the embedded files of its flow."""
 
     collector: Collector
     intake: Intake
@@ -74,12 +74,12 @@ class Backend:
 
     @property
     def runs(self) -> Counter[tuple[str, str]]:
-        """How many run spans there are, by operation and resource."""
+        """Return the number of run spans, by operation and resource."""
         return Counter(map(measured, self.spans.runs))
 
     @property
     def logs(self) -> Counter[tuple[str, str, str, str]]:
-        """Text, severity and the two ids of each log record."""
+        """Return text, severity and the two ids of each log record."""
         found: Counter[tuple[str, str, str, str]] = Counter()
         for line in (self.folder / "logs.jsonl").read_text().splitlines():
             for resource in json.loads(line)["resourceLogs"]:
@@ -90,7 +90,7 @@ class Backend:
         return found
 
     def has_all(self) -> bool:
-        """Whether as much has come as should; of sampled traces, the one that failed."""
+        """Return whether everything has arrived; with sampling, the failed trace."""
         spans, runs = self.spans.all, self.runs
         flows = sum(n for (operation, _), n in runs.items() if operation == "prefect.flow")
         tasks = runs.total() - flows
@@ -110,7 +110,7 @@ class Backend:
 
 
 def counts(recorder: Intake, metric: str, *keys: str) -> Counter[tuple[str, ...]]:
-    """What a counter came to, or how many values a distribution holds, by these tags."""
+    """Return a counter's value, or the number of a distribution's values, by these tags."""
     found: Counter[tuple[str, ...]] = Counter()
     for m in recorder.find(metric, OF_FLOWS):
         tags = dict(tag.split(":", 1) for tag in m.tags)
@@ -128,7 +128,7 @@ def failed(span: ReadableSpan) -> bool:
 
 
 def kept(spans: list[ReadableSpan]) -> list[ReadableSpan]:
-    """Those of traces in which something failed."""
+    """Return the spans of traces with a failure."""
     traces = {context(span).trace_id for span in spans if failed(span)}
     return [span for span in spans if context(span).trace_id in traces]
 
@@ -144,7 +144,7 @@ def collector(folder: Path, recorder: Intake, *layers: str, **variables: str) ->
         DD_HOSTNAME=HOST,
         DD_LOGS_URL=recorder.url,
         DD_TRACES_URL=recorder.url,
-        HTTPS_PROXY=recorder.url,  # shows what would go to Datadog itself
+        HTTPS_PROXY=recorder.url,  # catches requests to Datadog itself
         **variables,
     )
 
@@ -169,7 +169,7 @@ def make_spans(endpoint: str) -> None:
 
 
 def run_flow(api: str, backend: Backend, script: Path | None = None) -> None:
-    """Run the demo or another script, and wait for what must come of it."""
+    """Run the demo or another script, and wait for its data."""
     run_demo(
         api,
         backend.folder,
@@ -179,7 +179,7 @@ def run_flow(api: str, backend: Backend, script: Path | None = None) -> None:
         OTEL_SERVICE_NAME=SERVICE,
         PREFECT_LOGGING_LEVEL="INFO",
     )
-    with suppress(TimeoutError):  # the tests can say better what is missing
+    with suppress(TimeoutError):  # the tests report what is missing
         wait_for(backend.has_all, 90)
 
 
@@ -187,7 +187,7 @@ def run_flow(api: str, backend: Backend, script: Path | None = None) -> None:
 def backends(
     prefect_server: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Backend, Backend]]:
-    """Two at once: all that the demo sends, and what arrives in spite of sampling and refusals."""
+    """Start two: one gets all of the demo; the other samples, and refuses at first."""
     folder = tmp_path_factory.mktemp("datadog")
     with intake(KEY) as plain, intake(KEY) as poor:
         plain.refusing = {TRACES: TRIES}
@@ -225,7 +225,7 @@ def ends(backends: tuple[Backend, Backend]) -> Backend:
 
 
 def test_every_span_has_its_place(demo: Backend) -> None:
-    """Each came once, with its name, times and parent, under the trace's id in both its forms."""
+    """Each arrived once, with its name, times and parent, under both forms of the trace id."""
     expected = [
         (
             span.name,
@@ -247,7 +247,7 @@ def test_every_span_has_its_place(demo: Backend) -> None:
 
 
 def pairs(demo: Backend) -> list[tuple[Any, ReadableSpan]]:
-    """Each span as it came, and as it was."""
+    """Return each received span with the original."""
     came = {span.spanID: span for span in demo.intake.spans}
     return [(came[context(span).span_id], span) for span in demo.spans.all]
 
@@ -257,7 +257,7 @@ def test_resource(demo: Backend) -> None:
     assert {(p.env, p.appVersion, p.hostname) for p in demo.intake.payloads} == {
         ("e2e", "1.2.3", HOST)
     }
-    # At less than one, Datadog would drop it.
+    # Datadog drops anything less than one.
     assert {chunk.priority for p in demo.intake.payloads for chunk in p.chunks} == {1}
     for came, _ in pairs(demo):
         assert came.service == SERVICE
@@ -280,7 +280,7 @@ def test_operations(demo: Backend) -> None:
 
 
 def test_errors(demo: Backend) -> None:
-    """What failed or timed out is an error, with its reason, and nothing else is."""
+    """Failures and timeouts are errors with their reason, and nothing else is."""
     errors = Counter(came.resource for came, _ in pairs(demo) if came.error)
     assert errors == {"geocode": 1, "attempt 1": 1}
     for came, span in pairs(demo):
@@ -321,7 +321,7 @@ def test_trace_metrics(demo: Backend) -> None:
     spent: Counter[tuple[str, str]] = Counter()
     for span in demo.spans.runs:
         spent[measured(span)] += (span.end_time or 0) - (span.start_time or 0)
-    # Datadog rounds what it sums up.
+    # Datadog rounds its sums.
     assert stats.trace_metrics("Duration", SERVICE) == pytest.approx(spent, rel=0.01)
     of_flows = [p for p in stats.stats if p["Env"] == "e2e"]
     assert {payload["Version"] for payload in of_flows} == {"1.2.3"}
@@ -332,7 +332,7 @@ def kinds(recorder: Intake, metric: str) -> set[str]:
 
 
 def test_metrics(demo: Backend) -> None:
-    """Each has its name, kind and tags, and a value that agrees with the spans."""
+    """Each has its name, kind and tags, and a value that matches the spans."""
     came = demo.intake
     spans = [(attributes(span), span) for span in demo.spans.runs]
     tasks = [a for a, _ in spans if a[semconv.RUN_TYPE] == "task"]
@@ -356,7 +356,7 @@ def test_metrics(demo: Backend) -> None:
     )
     assert counts(came, "prefect.task.run.retries", "error.type") == {("ConnectionError",): 1}
 
-    # A distribution has the sum, and values as near as the buckets tell.
+    # A distribution has the sum, and values as precise as the buckets.
     rows = came.find("prefect.task.rows", "prefect.task.name:load")
     assert sum(m.value for m in rows) == sum(
         a[semconv.ROWS_INPUT] for a in tasks if a[semconv.TASK_NAME] == "load"
@@ -389,7 +389,7 @@ def test_span_metrics(demo: Backend) -> None:
 
 @pytest.mark.parametrize("name", SECONDS)
 def test_durations_from_milliseconds_to_a_day(demo: Backend, name: str) -> None:
-    """Span metrics place a long flow, and a short one, in a bucket of its size."""
+    """Span metrics put a long flow and a short one in buckets of their size."""
     [came] = demo.intake.find(
         "traces.span.metrics.duration", f"service:{MADE}", f"span.name:{name}"
     )
@@ -401,14 +401,14 @@ def test_durations_from_milliseconds_to_a_day(demo: Backend, name: str) -> None:
 
 
 def test_what_datadogs_client_gives_up_is_named(demo: Backend) -> None:
-    """After four refusals it drops traces; trace metrics, which were taken, still count them."""
+    """After four refusals it drops traces; trace metrics were accepted and still count them."""
     assert demo.intake.trace_metrics("Hits", MADE) == {("prefect.flow", n): 1 for n in SECONDS}
     assert MADE not in {span.service for span in demo.intake.spans}
     assert demo.collector.own_metrics()["datadog_trace_agent_trace_writer_dropped_total"] == 1
 
 
 def test_logs(demo: Backend) -> None:
-    """Each came once, with its text, severity, service and time, and leads to its span."""
+    """Each arrived once, with its text, severity, service and time, and links to its span."""
     came = demo.intake.logs
     found = Counter(
         (log["message"], log["status"], log["otel.trace_id"], log["otel.span_id"]) for log in came
@@ -424,7 +424,7 @@ def test_logs(demo: Backend) -> None:
 
 
 def test_refused_requests_come_again(ends: Backend) -> None:
-    """After two refusals of everything, all is there once."""
+    """After everything was refused twice, everything is there once."""
     assert set(ends.intake.refusing.values()) == {0}
     assert counts(ends.intake, "prefect.flow.runs", semconv.FLOW_NAME) == {
         ("good",): 3,
@@ -439,7 +439,7 @@ def test_refused_requests_come_again(ends: Backend) -> None:
 
 
 def test_sampling_drops_traces_and_counts_them(ends: Backend) -> None:
-    """At a share of 0 % only the failed trace comes, and all are in both kinds of metrics."""
+    """With a share of 0 % only the failed trace arrives, and both kinds of metrics count all."""
     bad = kept(ends.spans.all)
     assert {span.name for span in bad} == {"RUN bad", "step"}
     assert sorted(came.spanID for came in ends.intake.spans) == sorted(
@@ -462,20 +462,20 @@ def test_sampling_drops_traces_and_counts_them(ends: Backend) -> None:
 
 
 def test_every_request_has_the_key(demo: Backend, ends: Backend) -> None:
-    """None went anywhere else; the five kinds came, and the key was asked about."""
+    """None went elsewhere; all five kinds arrived, and the key was validated."""
     for backend in (demo, ends):
         assert backend.intake.strange == []
         assert {TRACES, STATS, LOGS, SERIES, SKETCHES, VALIDATE} <= set(backend.intake.paths)
 
 
 def test_what_is_told_of_the_host(demo: Backend, ends: Backend) -> None:
-    """Its name and more, unless that is switched off."""
+    """Its name and more, unless turned off."""
     assert {host["internalHostname"] for host in demo.intake.hosts} == {HOST}
     assert ends.intake.hosts == []
 
 
 def test_no_key_in_a_file(demo: Backend) -> None:
-    """The layer takes it from the environment; the Collector writes it nowhere."""
+    """The layer reads it from the environment; the Collector never writes it."""
     layer = yaml.safe_load((LAYERS / "datadog.yaml").read_text())
     assert layer["exporters"]["datadog"]["api"]["key"] == "${env:DD_API_KEY}"
     delivered = [*LAYERS.iterdir(), *(programs.ROOT / "compose").rglob("*")]

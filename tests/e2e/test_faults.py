@@ -1,6 +1,6 @@
-"""When something breaks: what the Collector has taken arrives, or it says in its metrics what not.
+"""Failures: data that the Collector has accepted arrives, or its metrics say what is lost.
 
-The flow never notices. The table in docs/collector.md says what these tests prove.
+The flow is never affected. These tests prove the table in docs/collector.md.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ DROPPED = "Telemetry is being dropped"
 
 
 def collector_for(port: int, folder: Path, **variables: str) -> Collector:
-    """A Collector whose backend is, or will be, at this port."""
+    """Return a Collector whose backend is, or will be, at this port."""
     layers = "jaeger", layer(folder, "quick", QUICK)
     return Collector(folder / "c", *layers, JAEGER_ENDPOINT=f"127.0.0.1:{port}", **variables)
 
@@ -55,7 +55,7 @@ def port_of(sink: Sink) -> int:
 
 
 def is_once(sink: Sink, expected: set[str], seconds: float = 40) -> bool:
-    """Whether just these spans arrive, each once."""
+    """Return whether exactly these spans arrive, each once."""
     came = wait_for_ids(sink, expected, seconds)
     return came.keys() == expected and set(came.values()) == {1}
 
@@ -64,7 +64,7 @@ def is_once(sink: Sink, expected: set[str], seconds: float = 40) -> bool:
 
 
 def restart(collector: Collector) -> None:
-    """First as an operator does it, then as a crash does."""
+    """Restart the Collector, first like an operator, then after a crash."""
     collector.stop()
     collector.start()
     collector.kill()
@@ -75,7 +75,7 @@ def restart(collector: Collector) -> None:
 def test_backend_that_is_down(
     meanwhile: Callable[[Collector], object], prefect_server: str, tmp_path: Path
 ) -> None:
-    """All arrives once when the backend is there; in between, the Collector may go, too."""
+    """Everything arrives once when the backend is up, even if the Collector was restarted."""
     (port,) = free_ports(1)
     collector = collector_for(port, tmp_path)
     with running(collector):
@@ -88,7 +88,7 @@ def test_backend_that_is_down(
 
 
 def test_slow_backend(prefect_server: str, tmp_path: Path) -> None:
-    """A backend that takes its time gets each span once, and the flow does not wait for it."""
+    """A slow backend gets each span once, and the flow does not wait for it."""
     with grpc_sink() as sink:
         collector = collector_for(port_of(sink), tmp_path)
         with running(collector):
@@ -100,12 +100,12 @@ def test_slow_backend(prefect_server: str, tmp_path: Path) -> None:
 
 
 def confirmed(collector: Collector) -> float:
-    """How many spans the backend has said that it has."""
+    """Return how many spans the backend has confirmed."""
     return collector.own_metrics().get("otelcol_exporter_sent_spans_total", 0)
 
 
 def test_full_queue(prefect_server: str, tmp_path: Path) -> None:
-    """What the queue has no room for is refused and counted; what it has taken arrives once."""
+    """Spans that do not fit the queue are refused and counted; accepted ones arrive once."""
     (port,) = free_ports(1)
     collector = collector_for(port, tmp_path, COLLECTOR_QUEUE_BYTES=str(SMALLEST_QUEUE))
     taken: set[str] = set()
@@ -133,7 +133,7 @@ def test_full_queue(prefect_server: str, tmp_path: Path) -> None:
             again = request(1, 10_000)
             assert send(collector.endpoint(), again) is grpc.StatusCode.OK
             assert is_once(sink, taken | ids(again))
-        # Other readers of the same spans got what this one had no room for.
+        # Other readers of the same spans got those that did not fit this queue.
         sent = len(taken) + refused + 1
         wait_for(lambda: calls(collector, "made") == sent, 10, f"count of {sent} spans")
 
@@ -142,7 +142,7 @@ def test_full_queue(prefect_server: str, tmp_path: Path) -> None:
 
 
 def test_killed_while_a_flow_runs(prefect_server: str, tmp_path: Path) -> None:
-    """A Collector that is killed and soon back loses nothing; what was under way may come twice."""
+    """A Collector that is killed and restarted loses nothing; data in flight may come twice."""
     with grpc_sink() as sink:
         collector = collector_for(port_of(sink), tmp_path)
         with running(collector):
@@ -160,7 +160,7 @@ def test_killed_while_a_flow_runs(prefect_server: str, tmp_path: Path) -> None:
 
 
 def test_killed_while_it_sends(tmp_path: Path) -> None:
-    """What the backend has taken and not yet confirmed is sent again: at least once, not once."""
+    """Data that the backend accepted but did not confirm is sent again: at least once."""
     with grpc_sink() as sink:
         collector = collector_for(port_of(sink), tmp_path)
         sent = request(10)
@@ -193,7 +193,7 @@ def test_span_that_comes_twice(tmp_path: Path) -> None:
 
 
 def test_collector_that_is_away(prefect_server: str, tmp_path: Path) -> None:
-    """The flow ends well and in time, says in one line what is lost, and its files have it all."""
+    """The flow ends well and in time, one line says what is lost, and its files have it all."""
     collector = collector_for(1, tmp_path)
     began = time.monotonic()
     flow, said = run_flow(prefect_server, tmp_path / "f", collector.endpoint())
@@ -204,7 +204,7 @@ def test_collector_that_is_away(prefect_server: str, tmp_path: Path) -> None:
 
 
 def test_no_memory_left(tmp_path: Path) -> None:
-    """Over its limit the Collector refuses and counts, and keeps nothing of what it refuses."""
+    """Over its limit the Collector refuses and counts, and keeps nothing that it refuses."""
     with grpc_sink() as sink:
         collector = collector_for(port_of(sink), tmp_path, COLLECTOR_MEMORY_MIB="5")
         with running(collector):
@@ -219,7 +219,7 @@ def test_no_memory_left(tmp_path: Path) -> None:
 
 
 def is_refused(collector: Collector, message: ExportTraceServiceRequest) -> bool:
-    """Whether a request is; the limiter looks at the memory once a second."""
+    """Return whether a request is refused; the limiter checks the memory once a second."""
     answer = send(collector.endpoint(), message)
     assert answer in (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE)
     return answer is grpc.StatusCode.UNAVAILABLE
@@ -229,7 +229,7 @@ def is_refused(collector: Collector, message: ExportTraceServiceRequest) -> bool
 
 
 def post(collector: Collector, body: bytes, **headers: str) -> int:
-    """Send a body over HTTP; return the status of the answer, or 0 if it was cut off."""
+    """Send a body over HTTP; return the answer's status, or 0 if it was cut off."""
     url = f"{collector.endpoint('http/protobuf')}/v1/traces"
     headers = {"Content-Type": "application/x-protobuf", **headers}
     asked = urllib.request.Request(url, body, headers)  # noqa: S310 - loopback
@@ -244,7 +244,7 @@ def post(collector: Collector, body: bytes, **headers: str) -> int:
 
 
 def test_malformed_request(tmp_path: Path) -> None:
-    """It is answered as what it is, counted by its answer, and the next request is taken."""
+    """The answer says so and is counted, and the next request is accepted."""
     with grpc_sink() as sink:
         collector = collector_for(port_of(sink), tmp_path)
         with running(collector):
@@ -257,14 +257,14 @@ def test_malformed_request(tmp_path: Path) -> None:
 
 
 def test_request_of_64_mib(tmp_path: Path) -> None:
-    """It is refused, packed or not, and takes none of the memory that it would need."""
+    """It is refused, compressed or not, without taking the memory that it would need."""
     big = request(64, size=MIB).SerializeToString()
     with grpc_sink() as sink:
         collector = collector_for(port_of(sink), tmp_path)
         with running(collector):
             code = send(collector.endpoint(), big)
             assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-            # The answer comes before all is sent, and the connection is closed.
+            # The answer comes before everything is sent, and the connection is closed.
             assert post(collector, big) in (0, 400)
             packed = gzip.compress(big, 1)
             assert len(packed) < MIB
@@ -277,7 +277,7 @@ def test_request_of_64_mib(tmp_path: Path) -> None:
 
 
 def answers(collector: Collector, code: str = "13") -> tuple[float, float]:
-    """How many requests the Collector says it answered with an error, over gRPC and HTTP."""
+    """Return how many requests the Collector answered with an error, over gRPC and HTTP."""
     over_grpc = collector.own_metrics(rpc_grpc_status_code=code)
     over_http = collector.own_metrics(http_response_status_code="400")
     return (

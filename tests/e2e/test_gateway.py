@@ -1,4 +1,4 @@
-"""A Collector that is shared: only who shows the token, or the certificate, gets in, over TLS."""
+"""A shared Collector only accepts the token, or a certificate, over TLS."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ protocols = pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """The gateway's certificate; it is its own authority."""
+    """The gateway's certificate, which is its own authority."""
     return self_signed_certificate(tmp_path_factory.mktemp("server"))
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """That of flows; it is its own authority, too."""
+    """The flows' certificate, which is its own authority."""
     return self_signed_certificate(tmp_path_factory.mktemp("client"))
 
 
@@ -61,7 +61,7 @@ class Gateway(Collector):
         return super().endpoint(protocol).replace("http://", "https://")
 
     def ask(self, token: str | None, client: Certificate | None = None) -> tuple[str, str]:
-        """Send a request of one span over each protocol; return the answers, in words."""
+        """Send a request of one span over each protocol; return the answers in words."""
         return self._ask_grpc(token, client), self._ask_http(token, client)
 
     def _ask_grpc(self, token: str | None, client: Certificate | None) -> str:
@@ -91,13 +91,13 @@ class Gateway(Collector):
 
 @pytest.fixture
 def make(server: Certificate, tmp_path: Path) -> Iterator[Make]:
-    """Make a gateway, of more files and variables."""
+    """Start a gateway with more files and variables."""
     with grpc_sink() as sink:
         yield partial(Gateway, tmp_path / "c", sink, server)
 
 
 def settings(protocol: str, server: Certificate, token: str = TOKEN) -> dict[str, str]:
-    """What the layer's head comment tells flows to set."""
+    """Return the variables that the layer's comment tells flows to set."""
     return {
         "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
         "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{quote(token, safe='')}",
@@ -127,7 +127,7 @@ def test_flow_that_shows_all(
 
 
 def test_token(make: Make) -> None:
-    """The token lets in, and nothing else does."""
+    """Only the token is accepted."""
     gateway = make()
     with running(gateway):
         assert gateway.ask("wrong") == ("UNAUTHENTICATED", "401")
@@ -139,7 +139,7 @@ def test_token(make: Make) -> None:
 
 
 def test_client_certificate(make: Make, server: Certificate, client: Certificate) -> None:
-    """Where an authority for clients is named, the token alone does not let in."""
+    """If an authority for clients is set, the token alone is not enough."""
     gateway = make(COLLECTOR_CLIENT_CA=str(client.certificate))
     with running(gateway):
         assert gateway.ask(TOKEN) == ("UNAVAILABLE", "ReadError")
@@ -150,7 +150,7 @@ def test_client_certificate(make: Make, server: Certificate, client: Certificate
 
 
 def test_certificate_instead_of_the_token(make: Make, client: Certificate, tmp_path: Path) -> None:
-    """With the line that the layer's head comment gives, a certificate is enough, and needed."""
+    """With the line from the layer's comment, a certificate is enough, and required."""
     protocols = {"grpc": {"auth": None}, "http": {"auth": None}}
     own = layer(tmp_path, "certificates", {"receivers": {"otlp": {"protocols": protocols}}})
     gateway = make(own, COLLECTOR_CLIENT_CA=str(client.certificate))
@@ -171,7 +171,7 @@ def test_certificate_instead_of_the_token(make: Make, client: Certificate, tmp_p
 def test_flow_that_does_not_get_in(
     case: tuple[str, str, str, str], prefect_server: str, make: Make, tmp_path: Path
 ) -> None:
-    """With a wrong token, or no TLS, the flow ends well, and says what is lost and why."""
+    """With a wrong token, or without TLS, the flow ends well and says what is lost and why."""
     protocol, scheme, token, reason = case
     gateway = make()
     with running(gateway):

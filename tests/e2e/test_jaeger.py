@@ -1,4 +1,4 @@
-"""What Jaeger holds of the demo's run is what the embedded files of that very run hold."""
+"""Jaeger has the same run of the demo as the embedded files."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(400)  # the demo takes a while on a busy machine
 
-# A span as OTLP JSON has it, and the resource and the scope that it is of.
+# A span in OTLP JSON, with its resource and its scope.
 Span = dict[str, Any]
 Told = tuple[Any, Any, Span]
 
 
 def spans_of(documents: Iterable[dict[str, Any]]) -> dict[str, Told]:
-    """Read OTLP JSON without flowspan's reader, which is not to be its own judge."""
+    """Read OTLP JSON without flowspan's reader, so that it does not check itself."""
     found = [
         (owner["resource"], scope["scope"], span)
         for document in documents
@@ -42,7 +42,7 @@ def spans_of(documents: Iterable[dict[str, Any]]) -> dict[str, Told]:
 
 
 def ordered(node: Any) -> Any:
-    """Sort attributes by name; all else has an order."""
+    """Sort attributes by name; everything else has an order."""
     if isinstance(node, dict):
         return {
             key: sorted(value, key=lambda item: item["key"]) if key == "attributes" else value
@@ -54,12 +54,12 @@ def ordered(node: Any) -> Any:
 
 
 def as_in_memory(span: Span) -> Span:
-    """Jaeger changes nothing in what it keeps in memory."""
+    """Return the span unchanged: Jaeger changes nothing in memory."""
     return span
 
 
 def as_on_disk(span: Span) -> Span:
-    """What Jaeger's Badger storage makes of a span: its own older form knows less than OTLP."""
+    """Return a span as Jaeger's Badger storage changes it: its older format has less than OTLP."""
     kept = {key: value for key, value in span.items() if key != "flags"}
     # Lists become their JSON text.
     kept["attributes"] = [
@@ -68,7 +68,7 @@ def as_on_disk(span: Span) -> Span:
         else item
         for item in span["attributes"]
     ]
-    # A link loses its attributes; what it is instead is the older form's one word for all links.
+    # A link loses its attributes and gets the older format's only type of link.
     follows = {"key": "opentracing.ref_type", "value": {"stringValue": "follows_from"}}
     if "links" in span:
         kept["links"] = [
@@ -80,7 +80,7 @@ def as_on_disk(span: Span) -> Span:
 
 @dataclass(frozen=True)
 class Demo:
-    """One run of the demo: in files, and in a Jaeger that keeps spans as `keep` says."""
+    """One run of the demo: in files, and in a Jaeger that changes spans like `keep`."""
 
     folder: Path
     jaeger: Jaeger
@@ -88,12 +88,12 @@ class Demo:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """The embedded file."""
+        """The lines of the embedded file."""
         return [*map(json.loads, (self.folder / "traces.jsonl").read_text().splitlines())]
 
     @property
     def kept(self) -> list[dict[str, Any]]:
-        """The embedded file, with what Jaeger changes changed."""
+        """The lines of the embedded file, with Jaeger's changes."""
         lines = self.lines
         for line in lines:
             for owner in line["resourceSpans"]:
@@ -108,22 +108,22 @@ class Demo:
 
     @property
     def trace_id(self) -> str:
-        """The one trace."""
+        """The id of the only trace."""
         (found,) = {span["traceId"] for span in self.spans}
         return str(found)
 
     def ask(self, path: str) -> Any:
-        """Ask Jaeger's API."""
+        """Return an answer of Jaeger's API."""
         return json.loads(fetch(f"{self.jaeger.url}/api/{path}"))
 
     def in_jaeger(self) -> dict[str, Told]:
-        """The spans of the trace as they are stored."""
+        """Return the stored spans of the trace."""
         return spans_of([self.ask(f"v3/traces/{self.trace_id}?raw_traces=true")["result"]])
 
 
 @pytest.fixture(
     scope="module",
-    # The tests of one run stay together.
+    # The tests of one run stay on one worker.
     params=[
         pytest.param((protocol, keep), id=name, marks=pytest.mark.xdist_group(name))
         for protocol, keep, name in (
@@ -135,7 +135,7 @@ class Demo:
 def demo(
     request: pytest.FixtureRequest, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Demo]:
-    """The demo's run, sent by either protocol, in either storage of Jaeger."""
+    """Run the demo with either protocol and either storage of Jaeger."""
     protocol, keep = request.param
     folder = tmp_path_factory.mktemp("demo")
     backend = Jaeger(folder / "jaeger", on_disk=keep is as_on_disk)
@@ -159,7 +159,7 @@ def test_every_span_is_there_whole(demo: Demo) -> None:
 
 
 def test_the_demo_has_what_is_compared(demo: Demo) -> None:
-    """The comparison would see a lost link, a lost status or a lost level of the tree."""
+    """The comparison detects a lost link, a lost status or a lost level of the tree."""
     spans = {span["spanId"]: span for span in demo.spans}
     assert Counter(span["kind"] for span in spans.values()) == {1: 31, 2: 1}
     errors = [span for span in spans.values() if span["status"].get("code") == 2]
@@ -179,7 +179,7 @@ def depth(span_id: str | None, parents: dict[str, str | None]) -> int:
 
 
 def test_ids_are_derived(demo: Demo) -> None:
-    """Whoever knows a run's id knows where its trace and its span are in Jaeger."""
+    """A run's id is enough to find its trace and span in Jaeger."""
     runs = {
         span["spanId"]: values(span)[semconv.RUN_ID]
         for span in demo.spans
@@ -197,7 +197,7 @@ def test_ids_are_derived(demo: Demo) -> None:
 
 
 def test_flowspans_readers_agree(demo: Demo) -> None:
-    """The timeline is drawn from the same spans, whether they come from Jaeger or from files."""
+    """The timeline is drawn from the same spans, from Jaeger or from files."""
     url = jaeger.base_url(demo.jaeger.url)
     found = jaeger.load(url, demo.trace_id)
     lines = "\n".join(map(json.dumps, demo.kept)).encode()
@@ -206,11 +206,11 @@ def test_flowspans_readers_agree(demo: Demo) -> None:
         assert found == trace_files.load(demo.folder, demo.trace_id)
 
 
-# What the UI of Jaeger reads
+# The API of Jaeger's UI
 
 
 def plain(value: dict[str, Any]) -> Any:
-    """The value of an attribute."""
+    """Return the value of an attribute."""
     ((kind, held),) = value.items()
     match kind:
         case "intValue":
@@ -229,7 +229,7 @@ def tags(fields: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def for_ui(holder: dict[str, Any]) -> dict[str, Any]:
-    """Lists are JSON text there."""
+    """Return a value as the UI has it: lists are JSON text."""
     return {
         key: json.dumps(value) if isinstance(value, list) else value
         for key, value in values(holder).items()
@@ -237,7 +237,7 @@ def for_ui(holder: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_ui_shows_every_span(demo: Demo) -> None:
-    """It has microseconds, and tags in place of kinds, statuses and scopes, as Jaeger always had.
+    """The UI has microseconds, and tags instead of kinds, statuses and scopes.
 
     Links are references without attributes, and an event's name is one of its fields.
     """
@@ -303,7 +303,7 @@ def test_the_timeline_is_the_same(demo: Demo) -> None:
 
 
 def test_a_flow_and_a_time_choose_the_run(demo: Demo) -> None:
-    """By the search of a real Jaeger; what is too long ago, or of no such flow, is told."""
+    """With a real Jaeger's search; runs that are too old or of no such flow are reported."""
     expected = timeline("latest", "--file", str(demo.folder))
     place = ("--jaeger", demo.jaeger.url)
     for choice in (("--flow", "nyc-flights"), ("--flow", "nyc-flights", "--since", "1h")):
@@ -316,7 +316,7 @@ def test_a_flow_and_a_time_choose_the_run(demo: Demo) -> None:
 
 
 def test_trends_are_those_of_the_files(demo: Demo) -> None:
-    """Jaeger's search finds the one run there is, and it is told the same way."""
+    """Jaeger's search finds the only run, with the same answers."""
 
     def trends(*arguments: str) -> Any:
         command = Path(sys.executable).with_name("flowspan")
@@ -338,12 +338,12 @@ def test_trends_are_those_of_the_files(demo: Demo) -> None:
 
 
 def test_an_unknown_trace_is_told_from_the_known(demo: Demo) -> None:
-    """It says that Jaeger has none of that id, and names what it has."""
+    """The message says that Jaeger has no such id, and lists the ids it has."""
     found = timeline("0123456789abcdef" * 2, "--jaeger", demo.jaeger.url)
     assert found.returncode == 1
     assert demo.trace_id in found.stderr
 
 
 def test_jaeger_does_not_trace_itself(demo: Demo) -> None:
-    """By now it has been asked often, and shows no service but the flow's."""
+    """After many requests it only has the flow's service."""
     assert demo.ask("v3/services") == {"services": ["prefect"]}

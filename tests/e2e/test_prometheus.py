@@ -1,4 +1,4 @@
-"""What Prometheus gets of the demo and of short processes, and what the dashboard makes of it."""
+"""Prometheus has the demo and short processes, and the dashboard shows them."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-# The demo takes a while on a busy machine. All tests look at what it sent, so they stay with it.
+# The demo is slow on a busy machine. All tests check what it sent, so they stay on its worker.
 pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("prometheus")]
 
 SHORT = (1, 2, 1)
-"""How often the flow `brief` runs in each of the processes that run nothing else."""
+"""How often the flow `brief` runs in each of the short processes."""
 
 STEP = 60
-"""Seconds; the least that the dashboard's graphs have."""
+"""Seconds; the shortest step of the dashboard's graphs."""
 
 RATE = STEP + 15
-"""Seconds that Grafana takes rates over: a step and a scrape."""
+"""Seconds over which Grafana computes rates: a step and a scrape."""
 
 ACTIVE = ("cicd_pipeline_run_active", "prefect_task_run_active")
-"""The gauges."""
+"""The gauges of active runs."""
 
 EXEMPLAR = DATA_SOURCES["prometheus"]["jsonData"]["exemplarTraceIdDestinations"][0]["name"]
 """The label by which Grafana finds an exemplar's trace."""
@@ -64,7 +64,7 @@ Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 @dataclass(frozen=True)
 class Stack:
-    """The default backends of docker-compose.yml, which have seen the demo and short processes."""
+    """The default backends of docker-compose.yml, after the demo and short processes."""
 
     collector: Collector
     jaeger: Jaeger
@@ -72,19 +72,19 @@ class Stack:
     files: Path
     begun: float
     active: Mapping[tuple[str, str], float]
-    """The most runs of the demo that there were at a time, by metric and by flow or task."""
+    """The most runs of the demo at one time, by metric and by flow or task."""
 
     def lines(self, signal: str) -> list[dict[str, Any]]:
         """The demo's embedded file of a signal."""
         return [*map(json.loads, (self.files / f"{signal}.jsonl").read_text().splitlines())]
 
     def query(self, expression: str) -> list[tuple[Mapping[str, str], float]]:
-        """What an expression is now: labels and values."""
+        """Return the current result of an expression: labels and values."""
         found = self.prometheus.ask("query", query=fill_in(expression, self.range))["result"]
         return [(series["metric"], float(series["value"][1])) for series in found]
 
     def graph(self, expression: str) -> list[float]:
-        """What an expression was since the beginning: all values of all series."""
+        """Return an expression since the beginning: all values of all series."""
         found = self.prometheus.ask(
             "query_range",
             query=fill_in(expression, self.range),
@@ -100,12 +100,12 @@ class Stack:
         return math.ceil(time.time() - self.begun) + 60
 
     def ask_jaeger(self, path: str) -> Any:
-        """What Jaeger's API answers."""
+        """Return an answer of Jaeger's API."""
         return json.loads(fetch(f"{self.jaeger.url}/api/{path}"))
 
 
 def fill_in(expression: str, seconds: int) -> str:
-    """Put values in place of Grafana's variables."""
+    """Replace Grafana's variables by values."""
     given = MACROS | {
         "$__range": f"{seconds}s",
         "$__interval": f"{STEP}s",
@@ -141,7 +141,7 @@ def stack(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
             active = most_active(collector, demo)
             demo.result()
         stack = Stack(collector, jaeger, prometheus, files, begun, active)
-        # Span metrics are the Collector's own, and go on: what Prometheus sees first is no growth.
+        # Span metrics are the Collector's own series: the first value in Prometheus is no growth.
         first = 'traces_span_metrics_calls_total{span_name="RUN brief"}'
         wait_for(lambda: stack.query(first), 60, "the first span metrics")
         for runs in SHORT[1:]:
@@ -150,7 +150,7 @@ def stack(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def most_active(collector: Collector, demo: Future[None]) -> dict[tuple[str, str], float]:
-    """Look at the gauges of active runs until the demo is over."""
+    """Watch the gauges of active runs until the demo ends."""
     most: dict[tuple[str, str], float] = defaultdict(float)
     while not demo.done():
         for name, family in families(collector).items():
@@ -163,18 +163,18 @@ def most_active(collector: Collector, demo: Future[None]) -> dict[tuple[str, str
 
 @pytest.fixture(scope="module")
 def settled(stack: Stack) -> Stack:
-    """The same, once Prometheus's rule has counted the last process."""
+    """Return the same stack, once Prometheus's rule has counted the last process."""
     wait_for(lambda: counted(stack, "brief") >= sum(SHORT), 90, "the sum of all processes")
     return stack
 
 
 def counted(stack: Stack, flow: str) -> float:
-    """The runs of a flow by the rule."""
+    """Return the runs of a flow by the rule."""
     selector = f'{NEW}{{counter="prefect_flow_runs_total",prefect_flow_name="{flow}"}}'
     return sum(value for _, value in stack.query(f"sum(sum_over_time({selector}[$__range]))"))
 
 
-# What the Collector offers
+# The Collector's series
 
 
 def families(collector: Collector) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def families(collector: Collector) -> dict[str, Any]:
 
 
 def test_the_exporter_has_every_family(stack: Stack) -> None:
-    """One for each instrument of flowspan, those of spans, and what tells about processes."""
+    """One for each instrument of flowspan, those of spans, and those about processes."""
 
     def family(name: str) -> str:
         return name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count")
@@ -203,7 +203,7 @@ def test_the_exporter_has_every_family(stack: Stack) -> None:
 
 
 def embedded(stack: Stack) -> Series:
-    """The series of the demo's embedded file, as the Collector's exporter should name them."""
+    """Return the series of the demo's embedded file, with the names of the exporter."""
     found: Series = {}
     for line in stack.lines("metrics"):  # cumulative, so the last one holds
         for owner in line["resourceMetrics"]:
@@ -237,13 +237,13 @@ def as_exported(metric: dict[str, Any], process: dict[str, str]) -> Series:
 
 
 def key(name: str, labels: Mapping[str, str]) -> tuple[str, frozenset[tuple[str, str]]]:
-    """Tells one series from the others; bounds are written in several ways."""
+    """Return the key of a series; bounds have several spellings."""
     bound = {"le": str(float(labels["le"]))} if "le" in labels else {}
     return name, frozenset({**labels, **bound}.items())
 
 
 def exported(stack: Stack, process: str) -> Series:
-    """What the Collector offers of one process."""
+    """Return the Collector's series of one process."""
     return {
         key(sample.name, sample.labels): sample.value
         for family in families(stack.collector).values()
@@ -262,7 +262,7 @@ def test_values_are_those_of_the_embedded_files(stack: Stack) -> None:
 
 
 def total(series: Series, name: str, *labels: tuple[str, str]) -> float:
-    """What all series of a metric add up to that have these labels."""
+    """Return the sum of all series of a metric with these labels."""
     return sum(value for (one, has), value in series.items() if one == name and has >= {*labels})
 
 
@@ -279,7 +279,7 @@ def test_active_runs_are_seen(stack: Stack) -> None:
 
 
 def test_the_demo_is_what_it_was(stack: Stack) -> None:
-    """29 runs, of which two of flows, with one retry, one timeout and one broken objective."""
+    """29 runs, including two of flows, with one retry, one timeout and one violated objective."""
     series = embedded(stack)
     assert total(series, "prefect_flow_runs_total") == 2
     assert total(series, "prefect_task_runs_total") == 27
@@ -301,7 +301,7 @@ def spans(stack: Stack) -> list[dict[str, Any]]:
 
 
 def test_span_metrics_count_every_span(stack: Stack) -> None:
-    """By name, kind and status; of the demo and of the short processes, one series for all."""
+    """By name, kind and status; one series for the demo and the short processes together."""
     kinds = {1: "SPAN_KIND_INTERNAL", 2: "SPAN_KIND_SERVER"}
     codes = {None: "STATUS_CODE_UNSET", 2: "STATUS_CODE_ERROR"}
     expected = Counter(
@@ -333,7 +333,7 @@ def test_span_metrics_count_every_span(stack: Stack) -> None:
         assert lasted[name] == pytest.approx(seconds[name], abs=1e-5), name
 
 
-# What Prometheus has
+# Prometheus
 
 
 def test_prometheus_is_content(settled: Stack) -> None:
@@ -345,7 +345,7 @@ def test_prometheus_is_content(settled: Stack) -> None:
 
 
 def test_runs_of_short_processes_are_all_counted(settled: Stack) -> None:
-    """Each process was over before it was scraped twice; no run is left out or counted twice."""
+    """Each process ended before it was scraped twice; no run is missed or counted twice."""
     assert counted(settled, "brief") == sum(SHORT)
     each = 'last_over_time(prefect_flow_runs_total{prefect_flow_name="brief"}[$__range])'
     found = settled.query(each)
@@ -354,7 +354,7 @@ def test_runs_of_short_processes_are_all_counted(settled: Stack) -> None:
 
 
 def test_every_counter_adds_up(settled: Stack) -> None:
-    """By the rule, each counter of the demo has grown by just what its process counted."""
+    """By the rule, each counter of the demo grew by exactly what its process counted."""
     expected: Series = {}
     for (name, labels), value in embedded(settled).items():
         if name in COUNTERS:
@@ -388,11 +388,11 @@ def test_the_dashboard_shows_something(settled: Stack, target: dict[str, Any]) -
             found = settled.graph(target["expr"])
         return [value for value in found if not math.isnan(value)]
 
-    assert wait_for(numbers, 45, target["expr"])  # the Collector tells of spans every 15 s
+    assert wait_for(numbers, 45, target["expr"])  # the Collector exports span metrics every 15 s
 
 
 def test_the_dashboard_shows_what_was(settled: Stack) -> None:
-    """The figures at its top are those of the demo and the short processes together."""
+    """The figures at the top are those of the demo and the short processes together."""
     series = embedded(settled)
 
     def shown(title: str) -> float:
@@ -403,10 +403,10 @@ def test_the_dashboard_shows_what_was(settled: Stack) -> None:
     assert shown("Success rate") == 1
     assert shown("Active") == 0
     assert shown("Retries") == 1
-    assert shown("Broken objectives") == 1
+    assert shown("Violated objectives") == 1
     rows_of_brief = sum(SHORT)
     assert shown("Rows out") == total(series, "prefect_task_rows_sum", OUTPUT) + rows_of_brief
-    # Quantiles are guessed from the bounds of the bucket that a run is in.
+    # Quantiles are estimated from the bounds of a run's bucket.
     name, flow = "cicd_pipeline_run_duration_seconds_sum", ("prefect_flow_name", "nyc-flights")
     longest = total(series, name, flow, ("cicd_pipeline_run_state", "executing"))
     bounds = [0, *DURATION_BUCKETS]
@@ -432,7 +432,7 @@ def test_the_dashboard_ranks_tasks(settled: Stack) -> None:
 
 
 def test_the_dashboard_can_choose(settled: Stack) -> None:
-    """Its variables list the service and all flows."""
+    """The variables list the service and all flows."""
     chosen = {}
     for variable in DASHBOARD["templating"]["list"]:
         selector, label = variable["definition"].removeprefix("label_values(")[:-1].rsplit(", ", 1)
@@ -446,7 +446,7 @@ def test_the_dashboard_can_choose(settled: Stack) -> None:
 
 
 def test_exemplars_lead_to_traces(stack: Stack) -> None:
-    """Each names a span that Jaeger has, of the duration that was measured."""
+    """Each names a span in Jaeger with the measured duration."""
 
     def exemplars() -> list[dict[str, Any]]:
         found = stack.prometheus.ask(
@@ -480,7 +480,7 @@ def test_exemplars_lead_to_traces(stack: Stack) -> None:
 
 
 def monitor(stack: Stack, what: str, **more: str) -> dict[str, list[float]]:
-    """What Jaeger's Monitor tab shows, by operation; NaN is left out."""
+    """Return the values of Jaeger's Monitor tab, by operation, without NaN."""
     query = {
         "service": "prefect",
         "groupByOperation": "true",

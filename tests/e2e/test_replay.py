@@ -1,4 +1,4 @@
-"""flowspan's embedded files, read by the Collector, are what flows would have sent, once."""
+"""The Collector replays flowspan's embedded files as if flows had sent them, once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Series = tuple[str, tuple[str, ...]]
 
 
 def collector_to(sink: Sink, folder: Path, *layers: str, **variables: str) -> Collector:
-    """A Collector with a layer of the test's own that sends all signals to the sink."""
+    """Return a Collector with a test layer that sends all signals to the sink."""
     endpoint = sink.endpoint.removeprefix("http://")
     own = {
         "exporters": {"otlp/sink": {"endpoint": endpoint, "tls": {"insecure": True}}},
@@ -41,14 +41,14 @@ def collector_to(sink: Sink, folder: Path, *layers: str, **variables: str) -> Co
 
 
 def test_same_as_over_otlp(prefect_server: str, tmp_path: Path) -> None:
-    """Spans, logs and metrics that are replayed are those that the same flow has sent, once."""
+    """Replayed spans, logs and metrics are those that the same flow sent, once."""
     with grpc_sink() as sent, grpc_sink() as replayed:
         collector = collector_to(sent, tmp_path / "c")
         with running(collector):
             flow, _ = run_flow(prefect_server, tmp_path / "f", collector.endpoint())
             sent_ids = flow.spans
             wait_for_ids(sent, sent_ids)
-        # With a limit of memory that it is always over: nobody would read again what is refused.
+        # With a memory limit that is always exceeded: refused lines would not be read again.
         variables = {"FLOWSPAN_DIR": str(tmp_path / "late"), "COLLECTOR_MEMORY_MIB": "5"}
         again = collector_to(replayed, tmp_path / "r", "replay", **variables)
         with running(again):
@@ -66,7 +66,7 @@ def test_same_as_over_otlp(prefect_server: str, tmp_path: Path) -> None:
 
 
 def test_files_that_rotate(prefect_server: str, tmp_path: Path) -> None:
-    """All comes once, with files that are renamed while the Collector reads, or while it is off."""
+    """Everything arrives once, even if files are renamed while the Collector reads or is down."""
     small = {
         "FLOWSPAN_FILE_MAX_BYTES": "6000",
         "FLOWSPAN_FILE_MAX_COUNT": "100",
@@ -96,7 +96,7 @@ def test_files_that_rotate(prefect_server: str, tmp_path: Path) -> None:
 
 
 def as_set(messages: Iterable[Any]) -> Counter[bytes]:
-    """Messages to compare, in any order and with their attributes in any order."""
+    """Return messages for comparison, without their order and that of attributes."""
     found: Counter[bytes] = Counter()
     for message in messages:
         copy = type(message)()
@@ -107,7 +107,7 @@ def as_set(messages: Iterable[Any]) -> Counter[bytes]:
 
 
 def totals(sink: Sink) -> dict[Series, tuple[float, int]]:
-    """What each series has come to, whether it was sent as totals or as what was added."""
+    """Return the value of each series, from totals or from deltas."""
     found: dict[Series, tuple[float, int]] = defaultdict(lambda: (0, 0))
     for _, metric in sink.metrics:
         kind = metric.WhichOneof("data") or ""

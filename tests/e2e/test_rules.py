@@ -1,4 +1,4 @@
-"""What compose/rules.yml makes of counters, by the tests of Prometheus's own tool."""
+"""The rules in compose/rules.yml, checked by Prometheus's own tool."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""Tail sampling keeps what somebody will ask for, whatever the share, and all is counted."""
+"""Tail sampling keeps important traces, whatever the share, and everything is counted."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def collector_for(sink: Sink, folder: Path, **variables: str) -> Collector:
 
 
 def traces() -> ExportTraceServiceRequest:
-    """One trace of each kind, of a root and a child. Only roots are slow, only children fail."""
+    """Return one trace of each kind: a root and a child. Roots are slow, children fail."""
     made = request(10)
     spans = made.resource_spans[0].scope_spans[0].spans
     for root, child in zip(spans[:5], spans[5:], strict=True):
@@ -55,7 +55,7 @@ def traces() -> ExportTraceServiceRequest:
 
 
 def kept(sink: Sink) -> dict[int, int]:
-    """How many spans of each trace the backend has."""
+    """Return how many spans of each trace the backend has."""
     found: dict[int, int] = {}
     for span in sink.spans:
         trace = int.from_bytes(span.trace_id, "big")
@@ -65,7 +65,7 @@ def kept(sink: Sink) -> dict[int, int]:
 
 @pytest.mark.parametrize(("percent", "others"), [("0", set()), ("100", {PLAIN})])
 def test_what_is_kept(percent: str, others: set[int], sink: Sink, tmp_path: Path) -> None:
-    """Failed, slow, violating and unfinished traces are kept, whole; of the rest the share."""
+    """Failed, slow, violating and unfinished traces are kept whole, and a share of the rest."""
     collector = collector_for(
         sink, tmp_path, COLLECTOR_SAMPLING_PERCENT=percent, COLLECTOR_SAMPLING_WAIT="2s"
     )
@@ -81,7 +81,7 @@ def test_what_is_kept(percent: str, others: set[int], sink: Sink, tmp_path: Path
 
 
 def test_collector_that_is_stopped(sink: Sink, tmp_path: Path) -> None:
-    """What still waits for its judgement is judged before a Collector ends."""
+    """Undecided traces are decided before a Collector ends."""
     collector = collector_for(
         sink, tmp_path, COLLECTOR_SAMPLING_PERCENT="0", COLLECTOR_SAMPLING_WAIT="10m"
     )

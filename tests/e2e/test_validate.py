@@ -1,6 +1,6 @@
-"""The Collector takes base.yaml with every subset of the layers, in any order.
+"""The Collector accepts base.yaml with every subset of the layers, in any order.
 
-Each layer alone, each pair and all together are always tried; every subset is by `make e2e-all`.
+Each layer alone, each pair and all together are always tried; `make e2e-all` tries every subset.
 """
 
 import os
@@ -24,7 +24,7 @@ AFTER_BASE = "cloudwatch-otlp"  # the one layer that replaces an array of base.y
 SUBSETS = {size: [*combinations(LAYERS, size)] for size in range(len(LAYERS) + 1)}
 QUICK = {0, 1, 2, len(LAYERS)}  # two are enough for layers to disturb each other
 
-# What has no default.
+# Variables without a default
 VARIABLES = {
     "AWS_ACCESS_KEY_ID": "none",
     "AWS_EC2_METADATA_DISABLED": "true",
@@ -50,7 +50,7 @@ def collector() -> Path:
 
 
 def complaint(collector: Path, names: Sequence[str], variables: dict[str, str]) -> str:
-    """What `validate` says against these files, in this order; empty if nothing."""
+    """Return the complaint of `validate` about these files, in this order, or an empty text."""
     configs = (f"--config={FOLDER / name}.yaml" for name in names)
     command = [str(collector), "validate", *configs]
     environment = {"PATH": os.environ["PATH"], **variables}
@@ -73,7 +73,7 @@ def orders(subset: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     [pytest.param(size, marks=() if size in QUICK else pytest.mark.exhaustive) for size in SUBSETS],
 )
 def test_every_subset_in_several_orders(collector: Path, size: int) -> None:
-    """`validate` has nothing to say against any of this size."""
+    """`validate` accepts all subsets of this size."""
     cases = {order for subset in SUBSETS[size] for order in orders(subset)}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         complaints = pool.map(lambda order: complaint(collector, order, VARIABLES), cases)
@@ -82,7 +82,7 @@ def test_every_subset_in_several_orders(collector: Path, size: int) -> None:
 
 @pytest.mark.parametrize(("layer", "name"), [(k, v) for k, names in NEEDED.items() for v in names])
 def test_what_has_no_default_is_asked_for(collector: Path, layer: str, name: str) -> None:
-    """A layer without its key, token or certificate is refused, not run open or in vain."""
+    """A layer without its key, token or certificate is refused, not run unprotected or in vain."""
     variables = {key: value for key, value in VARIABLES.items() if key != name}
     assert complaint(collector, (BASE, layer), variables) != ""
     assert complaint(collector, (layer, BASE), variables) != ""
@@ -96,7 +96,7 @@ def read(name: str) -> dict[str, dict[str, dict[str, object]]]:
 
 
 def arrays(tree: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
-    """All lists in nested mappings, with the keys that lead to them."""
+    """Yield all lists in nested mappings, with the keys that lead to them."""
     if isinstance(tree, list):
         yield path, tree
     elif isinstance(tree, dict):
@@ -106,7 +106,7 @@ def arrays(tree: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 
 @pytest.mark.parametrize("pair", list(combinations([BASE, *LAYERS], 2)), ids="+".join)
 def test_no_layer_replaces_an_array_of_another(pair: tuple[str, str]) -> None:
-    """Merging would silently drop one of the two; but cloudwatch-otlp repeats base's extensions."""
+    """Merging would silently drop one of them; but cloudwatch-otlp repeats base's extensions."""
     first, second = (dict(arrays(read(name))) for name in pair)
     shared = first.keys() & second.keys()
     if pair == (BASE, AFTER_BASE):
@@ -120,7 +120,7 @@ def test_no_layer_replaces_an_array_of_another(pair: tuple[str, str]) -> None:
 
 
 def test_span_metrics_have_the_buckets_of_flowspans_histograms() -> None:
-    """One dashboard serves both."""
+    """One dashboard shows both."""
     seconds = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
     base = yaml.safe_load((FOLDER / "base.yaml").read_text())
     buckets = base["connectors"]["spanmetrics"]["histogram"]["explicit"]["buckets"]
@@ -129,7 +129,7 @@ def test_span_metrics_have_the_buckets_of_flowspans_histograms() -> None:
 
 
 def test_what_the_redaction_skips_is_flowspans_own() -> None:
-    """A name that changed would only make the Collector slower, which nobody would see."""
+    """A renamed attribute would only make the Collector slower, which nobody would notice."""
     base = yaml.safe_load((FOLDER / "base.yaml").read_text())
     own = {value for value in vars(semconv).values() if isinstance(value, str)}
     assert set(base["processors"]["redaction"]["ignored_keys"]) <= own

@@ -42,22 +42,22 @@ stream.write('{"n": 3}\\n')
 
 
 def stream_in(folder: Path, *, max_bytes: int = 1000, max_count: int = 4) -> RotatingStream:
-    """Make a stream for traces."""
+    """Return a stream for traces."""
     return RotatingStream(folder, "traces", max_bytes=max_bytes, max_count=max_count)
 
 
 def files_in(folder: Path) -> list[Path]:
-    """List the files of the set, oldest first, the live one last."""
+    """Return the files of the set, oldest first, the live one last."""
     return [*sorted(folder.glob("traces-*.jsonl")), *folder.glob("traces.jsonl")]
 
 
 def lines_in(folder: Path) -> list[str]:
-    """Read all lines of the set, oldest file first."""
+    """Return all lines of the set, oldest file first."""
     return [line for path in files_in(folder) for line in path.read_text().splitlines()]
 
 
 def test_folder_is_made_by_the_first_write(tmp_path: Path) -> None:
-    """Nothing is on disk until something is written; git never sees what then is."""
+    """Nothing is on disk before the first write; git then ignores the folder."""
     folder = tmp_path / "a" / ".flowspan"
     stream = stream_in(folder)
     assert not folder.exists()
@@ -67,7 +67,7 @@ def test_folder_is_made_by_the_first_write(tmp_path: Path) -> None:
 
 
 def test_folder_of_the_user_is_left_as_it_is(tmp_path: Path) -> None:
-    """A folder that was there before gets no .gitignore."""
+    """An existing folder gets no .gitignore."""
     stream_in(tmp_path).write("{}\n")
     assert not (tmp_path / ".gitignore").exists()
 
@@ -83,7 +83,7 @@ def test_folder_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_rotation_keeps_files_below_the_size_and_loses_nothing(tmp_path: Path) -> None:
-    """A full file is renamed, in an order that its name shows, and a new one begun."""
+    """A full file is renamed, with a name that sorts by time, and a new one started."""
     stream = stream_in(tmp_path, max_bytes=100, max_count=100)
     written = [json.dumps({"n": n}) for n in range(100)]
     for line in written:
@@ -95,7 +95,7 @@ def test_rotation_keeps_files_below_the_size_and_loses_nothing(tmp_path: Path) -
 
 @pytest.mark.parametrize("max_count", [1, 3])
 def test_oldest_files_are_deleted(tmp_path: Path, max_count: int) -> None:
-    """The set never holds more files than it may, and what it holds is the newest."""
+    """The set never has more files than allowed, and keeps the newest."""
     stream = stream_in(tmp_path, max_bytes=100, max_count=max_count)
     for number in range(200):
         stream.write(json.dumps({"n": number}) + "\n")
@@ -106,7 +106,7 @@ def test_oldest_files_are_deleted(tmp_path: Path, max_count: int) -> None:
 
 
 def test_other_signals_and_other_files_are_left_alone(tmp_path: Path) -> None:
-    """Deleting the oldest traces touches neither the logs nor a file of the user's."""
+    """Deleting the oldest traces touches neither the logs nor the user's files."""
     names = ("logs.jsonl", "logs-1.jsonl", "my-traces-1.jsonl", "traces-backup.jsonl")
     others = [tmp_path / name for name in names]
     for other in others:
@@ -118,7 +118,7 @@ def test_other_signals_and_other_files_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_line_longer_than_a_file_is_kept_whole(tmp_path: Path) -> None:
-    """A batch larger than the size gets a file of its own."""
+    """A batch larger than the size gets its own file."""
     stream = stream_in(tmp_path, max_bytes=50)
     long = json.dumps({"pad": "é" * 500})
     for line in ("{}", long, "{}"):
@@ -158,7 +158,7 @@ def test_two_processes_write_at_once(tmp_path: Path) -> None:
 
 
 def test_torn_line_costs_nothing_but_itself(tmp_path: Path) -> None:
-    """After a writer was killed in the middle of a line the next one starts a new line."""
+    """After a writer was killed in the middle of a line, the next one starts a new line."""
     (tmp_path / "traces.jsonl").write_text('{"n": 1}\n{"n": 2, "kil')
     stream = stream_in(tmp_path)
     stream.write('{"n": 3}\n')
@@ -168,7 +168,7 @@ def test_torn_line_costs_nothing_but_itself(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="resource limits are POSIX")
 def test_full_disk_raises_and_is_recovered_from(tmp_path: Path) -> None:
-    """A line that fits only in part is an OSError, and the next line is whole again."""
+    """If a line is only partly written, write raises OSError, and the next line is whole."""
     ended = subprocess.run(
         [sys.executable, "-c", HITS_THE_LIMIT, tmp_path],
         capture_output=True,
@@ -191,7 +191,7 @@ def test_deleted_folder_is_made_again(tmp_path: Path) -> None:
 
 
 def test_rotated_by_another_process(tmp_path: Path) -> None:
-    """A writer whose file was renamed goes on in the new live file."""
+    """If its file was renamed, a writer continues in the new live file."""
     stream = stream_in(tmp_path)
     stream.write('{"n": 1}\n')
     (tmp_path / "traces.jsonl").rename(tmp_path / "traces-1.jsonl")
@@ -200,7 +200,7 @@ def test_rotated_by_another_process(tmp_path: Path) -> None:
 
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    """A write raises OSError while the folder is impossible, and works once it is possible."""
+    """A write raises OSError while the folder cannot be created, and works afterwards."""
     obstacle = tmp_path / "file"
     obstacle.write_text("")
     stream = stream_in(obstacle / ".flowspan")
@@ -214,7 +214,7 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_parent_and_forked_child_both_write(tmp_path: Path) -> None:
-    """A stream made and used before a fork works in both processes after it."""
+    """A stream created and used before a fork works in both processes after it."""
     stream = stream_in(tmp_path, max_bytes=50, max_count=1000)
     stream.write('{"by": "before"}\n')
     child = os.fork()
@@ -228,7 +228,7 @@ def test_parent_and_forked_child_both_write(tmp_path: Path) -> None:
 
 
 def test_no_descriptor_stays_open(tmp_path: Path) -> None:
-    """Between two lines nothing is held, so nothing can leak into a fork or go stale."""
+    """No file is open between two lines, so a fork cannot inherit one."""
     descriptors = Path("/proc/self/fd")
     if not descriptors.exists():
         pytest.skip("needs /proc")

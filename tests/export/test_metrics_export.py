@@ -1,4 +1,4 @@
-"""Metrics on their way out: short-lived processes, several processes, dead endpoints, forks."""
+"""Export of metrics: short-lived processes, several processes, dead endpoints, forks."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ def script(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
 
 
 def counts(sink: Sink, name: str) -> dict[str, list[tuple[int, int]]]:
-    """By process: temporality and summed value of each export of a counter, in order."""
+    """Return, by process, temporality and sum of each export of a counter, in order."""
     found: dict[str, list[tuple[int, int]]] = {}
     for resource, metric in sink.metrics:
         if metric.name == name:
@@ -53,7 +53,7 @@ def counts(sink: Sink, name: str) -> dict[str, list[tuple[int, int]]]:
 
 
 def test_a_brief_flow_in_a_brief_process_loses_nothing(prefect_server: str, tmp_path: Path) -> None:
-    """Two scripts that run a flow of some milliseconds leave two runs in the embedded files."""
+    """Two scripts with flows of a few milliseconds leave two runs in the embedded files."""
     for _ in range(2):
         script("1", FLOWSPAN_DIR=str(tmp_path))
     found = metric_files.load(tmp_path)
@@ -66,7 +66,7 @@ def test_a_brief_flow_in_a_brief_process_loses_nothing(prefect_server: str, tmp_
 
 @pytest.mark.parametrize("protocol", list(SINKS))
 def test_cumulative_series_of_two_processes_are_apart(prefect_server: str, protocol: str) -> None:
-    """By default each process tells its own total, as an instance of its own."""
+    """By default each process exports its own total, as a separate instance."""
     with SINKS[protocol]() as sink:
         for count in ("3", "2"):
             script(
@@ -80,7 +80,7 @@ def test_cumulative_series_of_two_processes_are_apart(prefect_server: str, proto
 
 @pytest.mark.parametrize("protocol", list(SINKS))
 def test_delta_temporality_adds_up(prefect_server: str, protocol: str) -> None:
-    """With the standard variable each export tells what is new, and nothing is told twice."""
+    """With the standard variable each export is a delta, and nothing is exported twice."""
     with SINKS[protocol]() as sink:
         for count in ("3", "2"):
             script(
@@ -98,7 +98,7 @@ def test_delta_temporality_adds_up(prefect_server: str, protocol: str) -> None:
 
 
 def test_embedded_files_take_the_standard_temporality(prefect_server: str, tmp_path: Path) -> None:
-    """Delta in the embedded files adds up to the same as cumulative."""
+    """Deltas in the embedded files add up to the same as cumulative counts."""
     variable = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
     for temporality in ("delta", "cumulative"):
         folder = tmp_path / temporality
@@ -109,7 +109,7 @@ def test_embedded_files_take_the_standard_temporality(prefect_server: str, tmp_p
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_a_forked_child_counts_from_zero(prefect_server: str) -> None:
-    """A child tells what it has counted itself, as an instance of its own, and no more."""
+    """A child only exports its own counts, as a separate instance."""
     with http_sink() as sink:
         script(
             "2",
@@ -125,7 +125,7 @@ def test_a_forked_child_counts_from_zero(prefect_server: str) -> None:
 
 
 def test_runs_in_a_process_pool_are_all_counted(prefect_server: str, tmp_path: Path) -> None:
-    """Each process of a pool tells the task runs that it ran, and they add up."""
+    """Each process of a pool exports its own task runs, and they add up."""
     finished = run_script("pooled.py", "pooled", env=environment(tmp_path))
     assert finished.returncode == 0, finished.stderr
     runs = [c for c in metric_files.load(tmp_path).counters if c.name == "prefect.task.runs"]
@@ -134,7 +134,7 @@ def test_runs_in_a_process_pool_are_all_counted(prefect_server: str, tmp_path: P
 
 
 def test_an_error_in_a_process_pool_counts_once(prefect_server: str, tmp_path: Path) -> None:
-    """The process that ran the task tells its error, and not the flow that it came up in."""
+    """Only the process that ran the task counts its error; the flow's process does not."""
     finished = run_script("pooled.py", "pooled_failing", env=environment(tmp_path))
     assert "ValueError" in finished.stderr
     errors = [
@@ -145,7 +145,7 @@ def test_an_error_in_a_process_pool_counts_once(prefect_server: str, tmp_path: P
 
 @pytest.mark.parametrize("dead", [refusing_endpoint, silent_endpoint])
 def test_a_dead_endpoint_costs_a_bounded_time(prefect_server: str, dead: Any) -> None:
-    """With both signals lost the process ends in time, and says of each in one line that it is."""
+    """Without both signals the process ends in time, with one line for each signal."""
     with dead() as endpoint:
         start = time.monotonic()
         bare = script("1", FLOWSPAN_ENABLED="false")
@@ -166,21 +166,21 @@ def test_a_dead_endpoint_costs_a_bounded_time(prefect_server: str, dead: Any) ->
 
 
 def test_metrics_can_be_switched_off(prefect_server: str, tmp_path: Path) -> None:
-    """OTEL_METRICS_EXPORTER=none leaves spans alone."""
+    """OTEL_METRICS_EXPORTER=none does not affect spans."""
     script("1", FLOWSPAN_DIR=str(tmp_path), OTEL_METRICS_EXPORTER="none")
     assert [path.name for path in tmp_path.glob("*.jsonl")] == ["traces.jsonl"]
 
 
 @pytest.mark.parametrize("interval", ["0", "-5"])
 def test_a_bad_interval_is_refused(monkeypatch: pytest.MonkeyPatch, interval: str) -> None:
-    """What the SDK does not take is an error that names the variable."""
+    """If the SDK rejects a value, the error names the variable."""
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", interval)
     with pytest.raises(providers.ConfigurationError, match="OTEL_METRIC_EXPORT_INTERVAL"):
         providers.build_meter_provider(Settings())
 
 
 def test_an_unknown_exporter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the variable and what there is."""
+    """The error names the variable and the known exporters."""
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "pigeon")
     with pytest.raises(
         providers.ConfigurationError, match=r"OTEL_METRICS_EXPORTER.*pigeon.*embedded"
@@ -189,13 +189,13 @@ def test_an_unknown_exporter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_what_is_no_meter_provider_is_refused() -> None:
-    """A wrong argument fails at instrument() and leaves nothing behind."""
+    """A wrong argument raises at instrument() and leaves nothing behind."""
     with pytest.raises(TypeError, match="meter_provider must be an OpenTelemetry MeterProvider"):
         flowspan.instrument(meter_provider="prometheus")  # type: ignore[arg-type]
 
 
 def test_a_reader_whose_port_is_taken_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    """Each process of a pool makes a reader such as Prometheus', and only one can have the port."""
+    """Each pool process creates a reader like Prometheus's, but only one gets the port."""
 
     class Asked(MetricReader):
         def __init__(self) -> None:
@@ -231,7 +231,7 @@ def test_both_signals_or_none() -> None:
 
 
 def test_a_provider_is_shut_down_in_equal_shares() -> None:
-    """A reader that takes its whole time leaves the next one its own."""
+    """A reader that uses its whole time leaves the next one its own share."""
     with silent_endpoint() as dead, http_sink() as alive:
 
         def reader(endpoint: str) -> BoundedReader:
@@ -247,7 +247,7 @@ def test_a_provider_is_shut_down_in_equal_shares() -> None:
 
 
 def test_the_applications_meter_provider_is_used(prefect_server: str) -> None:
-    """A provider that is set globally is used as it is."""
+    """A global provider is used unchanged."""
     code = (
         "import flowspan\n"
         "from opentelemetry import metrics\n"
@@ -273,5 +273,5 @@ def test_the_applications_meter_provider_is_used(prefect_server: str) -> None:
 
 
 def test_nothing_global_is_set_by_these_tests() -> None:
-    """Providers that tests build are their own."""
+    """Tests build their own providers."""
     assert not isinstance(metrics_api.get_meter_provider(), MeterProvider)

@@ -57,7 +57,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def build(monkeypatch: pytest.MonkeyPatch) -> Iterator[Build]:
-    """Build providers from variables, given without their ``OTEL_``, and shut them down."""
+    """Build providers from variables, given without ``OTEL_``, and shut them down."""
     built: list[TracerProvider] = []
 
     def build(settings: Settings | None = None, **variables: object) -> TracerProvider:
@@ -73,7 +73,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Iterator[Build]:
 
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """Return what was logged so far at WARNING or above, by flowspan or by OpenTelemetry."""
+    """Return the warnings logged so far, by flowspan or OpenTelemetry."""
     caplog.set_level(logging.WARNING)
 
     def messages() -> list[str]:
@@ -92,7 +92,7 @@ def end_span(provider: trace_api.TracerProvider, name: str = "span", **attribute
 
 
 def run(code: str, **variables: object) -> "subprocess.CompletedProcess[str]":
-    """Run Python code in a process of its own; its stderr is what the user would see."""
+    """Run Python code in a separate process; its stderr is what the user would see."""
     return subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {name: str(value) for name, value in variables.items()},
@@ -115,12 +115,12 @@ tracer = provider.get_tracer("test")
 """
 
 
-# What the standard variables promise
+# The standard variables
 
 
 @both_protocols
 def test_spans_arrive(protocol: str, build: Build) -> None:
-    """An endpoint and a protocol are all that it takes; headers come along."""
+    """An endpoint and a protocol are enough; headers are sent."""
     with SINKS[protocol]() as sink:
         provider = build(
             EXPORTER_OTLP_ENDPOINT=sink.endpoint,
@@ -135,7 +135,7 @@ def test_spans_arrive(protocol: str, build: Build) -> None:
 
 
 def test_grpc_is_the_default_protocol(build: Build) -> None:
-    """With an endpoint and no protocol, OTLP goes over gRPC, as with OpenTelemetry Python."""
+    """With an endpoint and no protocol, OTLP uses gRPC, as in OpenTelemetry Python."""
     with grpc_sink() as sink:
         provider = build(EXPORTER_OTLP_ENDPOINT=sink.endpoint)
         end_span(provider)
@@ -165,7 +165,7 @@ def test_variables_of_the_signal_win(protocol: str, build: Build) -> None:
 @both_protocols
 @pytest.mark.parametrize("compression", ["gzip", None])
 def test_compression(protocol: str, compression: str | None, build: Build) -> None:
-    """With gzip a span full of the same letter crosses the wire small, and arrives whole."""
+    """With gzip, a span full of one letter is small on the wire and arrives whole."""
     variables = {"EXPORTER_OTLP_COMPRESSION": compression} if compression else {}
     with SINKS[protocol]() as sink, relay(sink.endpoint) as wire:
         provider = build(
@@ -179,7 +179,7 @@ def test_compression(protocol: str, compression: str | None, build: Build) -> No
 
 @both_protocols
 def test_timeout(protocol: str, build: Build) -> None:
-    """OTEL_EXPORTER_OTLP_TIMEOUT, in seconds in Python, ends an export that gets no answer."""
+    """OTEL_EXPORTER_OTLP_TIMEOUT, in seconds in Python, ends an export without an answer."""
     with SINKS[protocol]() as sink:
         sink.latency = 60
         provider = build(
@@ -195,7 +195,7 @@ def test_timeout(protocol: str, build: Build) -> None:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """Make a self-signed certificate for loopback."""
+    """Write a self-signed certificate for loopback."""
     return self_signed_certificate(tmp_path_factory.mktemp("tls"))
 
 
@@ -208,7 +208,7 @@ def test_tls(
     certificate: Certificate,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """OTEL_EXPORTER_OTLP_CERTIFICATE is the authority, whatever requests is told elsewhere."""
+    """OTEL_EXPORTER_OTLP_CERTIFICATE is the authority, even if requests has other settings."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
     with SINKS[protocol](certificate) as sink:
         provider = build(
@@ -258,7 +258,7 @@ def test_sampler(sampler: str, argument: str, least: int, most: int, build: Buil
 
 
 def test_limits_and_batches(build: Build) -> None:
-    """Span limits, batch size and schedule are the variables'; the schedule needs no flush."""
+    """Variables set span limits, batch size and schedule; the schedule needs no flush."""
     with http_sink() as sink:
         provider = build(
             EXPORTER_OTLP_ENDPOINT=sink.endpoint,
@@ -298,7 +298,7 @@ def test_resource_of_the_user(variables: dict[str, str], service: str, build: Bu
 
 
 def test_resource_attributes_of_the_user(build: Build) -> None:
-    """OTEL_RESOURCE_ATTRIBUTES adds attributes and may give the instance id."""
+    """OTEL_RESOURCE_ATTRIBUTES adds attributes and may set the instance id."""
     given = "deployment.environment.name=staging,service.instance.id=worker-7"
     attributes = build(RESOURCE_ATTRIBUTES=given).resource.attributes
     assert attributes["deployment.environment.name"] == "staging"
@@ -310,7 +310,7 @@ def test_resource_attributes_of_the_user(build: Build) -> None:
 
 
 def test_embedded_default(build: Build, tmp_path: Path) -> None:
-    """With no exporter and no endpoint named, spans go to .flowspan/traces.jsonl as OTLP JSON."""
+    """With no exporter and no endpoint, spans go to .flowspan/traces.jsonl as OTLP JSON."""
     provider = build()
     assert not (tmp_path / ".flowspan").exists()
     end_span(provider, "hello")
@@ -321,7 +321,7 @@ def test_embedded_default(build: Build, tmp_path: Path) -> None:
 
 
 def test_embedded_files_are_bounded_by_the_settings(build: Build, tmp_path: Path) -> None:
-    """Folder, size and number of the files are flowspan's settings."""
+    """Settings of flowspan determine folder, size and number of the files."""
     provider = build(Settings(dir=tmp_path / "here", file_max_bytes=2000, file_max_count=3))
     for _ in range(40):
         end_span(provider)
@@ -340,7 +340,7 @@ def test_none(build: Build, tmp_path: Path) -> None:
 
 
 def test_console_and_otlp_together() -> None:
-    """A comma list names several exporters; each gets every span."""
+    """A comma-separated list names several exporters; each gets every span."""
     with http_sink() as sink:
         ended = run(
             BUILD_AND_CLOSE + "tracer.start_span('hello').end()",
@@ -383,7 +383,7 @@ class Raising(SpanExporter):
 
 @pytest.mark.usefixtures("registered")
 def test_registered_exporter(build: Build) -> None:
-    """Any exporter that an installed package registers can be named."""
+    """Any exporter of an installed package can be named."""
     provider = build(TRACES_EXPORTER="kept")
     end_span(provider, "hello")
     assert providers.flush([provider], 20)
@@ -412,7 +412,7 @@ def test_registered_exporter(build: Build) -> None:
     ],
 )
 def test_what_cannot_be_had_is_loud(variables: dict[str, str], message: str, build: Build) -> None:
-    """A variable that cannot be honoured raises at set-up and says what to set."""
+    """A variable that cannot be satisfied raises at setup and says what to set."""
     with pytest.raises(providers.ConfigurationError, match=message):
         build(**variables)
 
@@ -426,7 +426,7 @@ def test_what_cannot_be_had_is_loud(variables: dict[str, str], message: str, bui
     ],
 )
 def test_grpc_is_loaded_only_if_chosen(variables: dict[str, str], loaded: str) -> None:
-    """It costs memory and threads, so it is imported only by those who use it."""
+    """Importing gRPC costs memory and threads, so it happens only if needed."""
     ended = run(BUILD_AND_CLOSE + "print('yes' if 'grpc' in sys.modules else 'no')", **variables)
     assert ended.stdout == f"{loaded}\n"
 
@@ -439,7 +439,7 @@ def test_grpc_is_loaded_only_if_chosen(variables: dict[str, str], loaded: str) -
 def test_dead_endpoint_costs_a_flush_no_more_than_its_timeout(
     protocol: str, dead: str, build: Build, warnings: Callable[[], list[str]]
 ) -> None:
-    """Flush and shutdown give up in time, and at most one line says why."""
+    """Flush and shutdown give up in time, with at most one line that says why."""
     with DEAD[dead]() as endpoint:
         provider = build(EXPORTER_OTLP_ENDPOINT=endpoint, EXPORTER_OTLP_PROTOCOL=protocol)
         end_span(provider)
@@ -459,7 +459,7 @@ def test_dead_endpoint_costs_a_flush_no_more_than_its_timeout(
 @both_protocols
 @both_kinds_of_dead
 def test_dead_endpoint_is_one_line_of_a_process_that_ends_in_time(protocol: str, dead: str) -> None:
-    """A script against a dead endpoint ends by itself, with one line on stderr."""
+    """A script with a dead endpoint ends in time, with one line on stderr."""
     with DEAD[dead]() as endpoint:
         started = time.monotonic()
         ended = run(
@@ -481,7 +481,7 @@ def test_dead_endpoint_is_one_line_of_a_process_that_ends_in_time(protocol: str,
 def test_endpoint_that_recovers(
     protocol: str, build: Build, warnings: Callable[[], list[str]]
 ) -> None:
-    """Spans that end after the endpoint is back arrive; a second outage soon after is not said."""
+    """Spans that end after the recovery arrive; a second outage soon after is not logged."""
     with SINKS[protocol]() as sink:
         provider = build(
             EXPORTER_OTLP_ENDPOINT=sink.endpoint,
@@ -499,7 +499,7 @@ def test_endpoint_that_recovers(
 def test_second_outage_is_said_again_later(
     build: Build, warnings: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once the interval has passed, an endpoint that dies again is reported again, once."""
+    """After the interval, an endpoint that dies again is logged again, once."""
     monkeypatch.setattr(outages, "_WARNING_INTERVAL", 0.0)
     with http_sink() as sink:
         provider = build(
@@ -514,7 +514,7 @@ def test_second_outage_is_said_again_later(
 
 @pytest.mark.usefixtures("registered")
 def test_exporter_that_raises(build: Build, warnings: Callable[[], list[str]]) -> None:
-    """What any exporter raises becomes the same one line."""
+    """Any exception of an exporter becomes the same one line."""
     provider = build(TRACES_EXPORTER="raising")
     for _ in range(3):
         end_span(provider)
@@ -524,7 +524,7 @@ def test_exporter_that_raises(build: Build, warnings: Callable[[], list[str]]) -
 
 
 def test_full_queue_adds_no_lines(build: Build, warnings: Callable[[], list[str]]) -> None:
-    """While an endpoint is known to be dead, dropped spans are not announced again."""
+    """While an endpoint is known to be dead, dropped spans are not logged again."""
     with refusing_endpoint() as endpoint:
         provider = build(
             EXPORTER_OTLP_ENDPOINT=endpoint,
@@ -540,7 +540,7 @@ def test_full_queue_adds_no_lines(build: Build, warnings: Callable[[], list[str]
 
 
 def test_concurrent_flushes_share_one_thread(build: Build) -> None:
-    """However many callers flush against a dead endpoint, one thread hangs, not one each."""
+    """However many callers flush against a dead endpoint, only one thread hangs."""
     with silent_endpoint() as endpoint:
         provider = build(EXPORTER_OTLP_ENDPOINT=endpoint, EXPORTER_OTLP_PROTOCOL="http/protobuf")
         end_span(provider)
@@ -556,7 +556,7 @@ def test_concurrent_flushes_share_one_thread(build: Build) -> None:
 
 
 def test_dead_endpoint_takes_nothing_from_the_embedded_files(build: Build, tmp_path: Path) -> None:
-    """`embedded` can be named beside others; at shutdown each gets its share of the time."""
+    """`embedded` works next to other exporters; at shutdown each gets its share of the time."""
     with silent_endpoint() as endpoint:
         provider = build(TRACES_EXPORTER="otlp,embedded", EXPORTER_OTLP_ENDPOINT=endpoint)
         end_span(provider, "hello")
@@ -569,7 +569,7 @@ def test_dead_endpoint_takes_nothing_from_the_embedded_files(build: Build, tmp_p
 def test_exporters_of_the_application_are_not_silenced(
     build: Build, warnings: Callable[[], list[str]]
 ) -> None:
-    """An exporter that flowspan did not build logs as ever, in the same process."""
+    """An exporter that flowspan did not build still logs, in the same process."""
     with http_sink() as sink:
         build(EXPORTER_OTLP_ENDPOINT=sink.endpoint, EXPORTER_OTLP_PROTOCOL="http/protobuf")
         sink.status = 400
@@ -579,7 +579,7 @@ def test_exporters_of_the_application_are_not_silenced(
 
 
 def test_unwritable_folder(build: Build, tmp_path: Path, warnings: Callable[[], list[str]]) -> None:
-    """Spans that cannot be written are one line, no exception, and no loss once they can be."""
+    """Unwritable spans cause one line, no exception, and no loss once they can be written."""
     obstacle = tmp_path / "file"
     obstacle.write_text("")
     provider = build(Settings(dir=obstacle / ".flowspan"))
@@ -595,16 +595,16 @@ def test_unwritable_folder(build: Build, tmp_path: Path, warnings: Callable[[], 
     assert "\n" not in line
 
 
-# Flush, whoever built the provider
+# Flush of any provider
 
 
 def test_provider_without_flush() -> None:
-    """A provider of the API alone holds nothing back."""
+    """A provider of the API alone buffers nothing."""
     assert providers.flush([trace_api.NoOpTracerProvider()], 1)
 
 
 class ForeignProvider(trace_api.NoOpTracerProvider):
-    """Flushes when allowed to, and counts."""
+    """A provider whose flush waits until the test allows it, and counts its calls."""
 
     def __init__(self) -> None:
         self.started = 0
@@ -616,7 +616,7 @@ class ForeignProvider(trace_api.NoOpTracerProvider):
 
 
 def test_flush_covers_what_ended_before_it() -> None:
-    """A flush that finds another under way waits for one that began after itself."""
+    """A flush that finds another running waits for one that began after itself."""
     provider = ForeignProvider()
     callers = [threading.Thread(target=providers.flush, args=([provider], 20)) for _ in range(5)]
     for caller in callers:
@@ -631,14 +631,14 @@ def test_flush_covers_what_ended_before_it() -> None:
 
 
 def test_flush_of_a_provider_that_raises() -> None:
-    """Not even a provider that raises breaks the user's flow."""
+    """Even a provider that raises does not break the user's flow."""
     provider: Any = trace_api.NoOpTracerProvider()
     provider.force_flush = lambda **_: 1 / 0
     assert not providers.flush([provider], 20)
 
 
 def test_foreign_provider_is_not_shut_down() -> None:
-    """A provider that the application built is the application's to close."""
+    """A provider that the application built is not closed."""
     closed = []
     provider: Any = trace_api.NoOpTracerProvider()
     provider.shutdown = lambda: closed.append(1)
@@ -647,7 +647,7 @@ def test_foreign_provider_is_not_shut_down() -> None:
 
 
 def test_flush_while_the_interpreter_exits() -> None:
-    """At exit, when no thread can be started (Python 3.12), shutdown still exports the rest."""
+    """At exit, if no thread can be started (Python 3.12), shutdown still exports the rest."""
     with http_sink() as sink:
         ended = run(
             BUILD_AND_CLOSE + "def last():\n"
@@ -686,7 +686,7 @@ os.waitpid(child, 0)
 @needs_fork
 @both_protocols
 def test_fork(protocol: str) -> None:
-    """Parent and child both export after a fork, each as an instance of its own."""
+    """Parent and child both export after a fork, as separate instances."""
     with SINKS[protocol]() as sink:
         ended = run(
             FORK,
@@ -728,7 +728,7 @@ def test_fork_during_a_flush() -> None:
 
 
 def test_spawn(tmp_path: Path) -> None:
-    """A spawned process builds an SDK of its own and shares nothing but the destination."""
+    """A spawned process builds its own SDK and shares only the destination."""
     script = tmp_path / "script.py"
     script.write_text(
         "import multiprocessing\n" + BUILD_AND_CLOSE + "def work(name):\n"
@@ -756,7 +756,7 @@ def test_spawn(tmp_path: Path) -> None:
     assert len({resource["service.instance.id"] for resource in sink.resources}) == 2
 
 
-# What `flowspan doctor` says
+# For `flowspan doctor`
 
 
 @pytest.mark.parametrize("signal", ["traces", "metrics", "logs"])
@@ -814,7 +814,7 @@ def test_describe(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """Each route names the exporter and where it leads, without credentials."""
+    """Each route names the exporter and its destination, without credentials."""
     for name, value in variables.items():
         monkeypatch.setenv(name.format(SIGNAL=signal.upper()), value)
     of_console = {
@@ -833,7 +833,7 @@ def test_describe(
 
 
 def described(monkeypatch: pytest.MonkeyPatch, **variables: object) -> routes.SignalRoute:
-    """Describe the only route of spans under some variables, given without their ``OTEL_``."""
+    """Describe the only route of spans under variables, given without ``OTEL_``."""
     for name, value in variables.items():
         monkeypatch.setenv(f"OTEL_{name}", str(value))
     (route,) = [route for route in routes.describe_signals(Settings()) if route.signal == "traces"]
@@ -845,7 +845,7 @@ def described(monkeypatch: pytest.MonkeyPatch, **variables: object) -> routes.Si
 def test_probe_of_an_endpoint_that_answers(
     protocol: str, scheme: str, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A live endpoint answers, over TLS with the certificate of the variable."""
+    """The probe reaches a live endpoint, with TLS and the variable's certificate."""
     tls = certificate if scheme == "https" else None
     variables = {"EXPORTER_OTLP_CERTIFICATE": tls.certificate} if tls else {}
     with SINKS[protocol](tls) as sink:
@@ -863,7 +863,7 @@ def test_probe_of_an_endpoint_that_answers(
 def test_probe_of_endpoints_that_do_not_answer(
     monkeypatch: pytest.MonkeyPatch, certificate: Certificate
 ) -> None:
-    """The reason says what is wrong: refused, silent, wrong certificate, wrong port."""
+    """The probe says what is wrong: refused, silent, wrong certificate, wrong port."""
 
     def reason(endpoint: str) -> str:
         return str(probe.probe(described(monkeypatch, EXPORTER_OTLP_ENDPOINT=endpoint), 0.5))
@@ -878,7 +878,7 @@ def test_probe_of_endpoints_that_do_not_answer(
 
 
 def test_probe_of_embedded_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The folder is checked, not made."""
+    """The probe checks the folder without creating it."""
     assert probe.probe(described(monkeypatch)) is None
     assert not (tmp_path / ".flowspan").exists()
     (tmp_path / ".flowspan").write_text("")
@@ -886,5 +886,5 @@ def test_probe_of_embedded_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 def test_probe_of_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal that is off is in order."""
+    """The probe accepts a signal that is off."""
     assert probe.probe(described(monkeypatch, TRACES_EXPORTER="none")) is None

@@ -1,6 +1,6 @@
-"""Flows that log in every way: in processes of a pool, and as Prefect shows it in a terminal.
+"""Flows that log in every way: in pool processes, and as Prefect shows it on a terminal.
 
-The first argument names the flow, others say what is called before: ``configure`` or ``setup``.
+The first argument names the flow, others the functions to call before: ``configure`` or ``setup``.
 """
 
 import gc
@@ -51,6 +51,6 @@ if __name__ == "__main__":
         assert {type(item) for item in logging.getLogger("uvicorn").handlers} == {
             logs.StderrHandler
         }
-        setup_logging(incremental=False)  # as Prefect does if it misses one of its handlers
+        setup_logging(incremental=False)  # like Prefect, if it misses one of its handlers
     logging.getLogger("library").warning("outside")
     globals()[sys.argv[1]]()

@@ -1,4 +1,4 @@
-"""Three runs of a flow that succeeds, and one that fails; what that raises is caught."""
+"""Three runs of a flow that succeed, and one that fails; its exception is caught."""
 
 import contextlib
 

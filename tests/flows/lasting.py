@@ -1,4 +1,4 @@
-"""A flow that lasts: brief tasks, one after the other. It says first which run it is."""
+"""A flow with short tasks, one after the other. It first prints its run."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""A flow whose tasks log, with every kind of logger, in processes of a pool."""
+"""A flow whose tasks log with every kind of logger, in pool processes."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""A flow of some milliseconds that is run a number of times, and once more in a forked child."""
+"""A flow of a few milliseconds that runs several times, and once in a forked child."""
 
 import multiprocessing
 import sys

@@ -1,4 +1,4 @@
-"""A flow that only Prefect itself traces, into the file that the first argument names."""
+"""A flow that only Prefect itself traces, to the file in the first argument."""
 
 import sys
 

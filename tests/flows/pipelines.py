@@ -1,4 +1,4 @@
-"""Flows as users deploy them: instrument() at module level and nothing else of flowspan's."""
+"""Flows as users deploy them, with instrument() at module level and nothing else."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""A flow that knows nothing of flowspan: opentelemetry-instrument brings it."""
+"""A flow without flowspan: opentelemetry-instrument adds it."""
 
 from prefect import flow, task
 

@@ -1,4 +1,4 @@
-"""A flow whose tasks run in processes of a pool, and one that forks a process of its own."""
+"""A flow whose tasks run in pool processes, and one that forks a process."""
 
 import multiprocessing
 import sys
@@ -41,7 +41,7 @@ def pooled_failing() -> None:
 def forks() -> None:
     child = multiprocessing.get_context("fork").Process(target=in_child)
     child.start()
-    # Its exit code says nothing: Prefect's own threads do not survive the fork, and say so at exit.
+    # Its exit code is meaningless: Prefect's threads do not survive the fork, and fail at exit.
     child.join(30)
 
 

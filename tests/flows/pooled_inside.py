@@ -1,4 +1,4 @@
-"""A flow of which only what a task runs in the process of a pool knows of flowspan."""
+"""A flow in which only a task in a pool process calls flowspan."""
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE

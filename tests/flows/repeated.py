@@ -1,4 +1,4 @@
-"""A flow that is run a number of times, and takes longer and gives more rows each time."""
+"""A flow that runs several times, and takes longer and returns more rows each time."""
 
 import sys
 import time

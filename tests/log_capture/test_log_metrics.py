@@ -1,4 +1,4 @@
-"""Measurements in log lines are heard in real loggers; all else about logging stays as it is."""
+"""Measurements are found in lines of real loggers, and logging is otherwise unchanged."""
 
 import asyncio
 import contextvars
@@ -40,7 +40,7 @@ from flowspan.log_capture.measurements import (
 
 
 class LogWatcher(LogHooks):
-    """The hooks with the listener for measurements alone."""
+    """The hooks with only the listener for measurements."""
 
     def __init__(self, sink: Sink = record_in_run) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class LogWatcher(LogHooks):
 
 
 def brief(measurements: list[Measurement]) -> dict[str, Any]:
-    """The values by name, with their units where these say something."""
+    """Return the values by name, with their units unless these are 1."""
     return {
         found.name: found.value if found.unit == "1" else (found.value, found.unit)
         for found in measurements
@@ -60,7 +60,7 @@ def brief(measurements: list[Measurement]) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def fresh_guard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failure that one test causes is reported again in the next."""
+    """Reset the guard, so that each test's failures are reported."""
     for module in (log_metrics, hooks):
         monkeypatch.setattr(module, "_contained", Containment("logs"))
 
@@ -69,7 +69,7 @@ def fresh_guard(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_unexpected_failure(
     request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> Iterator[None]:
-    """Only tests that ask for the fixture `failures` may make flowspan fail."""
+    """Fail tests in which flowspan fails, unless they use the fixture `failures`."""
     yield
     if "failures" not in request.fixturenames:
         assert not _reported(caplog.get_records("call"))
@@ -77,7 +77,7 @@ def no_unexpected_failure(
 
 @pytest.fixture
 def failures(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """The messages of the failures reported so far."""
+    """Return the messages of the failures reported so far."""
     return lambda: _reported(caplog.records)
 
 
@@ -87,7 +87,7 @@ def _reported(records: list[logging.LogRecord]) -> list[str]:
 
 @pytest.fixture
 def heard() -> Iterator[list[Measurement]]:
-    """What a watcher hears while the test runs; it must leave everything as it was."""
+    """Collect what a watcher finds during the test; it must restore everything."""
     methods = watched()
     found: list[Measurement] = []
     watcher = LogWatcher(found.append)
@@ -101,14 +101,14 @@ def heard() -> Iterator[list[Measurement]]:
 
 
 def watched() -> tuple[Any, ...]:
-    """What the hooks change."""
+    """Return the attributes that the hooks change."""
     factory, of_logging = logging.getLogRecordFactory(), dict(vars(logging.Logger))
     return factory, of_logging, vars(structlog.BoundLoggerBase)["_process_event"]
 
 
 @pytest.fixture
 def logger() -> logging.Logger:
-    """A logger that lets INFO pass, out of reach of pytest's handlers, which format everything."""
+    """A logger that passes INFO, without pytest's handlers, which format everything."""
     made = logging.Logger("pipelines", logging.INFO)  # noqa: LOG001 - not to be found by its name
     made.addHandler(logging.NullHandler())
     return made
@@ -143,7 +143,7 @@ def logger() -> logging.Logger:
     ],
 )
 def test_numbers(line: str, expected: dict[str, float]) -> None:
-    """Pairs are measurements, whatever way the user writes and separates them."""
+    """Pairs are measurements, however the user writes and separates them."""
     assert brief(parse(line)) == expected
 
 
@@ -158,7 +158,7 @@ def test_numbers(line: str, expected: dict[str, float]) -> None:
     ],
 )
 def test_kinds_of_numbers(line: str, kind: type) -> None:
-    """Whole numbers stay integers, unless OTLP's 64 bits are too few for them."""
+    """Whole numbers stay integers if they fit OTLP's 64 bits."""
     (found,) = parse(line)
     assert type(found.value) is kind
 
@@ -204,7 +204,7 @@ def test_kinds_of_numbers(line: str, kind: type) -> None:
     ],
 )
 def test_units(text: str, expected: tuple[float, str]) -> None:
-    """Durations become seconds and sizes bytes; other words are kept as annotations."""
+    """Durations become seconds and sizes bytes; other words become annotations."""
     (found,) = parse(f"METRIC: it={text}")
     assert (found.value, found.unit) == expected
     check(*found)
@@ -239,7 +239,7 @@ def test_units(text: str, expected: tuple[float, str]) -> None:
     ],
 )
 def test_attributes(text: str, expected: str) -> None:
-    """What is no number is an attribute of every measurement of its line, as written."""
+    """Values that are not numbers are attributes of all measurements of their line."""
     for line in (f"METRIC rows=5 it={text} took=2s", f"METRIC: it={text}, rows=5, took=2s"):
         rows, took = parse(line)
         assert rows == ("rows", 5, "1", {"it": expected})
@@ -292,12 +292,12 @@ def test_attributes(text: str, expected: str) -> None:
     ],
 )
 def test_malformed_lines(line: str) -> None:
-    """A line that is not wholly understood measures nothing."""
+    """A line that is not fully understood measures nothing."""
     assert parse(line) == []
 
 
 def test_lines_count_by_themselves() -> None:
-    """Of several lines the well-formed ones count, each with its own attributes."""
+    """Each well-formed line counts, with its own attributes."""
     text = (
         "done\nMETRIC: rows=1 table=a\nMETRIC: rows=?\r\n\n  METRIC rows=2 table=b\nMETRIC: rows\n"
     )
@@ -306,7 +306,7 @@ def test_lines_count_by_themselves() -> None:
 
 _names = st.from_regex(log_metrics._IS_NAME, fullmatch=True)
 _numbers = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
-# Not what ends a line, and not the quote around it
+# Neither line endings nor the quote around it
 _texts = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"], exclude_characters='"'))
 
 
@@ -319,7 +319,7 @@ _texts = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"], excl
 def test_round_trip(
     numbers: dict[str, float], texts: dict[str, str], separator: str, head: str
 ) -> None:
-    """What Python prints for finite numbers and quoted texts is read as what it was."""
+    """Finite numbers and quoted texts that Python prints are read back unchanged."""
     texts = {key: text for key, text in texts.items() if key not in numbers}
     pairs = [f'{key}="{text}"' for key, text in texts.items()]
     pairs += [f"{key}={number!r}" for key, number in numbers.items()]
@@ -353,7 +353,7 @@ _scraps = st.sampled_from(
 
 @given(st.lists(_scraps | st.text(max_size=3), max_size=20).map("".join), st.booleans())
 def test_any_text_can_be_read(text: str, as_line: bool) -> None:  # noqa: FBT001 - Hypothesis passes it
-    """No text raises, and what is found in it is what OpenTelemetry can take."""
+    """No text raises, and all measurements found are valid for OpenTelemetry."""
     for found in parse(f"METRIC: {text}" if as_line else text):
         assert check(*found) == found
 
@@ -361,7 +361,7 @@ def test_any_text_can_be_read(text: str, as_line: bool) -> None:  # noqa: FBT001
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("scrap", ["a", "1", "a=1 ", "a='", " ", ",", "1.", "a=1,", "METRIC: a=1"])
 def test_long_lines_take_no_long_time(scrap: str) -> None:
-    """The time to find a long line malformed grows no faster than its length."""
+    """The time to reject a long line is linear in its length."""
     for start in ("METRIC: ", "METRIC: x=", "METRIC: x=1", "METRIC: x='"):
         assert parse(start + scrap * 300_000 + "!") == []
 
@@ -372,7 +372,7 @@ def test_long_lines_take_no_long_time(scrap: str) -> None:
 def test_any_logger(
     heard: list[Measurement], logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A line in a logger of `logging` is heard, also in one that hands nothing to the root."""
+    """A line in any logger of `logging` is found, even in one that does not propagate."""
     apart = logging.getLogger("pipelines.apart")
     monkeypatch.setattr(apart, "propagate", False)
     logger.info("METRIC: rows=5 table=orders")
@@ -387,13 +387,13 @@ def test_any_logger(
 
 
 def test_prefect_loggers(heard: list[Measurement]) -> None:
-    """The loggers of Prefect's runs are heard, through the adapters that it gives out."""
+    """Lines of Prefect's run loggers are found, through the adapters that it returns."""
     flow_run_logger(flow_run_id=uuid.uuid4()).warning("METRIC: rows=5")
     assert brief(heard) == {"rows": 5}
 
 
 def test_prefect_runs(prefect_server: str, heard: list[Measurement]) -> None:
-    """Lines and captured prints of flows and tasks are heard, each in its own thread."""
+    """Lines and captured prints of flows and tasks are found, each in its own thread."""
 
     @task
     def step(n: int) -> None:
@@ -420,14 +420,14 @@ def test_prefect_runs(prefect_server: str, heard: list[Measurement]) -> None:
 
 
 def test_text_with_percent_signs(heard: list[Measurement], logger: logging.Logger) -> None:
-    """Without arguments a message is taken as it is."""
+    """Without arguments a message is used unchanged."""
     logger.info("METRIC: done=5%")
     logger.info("METRIC: done=%d%%", 6)
     assert heard == [("done", 5, "%", {}), ("done", 6, "%", {})]
 
 
 def test_whole_message_as_argument(heard: list[Measurement], logger: logging.Logger) -> None:
-    """A line that is handed over as the first argument of a message is heard, too."""
+    """A line that is the first argument of a message is found, too."""
     logger.info("%s", "METRIC: rows=5")
     logger.info("%s, b=%d", "METRIC: a=1", 2)
     logger.info("%s", 5)
@@ -440,7 +440,7 @@ def test_whole_message_as_argument(heard: list[Measurement], logger: logging.Log
 
 
 class Lazy:
-    """Counts how often it is formatted."""
+    """An object that counts how often it is formatted."""
 
     def __init__(self) -> None:
         self.formatted = 0
@@ -451,7 +451,7 @@ class Lazy:
 
 
 def test_messages_stay_lazy(heard: list[Measurement], logger: logging.Logger) -> None:
-    """Nothing but a message with METRIC is formatted before a handler does it."""
+    """Only a message with METRIC is formatted before a handler does it."""
     lazy = Lazy()
     logger.info("rows=%s", lazy)
     logger.info("%s", lazy)
@@ -463,7 +463,7 @@ def test_messages_stay_lazy(heard: list[Measurement], logger: logging.Logger) ->
 
 
 def test_levels_and_disabled_loggers(heard: list[Measurement], logger: logging.Logger) -> None:
-    """What its logger does not log does not count."""
+    """Lines that the logger does not log do not count."""
     logger.debug("METRIC: a=1")
     logger.disabled = True
     logger.error("METRIC: b=1")
@@ -479,7 +479,7 @@ def test_levels_and_disabled_loggers(heard: list[Measurement], logger: logging.L
 
 
 def test_messages_that_are_no_text(heard: list[Measurement], logger: logging.Logger) -> None:
-    """Objects logged as messages are left alone."""
+    """Objects logged as messages are ignored."""
     lazy = Lazy()
     for message in (lazy, {"METRIC": 1}, None, b"METRIC: rows=5", 5):
         logger.info(message)
@@ -489,7 +489,7 @@ def test_messages_that_are_no_text(heard: list[Measurement], logger: logging.Log
 def test_messages_that_cannot_be_formatted(
     heard: list[Measurement], logger: logging.Logger
 ) -> None:
-    """The user's mistake is the handler's to report, as ever."""
+    """The handler reports the user's mistake, as usual."""
     logger.info("METRIC: rows=%d", "five")
     logger.info("METRIC: rows=%d and %d", 5)  # noqa: PLE1206 - that is what this is about
     logger.info("METRIC: rows=5", "left over")  # noqa: PLE1205 - as above
@@ -497,14 +497,14 @@ def test_messages_that_cannot_be_formatted(
 
 
 def test_records_from_elsewhere(heard: list[Measurement], logger: logging.Logger) -> None:
-    """A record that another process has logged, and this one only handles, is not heard."""
+    """A record from another process, which this one only handles, is ignored."""
     record = {"msg": "METRIC: rows=5", "levelno": logging.ERROR, "process": os.getpid() + 1}
     logger.handle(logging.makeLogRecord(record))
     assert heard == []
 
 
 def test_logging_may_be_configured_later() -> None:
-    """Configuring `logging` anew, which drops every handler and filter, changes nothing."""
+    """Reconfiguring `logging`, which drops all handlers and filters, changes nothing."""
     program = """if True:
         import logging.config
         from flowspan.log_capture.hooks import LogHooks
@@ -518,7 +518,7 @@ def test_logging_may_be_configured_later() -> None:
 
 
 def test_records_stay_as_they_are(heard: list[Measurement], logger: logging.Logger) -> None:
-    """Handlers get the record that they would have got."""
+    """Handlers get the same record as without the hooks."""
     records: list[logging.LogRecord] = []
     handler = logging.Handler()
     handler.emit = records.append  # type: ignore[assignment, method-assign]
@@ -537,19 +537,19 @@ def test_records_stay_as_they_are(heard: list[Measurement], logger: logging.Logg
 
 
 def native(**options: Any) -> Any:
-    """A logger as structlog makes them, which prints into a buffer."""
+    """A plain structlog logger that prints into a buffer."""
     options.setdefault("wrapper_class", structlog.make_filtering_bound_logger(logging.INFO))
     return structlog.wrap_logger(structlog.PrintLogger(io.StringIO()), **options)
 
 
 def over_logging(logger: Any, *processors: Any, **options: Any) -> Any:
-    """A logger of structlog on top of one of `logging`."""
+    """A structlog logger on top of `logging`."""
     options.setdefault("wrapper_class", structlog.stdlib.BoundLogger)
     return structlog.wrap_logger(logger, processors=processors, **options)
 
 
 def test_structured_events(heard: list[Measurement]) -> None:
-    """Numbers among the keywords are measurements, texts and booleans their attributes."""
+    """Numeric keywords are measurements; texts and booleans are their attributes."""
     log = native()
     log.info("METRIC", rows=5, table="orders", full=True)
     log.warning("METRIC: ", loss=0.25)
@@ -584,13 +584,13 @@ def test_structured_events(heard: list[Measurement]) -> None:
     ],
 )
 def test_other_events(heard: list[Measurement], event: Any, keywords: dict[str, Any]) -> None:
-    """Events that are no measurements, or malformed ones, measure nothing."""
+    """Events that are not measurements, or malformed ones, measure nothing."""
     native().info(event, **keywords)
     assert heard == []
 
 
 def test_keywords_that_are_no_values(heard: list[Measurement]) -> None:
-    """What structlog keeps in an event is no attribute, nor are objects of other types."""
+    """Keys of structlog itself and objects of other types are not attributes."""
     internal = {"exc_info": 1, "stack_info": True, "level": "x", "timestamp": 1.5, "_record": "x"}
     native().info(
         "METRIC", rows=5, **internal, logger="shop", stacklevel=2, when=None, what=[1], kind=object
@@ -599,7 +599,7 @@ def test_keywords_that_are_no_values(heard: list[Measurement]) -> None:
 
 
 def test_numbers_of_other_libraries(heard: list[Measurement]) -> None:
-    """NumPy's numbers, decimals and fractions are measurements like Python's own."""
+    """NumPy's numbers, decimals and fractions are measurements like Python's numbers."""
     native().info(
         "METRIC", a=np.int64(5), b=np.float32(0.5), c=Decimal("0.1"), d=Fraction(1, 4), e=2**70
     )
@@ -610,7 +610,7 @@ def test_numbers_of_other_libraries(heard: list[Measurement]) -> None:
 
 
 def test_bound_values_do_not_count(heard: list[Measurement]) -> None:
-    """What is bound to a logger for all its events says nothing about one measurement."""
+    """Values bound to a logger are not part of a measurement."""
     structlog.contextvars.bind_contextvars(request=8)
     try:
         native().bind(attempt=3, user="me").info("METRIC", rows=5)
@@ -641,7 +641,7 @@ def test_events_that_are_dropped(heard: list[Measurement]) -> None:
 
 
 def test_generic_loggers(heard: list[Measurement]) -> None:
-    """The generic wrapper of structlog and its configured loggers are heard."""
+    """Events of structlog's generic wrapper and configured loggers are found."""
     native(wrapper_class=structlog.BoundLogger).msg("METRIC: a=1")
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(io.StringIO()))
     structlog.get_logger().info("METRIC: b=2")
@@ -649,7 +649,7 @@ def test_generic_loggers(heard: list[Measurement]) -> None:
 
 
 def test_loggers_of_ones_own(heard: list[Measurement]) -> None:
-    """A wrapper class as structlog's manual shows it is heard, however it passes arguments."""
+    """Events of a wrapper class as in structlog's manual are found, with any arguments."""
 
     class Semantic(structlog.BoundLoggerBase):
         def measured(self, **values: Any) -> None:
@@ -661,7 +661,7 @@ def test_loggers_of_ones_own(heard: list[Measurement]) -> None:
 
 
 def test_call_sites_stay(heard: list[Measurement], logger: logging.Logger) -> None:
-    """For structlog and `logging` the code that logs is the user's, not flowspan's."""
+    """For structlog and `logging`, the calling code is the user's, not flowspan's."""
     sites: list[tuple[str, str]] = []
 
     def note(_: Any, __: str, event: Any) -> Any:
@@ -709,7 +709,7 @@ RENDERERS: dict[str, list[Any]] = {
 def test_structlog_over_logging_counts_once(
     heard: list[Measurement], logger: logging.Logger, renderer: str, wrapped: str
 ) -> None:
-    """The record of a structured event is not read again, with less or with more than was meant."""
+    """The record of a structured event is not read a second time."""
     processors = RENDERERS[renderer]
     if wrapped == "adapter":  # which structlog itself cannot filter
         processors = [one for one in processors if one is not structlog.stdlib.filter_by_level]
@@ -728,7 +728,7 @@ def test_structlog_over_logging_counts_once(
 
 
 def test_the_same_text_in_both(heard: list[Measurement], logger: logging.Logger) -> None:
-    """A line of `logging` counts after an event of structlog with the very same text."""
+    """A line of `logging` counts even if it repeats the text of a structlog event."""
     text = "METRIC: rows=5"
     over_logging(logger, structlog.stdlib.render_to_log_kwargs).info(text)
     logger.info(text)
@@ -738,7 +738,7 @@ def test_the_same_text_in_both(heard: list[Measurement], logger: logging.Logger)
 def test_arguments_of_structlog_over_logging(
     heard: list[Measurement], logger: logging.Logger
 ) -> None:
-    """Messages with arguments are formatted, whether structlog or `logging` does it in the end."""
+    """Messages with arguments are formatted, whether by structlog or `logging`."""
     formatter = structlog.stdlib.PositionalArgumentsFormatter()
     renderer = structlog.dev.ConsoleRenderer(colors=False)
     over_logging(logger, formatter, renderer).info("METRIC: a=%d", 1)
@@ -753,7 +753,7 @@ def test_arguments_of_structlog_over_logging(
 def test_levels_of_structlog_over_logging(
     heard: list[Measurement], logger: logging.Logger, filters: list[Any]
 ) -> None:
-    """An event that the wrapped logger does not log does not count, whoever looks at its level."""
+    """An event that the wrapped logger does not log does not count."""
     processors = [*filters, structlog.stdlib.render_to_log_kwargs]
     log = over_logging(logging.Logger("quiet", logging.CRITICAL), *processors)  # noqa: LOG001
     log.exception("METRIC: a=1")  # noqa: LOG004 - only its level matters here
@@ -797,7 +797,7 @@ def test_async_methods(logger: logging.Logger) -> None:
 
 
 def test_structlog_is_not_imported() -> None:
-    """Whoever does not use structlog does not get it; once it is imported, it is heard."""
+    """Users who do not use structlog do not import it; after an import it is patched."""
     program = """if True:
         import sys
         from flowspan.log_capture.hooks import LogHooks
@@ -826,7 +826,7 @@ def test_structlog_is_not_imported() -> None:
 
 
 def test_another_structlog(failures: Callable[[], list[str]]) -> None:
-    """A structlog that lacks what is watched is reported, not broken, and `logging` is heard."""
+    """A structlog without the patched method is reported, and `logging` is still patched."""
     found: list[Measurement] = []
     watcher = LogWatcher(found.append)
     watcher.install()
@@ -844,7 +844,7 @@ def test_another_structlog(failures: Callable[[], list[str]]) -> None:
 
 
 def test_installing_twice(logger: logging.Logger) -> None:
-    """Installing a watcher again changes nothing, and neither does removing it again."""
+    """Installing or removing a watcher twice changes nothing."""
     methods = watched()
     found: list[Measurement] = []
     watcher = LogWatcher(found.append)
@@ -863,7 +863,7 @@ def test_installing_twice(logger: logging.Logger) -> None:
 
 
 def test_other_patches_of_logging(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What others have wrapped around the watched method goes on, and no line counts twice."""
+    """Others' wrappers around the patched method still work, and no line counts twice."""
     monkeypatch.setattr(logging.Logger, "filter", logging.Logger.filter)
     found: list[Measurement] = []
     watcher = LogWatcher(found.append)
@@ -886,7 +886,7 @@ def test_other_patches_of_logging(logger: logging.Logger, monkeypatch: pytest.Mo
 
 
 def test_filters(heard: list[Measurement], logger: logging.Logger) -> None:
-    """What a filter of its logger leaves out does not count; what a handler leaves out does."""
+    """Records that the logger's filter drops do not count; records a handler drops do."""
     (handler,) = logger.handlers
     handler.setLevel(logging.CRITICAL)
     logger.addFilter(lambda record: "left out" not in record.msg)
@@ -896,7 +896,7 @@ def test_filters(heard: list[Measurement], logger: logging.Logger) -> None:
 
 
 def test_other_patches_of_structlog(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What others have wrapped around the watched method goes on, and no event counts twice."""
+    """Others' wrappers around the patched method still work, and no event counts twice."""
     base = structlog.BoundLoggerBase
     monkeypatch.setattr(base, "_process_event", vars(base)["_process_event"])
     found: list[Measurement] = []
@@ -920,7 +920,7 @@ def test_other_patches_of_structlog(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_watchers(heard: list[Measurement], logger: logging.Logger) -> None:
-    """Two watchers each hear everything, and the inner one can go first."""
+    """Two watchers each find everything, and the inner one can be removed first."""
     outer: list[Measurement] = []
     watcher = LogWatcher(outer.append)
     watcher.install()
@@ -936,7 +936,7 @@ def test_two_watchers(heard: list[Measurement], logger: logging.Logger) -> None:
 
 
 def test_a_sink_that_fails(logger: logging.Logger, failures: Callable[[], list[str]]) -> None:
-    """It costs the user nothing but that measurement, and is reported once."""
+    """If the sink fails, only that measurement is lost, and it is reported once."""
     found: list[Measurement] = []
 
     def sink(measurement: Measurement) -> None:
@@ -958,7 +958,7 @@ def test_a_sink_that_fails(logger: logging.Logger, failures: Callable[[], list[s
 
 
 def test_a_sink_that_logs(logger: logging.Logger) -> None:
-    """What is logged while a measurement is passed on is no measurement: it would never end."""
+    """Lines logged while a measurement is passed on are ignored: it would never end."""
     found: list[Measurement] = []
 
     def sink(measurement: Measurement) -> None:
@@ -977,7 +977,7 @@ def test_a_sink_that_logs(logger: logging.Logger) -> None:
 
 
 def test_what_is_not_an_exception_passes(logger: logging.Logger) -> None:
-    """A KeyboardInterrupt in the sink is the user's wish, and later lines count again."""
+    """A KeyboardInterrupt in the sink passes, and later lines still count."""
     found: list[Measurement] = []
 
     def sink(measurement: Measurement) -> None:
@@ -1012,7 +1012,7 @@ def test_threads(heard: list[Measurement], logger: logging.Logger) -> None:
 
 
 def test_outside_runs(logger: logging.Logger) -> None:
-    """A measurement that is made in no run is nobody's, and no failure."""
+    """A measurement outside any run is dropped without a failure."""
     record_in_run(Measurement("rows", 5, "1", {}))
     watcher = LogWatcher()
     watcher.install()
@@ -1022,7 +1022,7 @@ def test_outside_runs(logger: logging.Logger) -> None:
         watcher.remove()
 
 
-# What code records
+# Values recorded in code
 
 
 @pytest.mark.parametrize(
@@ -1043,7 +1043,7 @@ def test_outside_runs(logger: logging.Logger) -> None:
     ids=repr,
 )
 def test_values(value: Any, expected: float) -> None:
-    """Any real number is taken, as a plain int or float."""
+    """Any real number is accepted, as a plain int or float."""
     attributes: dict[str, Any] = {"table": "orders", "full": True, "n": 1, "x": 0.5}
     found = check("rows", value, "{row}", attributes)
     assert tuple(found) == ("rows", expected, "{row}", attributes)
@@ -1094,6 +1094,6 @@ def test_defaults() -> None:
 def test_what_cannot_be_recorded(
     arguments: tuple[Any, ...], error: type[Exception], message: str
 ) -> None:
-    """What a metric cannot have is refused, with what to give instead."""
+    """Invalid arguments raise, and the message says what to use instead."""
     with pytest.raises(error, match=message):
         check(*arguments)

@@ -1,4 +1,4 @@
-"""What is logged goes out once, as an OTLP log record with the ids of the run that logged it."""
+"""Every logged line is exported once, as an OTLP log record with the ids of its run."""
 
 import asyncio
 import contextlib
@@ -60,7 +60,7 @@ SAID = "the line"
 
 
 class Recorded:
-    """What one test records: its spans and its log records."""
+    """The spans and the log records of one test."""
 
     def __init__(self) -> None:
         tracer_provider = TracerProvider()
@@ -76,7 +76,7 @@ class Recorded:
         )
 
     def run_fields(self, flow: str, task: str | None = None) -> dict[str, Any]:
-        """The run attributes of a log record, as the spans of its flow and task run have them."""
+        """Return the run attributes of a log record, from the spans of its flow and task run."""
         of_flow = attributes(self.spans.one(f"RUN {flow}"))
         fields = {
             semconv.FLOW_NAME: flow,
@@ -93,7 +93,7 @@ class Recorded:
 
 @pytest.fixture(autouse=True)
 def levels() -> Iterator[None]:
-    """The loggers that the tests use let INFO pass, whatever the session has set."""
+    """Let INFO pass in the loggers of the tests."""
     loggers = [
         logging.getLogger(n) for n in ("pipelines", "prefect.flow_runs", "prefect.task_runs")
     ]
@@ -124,7 +124,7 @@ PLACES: dict[str, Callable[[Say], tuple[str, dict[str, str]] | None]] = {}
 
 
 def place(function: Callable[[Say], Any]) -> Callable[[Say], Any]:
-    """Say it in one kind of place; return the name of its span and those of its runs, if any."""
+    """Log in one kind of place; return the names of its span and of its runs, if any."""
     PLACES[function.__name__] = function
     return function
 
@@ -249,7 +249,7 @@ def test_every_logger_everywhere(recorded: Recorded, where: str) -> None:
 
 
 def written(folder: Path) -> list[dict[str, Any]]:
-    """All log records in embedded files, with their attributes as a dict."""
+    """Return all log records in embedded files, with their attributes as a dict."""
     found = []
     for path in sorted(folder.glob("logs*.jsonl")):
         for line in path.read_text().splitlines():
@@ -266,7 +266,7 @@ def written(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def pooled(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that a flow on a process pool wrote to."""
+    """Run a flow on a process pool; return the folder of its files."""
     folder = tmp_path_factory.mktemp("pooled")
     path = os.pathsep.join((str(FLOWS), str(FLOWS.parent)))
     finished = run_script("logged.py", "pooled", env=environment(folder, PYTHONPATH=path))
@@ -276,7 +276,7 @@ def pooled(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_logger_in_a_process_pool(pooled: Path, source: str) -> None:
-    """The process that runs the task exports what it logs, with the ids of its attempt."""
+    """The process that runs the task exports its lines, with the ids of its attempt."""
     text = f"said by {source}."
     (record,) = [r for r in written(pooled) if text in str(r["body"])]
     assert record["body"] == {"stringValue": text}
@@ -298,12 +298,12 @@ def test_every_logger_in_a_process_pool(pooled: Path, source: str) -> None:
     assert record["attributes"].get("n") == ("1" if source.startswith("structlog") else None)
 
 
-# What a record says
+# The content of a record
 
 
 @pytest.fixture
 def logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[RecordedLogs]:
-    """Export what is logged, without Prefect; everything must be left as it was."""
+    """Export log lines without Prefect; everything must be restored."""
     monkeypatch.setattr(log_hooks, "_contained", Containment("logs"))
     before = dict(vars(logging.Logger)), vars(structlog.BoundLoggerBase)["_process_event"]
     found = RecordedLogs()
@@ -324,7 +324,7 @@ def fields(record: LogRecord) -> Mapping[str, Any]:
 
 @pytest.fixture
 def logger() -> logging.Logger:
-    """A logger that lets INFO pass, out of reach of pytest's handlers, which format everything."""
+    """A logger that passes INFO, without pytest's handlers, which format everything."""
     made = logging.Logger("apart", logging.INFO)  # noqa: LOG001 - not to be found by its name
     made.addHandler(logging.NullHandler())
     return made
@@ -336,7 +336,7 @@ class UnluckyError(Exception):
 
 
 def native(*processors: Any) -> Any:
-    """A logger of structlog that prints nowhere."""
+    """A structlog logger whose output is discarded."""
     return structlog.wrap_logger(
         structlog.testing.ReturnLogger(),
         processors=[*processors, structlog.processors.KeyValueRenderer()],
@@ -366,7 +366,7 @@ STRUCTLOGS: dict[str, Callable[[logging.Logger], Any]] = {
 
 @pytest.mark.parametrize("kind", ["logging", *STRUCTLOGS])
 def test_exceptions(logs: RecordedLogs, logger: logging.Logger, kind: str) -> None:
-    """An exception is told by its qualified class, its own message and its stack trace."""
+    """An exception has its qualified class, its own message and its stack trace."""
     log = logger if kind == "logging" else STRUCTLOGS[kind](logger)
     try:
         raise UnluckyError("first", 2)
@@ -385,7 +385,7 @@ def test_exceptions(logs: RecordedLogs, logger: logging.Logger, kind: str) -> No
 def test_the_source_of_an_exception_is_read_later(
     logs: RecordedLogs, logger: logging.Logger
 ) -> None:
-    """The thread that logs does not wait for the lines that a stack trace shows."""
+    """The thread that logs does not read the source lines of a stack trace."""
     linecache.clearcache()
     try:
         raise ValueError("no")
@@ -396,7 +396,7 @@ def test_the_source_of_an_exception_is_read_later(
 
 
 def test_exceptions_by_hand(logs: RecordedLogs, logger: logging.Logger) -> None:
-    """An exception object and one of the built-in classes will do; none is none."""
+    """An exception object or a built-in exception works; without one there is none."""
     logger.warning("object", exc_info=ValueError("no"))
     native().warning("event", exc_info=ValueError("no"))
     for body in ("object", "event"):
@@ -407,7 +407,7 @@ def test_exceptions_by_hand(logs: RecordedLogs, logger: logging.Logger) -> None:
 
 
 def test_stack_info(logs: RecordedLogs, logger: logging.Logger) -> None:
-    """A stack that is asked for goes along."""
+    """A requested stack is exported."""
     logger.info("here", stack_info=True)
     native(structlog.processors.StackInfoRenderer()).info("there", stack_info=True)
     for body in ("here", "there"):
@@ -424,7 +424,7 @@ class Lazy:
 
 
 def test_lazy_messages(logs: RecordedLogs, logger: logging.Logger) -> None:
-    """A message with arguments is formatted once, and not at all if nobody wants it."""
+    """A message with arguments is formatted once, or never if nobody needs it."""
     lazy = Lazy()
     logger.info("it is %s", lazy)
     assert logs.one("it is formatted")
@@ -435,7 +435,7 @@ def test_lazy_messages(logs: RecordedLogs, logger: logging.Logger) -> None:
 
 
 def test_a_message_that_is_measured_is_formatted_once(logger: logging.Logger) -> None:
-    """Who measures and who exports share the text."""
+    """Measurement and export share the text."""
     found: list[Measurement] = []
     lazy, recorded, hooks = Lazy(), RecordedLogs(), LogHooks()
     hooks.install(LogMeasure(found.append), LogExport(recorded.provider, 0, lambda _: None))
@@ -461,7 +461,7 @@ def test_arguments_of_structlog(logs: RecordedLogs, logger: logging.Logger) -> N
 
 @pytest.mark.parametrize("kind", ["logging", *STRUCTLOGS])
 def test_values(logs: RecordedLogs, logger: logging.Logger, kind: str) -> None:
-    """Key-values keep their types; what has none in OTLP is its repr; secrets are masked."""
+    """Values keep OTLP's types; others become their repr; secrets are masked."""
     values = {
         "rows": 5,
         "share": 0.25,
@@ -489,14 +489,14 @@ def test_values(logs: RecordedLogs, logger: logging.Logger, kind: str) -> None:
 
 
 def test_keys(logs: RecordedLogs, logger: logging.Logger) -> None:
-    """Keys that OTLP cannot carry cost at most themselves; structlog's own are left out."""
+    """Only keys that OTLP lacks are lost; structlog's own keys are left out."""
     extra: dict[Any, int] = {"": 1, "a\udcff": 2, 3: 4, "_record": 5, "größe": 6}
     logger.info(SAID, extra=extra)
     assert fields(logs.one(SAID)) == {"a?": 2, "3": 4, "größe": 6}
 
 
 def test_values_are_those_of_the_call(logs: RecordedLogs, logger: logging.Logger) -> None:
-    """What changes after the call is exported as it was."""
+    """Values that change after the call are exported unchanged."""
     rows = [1]
     logger.info("record", extra={"seen": rows})
     native().info("event", seen=rows)
@@ -505,7 +505,7 @@ def test_values_are_those_of_the_call(logs: RecordedLogs, logger: logging.Logger
 
 
 def test_secrets_in_texts(logs: RecordedLogs, logger: logging.Logger) -> None:
-    """Credentials in the body, the message of an exception and its trace are masked."""
+    """Credentials in the body, the exception's message and its trace are masked."""
     logger.info("to %s", "pg://me:hidden@db")
     try:
         raise ValueError("no answer from pg://me:hidden@db")
@@ -518,7 +518,7 @@ def test_secrets_in_texts(logs: RecordedLogs, logger: logging.Logger) -> None:
 
 
 def test_bodies(logs: RecordedLogs, logger: logging.Logger) -> None:
-    """A body is what was logged, with the types it had."""
+    """A body is the logged message, with its types."""
     logger.info({"rows": 5, "password": "x"})
     logger.info(ValueError("an object"))
     native().info(None, rows=5)
@@ -533,7 +533,7 @@ def test_bodies(logs: RecordedLogs, logger: logging.Logger) -> None:
 
 
 def test_severities(logs: RecordedLogs, logger: logging.Logger) -> None:
-    """Levels are those of OpenTelemetry, and names of one's own stay."""
+    """Levels are OpenTelemetry's, and the user's own names stay."""
     logging.addLevelName(25, "NOTICE")
     logger.log(25, "own")
     for log in (logger, native(), over_logging(logger, structlog.processors.JSONRenderer())):
@@ -545,14 +545,14 @@ def test_severities(logs: RecordedLogs, logger: logging.Logger) -> None:
 
 
 def test_contextvars_of_structlog(logs: RecordedLogs) -> None:
-    """What is bound to the context goes along where the chain merges it."""
+    """Values bound to the context are exported if the chain merges them."""
     with structlog.contextvars.bound_contextvars(request=8):
         native(structlog.contextvars.merge_contextvars).info(SAID, n=1)
     assert fields(logs.one(SAID)) == {"request": 8, "n": 1}
 
 
 def test_chains_of_processors(logs: RecordedLogs) -> None:
-    """Chains that end in more than a renderer, or in nothing else, are heard, and unchanged."""
+    """Chains that end in several renderers or in none are exported, and unchanged."""
     returns = structlog.testing.ReturnLogger()
     renderer = structlog.processors.JSONRenderer()
     chains: dict[str, list[Any]] = {
@@ -567,7 +567,7 @@ def test_chains_of_processors(logs: RecordedLogs) -> None:
 
 
 def test_loggers_of_the_users(logs: RecordedLogs) -> None:
-    """A logger may have an __init__ of its own; it is not run for each line."""
+    """A logger may have its own __init__; it does not run for each line."""
     made: list[str] = []
 
     class Own(structlog.BoundLogger):
@@ -583,7 +583,7 @@ def test_loggers_of_the_users(logs: RecordedLogs) -> None:
 
 
 def test_long_lines_are_not_held(tmp_path: Path, logger: logging.Logger) -> None:
-    """Of a long text waits what will be exported."""
+    """Only the exported part of a long text is kept."""
     provider = providers.build_logger_provider(Settings(dir=tmp_path))
     hooks = LogHooks()
     hooks.install(None, LogExport(provider, 0, lambda _: None))
@@ -600,14 +600,14 @@ def test_long_lines_are_not_held(tmp_path: Path, logger: logging.Logger) -> None
 
 
 def test_records_made_by_hand(logs: RecordedLogs, logger: logging.Logger) -> None:
-    """What is no more than a message and a level goes out as such."""
+    """A record with only a message and a level is exported as it is."""
     logger.handle(logging.makeLogRecord({"msg": SAID, "levelno": logging.WARNING}))
     assert logs.one(SAID).severity_number == SeverityNumber.WARN
     assert fields(logs.one(SAID)) == {}
 
 
 def test_events_that_are_dropped(logs: RecordedLogs, logger: logging.Logger) -> None:
-    """What a processor, a filter or a level leaves out is not exported."""
+    """Lines dropped by a processor, a filter or a level are not exported."""
 
     def drop(_: Any, __: str, event: Any) -> Any:
         raise structlog.DropEvent
@@ -622,7 +622,7 @@ def test_events_that_are_dropped(logs: RecordedLogs, logger: logging.Logger) -> 
 
 
 def test_capture_logs_of_structlog(logs: RecordedLogs) -> None:
-    """The tool that structlog has for tests works as ever."""
+    """The tool of structlog for tests works as usual."""
     log = structlog.get_logger()
     with structlog.testing.capture_logs() as captured:
         log.info(SAID, n=1)
@@ -631,7 +631,7 @@ def test_capture_logs_of_structlog(logs: RecordedLogs) -> None:
 
 
 def test_a_renderer_that_raises_raises_as_ever(logs: RecordedLogs) -> None:
-    """The user's own mistake is the user's."""
+    """The user gets the error of the user's mistake."""
 
     def fail(_: Any, __: str, event: Any) -> Any:
         raise LookupError("mine")
@@ -655,7 +655,7 @@ def test_handlers_get_what_they_would_have_got(logs: RecordedLogs, logger: loggi
 def test_handlers_are_as_far_from_the_user_as_ever(
     logs: RecordedLogs, logger: logging.Logger
 ) -> None:
-    """Prefect's handler counts the frames to the code that logs, to warn there."""
+    """Prefect's handler counts the frames to the calling code, to warn there."""
     depths: list[int] = []
     handler = logging.Handler()
     handler.emit = lambda record: depths.append(len(traceback.extract_stack()))  # type: ignore[method-assign] # noqa: ARG005
@@ -672,7 +672,7 @@ def test_an_export_that_raises(
     monkeypatch: pytest.MonkeyPatch,
     logs: RecordedLogs,
 ) -> None:
-    """It loses neither the line nor the flow, and is reported once."""
+    """If an export fails, neither the line nor the flow is lost, and it is reported once."""
 
     def fail(*_: Any) -> Any:
         raise LookupError("ours")
@@ -693,7 +693,7 @@ def test_an_export_that_raises(
 def test_a_record_that_cannot_be_made_takes_no_other_with_it(
     logs: RecordedLogs, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each record is made by itself, off the thread that logs."""
+    """Each record is built separately, outside the thread that logs."""
     real = log_export._Draft.record
 
     def fail(draft: Any, context: Any) -> LogRecord:
@@ -710,7 +710,7 @@ def test_a_record_that_cannot_be_made_takes_no_other_with_it(
 def test_what_the_exporters_log_is_not_exported(
     logs: RecordedLogs, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else each export would be followed by another."""
+    """Otherwise each export would cause another."""
     export = logs.exporter.export
 
     def talkative(batch: Any) -> Any:
@@ -724,14 +724,14 @@ def test_what_the_exporters_log_is_not_exported(
 
 
 def test_records_of_other_processes(logs: RecordedLogs, logger: logging.Logger) -> None:
-    """A record that another process has logged, and this one only handles, is left to that one."""
+    """A record from another process, which this one only handles, is not exported."""
     record = {"msg": SAID, "levelno": logging.ERROR, "process": os.getpid() + 1}
     logger.handle(logging.makeLogRecord(record))
     assert logs.all == []
 
 
 def test_threads(logs: RecordedLogs, logger: logging.Logger) -> None:
-    """Threads that log at once through both libraries lose nothing and mix nothing up."""
+    """Threads that log at once through both libraries lose and mix up nothing."""
 
     def log(n: int) -> None:
         wrapped = over_logging(logger, structlog.stdlib.render_to_log_kwargs)
@@ -748,11 +748,11 @@ def test_threads(logs: RecordedLogs, logger: logging.Logger) -> None:
     assert len(found) == len(set(found)) == 800
 
 
-# Which run
+# The run
 
 
 def test_a_logger_of_the_run_in_a_thread_without_its_context(recorded: Recorded) -> None:
-    """Prefect's logger knows its run where the context does not, as long as the run goes on."""
+    """Prefect's logger knows its run without its context, until the run ends."""
     kept: list[Any] = []
 
     @task(retries=1)
@@ -777,7 +777,7 @@ def test_a_logger_of_the_run_in_a_thread_without_its_context(recorded: Recorded)
 
 
 def test_a_span_of_the_users(recorded: Recorded) -> None:
-    """Inside a span of the user's the line belongs to that, in the run's trace."""
+    """Inside a user's span the line belongs to that span, in the run's trace."""
     tracer = recorded.spans.provider.get_tracer("mine")
 
     @flow
@@ -792,7 +792,7 @@ def test_a_span_of_the_users(recorded: Recorded) -> None:
 
 
 def test_lines_of_prefect_itself(recorded: Recorded) -> None:
-    """What Prefect logs of a run is the run's, without the fields that say it once more."""
+    """Prefect's lines about a run belong to the run, without fields that repeat it."""
 
     @task
     def step() -> None:
@@ -809,7 +809,7 @@ def test_lines_of_prefect_itself(recorded: Recorded) -> None:
 
 
 def test_what_add_run_context_adds_is_not_said_twice(recorded: Recorded) -> None:
-    """What the processor tells of the run, the record tells in attributes of its own."""
+    """Fields of the processor are not repeated next to the record's own attributes."""
 
     @flow
     def main() -> None:
@@ -820,7 +820,7 @@ def test_what_add_run_context_adds_is_not_said_twice(recorded: Recorded) -> None
 
 
 def test_the_applications_provider(prefect_server: str) -> None:
-    """A provider of the application's gets each record at once, in the context of the line."""
+    """An application's provider gets each record at once, in the context of the line."""
     found: Any = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call] # the SDK's
     provider = LoggerProvider(shutdown_on_exit=False)
     provider.add_log_record_processor(SimpleLogRecordProcessor(found))
@@ -843,7 +843,7 @@ def test_the_applications_provider(prefect_server: str) -> None:
 
 
 def test_the_deployment_of_the_calling_flow() -> None:
-    """A task's lines tell the deployment that its flow run is of, where the process knows it."""
+    """A task's lines have the deployment of its flow run, if the process knows it."""
     tracer = RunTracer(TracerProvider(), RunMetrics())
 
     def start(caller: RunRecorder | None, task_name: str | None, **identity: str) -> RunRecorder:
@@ -874,7 +874,7 @@ def test_the_deployment_of_the_calling_flow() -> None:
 
 
 def test_what_flowspan_says_of_a_run(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Violations are lines of their run, in whatever thread they are noticed, and after its end."""
+    """Violations are lines of their run, in whatever thread, even after its end."""
 
     def slow(*_: Any) -> tuple[int, int]:
         time.sleep(2)
@@ -925,7 +925,7 @@ def test_what_flowspan_says_of_a_run(prefect_server: str, monkeypatch: pytest.Mo
 
 
 def test_levels(prefect_server: str) -> None:
-    """FLOWSPAN_LOG_LEVEL is the floor of what is exported, whatever is logged."""
+    """FLOWSPAN_LOG_LEVEL is the lowest level that is exported."""
     recorded = Recorded()
     recorded.instrument(log_level="error")
     try:
@@ -938,7 +938,7 @@ def test_levels(prefect_server: str) -> None:
 
 
 def test_printed_events_below_the_level(recorded: Recorded) -> None:
-    """What structlog prints has structlog's level, also where Prefect logs it as information."""
+    """Lines that structlog prints have structlog's level, even if Prefect logs them as INFO."""
 
     @flow(log_prints=True)
     def main() -> None:
@@ -952,7 +952,7 @@ def test_printed_events_below_the_level(recorded: Recorded) -> None:
 
 @pytest.mark.parametrize("level", ["loud", "", "inf"])
 def test_levels_that_are_none(level: str) -> None:
-    """A level that logging does not know fails at instrument()."""
+    """An unknown level raises at instrument()."""
     with pytest.raises(ValidationError, match="level of logging"):
         Settings(log_level=level)  # type: ignore[arg-type]
     assert Settings(log_level="Warning").log_level == logging.WARNING  # type: ignore[arg-type]
@@ -960,7 +960,7 @@ def test_levels_that_are_none(level: str) -> None:
 
 
 def test_logs_can_be_switched_off(prefect_server: str) -> None:
-    """FLOWSPAN_LOGS=false exports no line, and lines still measure."""
+    """FLOWSPAN_LOGS=false exports no lines, but lines still measure."""
     recorded = Recorded()
     recorded.instrument(logs=False)
     try:
@@ -973,7 +973,7 @@ def test_logs_can_be_switched_off(prefect_server: str) -> None:
 
 
 def test_logging_may_be_configured_later(recorded: Recorded) -> None:
-    """Configuring `logging` and structlog anew changes nothing."""
+    """Reconfiguring `logging` and structlog changes nothing."""
     before = logging.getLogger().handlers[:]
     level = logging.getLogger().level
     try:
@@ -988,7 +988,7 @@ def test_logging_may_be_configured_later(recorded: Recorded) -> None:
 
 
 def test_uninstrument_restores_everything(prefect_server: str) -> None:
-    """Nothing is left behind, however often it is done."""
+    """Nothing is left behind, even if repeated."""
 
     def state() -> tuple[Any, ...]:
         return (
@@ -1010,18 +1010,18 @@ def test_uninstrument_restores_everything(prefect_server: str) -> None:
 
 
 def test_what_is_no_logger_provider_is_refused() -> None:
-    """A wrong argument fails at instrument() and leaves nothing behind."""
+    """A wrong argument raises at instrument() and leaves nothing behind."""
     with pytest.raises(TypeError, match="logger_provider must be an OpenTelemetry LoggerProvider"):
         flowspan.instrument(logger_provider="loki")  # type: ignore[arg-type]
 
 
-# Who else exports
+# Other exporters
 
 
 @pytest.mark.parametrize("kind", [LoggingHandler, SdkLoggingHandler])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_handler_of_opentelemetry(recorded: Recorded, kind: Any) -> None:
-    """Where one handles a line it exports it, with the run's attributes; flowspan does not."""
+    """A handler exports the lines it gets, with the run's attributes; flowspan does not."""
     theirs = RecordedLogs()
     handler = kind(logger_provider=theirs.provider, level=logging.INFO)
 
@@ -1047,7 +1047,7 @@ def test_a_handler_of_opentelemetry(recorded: Recorded, kind: Any) -> None:
 def test_a_handler_of_opentelemetry_and_captured_prints(
     recorded: Recorded, *, log_prints: bool
 ) -> None:
-    """A line that structlog prints is the handler's if Prefect makes a record of the print."""
+    """If Prefect records a print of structlog, the handler exports it."""
     theirs = RecordedLogs()
     handler = LoggingHandler(logger_provider=theirs.provider)
 
@@ -1071,7 +1071,7 @@ def test_a_handler_of_opentelemetry_and_captured_prints(
 def test_a_handler_that_does_not_handle_the_line(
     logs: RecordedLogs, logger: logging.Logger
 ) -> None:
-    """One with a higher level, on another logger, or that goes nowhere, exports nothing."""
+    """A handler with a higher level, elsewhere, or without a destination exports nothing."""
     theirs = RecordedLogs()
     handlers = [
         LoggingHandler(level=logging.ERROR, logger_provider=theirs.provider),
@@ -1091,7 +1091,7 @@ def test_a_handler_that_does_not_handle_the_line(
 
 @pytest.mark.parametrize("kind", ["native", "over logging"])
 def test_the_processor_of_opentelemetry(recorded: Recorded, kind: str) -> None:
-    """Where it is in the chain it exports the event, with the run's attributes; flowspan not."""
+    """In the chain, it exports the event, with the run's attributes; flowspan does not."""
     theirs = RecordedLogs()
     processor: Any = StructlogProcessor(logger_provider=theirs.provider)  # type: ignore[no-untyped-call]
     lines: list[str] = []
@@ -1114,7 +1114,7 @@ def test_the_processor_of_opentelemetry(recorded: Recorded, kind: str) -> None:
 
 
 def test_both_instrumentations_of_opentelemetry(prefect_server: str, tmp_path: Path) -> None:
-    """With both active in a process each line is one record in flowspan's files."""
+    """With both in one process, each line is one record in flowspan's files."""
     finished = run_script("instrumented.py", env=environment(tmp_path))
     assert finished.returncode == 0, finished.stderr
     found = [r for r in written(tmp_path) if "line of" in str(r["body"])]
@@ -1134,7 +1134,7 @@ def brief(tmp_path: Path, **variables: str) -> Any:
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_records_arrive_over_otlp(prefect_server: str, tmp_path: Path, protocol: str) -> None:
-    """A brief process loses no line, and each has the ids of its span as the sink sees them."""
+    """A short process loses no line, and each has the ids of its span in the sink."""
     sinks: dict[str, Any] = {"grpc": grpc_sink, "http/protobuf": http_sink}
     with sinks[protocol]() as sink:
         finished = brief(
@@ -1154,7 +1154,7 @@ def test_records_arrive_over_otlp(prefect_server: str, tmp_path: Path, protocol:
 
 
 def test_a_brief_process_loses_nothing(prefect_server: str, tmp_path: Path) -> None:
-    """Also with the embedded files, and also lines after the flow."""
+    """Also with the embedded files, and for lines after the flow."""
     finished = brief(tmp_path)
     assert finished.returncode == 0, finished.stderr
     bodies = [record["body"].get("stringValue", "") for record in written(tmp_path)]
@@ -1166,7 +1166,7 @@ def test_a_brief_process_loses_nothing(prefect_server: str, tmp_path: Path) -> N
 def test_a_dead_endpoint_costs_a_bounded_time(
     prefect_server: str, tmp_path: Path, dead: Any
 ) -> None:
-    """The process ends in time, and says once that log records are lost."""
+    """The process ends in time, and logs once that log records are lost."""
     with dead() as endpoint:
         started = time.monotonic()
         finished = brief(
@@ -1184,7 +1184,7 @@ def test_a_dead_endpoint_costs_a_bounded_time(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_a_forked_child_exports_its_own_lines(prefect_server: str, tmp_path: Path) -> None:
-    """Parent and child each write what they have logged, once."""
+    """Parent and child each write their own lines, once."""
     finished = run_script("talkative.py", "3", "fork", env=environment(tmp_path))
     assert finished.returncode == 0, finished.stderr
     bodies = [record["body"].get("stringValue", "") for record in written(tmp_path)]
@@ -1194,7 +1194,7 @@ def test_a_forked_child_exports_its_own_lines(prefect_server: str, tmp_path: Pat
 def test_a_burst_is_not_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logger: logging.Logger
 ) -> None:
-    """A loop logs thousands of lines before any of them is written."""
+    """A loop logs thousands of lines before any is written."""
     monkeypatch.setenv("OTEL_BLRP_SCHEDULE_DELAY", "60000")
     provider = providers.build_logger_provider(Settings(dir=tmp_path))
     hooks = LogHooks()
@@ -1219,14 +1219,14 @@ def test_a_burst_is_not_dropped(
 def test_bad_variables_are_refused(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
 ) -> None:
-    """What the SDK does not take is an error that names the variable."""
+    """If the SDK rejects a value, the error names the variable."""
     monkeypatch.setenv(variable, value)
     with pytest.raises(providers.ConfigurationError, match=message):
         providers.build_logger_provider(Settings())
 
 
 def test_structlog_and_the_contrib_packages_are_not_imported() -> None:
-    """Whoever does not use them pays nothing for them."""
+    """Packages that are not used are not imported."""
     program = (
         "import sys, flowspan\n"
         "flowspan.instrument()\n"

@@ -1,4 +1,4 @@
-"""Objectives are data that is checked when it is read, and judged without a clock or an API."""
+"""Objectives are validated when they are read, and checked without a clock or an API."""
 
 from typing import Any
 
@@ -41,14 +41,14 @@ def test_durations(written: object, seconds: float) -> None:
     ["90", "", " ", "s", "30m1h", "1h1h", "10 minutes", "-5s", "1ms", "1,5h", "٣s", "1h30", "5s\n"],
 )
 def test_texts_that_are_no_duration(written: str) -> None:
-    """Text that is no duration is refused with examples of one."""
+    """Text that is not a duration raises, with examples of valid text."""
     with pytest.raises(ValidationError, match="text such as 90s, 1h30m or 2d"):
         objectives(max_duration=written)
 
 
 @given(st.tuples(*[st.integers(0, 999)] * 4).filter(any))
 def test_every_duration_can_be_written_in_units(parts: tuple[int, int, int, int]) -> None:
-    """A duration in units is worth the sum of its parts."""
+    """A duration in units equals the sum of its parts."""
     days, hours, minutes, seconds = parts
     text = f"{days}d{hours}h{minutes}m{seconds}s"
     expected = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
@@ -98,7 +98,7 @@ def test_every_duration_can_be_written_in_units(parts: tuple[int, int, int, int]
     ],
 )
 def test_mistakes(table: Table, place: str, said: str) -> None:
-    """What cannot be meant is refused at its key, with the reason."""
+    """Each mistake is reported at its key, with the reason."""
     with pytest.raises(ValidationError) as raised:
         Objectives.model_validate(table)
     (problem,) = raised.value.errors()
@@ -119,21 +119,21 @@ def test_mistakes(table: Table, place: str, said: str) -> None:
     ],
 )
 def test_success_rates(written: object, rate: float, runs: int | None, days: float | None) -> None:
-    """A success rate looks back over runs or over days; a plain number over the last 20 runs."""
+    """A success rate looks back over runs or days; a plain number over the last 20 runs."""
     found = objectives(min_success_rate=written).min_success_rate
     assert found is not None
     assert (found.rate, found.runs, found.days) == (rate, runs, days)
 
 
 def test_extremes_are_allowed() -> None:
-    """No delay, no rows, exactly so many rows, a whole run and a perfect record can be promised."""
+    """No delay, no rows, an exact number of rows, a whole run and a perfect record are valid."""
     table: Table = {"max_late": 0, "min_rows": 0, "max_rows": 0, "max_task_share": 1}
     found = objectives(**table, min_success_rate=1)
     assert {name: getattr(found, name) for name in table} == table
 
 
 def test_objectives_do_not_change() -> None:
-    """Objectives are the same for the whole life of a process."""
+    """Objectives are immutable."""
     with pytest.raises(ValidationError, match="frozen"):
         objectives(max_duration=5).max_duration = 6
 
@@ -178,13 +178,13 @@ SLO = {
     ],
 )  # fmt: skip
 def test_flow_and_tags(flow: str, tags: list[str], expected: Table | None) -> None:
-    """A flow's own objective wins over its tags', and of several tags the strictest does."""
+    """A flow's own objective overrides its tags'; among tags the strictest wins."""
     found = objectives_for(SLO, flow, tags)
     assert (found and found.model_dump(exclude_none=True)) == expected
 
 
 def test_flow_and_tag_may_contradict() -> None:
-    """A flow that promises more rows than its tag allows breaks a promise; nothing fails."""
+    """If a flow needs more rows than its tag allows, one is violated and nothing raises."""
     slo = {"f": objectives(min_rows=100), "tag:small": objectives(max_rows=50)}
     found = objectives_for(slo, "f", ["small"])
     assert found is not None
@@ -205,7 +205,7 @@ def test_flow_and_tag_may_contradict() -> None:
 def test_duration(
     limit: float | None, seconds: float, detail: str | None, *, running: bool
 ) -> None:
-    """A run that took, or is taking, longer than promised violates max_duration."""
+    """A run that took, or is taking, too long violates max_duration."""
     promised = objectives(max_duration=limit, max_late=1)
     expected = detail and Violation("max_duration", limit or 0, seconds, f"max_duration: {detail}")
     assert promised.judge_duration(seconds, still_running=running) == expected
@@ -218,12 +218,12 @@ def test_duration(
         (60, 60, None),
         (60, -5, None),
         (0, 0, None),
-        (0, 0.25, "the run started 0.25 s behind its schedule, more than 0 s"),
-        (60, 61, "the run started 61 s behind its schedule, more than 60 s"),
+        (0, 0.25, "the run started 0.25 s behind schedule, more than 0 s"),
+        (60, 61, "the run started 61 s behind schedule, more than 60 s"),
     ],
 )
 def test_late(limit: float | None, seconds: float, detail: str | None) -> None:
-    """A run that starts further behind its schedule than promised violates max_late."""
+    """A run that starts too late violates max_late."""
     promised = objectives(max_late=limit, max_duration=1)
     expected = detail and Violation("max_late", limit or 0, seconds, f"max_late: {detail}")
     assert promised.judge_late(seconds) == expected
@@ -236,15 +236,15 @@ def test_late(limit: float | None, seconds: float, detail: str | None) -> None:
         (1, 2, None, None),
         (1000, 2000, 1000, None),
         (1000, 2000, 2000, None),
-        (1000, 2000, 999, "min_rows: the run gave 999 rows, less than 1,000"),
-        (1000, 2000, 2001, "max_rows: the run gave 2,001 rows, more than 2,000"),
-        (2, None, 1, "min_rows: the run gave 1 row, less than 2"),
-        (1, None, 0, "min_rows: the run gave 0 rows, less than 1"),
-        (None, 0, 1, "max_rows: the run gave 1 row, more than 0"),
+        (1000, 2000, 999, "min_rows: the run produced 999 rows, less than 1,000"),
+        (1000, 2000, 2001, "max_rows: the run produced 2,001 rows, more than 2,000"),
+        (2, None, 1, "min_rows: the run produced 1 row, less than 2"),
+        (1, None, 0, "min_rows: the run produced 0 rows, less than 1"),
+        (None, 0, 1, "max_rows: the run produced 1 row, more than 0"),
     ],
 )
 def test_rows(least: int | None, most: int | None, rows: int | None, detail: str | None) -> None:
-    """Too few and too many rows are violations, an unknown number is none."""
+    """Too few and too many rows are violations; an unknown number is not."""
     promised = objectives(min_rows=least, max_rows=most, max_late=1)
     violations = promised.judge_rows(rows)
     assert [v.detail for v in violations] == ([detail] if detail else [])
@@ -264,7 +264,7 @@ def test_rows(least: int | None, most: int | None, rows: int | None, detail: str
     ],
 )  # fmt: skip
 def test_task_share(limit: float | None, shares: dict[str, float], detail: str | None) -> None:
-    """The task that took the largest share of the run is named if that is too much."""
+    """If a task's share of the run is too large, the largest one is reported."""
     violation = objectives(max_task_share=limit, max_late=1).judge_task_share(shares)
     assert violation == (
         Violation("max_task_share", limit or 0, max(shares.values()), f"max_task_share: {detail}")
@@ -292,7 +292,7 @@ def test_task_share(limit: float | None, shares: dict[str, float], detail: str |
     ],
 )
 def test_success_rate(promised: Any, succeeded: int, finished: int, detail: str | None) -> None:
-    """Fewer successes than promised are a violation, no finished run is none."""
+    """Too few successes are a violation; no finished run is not."""
     found = objectives(min_success_rate=promised, max_late=1)
     violation = found.judge_success_rate(succeeded, finished)
     if detail is None:
@@ -310,7 +310,7 @@ def test_success_rate(promised: Any, succeeded: int, finished: int, detail: str 
 
 @given(st.integers(1, 1000), st.data())
 def test_a_rate_that_is_met_exactly_is_kept(finished: int, data: st.DataObject) -> None:
-    """For any number of runs, a rate is kept exactly from the count on that it is the share of."""
+    """For any number of runs, a rate is met from exactly the count that gives this share."""
     needed = data.draw(st.integers(1, finished))
     promised = objectives(min_success_rate=needed / finished)
     assert promised.judge_success_rate(needed, finished) is None

@@ -1,4 +1,4 @@
-"""Objectives of real flows: who is told when one is broken, and when."""
+"""Objectives of real flows: who is notified when one is violated, and when."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ Begin = Callable[..., RecordedSpans]
 
 @pytest.fixture
 def begin(prefect_server: str, spans: RecordedSpans, metrics: RecordedMetrics) -> Iterator[Begin]:
-    """Instrument with objectives, given as they stand in a file."""
+    """Instrument with objectives, written as in a file."""
 
     def begin(provider: TracerProvider | None = None, **slo: Any) -> RecordedSpans:
         flowspan.uninstrument()
@@ -51,7 +51,7 @@ def begin(prefect_server: str, spans: RecordedSpans, metrics: RecordedMetrics) -
 
 
 def violations(span: ReadableSpan) -> list[str]:
-    """The objectives that a flow run's span says were broken, in the order of time."""
+    """Return the objectives that a flow run's span reports as violated, in order of time."""
     events = [event for event in span.events if event.name == "slo.violated"]
     return [str((event.attributes or {})["prefect.slo.objective"]) for event in events]
 
@@ -74,7 +74,7 @@ def sleep(seconds: float) -> list[dict[str, int]]:
 def test_an_automation_reacts_to_a_violation(
     begin: Begin, metrics: RecordedMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Metric, span, run log and event tell of it, and Prefect's automation pauses a deployment."""
+    """Metric, span, run log and event report it, and Prefect's automation pauses a deployment."""
 
     @flow(name=unique("nightly"))
     def nightly() -> None:
@@ -118,7 +118,7 @@ def test_an_automation_reacts_to_a_violation(
         "prefect.slo.objective": "min_rows",
         "prefect.slo.expected": 1000,
         "prefect.slo.actual": 3,
-        "prefect.slo.detail": "min_rows: the run gave 3 rows, less than 1,000",
+        "prefect.slo.detail": "min_rows: the run produced 3 rows, less than 1,000",
     }
     (point,) = metrics.points("prefect.slo.violations")
     assert point.value == 1
@@ -127,14 +127,14 @@ def test_an_automation_reacts_to_a_violation(
         "prefect.slo.objective": "min_rows",
     }
     assert warnings(caplog) == [
-        "Objective violated: min_rows: the run gave 3 rows, less than 1,000"
+        "Objective violated: min_rows: the run produced 3 rows, less than 1,000"
     ]
 
 
 def test_too_long_a_run_is_noticed_while_it_runs(
     begin: Begin, metrics: RecordedMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The violation is told once, as soon as the limit is passed, and the run goes on."""
+    """The violation is reported once, at the limit, and the run continues."""
     spans = begin(main={"max_duration": 0.2})
     during: list[float] = []
 
@@ -158,7 +158,7 @@ def test_too_long_a_run_is_noticed_while_it_runs(
 
 
 def test_waiting_for_a_retry_is_not_running(begin: Begin) -> None:
-    """The time between two attempts does not count, that in both attempts does."""
+    """The time between two attempts does not count; the time in both attempts does."""
     spans = begin(patient={"max_duration": 2.6}, busy={"max_duration": 2.6})
 
     def make(name: str, seconds: float) -> Flow[Any, Any]:
@@ -179,7 +179,7 @@ def test_waiting_for_a_retry_is_not_running(begin: Begin) -> None:
 def test_a_kept_objective_is_silent(
     begin: Begin, metrics: RecordedMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A run within all its limits is told of nowhere."""
+    """A run within its limits reports nothing."""
     spans = begin(
         main={
             "max_duration": 60,
@@ -198,7 +198,7 @@ def test_a_kept_objective_is_silent(
 
 @pytest.mark.parametrize("behind", [0, 3600])
 def test_a_late_start_is_noticed_at_once(begin: Begin, behind: float) -> None:
-    """A run that was scheduled long before it starts is late from its first moment on."""
+    """A run that starts long after its schedule is reported late at its start."""
     name = unique("late")
     spans = begin(**{name: {"max_late": 600}})
 
@@ -221,7 +221,7 @@ def test_a_late_start_is_noticed_at_once(begin: Begin, behind: float) -> None:
 
 
 def test_time_in_infrastructure_is_late_too(begin: Begin) -> None:
-    """A worker may set Pending ahead of time: what counts is when the run starts."""
+    """A worker may set Pending early: the start of the run counts."""
     name = unique("prefetched")
     spans = begin(**{name: {"max_late": 0.5}})
     prefetched = flow(name=name)(lambda: 1)
@@ -237,7 +237,7 @@ def test_time_in_infrastructure_is_late_too(begin: Begin) -> None:
 def test_a_run_that_calls_instrument_itself_is_judged(
     prefect_server: str, spans: RecordedSpans, metrics: RecordedMetrics
 ) -> None:
-    """instrument() in a flow asks what was before: schedule, deployment, time pending."""
+    """instrument() inside a flow reads what came before: schedule, deployment, time pending."""
     flowspan.uninstrument()
     name = unique("adopted")
 
@@ -266,7 +266,7 @@ def test_a_run_that_calls_instrument_itself_is_judged(
 
 @pytest.mark.parametrize("window", [{"runs": 4}, {"days": 1}, {"runs": 450}])
 def test_the_success_rate_is_that_of_the_api(begin: Begin, window: dict[str, int]) -> None:
-    """A failed run breaks it if too few of those before succeeded, too; a success never does."""
+    """A failed run violates it if too few earlier runs succeeded; a success never does."""
     name = unique("rated")
     spans = begin(**{name: {"min_success_rate": {"rate": 0.6, **window}}})
 
@@ -301,7 +301,7 @@ def test_the_success_rate_is_that_of_the_api(begin: Begin, window: dict[str, int
 def test_an_api_that_does_not_answer_costs_the_flow_nothing(
     begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without its history a success rate is not judged, and the run's own failure is the user's."""
+    """Without history the success rate is not checked, and the user's failure is unchanged."""
     spans = begin(main={"min_success_rate": 1})
 
     @flow(name="main")
@@ -323,7 +323,7 @@ def test_an_api_that_does_not_answer_costs_the_flow_nothing(
 def test_a_slow_api_does_not_stop_other_coroutines(
     begin: Begin, metrics: RecordedMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In an event loop nobody waits for the history; the violation is told when it comes."""
+    """In an event loop nothing waits for the history; the violation is reported later."""
     spans = begin(below={"min_success_rate": 1})
 
     def slow(*_: Any) -> tuple[int, int]:
@@ -371,7 +371,7 @@ def watch(told: list[Violation], **objectives: Any) -> Watch:
 
 
 def test_what_was_told_in_an_earlier_process_is_not_told_again() -> None:
-    """A run that had been running for too long before it was suspended broke it there."""
+    """If a run was too long before it was suspended, that was reported there."""
     told: list[Violation] = []
     watched = watch(told, max_duration=1)
     watched.begin(told.append, nullcontext, late=None, time_running=2_000_000_000)
@@ -383,7 +383,7 @@ def test_what_was_told_in_an_earlier_process_is_not_told_again() -> None:
 def test_an_objective_that_cannot_be_watched_costs_only_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where no more threads can be started, the end of the run is judged nevertheless."""
+    """If no thread can be started, the end of the run is still checked."""
 
     def refuse(*_: Any) -> Any:
         raise RuntimeError("can't start new thread")
@@ -398,7 +398,7 @@ def test_an_objective_that_cannot_be_watched_costs_only_itself(
 
 
 def test_one_task_takes_too_much_of_the_run(begin: Begin) -> None:
-    """The share is that of the time in which a task was running, be it in many runs at once."""
+    """The share counts the time in which any of a task's parallel runs was running."""
     spans = begin(main={"max_task_share": 0.5}, even={"max_task_share": 0.9})
 
     @flow(name="main")
@@ -424,7 +424,7 @@ def test_one_task_takes_too_much_of_the_run(begin: Begin) -> None:
 
 
 def test_tasks_of_a_subflow_count_for_both_flows(begin: Begin) -> None:
-    """What takes most of a subflow takes most of the flow that calls it."""
+    """A task that takes most of a subflow also counts for the flow that calls it."""
     spans = begin(main={"max_task_share": 0.2}, below={"max_task_share": 0.2})
 
     @flow(name="below")
@@ -443,7 +443,7 @@ def test_tasks_of_a_subflow_count_for_both_flows(begin: Begin) -> None:
 def test_rows_that_nobody_can_count_are_said_once(
     begin: Begin, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Rows that no task tells violate nothing, but a warning says what to do."""
+    """Unknown rows violate nothing, but one warning says what to do."""
     name = unique("uncounted")
     spans = begin(**{name: {"min_rows": 1}})
     main = flow(name=name)(lambda: 1)
@@ -455,7 +455,7 @@ def test_rows_that_nobody_can_count_are_said_once(
 
 
 def test_objectives_of_a_tag(begin: Begin) -> None:
-    """A tag's objectives hold for the runs that have it, and the flow's own come first."""
+    """A tag's objectives apply to runs with the tag, and the flow's own override them."""
     spans = begin(tag__daily={"max_rows": 1}, generous={"max_rows": 10})
     body: Callable[[], Any] = lambda: sleep(0.0)  # noqa: E731
     flow(name="tagged")(body).with_options()()
@@ -512,14 +512,14 @@ def run_with(folder: Path, file: str, text: str) -> "subprocess.CompletedProcess
     ("file", "table"), [("flowspan.toml", "slo.etl"), ("pyproject.toml", "tool.flowspan.slo.etl")]
 )
 def test_objectives_from_a_file(prefect_server: str, tmp_path: Path, file: str, table: str) -> None:
-    """What a file in the working directory promises is watched, and a violation is in the log."""
+    """Objectives in a file are watched, and a violation is in the log."""
     finished = run_with(tmp_path, file, f"[{table}]\nmin_rows = 10\n")
     assert finished.returncode == 0, finished.stderr
-    assert "Objective violated: min_rows: the run gave 1 row, less than 10" in finished.stderr
+    assert "Objective violated: min_rows: the run produced 1 row, less than 10" in finished.stderr
 
 
 def test_a_bad_file_fails_at_instrument(prefect_server: str, tmp_path: Path) -> None:
-    """The user reads file, key and reason, and no flow has run."""
+    """The user sees file, key and reason, and no flow has run."""
     finished = run_with(tmp_path, "flowspan.toml", "[slo.etl]\nmax_duration = -1\nmin_row = 10\n")
     assert finished.returncode != 0
     last = finished.stderr.strip().splitlines()[-2:]

@@ -35,17 +35,17 @@ TRACE = "ab" * 16
 
 
 def load(source: Path, wanted: str = TRACE) -> log_files.Logs:
-    """Read the records of a run or trace."""
+    """Return the records of a run or trace."""
     return log_files.load(source, wanted)
 
 
 def messages(found: log_files.Logs) -> list[str]:
-    """List what was logged."""
+    """Return the logged messages."""
     return [log.message for log in found.logs]
 
 
 def pipeline(folder: Path) -> Path:
-    """Log a flow with a task and a subflow, something outside of runs, and another trace."""
+    """Log a flow with a task and a subflow, lines outside runs, and another trace."""
     file = folder / "logs.jsonl"
     with closing(Process(file)) as process:
         process.log("begin", 0)
@@ -63,7 +63,7 @@ def pipeline(folder: Path) -> Path:
 
 
 def test_a_record_of_the_sdk_is_read_as_it_was_logged(tmp_path: Path) -> None:
-    """Level, body, typed attributes, logger, ids and resource survive the file."""
+    """Level, body, typed attributes, logger, ids and resource are preserved in the file."""
     fields: dict[str, Any] = {
         "i": -7,
         "big": 2**62,
@@ -90,7 +90,7 @@ def test_a_record_of_the_sdk_is_read_as_it_was_logged(tmp_path: Path) -> None:
 
 
 def test_a_record_of_the_standard_library_is_read(tmp_path: Path) -> None:
-    """Its level has Python's name again, and its exception a type, a message and a stack."""
+    """Its level has Python's name, and its exception a type, a message and a stack."""
     provider = LoggerProvider(shutdown_on_exit=False)
     exporter = FileLogExporter(tmp_path / "logs.jsonl")
     provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
@@ -128,14 +128,14 @@ def test_a_record_of_the_standard_library_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_a_body_may_be_any_value(tmp_path: Path, body: Any, message: str) -> None:
-    """What is no text is written as JSON."""
+    """A body that is not text is shown as JSON."""
     with closing(Process(tmp_path / "logs.jsonl")) as process:
         process.log(body)
     assert messages(load(tmp_path, FLOW_RUN)) == [message]
 
 
 def test_fields_are_what_the_application_said_beside_the_message(tmp_path: Path) -> None:
-    """The run, the ids, the exception and the place in the code are told elsewhere or nowhere."""
+    """The run, the ids, the exception and the place in the code are left out."""
     process = Process(tmp_path / "logs.jsonl")
     own: dict[str, Any] = {
         "rows": 3,
@@ -170,7 +170,7 @@ def test_fields_are_what_the_application_said_beside_the_message(tmp_path: Path)
 
 
 def test_lines_are_in_order_of_time_over_all_files(tmp_path: Path) -> None:
-    """Whatever the order in the files is; without a time it is that of the observation."""
+    """Whatever the order in the files; a line without a time has that of its observation."""
     for name, seconds in (("logs-2.jsonl", (5, 3)), ("logs.jsonl", (4, 1, None))):
         with closing(Process(tmp_path / name)) as process:
             for second in seconds:
@@ -183,7 +183,7 @@ def test_lines_are_in_order_of_time_over_all_files(tmp_path: Path) -> None:
 
 
 def test_a_root_run_has_all_lines_of_its_trace(tmp_path: Path) -> None:
-    """As has the trace's id, in any spelling; also lines that no run is known of."""
+    """The same as for the trace's id, in any spelling; also lines without a known run."""
     pipeline(tmp_path)
     whole = ["begin", "extract", "report", "render", "request"]
     trace_id = trace_of_root(FLOW_RUN)
@@ -198,14 +198,14 @@ def test_a_root_run_has_all_lines_of_its_trace(tmp_path: Path) -> None:
 
 
 def test_any_other_run_has_its_own_lines_and_those_of_its_tasks(tmp_path: Path) -> None:
-    """Subflows by their flow run's id, tasks by theirs."""
+    """Subflows are found by their flow run's id, tasks by theirs."""
     pipeline(tmp_path)
     assert messages(load(tmp_path, SUBFLOW_RUN)) == ["report", "render"]
     assert messages(load(tmp_path, TASK_RUN)) == ["extract"]
 
 
 def test_latest_is_the_trace_whose_run_logged_last(tmp_path: Path) -> None:
-    """A later line of no run does not change it; without runs it is the trace that logged last."""
+    """A later line without a run does not change it; without runs, it is the last trace."""
     file = tmp_path / "logs.jsonl"
     with closing(Process(file, TRACE)) as process:
         process.log("no run", 100, attributes={})
@@ -215,7 +215,7 @@ def test_latest_is_the_trace_whose_run_logged_last(tmp_path: Path) -> None:
 
 
 def test_latest_is_looked_for_beyond_the_line_that_ends_last(tmp_path: Path) -> None:
-    """What a line ends with may be of no run, and hold an older one than another line."""
+    """The last record of a line may have no run, or an older one than another line's."""
     file = tmp_path / "logs.jsonl"
     with closing(Process(file)) as process:
         process.log("early", 1)
@@ -226,7 +226,7 @@ def test_latest_is_looked_for_beyond_the_line_that_ends_last(tmp_path: Path) -> 
 
 
 def test_latest_needs_no_trace(tmp_path: Path) -> None:
-    """Where nothing is traced, lines still tell their flow run."""
+    """Without traces, lines still have their flow run."""
     with closing(Process(tmp_path / "logs.jsonl", "")) as process:
         process.log("untraced", span_id="0")
         process.log("of nothing", attributes={}, span_id="0")
@@ -235,7 +235,7 @@ def test_latest_needs_no_trace(tmp_path: Path) -> None:
 
 
 def test_latest_is_not_what_belongs_to_nothing(tmp_path: Path) -> None:
-    """Not even where the text of a line makes it look broken."""
+    """Not even if the text of a line makes it look broken."""
     with closing(Process(tmp_path / "logs.jsonl", "")) as process:
         process.log("{", attributes={}, span_id="0")
     with pytest.raises(UnknownRunError, match="no log lines of runs yet"):
@@ -279,7 +279,7 @@ def test_levels_have_numbers_and_names(
 
 
 def test_a_floor_leaves_out_what_is_below_it(tmp_path: Path) -> None:
-    """Names may be OpenTelemetry's too, in any case; a record without a level counts as INFO."""
+    """Names may be OpenTelemetry's, in any case; a record without a level counts as INFO."""
     with closing(Process(tmp_path / "logs.jsonl")) as process:
         for level in ("DEBUG", "INFO", "WARN", "ERROR", "FATAL", ""):
             process.log(level, level=level)
@@ -299,7 +299,7 @@ def test_a_floor_leaves_out_what_is_below_it(tmp_path: Path) -> None:
 
 
 def test_a_task_is_chosen_by_its_name_or_that_of_its_run(tmp_path: Path) -> None:
-    """Exactly, as names of tasks may begin alike."""
+    """The name must match exactly, because names of tasks may have the same start."""
     with closing(Process(tmp_path / "logs.jsonl")) as process:
         for task_run in ("load-0", "load-1", "load-all-0"):
             process.log(task_run, attributes=of_run(task_run=task_run))
@@ -346,7 +346,7 @@ for _ in range(200):
 def test_a_bad_line_is_named_and_everything_else_is_read(
     tmp_path: Path, line: bytes, reason: str, wanted: str
 ) -> None:
-    """The problem tells the line and why; records before and after it are there."""
+    """The problem has the line and the reason; records before and after it are read."""
     file = tmp_path / "logs.jsonl"
     first, second = raw_line(raw_log(1)).encode(), raw_line(raw_log(2)).encode()
     file.write_bytes(b"\n".join([first, line, second]))
@@ -356,7 +356,7 @@ def test_a_bad_line_is_named_and_everything_else_is_read(
 
 
 def test_a_bad_record_does_not_cost_its_neighbours(tmp_path: Path) -> None:
-    """Only the record that cannot be read is left out of its line."""
+    """Only the unreadable record of the line is missing."""
     file = tmp_path / "logs.jsonl"
     file.write_text(raw_line(raw_log(1), raw_log(2, body="x", attributes=[3]), raw_log(3)))
     found = load(file)
@@ -365,7 +365,7 @@ def test_a_bad_record_does_not_cost_its_neighbours(tmp_path: Path) -> None:
 
 
 def test_lines_of_other_traces_are_not_parsed(tmp_path: Path) -> None:
-    """What they hold inside their frame costs nothing, whatever the script they are written in."""
+    """Their content is not parsed, whatever its script."""
     file = tmp_path / "logs.jsonl"
     other = '{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"größe":nonsense}]}]}]}\n'
     file.write_text(other + raw_line(raw_log(1)), encoding="utf-8")
@@ -373,7 +373,7 @@ def test_lines_of_other_traces_are_not_parsed(tmp_path: Path) -> None:
 
 
 def test_text_that_is_no_unicode_does_not_cost_the_line(tmp_path: Path) -> None:
-    """An undecodable file name reaches the file as a lone surrogate."""
+    """An undecodable file name is a lone surrogate in the file."""
     with closing(Process(tmp_path / "logs.jsonl")) as process:
         process.log("no \udcff.csv", rows=2**62)
     assert messages(load(tmp_path, FLOW_RUN)) == ["no ?.csv"]
@@ -392,7 +392,7 @@ def test_values_that_only_look_like_otlps_are_no_harm(tmp_path: Path) -> None:
 
 
 def test_the_json_object_has_the_documented_shape(tmp_path: Path) -> None:
-    """Numbers that JSON lacks are text, and what there is not is null."""
+    """Numbers that JSON lacks are text, and missing values are null."""
     with closing(Process(tmp_path / "logs.jsonl", "")) as process:
         process.log({"a": float("inf")}, level="", nan=float("nan"), span_id="0")
     (log,) = load(tmp_path, FLOW_RUN).logs

@@ -22,25 +22,25 @@ SHARES = (0.01, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 def distribution(
     *buckets: Bucket, least: float | None = None, most: float | None = None
 ) -> Distribution:
-    """Make a distribution of one histogram."""
+    """Return the distribution of one histogram."""
     made = Distribution()
     made.add_histogram(buckets, total=0, least=least, most=most)
     return made
 
 
 def recorded(folder: Path) -> Distribution:
-    """Read the distribution of the only flow's durations."""
+    """Return the distribution of the only flow's durations."""
     (flow,) = run_metrics.summarize(metric_files.load(folder)).flows
     return flow.duration
 
 
 def exact(values: Sequence[float], share: float) -> float:
-    """Take the smallest value that `share` of all values do not exceed."""
+    """Return the smallest value that `share` of all values do not exceed."""
     return float(np.quantile(values, share, method="inverted_cdf"))
 
 
 def width(bounds: Sequence[float], value: float) -> float:
-    """Tell the width of the bucket that a value falls into."""
+    """Return the width of the bucket that a value falls into."""
     edges = np.array([0.0, *bounds])
     upper = int(np.searchsorted(edges, value))
     return float(edges[upper] - edges[upper - 1])
@@ -48,7 +48,7 @@ def width(bounds: Sequence[float], value: float) -> float:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 1_000, 20_000])
 def test_an_estimate_is_in_the_bucket_of_the_true_quantile(tmp_path: Path, count: int) -> None:
-    """Also when several processes recorded the values."""
+    """Also if several processes recorded the values."""
     random.seed(count)
     values = [random.lognormvariate(1, 2) for _ in range(count)]
     for number in range(3):
@@ -65,7 +65,7 @@ def test_an_estimate_is_in_the_bucket_of_the_true_quantile(tmp_path: Path, count
 
 
 def test_linear_values_are_estimated_closely(tmp_path: Path) -> None:
-    """Inside a bucket the estimate follows the values, it is not one of the bounds."""
+    """Inside a bucket the estimate follows the values; it is not just a bound."""
     values = [number / 10 for number in range(1, 1_000)]
     with closing(Process(tmp_path / "metrics.jsonl")) as process:
         for value in values:
@@ -76,7 +76,7 @@ def test_linear_values_are_estimated_closely(tmp_path: Path) -> None:
 
 
 def test_one_and_two_runs_in_a_process_are_exact(tmp_path: Path) -> None:
-    """Their smallest and greatest value say all: most flow runs are the only one of a process."""
+    """Minimum and maximum are enough: most flow runs are the only one of their process."""
     values = [31.0, 32.0, 35.0, 44.0, 59.0]
     for number, own in enumerate((values[:1], values[1:3], values[3:])):
         with closing(Process(tmp_path / "metrics.jsonl", instance=str(number))) as process:
@@ -88,7 +88,7 @@ def test_one_and_two_runs_in_a_process_are_exact(tmp_path: Path) -> None:
 
 
 def test_exponential_histograms_are_finer(tmp_path: Path) -> None:
-    """The SDK writes them if asked to; they add up with explicit ones, here to 2 % at most."""
+    """The SDK can write them; they combine with explicit ones, here within 2 %."""
     random.seed(1)
     values = [random.lognormvariate(1, 1) for _ in range(5_000)]
     with closing(Process(tmp_path / "metrics.jsonl", exponential=True)) as process:
@@ -106,7 +106,7 @@ def test_exponential_histograms_are_finer(tmp_path: Path) -> None:
 
 
 def test_processes_with_other_bounds_add_up(tmp_path: Path) -> None:
-    """A view, or another release, may have set them."""
+    """A view, or another release, may have set other bounds."""
     random.seed(2)
     values = [100 * random.random() for _ in range(2_000)]  # noqa: S311 - not for secrets
     bounds = (range(0, 101, 10), range(5, 100, 15))
@@ -121,14 +121,14 @@ def test_processes_with_other_bounds_add_up(tmp_path: Path) -> None:
 
 
 def test_overlapping_buckets_share_their_range() -> None:
-    """From 5 to 10 both spread their values, so the median lies in the middle of that."""
+    """From 5 to 10 both spread their values, so the median is in the middle."""
     found = distribution((0, 10, 10))
     found.add(distribution((5, 15, 10)))
     assert (found.count, found.quantile(0.5)) == (20, 7.5)
 
 
 def test_without_ends_it_estimates_as_prometheus_does() -> None:
-    """The lowest bucket begins at 0, and the highest is its lower bound."""
+    """The lowest bucket starts at 0, and the highest is its lower bound."""
     found = distribution((-math.inf, 0.0, 6), (0.0, 0.5, 5), (0.5, 1.0, 3), (1.0, math.inf, 5))
     assert found.quantile(0.2) == 0
     assert found.quantile(0.5) == pytest.approx(0.35)
@@ -137,7 +137,7 @@ def test_without_ends_it_estimates_as_prometheus_does() -> None:
 
 
 def test_ends_bound_what_is_in_the_outer_buckets() -> None:
-    """Of 2, three between, and 6 in one bucket from 0 to 100, the middle one is at 4."""
+    """Of 2, three between, and 6 in one bucket from 0 to 100, the middle one is 4."""
     found = distribution((0.0, 100.0, 5), least=2.0, most=6.0)
     assert [found.quantile(share) for share in (0.2, 0.5, 0.8, 1)] == [2, 4, 6, 6]
 
@@ -148,7 +148,7 @@ def test_counts_beyond_the_precision_of_floats_are_estimated() -> None:
 
 
 def test_nothing_known_is_no_estimate() -> None:
-    """Neither of no values nor of values anywhere."""
+    """Neither without values nor with values anywhere."""
     assert Distribution().quantile(0.5) is None
     assert distribution((-math.inf, math.inf, 3)).quantile(0.5) is None
     assert distribution((-math.inf, math.inf, 3)).count == 3
@@ -161,7 +161,7 @@ def test_nothing_known_is_no_estimate() -> None:
 def test_estimates_never_fall_and_never_leave_the_values(
     values: list[list[float]], shares: list[float]
 ) -> None:
-    """Whatever the values, and however they are spread over processes."""
+    """For any values, distributed in any way over processes."""
     found = Distribution()
     for own in values:
         places = np.searchsorted(SECONDS, own)

@@ -45,7 +45,7 @@ UNREADABLE_HISTOGRAMS: list[tuple[dict[str, Any], str]] = [
 
 
 def counts(source: Path) -> dict[str, int]:
-    """Read the sums of all counters, by metric."""
+    """Return the sums of all counters, by metric."""
     found: dict[str, int] = {}
     for counter in metric_files.load(source).counters:
         found[counter.name] = found.get(counter.name, 0) + counter.value
@@ -53,26 +53,26 @@ def counts(source: Path) -> dict[str, int]:
 
 
 def reasons(metrics: metric_files.Metrics) -> list[tuple[int, str]]:
-    """List lines and reasons of what could not be read."""
+    """Return lines and reasons of all problems."""
     return [(problem.line, problem.reason) for problem in metrics.problems]
 
 
 def count(
     value: Any = "1", *, time: Any = EPOCH + 9, start: Any = EPOCH, **more: Any
 ) -> dict[str, Any]:
-    """Make a point of a counter by hand."""
+    """Return a point of a counter."""
     times = {"startTimeUnixNano": start, "timeUnixNano": time}
     return {"attributes": raw_attributes(prefect_flow_name="etl"), "asInt": value} | times | more
 
 
 def counter(*points: Any, temporality: Any = 2, name: str = RUNS) -> dict[str, Any]:
-    """Make a counter by hand."""
+    """Return a counter."""
     data = {"dataPoints": list(points), "aggregationTemporality": temporality}
     return {"name": name, "sum": data | {"isMonotonic": True}}
 
 
 def histogram(*, kind: str = "histogram", **point: Any) -> dict[str, Any]:
-    """Make a histogram of one point by hand."""
+    """Return a histogram with one point."""
     data = {"dataPoints": [{"timeUnixNano": EPOCH} | point], "aggregationTemporality": 2}
     return {"name": SECONDS, kind: data}
 
@@ -82,7 +82,7 @@ def test_each_run_counts_once_however_often_it_is_exported(
     tmp_path: Path,
     delta: bool,  # noqa: FBT001 - pytest passes it by name
 ) -> None:
-    """A cumulative series tells all of it in each line, a delta series only what is new."""
+    """A cumulative series has the total in each line, a delta series only the change."""
     with closing(Process(tmp_path / "metrics.jsonl", delta=delta)) as process:
         for _ in range(3):
             process.flow("etl", 2.0)
@@ -104,7 +104,7 @@ def test_each_run_counts_once_however_often_it_is_exported(
 
 
 def test_processes_add_up_in_any_order_of_lines_and_files(tmp_path: Path) -> None:
-    """Both temporalities, in rotated files and the live one, with lines written twice."""
+    """Both temporalities, in rotated files and the live one, with repeated lines."""
     for number in range(4):
         file = tmp_path / "written" / f"metrics-{number // 2}.jsonl"
         delta = number == 3
@@ -130,7 +130,7 @@ def test_processes_add_up_in_any_order_of_lines_and_files(tmp_path: Path) -> Non
 
 
 def test_a_restarted_process_starts_a_new_series(tmp_path: Path) -> None:
-    """Even if it calls itself by the same name."""
+    """Even if it has the same name."""
     for _ in range(3):
         with closing(Process(tmp_path / "metrics.jsonl", instance="worker-1")) as process:
             process.flow("etl", 1.0)
@@ -178,7 +178,7 @@ def test_numbers_may_be_text_and_fields_may_be_missing(tmp_path: Path) -> None:
 
 
 def test_the_latest_value_of_a_gauge_counts(tmp_path: Path) -> None:
-    """Whichever process set it; numbers that JSON lacks are values too."""
+    """Whatever process set it; numbers that JSON lacks are values, too."""
 
     def gauge(value: Mapping[str, Any], time: int) -> dict[str, Any]:
         own = raw_attributes(prefect_flow_name="etl")
@@ -270,7 +270,7 @@ def test_a_point_that_only_ends_its_series_has_no_value(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_named_and_everything_else_is_read(
     tmp_path: Path, line: bytes, reason: str
 ) -> None:
-    """The problem tells the line and why; metrics before and after it are there."""
+    """The problem has the line and the reason; metrics before and after it are read."""
     file = tmp_path / "metrics.jsonl"
     good = [raw_line(counter(count(str(n))), resource=str(n)).encode() for n in (1, 2)]
     file.write_bytes(b"\n".join([good[0], line, good[1]]))
@@ -279,7 +279,7 @@ def test_what_cannot_be_read_is_named_and_everything_else_is_read(
 
 
 def test_a_bad_point_does_not_cost_its_neighbours(tmp_path: Path) -> None:
-    """Only the point without a value is left out of its metric."""
+    """Only the point without a value is missing from its metric."""
     file = tmp_path / "metrics.jsonl"
     points = [count("2", start=1), count("x", start=2), count("3", start=3)]
     file.write_text(raw_line(counter(*points)))
@@ -288,7 +288,7 @@ def test_a_bad_point_does_not_cost_its_neighbours(tmp_path: Path) -> None:
 
 
 def test_numbers_no_one_can_mean_do_not_stop_it(tmp_path: Path) -> None:
-    """Text that is no Unicode, beside an integer of 90 bits, costs its point alone."""
+    """Invalid Unicode next to an integer of 90 bits only loses its point."""
     big = [{"key": "n", "value": {"intValue": 2**90}}]
     line = raw_line(counter(count("2"), count("3", attributes=big)), resource="\udcff")
     (tmp_path / "metrics.jsonl").write_text(line)
@@ -300,7 +300,7 @@ def test_numbers_no_one_can_mean_do_not_stop_it(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a file that cannot be read")
 def test_an_unreadable_file_does_not_cost_the_others(tmp_path: Path) -> None:
-    """It is a problem of its own."""
+    """It is a separate problem."""
     (tmp_path / "metrics-1.jsonl").symlink_to("/proc/self/mem")
     (tmp_path / "metrics.jsonl").write_text(raw_line(counter(count("4"))))
     assert counts(tmp_path) == {RUNS: 4}

@@ -1,4 +1,4 @@
-"""Reading spans fast, and no differently from reading them with care."""
+"""The fast decoder reads spans exactly like the careful one."""
 
 import gc
 import json
@@ -30,13 +30,13 @@ TRACE = "ab" * 16
 
 
 def both(line: bytes) -> tuple[list[Span], list[Span]]:
-    """Read a line fast, without falling back, and with care."""
+    """Read a line with the fast decoder only, and with the careful one."""
     fast = SpanDecoder()._decode(line, MemoryText("memory", line), 0, None)
     return fast, list(decode._decode_carefully(line, []))
 
 
 def everything(span: Span) -> dict[str, Any]:
-    """List all that a span tells, what is read on demand too."""
+    """Return everything about a span, including details read on demand."""
     names = [name for name in Span.__slots__ if not name.startswith("_")]
     return {
         name: getattr(span, name)
@@ -56,7 +56,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_spans_read_fast_are_those_read_with_care(generated: Path) -> None:
-    """Of a trace in the shape that flowspan writes, in every respect."""
+    """For a trace like flowspan's, in every respect."""
     for line in generated.read_bytes().splitlines():
         fast, careful = both(line)
         assert [everything(span) for span in fast] == [everything(span) for span in careful]
@@ -64,7 +64,7 @@ def test_spans_read_fast_are_those_read_with_care(generated: Path) -> None:
 
 
 def test_a_generated_trace_has_what_a_real_one_has(generated: Path) -> None:
-    """Links, waits, attempts, a flow above all of it; so that the benchmark measures real work."""
+    """Links, waits, attempts, and a flow above them, so that the benchmark measures real work."""
     trace = trace_files.load(generated)
     root = tree.build(trace.spans).about.span
     assert (root.name, root.parent_span_id) == ("RUN generated", None)
@@ -103,7 +103,7 @@ KEYS = st.sampled_from([*sorted(READERS.keys() - {semconv.PIPELINE_RESULT}), "ot
 
 @given(st.lists(st.tuples(KEYS, VALUES), max_size=12))
 def test_any_attributes_give_the_same_facts(pairs: list[tuple[str, dict[str, Any]]]) -> None:
-    """Whatever the type of a value, and however often a key occurs."""
+    """For any type of value, and with repeated keys."""
     attributes = [{"key": key, "value": value} for key, value in pairs]
     fast, careful = both(raw_line(raw_span(1, attributes=attributes)).encode())
     assert [everything(span) for span in fast] == [everything(span) for span in careful]
@@ -129,7 +129,7 @@ def test_any_attributes_give_the_same_facts(pairs: list[tuple[str, dict[str, Any
     ],
 )
 def test_what_the_fast_decoder_doubts_is_read_all_the_same(span: dict[str, Any]) -> None:
-    """Rare spellings that the encoding allows come out as they always did."""
+    """Rare spellings that the encoding allows are read correctly."""
     line = raw_line(span).encode()
     text = MemoryText("memory", line)
     problems: list[str] = []
@@ -140,7 +140,7 @@ def test_what_the_fast_decoder_doubts_is_read_all_the_same(span: dict[str, Any])
 
 
 def test_what_turns_out_unreadable_on_a_closer_look_is_left_out() -> None:
-    """An event's attributes are not looked at before somebody asks; the rest of the span stays."""
+    """An event's attributes are only read on demand; the rest of the span is kept."""
     events = [{"name": "good"}, {"name": "bad", "attributes": 7}]
     span = raw_span(1, events=events, attributes=[attribute("k", stringValue="v")])
     line = raw_line(span).encode()
@@ -150,7 +150,7 @@ def test_what_turns_out_unreadable_on_a_closer_look_is_left_out() -> None:
 
 
 def test_a_span_of_another_trace_on_the_line_is_left_out_but_checked() -> None:
-    """Its faults are told, whichever trace is asked for."""
+    """Its errors are reported, whatever trace is requested."""
     other = raw_span(2, traceId="cd" * 16)
     line = raw_line(raw_span(1), other).encode()
     text = MemoryText("memory", line)
@@ -164,7 +164,7 @@ def test_a_span_of_another_trace_on_the_line_is_left_out_but_checked() -> None:
 
 
 def test_a_value_that_nests_too_deeply_costs_its_span() -> None:
-    """As it always did, though nobody may ever look at that value."""
+    """As with the careful decoder, even if nobody reads the value."""
     value: dict[str, Any] = {"stringValue": "v"}
     for _ in range(100):
         value = {"arrayValue": {"values": [value]}}
@@ -177,7 +177,7 @@ def test_a_value_that_nests_too_deeply_costs_its_span() -> None:
 
 
 def test_details_are_found_whatever_the_layout(tmp_path: Path) -> None:
-    """Spans are wherever the writer put them: with spaces, twice the same, in several groups."""
+    """Spans may be anywhere on the line: after spaces, repeated, in several groups."""
     spans = [raw_span(n, attributes=[attribute("n", intValue=n)]) for n in range(1, 5)]
     scopes = [{"scope": {}, "spans": spans[:2]}, {"spans": []}, {"spans": spans[2:]}]
     document = {"resourceSpans": [{"scopeSpans": scopes}, {"scopeSpans": []}]}
@@ -190,7 +190,7 @@ def test_details_are_found_whatever_the_layout(tmp_path: Path) -> None:
 
 @pytest.fixture(params=[10, 1_000], ids=["small file", "large file"])
 def written(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A file below and one above the size from which it stays open."""
+    """Write a file below and one above the size from which it stays open."""
     file = tmp_path / "traces.jsonl"
     generated_traces.write(file, request.param)
     yield file
@@ -198,7 +198,7 @@ def written(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_details_outlive_the_rotation_of_their_file(written: Path) -> None:
-    """Files are renamed and unlinked while somebody looks at what they held."""
+    """Files may be renamed and unlinked while somebody reads their spans."""
     trace = trace_files.load(written)
     before = [span.attributes for span in trace.spans]
     written.rename(written.with_name("traces-1.jsonl"))
@@ -210,7 +210,7 @@ def test_details_outlive_the_rotation_of_their_file(written: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="it counts there")
 def test_no_file_stays_open_longer_than_its_spans(written: Path) -> None:
-    """Descriptors are few."""
+    """Descriptors are scarce."""
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - only their number counts
     trace = trace_files.load(written)
     del trace
@@ -218,7 +218,7 @@ def test_no_file_stays_open_longer_than_its_spans(written: Path) -> None:
 
 
 def test_a_file_that_was_overwritten_says_so(tmp_path: Path) -> None:
-    """Rather than show something else as a span's attributes."""
+    """Instead of showing something else as a span's attributes."""
     file = tmp_path / "traces.jsonl"
     generated_traces.write(file, 1_000)
     span = trace_files.load(file).spans[0]
@@ -228,7 +228,7 @@ def test_a_file_that_was_overwritten_says_so(tmp_path: Path) -> None:
 
 
 def test_what_is_equal_in_many_spans_is_there_once(generated: Path) -> None:
-    """A million spans must fit into memory."""
+    """A million spans must fit in memory."""
     runs = [span for span in trace_files.load(generated).spans if span.name == "load"]
     first = runs[0]
     last = next(span for span in reversed(runs) if span.facts.lane == first.facts.lane)
@@ -243,7 +243,7 @@ def test_what_is_equal_in_many_spans_is_there_once(generated: Path) -> None:
 def test_a_trace_is_drawn_without_reading_details_of_all_spans(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only of those that are shown."""
+    """Only the details of drawn spans are read."""
     from flowspan.views.terminal import timeline
 
     file = tmp_path / "traces.jsonl"
@@ -273,7 +273,7 @@ def test_the_json_document_comes_in_pieces(generated: Path) -> None:
 
 
 def test_links_tell_what_a_span_depends_on_and_what_it_takes_up_again(tmp_path: Path) -> None:
-    """By type; one of no type is a dependency, one of another type or trace is neither."""
+    """By type: no type is a dependency, another type or another trace is neither."""
 
     def link(number: int, kind: str | None, trace_id: str = TRACE) -> dict[str, Any]:
         attributes = [] if kind is None else [attribute(semconv.LINK_TYPE, stringValue=kind)]
@@ -307,14 +307,14 @@ def test_links_tell_what_a_span_depends_on_and_what_it_takes_up_again(tmp_path: 
 def test_a_process_is_told_by_what_its_resource_has(
     resource: dict[str, Any], process: str, tmp_path: Path
 ) -> None:
-    """Instance, else host and process id, else the service."""
+    """By its instance, else host and process id, else the service."""
     span = trace_files.load(_a_file(tmp_path)).spans[0]
     same = {name: getattr(span, name) for name in decode_fields()}
     assert Span(**same | {"resource": resource}).process == process
 
 
 def decode_fields() -> list[str]:
-    """Name what a span is made of."""
+    """Return the fields of a span."""
     return [name for name in Span.__init__.__annotations__ if name != "return"]
 
 
@@ -324,7 +324,7 @@ def _a_file(folder: Path) -> Path:
 
 
 def test_facts_have_a_reader_for_all_but_what_events_tell() -> None:
-    """A field that nothing fills would be a silent gap."""
+    """A field without a reader would be missing silently."""
     fields = {field.name for field in msgspec.structs.fields(Facts)}
     filled = {name for name, _ in READERS.values()}
     assert fields - filled == {"is_native", "running_since"}

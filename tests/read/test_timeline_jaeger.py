@@ -24,30 +24,30 @@ from sinks import refusing_endpoint, self_signed_certificate, silent_endpoint
 
 
 def root_trace(run_id: str) -> str:
-    """Derive a trace id as the command does."""
+    """Derive a trace id like the command."""
     return f"{derive_trace_id(run_id):032x}"
 
 
 def load(server: Jaeger | str, wanted: str = "latest", **headers: str) -> span.Trace:
-    """Read a trace from a server or a URL."""
+    """Return a trace from a server or a URL."""
     url = jaeger.base_url(server if isinstance(server, str) else server.url)
     return jaeger.load(url, wanted, headers=headers)
 
 
 def names(trace: span.Trace) -> list[str]:
-    """List the names of a trace's spans."""
+    """Return the names of a trace's spans."""
     return [span.name for span in trace.spans]
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Jaeger]:
-    """A Jaeger without any trace."""
+    """A Jaeger server without traces."""
     with jaeger_server(tmp_path / "storage.jsonl") as running:
         yield running
 
 
 def test_a_trace_is_the_same_as_from_the_embedded_file(server: Jaeger) -> None:
-    """Nanoseconds, kinds, links, events, status and resources survive; problems there are none."""
+    """Nanoseconds, kinds, links, events, status and resources are kept, without problems."""
     plan = run("RUN etl", 0, 9.000000001, run("load", 1, 2.5, run("extract", 1, 2), error="no"))
     plan.children[0].running = 1.000000003
     plan.children[0].kind = SpanKind.CLIENT
@@ -61,7 +61,7 @@ def test_a_trace_is_the_same_as_from_the_embedded_file(server: Jaeger) -> None:
 
 
 def test_jaeger_is_asked_for_the_trace_as_it_was_stored(server: Jaeger) -> None:
-    """By either name of the parameter, else it moves spans for clock skew and adds warnings."""
+    """With either parameter name; otherwise it corrects clock skew and adds warnings."""
     trace_id = write(server.file, run("RUN etl", 0, 9)).trace_id
     load(server, trace_id.upper())
     ((path, query, headers),) = server.asked
@@ -71,7 +71,7 @@ def test_jaeger_is_asked_for_the_trace_as_it_was_stored(server: Jaeger) -> None:
 
 
 def test_a_flow_run_is_found_by_its_derived_trace_id(server: Jaeger) -> None:
-    """One request is enough, however the id is written."""
+    """One request is enough, whatever the spelling of the id."""
     run_id = str(uuid.uuid4())
     trace_id = write(server.file, run("RUN etl", 0, 9, run_id=run_id)).trace_id
     server.file.write_text(server.file.read_text().replace(trace_id, root_trace(run_id)))
@@ -96,7 +96,7 @@ def test_other_runs_are_found_by_search(server: Jaeger, *, has_summaries: bool) 
 
 @pytest.mark.parametrize("has_summaries", [True, False])
 def test_latest_is_the_trace_whose_run_ended_last(server: Jaeger, *, has_summaries: bool) -> None:
-    """Of all services; traces without a run do not count."""
+    """Of all services; traces without runs do not count."""
     server.has_summaries = has_summaries
     write(server.file, run("RUN early", 0, 50), service="a")
     write(server.file, run("RUN late", 0, 90), service="b")
@@ -118,7 +118,7 @@ def test_latest_is_also_a_trace_without_its_flow(server: Jaeger) -> None:
 
 
 def test_an_older_time_is_searched_if_the_last_day_has_none(server: Jaeger) -> None:
-    """The API has no search without a time."""
+    """The API cannot search without a time."""
     write(server.file, Plan("GET", 0, 100))
     with pytest.raises(UnknownRunError, match="holds no runs of the last 30 days"):
         load(server)
@@ -129,7 +129,7 @@ def test_an_older_time_is_searched_if_the_last_day_has_none(server: Jaeger) -> N
 
 @pytest.mark.parametrize("has_summaries", [True, False])
 def test_an_unknown_id_tells_of_the_latest_traces(server: Jaeger, *, has_summaries: bool) -> None:
-    """Five at most, the latest first; nothing is known of an empty Jaeger."""
+    """At most five, the latest first; an empty Jaeger has none."""
     server.has_summaries = has_summaries
     with pytest.raises(UnknownRunError, match="holds no trace or run") as empty:
         load(server, "0" * 31 + "1")
@@ -144,7 +144,7 @@ def test_an_unknown_id_tells_of_the_latest_traces(server: Jaeger, *, has_summari
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_base_path_and_credentials_are_part_of_the_url(tmp_path: Path, slash: str) -> None:
-    """The user and the password become Basic authentication, and further headers are sent."""
+    """User and password become Basic authentication, and further headers are sent."""
     with jaeger_server(tmp_path / "f.jsonl", "/tools/jaeger") as server:
         trace_id = write(server.file, run("RUN etl", 0, 9)).trace_id
         url = server.url.replace("//", "//ann:p%40ss@") + slash
@@ -156,7 +156,7 @@ def test_a_base_path_and_credentials_are_part_of_the_url(tmp_path: Path, slash: 
 
 
 def test_a_streamed_answer_is_put_together(server: Jaeger) -> None:
-    """A gRPC stream over HTTP has a wrapped part a line; a bad one does not cost the others."""
+    """A gRPC stream over HTTP has one wrapped part per line; a bad one is skipped."""
     parts = [json.loads(raw_line(raw_span(number))) for number in (1, 2)]
     lines = [json.dumps({"result": part}) for part in parts]
     error = {"error": {"grpcCode": 13, "message": "lost"}}
@@ -169,7 +169,7 @@ def test_a_streamed_answer_is_put_together(server: Jaeger) -> None:
 
 
 def test_an_answer_saved_to_a_file_can_be_read(tmp_path: Path) -> None:
-    """What curl got from Jaeger is a file of OTLP JSON in its wrapper."""
+    """An answer saved with curl is a file of wrapped OTLP JSON."""
     file = tmp_path / "f.json"
     file.write_text(json.dumps({"result": json.loads(raw_line(raw_span(1)))}))
     trace = trace_files.load(file)
@@ -177,7 +177,7 @@ def test_an_answer_saved_to_a_file_can_be_read(tmp_path: Path) -> None:
 
 
 def test_a_bad_span_does_not_cost_its_neighbours(server: Jaeger) -> None:
-    """It is named, with where it is from."""
+    """The problem names the span's source."""
     server.file.write_text(raw_line(raw_span(1), raw_span(2, startTimeUnixNano="soon")))
     trace = load(server, "ab" * 16)
     assert (names(trace), len(trace.problems)) == (["span 1"], 1)
@@ -185,7 +185,7 @@ def test_a_bad_span_does_not_cost_its_neighbours(server: Jaeger) -> None:
 
 
 def answer(status: int, body: str | bytes, **headers: str) -> Answer:
-    """Make an answer to every request."""
+    """Return a function that gives every request the same answer."""
     return status, body if isinstance(body, bytes) else body.encode(), headers
 
 
@@ -213,7 +213,7 @@ def answer(status: int, body: str | bytes, **headers: str) -> Answer:
 def test_what_is_not_jaeger_or_refuses_is_told_apart(
     server: Jaeger, wanted: str, given: Answer, words: str
 ) -> None:
-    """The message names the place without its secrets, and what came back."""
+    """The message has the place without its secrets, and the answer."""
     server.answer = lambda _: given
     with pytest.raises(SourceError) as raised:
         load(server.url.replace("//", "//ann:secret@"), wanted)
@@ -240,14 +240,14 @@ def test_what_is_not_jaeger_or_refuses_is_told_apart(
 )
 @pytest.mark.parametrize("wanted", ["latest", "ab" * 16])
 def test_nonsense_is_no_trace(server: Jaeger, wanted: str, body: str) -> None:
-    """Nothing of a wrong shape ends in anything but an error that the command can tell."""
+    """Any malformed answer ends in an error that the command can report."""
     server.answer = lambda _: answer(200, body)
     with pytest.raises(UnknownRunError):
         load(server, wanted)
 
 
 def test_a_server_that_cannot_be_asked_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody there, no such host, no answer, and certificates that do not exist."""
+    """Nobody listens, no such host, no answer, and certificates that do not exist."""
     monkeypatch.setattr(jaeger, "ANSWER_TIMEOUT", 0.2)
     with refusing_endpoint() as url, pytest.raises(SourceError, match=r"reached: .*[Rr]efused"):
         load(url)
@@ -265,7 +265,7 @@ def test_a_server_that_cannot_be_asked_says_why(monkeypatch: pytest.MonkeyPatch)
 def test_https_trusts_the_authorities_that_ssl_cert_file_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with everything that uses OpenSSL."""
+    """As for all programs that use OpenSSL."""
     tls = self_signed_certificate(tmp_path)
     with jaeger_server(tmp_path / "f.jsonl", tls=tls) as server:
         trace_id = write(server.file, run("RUN etl", 0, 9)).trace_id
@@ -291,13 +291,13 @@ def test_https_trusts_the_authorities_that_ssl_cert_file_names(
     ],
 )
 def test_a_url_that_is_none_is_refused(url: str, words: str) -> None:
-    """Nothing is asked then."""
+    """No request is sent."""
     with pytest.raises(ValueError, match=words):
         jaeger.base_url(url)
 
 
 def test_a_url_may_be_of_ipv6_or_stand_in_spaces() -> None:
-    """As they are pasted."""
+    """Pasted URLs may have spaces around them."""
     assert jaeger.base_url(" http://[::1]:16686/ ") == httpx.URL("http://[::1]:16686/")
 
 
@@ -311,7 +311,7 @@ def test_a_url_may_be_of_ipv6_or_stand_in_spaces() -> None:
     ],
 )
 def test_headers_are_read_as_opentelemetry_writes_them(text: str, headers: dict[str, str]) -> None:
-    """URL-encoded, though a space does no harm."""
+    """URL-encoded, but spaces are harmless."""
     assert jaeger.parse_headers(text) == headers
 
 
@@ -319,14 +319,14 @@ def test_headers_are_read_as_opentelemetry_writes_them(text: str, headers: dict[
     "text", ["secret", "a=b,secret", "=secret", "a=secret%0Aé", "a\x00=secret"]
 )
 def test_headers_that_are_none_are_refused_without_telling_them(text: str) -> None:
-    """They may hold a token."""
+    """They may contain a token."""
     with pytest.raises(ValueError, match=r"Header [12] is not of the form") as raised:
         jaeger.parse_headers(text)
     assert "secret" not in str(raised.value)
 
 
 def test_the_command_draws_and_prints_the_same_as_from_a_file(server: Jaeger) -> None:
-    """Both the tree and the document, and FLOWSPAN_DIR does not come in between."""
+    """Both the tree and the document, and FLOWSPAN_DIR has no effect."""
     trace_id = write(server.file, run("RUN etl", 0, 9, run("load", 1, 5))).trace_id
     folder = server.file.parent
     for options in ((), ("--json",)):
@@ -337,7 +337,7 @@ def test_the_command_draws_and_prints_the_same_as_from_a_file(server: Jaeger) ->
 
 
 def test_the_command_sends_headers_of_the_environment(server: Jaeger) -> None:
-    """A token has no place on the command line."""
+    """A token does not belong on the command line."""
     write(server.file, run("RUN etl", 0, 9))
     environment = {"FLOWSPAN_JAEGER_HEADERS": "Authorization=Bearer%20t"}
     arguments = ("timeline", "--jaeger", server.url)
@@ -347,7 +347,7 @@ def test_the_command_sends_headers_of_the_environment(server: Jaeger) -> None:
 
 
 def test_the_command_says_what_to_do(server: Jaeger) -> None:
-    """What is missing exits with 1, and what was read in part does, too."""
+    """Missing and partly read traces exit with 1."""
     folder = server.file.parent
     done = flowspan("timeline", "--jaeger", server.url, cwd=folder)
     assert (done.returncode, done.stdout) == (1, "")
@@ -373,7 +373,7 @@ def test_the_command_says_what_to_do(server: Jaeger) -> None:
     ],
 )
 def test_wrong_usage_exits_with_2(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
-    """Before anything is asked."""
+    """Before any request is sent."""
     done = flowspan("timeline", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr

@@ -1,4 +1,4 @@
-"""Traces that flowspan did not make: Prefect's own spans, and those of anybody else."""
+"""Traces that flowspan did not write: Prefect's own spans, and any others."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ FLOW = Path(__file__).parent.parent / "flows" / "native.py"
 
 @pytest.fixture(scope="module")
 def native(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> span.Trace:
-    """The trace that Prefect's own telemetry makes of a flow."""
+    """The trace of a flow by Prefect's own telemetry."""
     file = tmp_path_factory.mktemp("native") / "traces.jsonl"
     telemetry = {"PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "true"}
     done = subprocess.run(
@@ -44,7 +44,7 @@ def facts(trace: span.Trace, task_name: str) -> Facts:
 
 
 def test_a_native_task_run_tells_its_name_and_times(native: span.Trace) -> None:
-    """The name is that of the run without its suffix; execution is the time in Running states."""
+    """Its name is the run's without the suffix; execution is the time in Running states."""
     extract = facts(native, "extract")
     assert extract.is_native
     assert (extract.run_type, extract.run_count, extract.tags) == ("task", 1, ("io",))
@@ -60,7 +60,7 @@ def test_a_native_task_run_tells_its_name_and_times(native: span.Trace) -> None:
 
 
 def test_a_native_run_that_was_retried_tells_its_attempts_and_the_wait(native: span.Trace) -> None:
-    """From the events of its states; the exception of a run that succeeded is not its error."""
+    """From its state events; if the run succeeded, the exception is not its error."""
     load = facts(native, "load")
     assert (load.run_count, load.result, load.error_type) == (2, "success", None)
     assert 150_000_000 < load.retry < 2_000_000_000
@@ -70,13 +70,13 @@ def test_a_native_run_that_was_retried_tells_its_attempts_and_the_wait(native: s
 
 
 def test_a_native_run_that_failed_tells_its_error(native: span.Trace) -> None:
-    """As flowspan's own does."""
+    """Like flowspan's own."""
     broken = facts(native, "broken")
     assert (broken.result, broken.error_type) == ("failure", "KeyError")
 
 
 def test_a_native_flow_run_is_what_the_trace_is_about(native: span.Trace) -> None:
-    """Its name is not known; that of its run is."""
+    """The flow's name is unknown, but the run's is known."""
     built = tree.build(native.spans)
     assert built.about.span.facts.run_type == "flow"
     assert built.about.span.facts.flow_run_id == built.about.span.facts.run_id
@@ -87,7 +87,7 @@ def test_a_native_flow_run_is_what_the_trace_is_about(native: span.Trace) -> Non
 
 
 def test_the_analysis_says_that_the_spans_are_native(native: span.Trace) -> None:
-    """And sums up by the names of tasks, not of runs."""
+    """The summary is by names of tasks, not of runs."""
     found = analyse(native.spans)
     assert found.source == "prefect"
     assert {task.name for task in found.tasks} >= {"extract", "load", "broken"}
@@ -104,19 +104,19 @@ def test_the_analysis_says_that_the_spans_are_native(native: span.Trace) -> None
     ],
 )
 def test_the_name_of_a_native_task(run_name: str, task_name: str) -> None:
-    """Only what Prefect adds by itself is taken off."""
+    """Only the suffix that Prefect adds is removed."""
     known = facts_of({semconv.RUN_TYPE: "task", semconv.RUN_NAME: run_name})
     assert complete(known, ()).task_name == task_name
 
 
 def test_a_native_run_without_any_event_is_all_defaults() -> None:
-    """Its span may have been cut off before it came to a state."""
+    """The span may have ended before any state."""
     known = complete(facts_of({semconv.RUN_TYPE: "flow"}), ())
     assert known == Facts(run_type="flow", is_native=True)
 
 
 def test_pauses_and_final_states_of_a_native_run() -> None:
-    """A run that paused for two seconds, and then timed out, without an exception on its span."""
+    """A run that paused for two seconds, then timed out, without an exception on its span."""
     told = [("RUNNING", "Running"), ("PAUSED", "Paused"), ("RUNNING", "Running")]
     states = [*told, ("FAILED", "TimedOut")]
     events = [
@@ -130,7 +130,7 @@ def test_pauses_and_final_states_of_a_native_run() -> None:
 
 
 def test_flowspans_own_spans_are_not_taken_for_native(tmp_path: Path) -> None:
-    """Nor is a task that runs outside of any flow."""
+    """Nor is a task that runs outside any flow."""
     for name in (semconv.FLOW_NAME, semconv.TASK_NAME):
         span = Plan("x", 0, 1, attributes={semconv.RUN_TYPE: "task", name: "x"})
         write(tmp_path / "traces.jsonl", span)
@@ -139,7 +139,7 @@ def test_flowspans_own_spans_are_not_taken_for_native(tmp_path: Path) -> None:
 
 
 def test_a_trace_without_any_run_can_be_drawn_and_analysed(tmp_path: Path) -> None:
-    """Of another instrumentation, in which links have no types and vendors have kinds of theirs."""
+    """Of another instrumentation, with links without types and its own kinds."""
     link: dict[str, Any] = {"traceId": "ab" * 16, "spanId": f"{2:016x}"}
     spans = [
         raw_span(1, name="POST /orders", kind=2, endTimeUnixNano=str(EPOCH + 9_000)),

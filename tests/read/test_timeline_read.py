@@ -27,17 +27,17 @@ TRACE = "ab" * 16
 
 
 def names(trace: span.Trace) -> list[str]:
-    """List the names of a trace's spans."""
+    """Return the names of a trace's spans."""
     return [span.name for span in trace.spans]
 
 
 def reasons(trace: span.Trace) -> list[tuple[int, str]]:
-    """List lines and reasons of a trace's problems."""
+    """Return lines and reasons of a trace's problems."""
     return [(problem.line, problem.reason) for problem in trace.problems]
 
 
 def test_a_span_of_the_sdk_is_read_as_it_was_recorded(tmp_path: Path) -> None:
-    """Every attribute type, events, links, status, kind and resource survive the file."""
+    """Every attribute type, events, links, status, kind and resource are preserved."""
     file = tmp_path / "traces.jsonl"
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(FileSpanExporter(file)))
@@ -77,7 +77,7 @@ def test_latest_is_the_trace_whose_run_ended_last(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("last", ["late", "early"])
 def test_latest_is_whole_whichever_trace_was_written_last(last: str, tmp_path: Path) -> None:
-    """With those of its spans that share a line with others, and each problem told once."""
+    """Including its spans on lines of other traces; each problem is reported once."""
     early, late = "cd" * 16, "ef" * 16
     spans = {
         "early": raw_span(1, name="early", traceId=early),
@@ -95,14 +95,14 @@ def test_latest_is_whole_whichever_trace_was_written_last(last: str, tmp_path: P
 
 
 def test_latest_without_any_run_is_the_trace_that_ended_last(tmp_path: Path) -> None:
-    """Files of other instrumentations alone can be looked at too."""
+    """Files of other instrumentations alone work, too."""
     write(tmp_path / "traces.jsonl", Plan("GET", 0, 100))
     write(tmp_path / "traces.jsonl", Plan("POST", 0, 50))
     assert names(trace_files.load(tmp_path)) == ["GET"]
 
 
 def test_a_trace_is_found_by_its_id_and_by_the_id_of_any_run_in_it(tmp_path: Path) -> None:
-    """Ids may be written in upper case, run ids without dashes."""
+    """Ids may be in upper case, run ids without dashes."""
     flow, task = str(uuid.uuid4()), str(uuid.uuid4())
     file = tmp_path / "traces.jsonl"
     tree = run("RUN etl", 0, 10, run("load", 1, 2, run_id=task), run_id=flow)
@@ -113,7 +113,7 @@ def test_a_trace_is_found_by_its_id_and_by_the_id_of_any_run_in_it(tmp_path: Pat
 
 
 def test_a_flow_run_without_a_span_is_found_by_its_tasks(tmp_path: Path) -> None:
-    """A killed process never exports the flow's span; its tasks name the flow run."""
+    """A killed process never exports the flow's span, but its tasks have the flow run's id."""
     flow = str(uuid.uuid4())
     task = run("load", 1, 2)
     task.attributes[semconv.FLOW_RUN_ID] = flow
@@ -122,7 +122,7 @@ def test_a_flow_run_without_a_span_is_found_by_its_tasks(tmp_path: Path) -> None
 
 
 def test_one_trace_is_put_together_from_all_files_and_lines(tmp_path: Path) -> None:
-    """Two processes write one trace; what is exported twice appears once; logs are left alone."""
+    """Two processes write one trace; repeated spans appear once; logs are ignored."""
     write(tmp_path / "traces.jsonl", run("RUN etl", 0, 9, run("a", 1, 2), run("b", 3, 4)), batch=1)
     lines = (tmp_path / "traces.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "traces-2.jsonl").write_text(lines[0] + lines[2])
@@ -133,7 +133,7 @@ def test_one_trace_is_put_together_from_all_files_and_lines(tmp_path: Path) -> N
 
 
 def test_of_two_spans_with_one_id_the_fuller_is_kept(tmp_path: Path) -> None:
-    """A second observer may fill in what the first could not know."""
+    """A second observer may add what the first could not know."""
     file = tmp_path / "f.jsonl"
     attributes = [{"key": "k", "value": {"stringValue": "v"}}]
     file.write_text(raw_line(raw_span(1, attributes=attributes)) + raw_line(raw_span(1)))
@@ -141,7 +141,7 @@ def test_of_two_spans_with_one_id_the_fuller_is_kept(tmp_path: Path) -> None:
 
 
 def test_only_ids_and_times_are_needed(tmp_path: Path) -> None:
-    """Numbers for times, upper-case ids, an empty parent and enum names are read as well."""
+    """Numeric times, upper-case ids, an empty parent and enum names are read, too."""
     file = tmp_path / "f.jsonl"
     span = raw_span(
         1,
@@ -197,7 +197,7 @@ def test_only_ids_and_times_are_needed(tmp_path: Path) -> None:
 def test_a_bad_line_is_named_and_everything_else_is_read(
     tmp_path: Path, line: bytes, reason: str, wanted: str
 ) -> None:
-    """The problem tells the line and why; spans before and after it are there."""
+    """The problem has the line and the reason; spans before and after it are read."""
     file = tmp_path / "f.jsonl"
     file.write_bytes(
         b"\n".join([raw_line(raw_span(1)).encode(), line, raw_line(raw_span(2)).encode()])
@@ -208,7 +208,7 @@ def test_a_bad_line_is_named_and_everything_else_is_read(
 
 
 def test_a_bad_span_does_not_cost_its_neighbours(tmp_path: Path) -> None:
-    """Only the span without an id is left out of its line."""
+    """Only the span without an id is missing from its line."""
     file = tmp_path / "f.jsonl"
     file.write_text(raw_line(raw_span(1), raw_span(2, spanId=None), raw_span(3)))
     trace = trace_files.load(file)
@@ -219,14 +219,14 @@ def test_a_bad_span_does_not_cost_its_neighbours(tmp_path: Path) -> None:
 
 
 def test_braces_and_ids_inside_text_are_no_problem(tmp_path: Path) -> None:
-    """The quick look at lines of other traces gives way to the parser when in doubt."""
+    """If the quick check of a line of another trace is unsure, the line is parsed."""
     write(tmp_path / "traces.jsonl", Plan('{ "traceId":"', 0, 1))
     write(tmp_path / "traces.jsonl", run("RUN etl", 0, 10))
     assert trace_files.load(tmp_path).problems == ()
 
 
 def test_text_that_is_no_unicode_does_not_cost_the_line(tmp_path: Path) -> None:
-    """An undecodable file name reaches the file as a lone surrogate."""
+    """An undecodable file name is a lone surrogate in the file."""
     write(
         tmp_path / "traces.jsonl", run("RUN etl", 0, 10, run("load", 1, 2, error="no \udcff.csv"))
     )
@@ -236,7 +236,7 @@ def test_text_that_is_no_unicode_does_not_cost_the_line(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_file_does_not_cost_the_others(tmp_path: Path) -> None:
-    """A file that cannot be opened is a problem of its own."""
+    """A file that cannot be opened is a separate problem."""
     good, gone = tmp_path / "traces.jsonl", tmp_path / "traces-1.jsonl"
     trace_id = write(good, run("RUN etl", 0, 10)).trace_id
     problems: list[Problem] = []
@@ -247,7 +247,7 @@ def test_an_unreadable_file_does_not_cost_the_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wanted", ["", "etl", "abc123", "latests", "g" * 32])
 def test_text_that_can_be_no_id_is_refused(wanted: str) -> None:
-    """The message says what it may be."""
+    """The message says what is allowed."""
     with pytest.raises(ValueError, match=r"no trace id .* no run id .* not 'latest'"):
         parse_wanted(wanted)
 

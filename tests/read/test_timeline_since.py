@@ -1,4 +1,4 @@
-"""Choosing a run by its flow and by its time, from files and from Jaeger."""
+"""Choosing a run by its flow and time, from files and from Jaeger."""
 
 import datetime as dt
 import json
@@ -21,7 +21,7 @@ NOW = dt.datetime(2026, 11, 20, 12, tzinfo=dt.timezone(dt.timedelta(hours=1)))
 
 
 def ago(**ages: float) -> float:
-    """Tell a time before now, in seconds since `EPOCH`."""
+    """Return a time before now, in seconds since `EPOCH`."""
     now = dt.datetime.now(dt.timezone.utc)
     return (now - dt.timedelta(**ages)).timestamp() - EPOCH / 1e9
 
@@ -38,12 +38,12 @@ def ago(**ages: float) -> float:
     ],
 )
 def test_an_age_or_a_time_is_read(text: str, expected: str) -> None:
-    """In nanoseconds since the epoch."""
+    """As nanoseconds since the epoch."""
     assert parse_since(text, NOW) == dt.datetime.fromisoformat(expected).timestamp() * 1e9
 
 
 def test_a_date_begins_at_local_midnight() -> None:
-    """Wherever the reader is."""
+    """In any time zone."""
     midnight = dt.datetime(2026, 11, 1).astimezone()
     assert parse_since("2026-11-01", NOW) == midnight.timestamp() * 1e9
 
@@ -53,7 +53,7 @@ def test_a_date_begins_at_local_midnight() -> None:
     ["", "30", "d", "-3d", "3 months", "2026-13-01", "9999999999999d", "99999d", "2026-12-24"],
 )
 def test_what_is_no_time_is_told(text: str) -> None:
-    """Also one before 1970, and one that is still to come."""
+    """Also times before 1970 and in the future."""
     with pytest.raises(ValueError, match=r"neither an age|before 1970|in the future"):
         parse_since(text, NOW)
 
@@ -74,7 +74,7 @@ def test_the_latest_run_of_a_flow_is_drawn(tmp_path: Path) -> None:
 
 
 def test_a_time_alone_chooses_the_latest_since(tmp_path: Path) -> None:
-    """And says so if there is none."""
+    """If there is none, the command says so."""
     file = embedded(tmp_path)
     write(file, run("RUN nightly", ago(days=9), ago(days=8)))
     assert flowspan("timeline", "--since", "10d", cwd=tmp_path).returncode == 0
@@ -84,7 +84,7 @@ def test_a_time_alone_chooses_the_latest_since(tmp_path: Path) -> None:
 
 
 def test_an_id_and_a_choice_exclude_each_other(tmp_path: Path) -> None:
-    """As do a flow and a time that is none."""
+    """The same for a flow and for an invalid time."""
     done = flowspan("timeline", "ab" * 16, "--flow", "nightly", cwd=tmp_path)
     assert (done.returncode, "leave out the id" in done.stderr) == (2, True)
     assert flowspan("timeline", "--since", "soon", cwd=tmp_path).returncode == 2
@@ -92,7 +92,7 @@ def test_an_id_and_a_choice_exclude_each_other(tmp_path: Path) -> None:
 
 @pytest.fixture(params=[True, False], ids=["summaries", "older"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Jaeger]:
-    """A Jaeger of either age that heeds the time and the number of a search."""
+    """A Jaeger server, old or new, that respects the time and the limit of a search."""
     with jaeger_server(tmp_path / "storage.jsonl") as running:
         running.has_summaries = request.param
         running.has_search = True
@@ -100,13 +100,13 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Jaeger]:
 
 
 def load(server: Jaeger, flow: str | None, since: int = 0) -> str:
-    """Choose a run, and return the id of its trace."""
+    """Choose a run, and return its trace id."""
     url = jaeger.base_url(server.url)
     return jaeger.load(url, flow=flow, since=since).trace_id
 
 
 def test_jaeger_finds_the_latest_run_of_a_flow(server: Jaeger) -> None:
-    """A run that began long before a time counts if it ended after it."""
+    """A run that started long before the time counts if it ended after it."""
     write(server.file, run("RUN nightly", ago(days=9), ago(days=8)))
     wanted = write(server.file, run("RUN nightly", ago(hours=20), ago(hours=1))).trace_id
     other = write(server.file, run("RUN other", ago(hours=2), ago(minutes=5))).trace_id
@@ -122,7 +122,7 @@ def test_jaeger_finds_the_latest_run_of_a_flow(server: Jaeger) -> None:
 def test_every_run_is_found_though_no_answer_holds_all(
     server: Jaeger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Windows of time are halved until what they hold fits; the latest comes first."""
+    """Windows of time are halved until their traces fit an answer; the latest comes first."""
     monkeypatch.setattr(jaeger, "_PAGE", 4)
     ids = [
         write(
@@ -142,7 +142,7 @@ def test_every_run_is_found_though_no_answer_holds_all(
 
 
 def test_traces_of_all_flows_are_found_without_a_name(server: Jaeger) -> None:
-    """As trends over everything ask for them."""
+    """Trends over everything need them."""
     names = ("a", "b", "a")
     for number, name in enumerate(names):
         write(server.file, run(f"RUN {name}", ago(hours=number + 1), ago(hours=number)))

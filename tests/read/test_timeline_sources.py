@@ -1,4 +1,4 @@
-"""Reading spans from whatever they come in."""
+"""Reading spans from any kind of source."""
 
 import gzip
 import json
@@ -34,7 +34,7 @@ PRETTY = json.dumps(json.loads(JSON), indent=2).encode()
 
 
 def message(*names: str) -> bytes:
-    """Make a protobuf message of spans, one for each name, with the SDK and its encoder."""
+    """Return a protobuf message of spans, one for each name, made by the SDK's encoder."""
     keep = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(keep))
@@ -63,7 +63,7 @@ def message(*names: str) -> bytes:
 
 
 def delimited(*messages: bytes) -> bytes:
-    """Write messages as the Collector's file exporter does."""
+    """Return messages in the format of the Collector's file exporter."""
     return b"".join(struct.pack(">I", len(one)) + one for one in messages)
 
 
@@ -85,7 +85,7 @@ def names(trace: span.Trace) -> list[str]:
     ids=["lines", "pretty", "bom", "blank", "gzip", "pretty gzip", "crlf"],
 )
 def test_json_is_read_however_it_is_laid_out(data: bytes, tmp_path: Path) -> None:
-    """By what it is, not by how the file is called."""
+    """By content, not by file name."""
     file = tmp_path / "whatever"
     file.write_bytes(data)
     trace = trace_files.load(file)
@@ -123,7 +123,7 @@ def test_protobuf_is_read_as_json_is(write_as: Callable[[bytes], bytes], tmp_pat
 
 
 def test_a_file_of_many_messages_that_was_cut_off_says_so(tmp_path: Path) -> None:
-    """The messages before it are read; the problem tells which one it is."""
+    """Earlier messages are read; the problem names the message that was cut off."""
     first, second = message("a"), message("b")
     file = tmp_path / "traces.pb"
     file.write_bytes(delimited(first, second)[:-10])
@@ -146,7 +146,7 @@ def test_a_file_of_many_messages_that_was_cut_off_says_so(tmp_path: Path) -> Non
 def test_what_is_no_file_of_spans_is_told_with_what_would_be(
     data: bytes, words: str, tmp_path: Path
 ) -> None:
-    """Beside others that are read, and alone."""
+    """Next to readable files, and alone."""
     bad = tmp_path / "traces-bad.jsonl"
     bad.write_bytes(data)
     with pytest.raises(UnknownRunError) as caught:
@@ -159,7 +159,7 @@ def test_what_is_no_file_of_spans_is_told_with_what_would_be(
 
 
 def test_binary_rubbish_on_the_first_line_does_not_cost_the_others(tmp_path: Path) -> None:
-    """A disk that was full may leave zeros behind."""
+    """A full disk may leave zeros behind."""
     file = tmp_path / "traces.jsonl"
     file.write_bytes(b"\x00" * 100 + b"\n" + JSON)
     trace = trace_files.load(file)
@@ -168,7 +168,7 @@ def test_binary_rubbish_on_the_first_line_does_not_cost_the_others(tmp_path: Pat
 
 
 def test_a_first_line_that_was_cut_off_does_not_make_a_document(tmp_path: Path) -> None:
-    """Its object does not end with its line, but nor is the file one object."""
+    """Its object does not end on its line, but the file is not one object either."""
     file = tmp_path / "traces.jsonl"
     file.write_bytes(JSON[:100] + b"\n" + JSON)
     trace = trace_files.load(file)
@@ -177,7 +177,7 @@ def test_a_first_line_that_was_cut_off_does_not_make_a_document(tmp_path: Path) 
 
 
 def test_in_a_folder_flowspans_own_files_come_first(tmp_path: Path) -> None:
-    """Compressed ones too; others are looked at only where there are none."""
+    """Also compressed ones; other files are only read if there are none."""
     (tmp_path / "other.json").write_bytes(raw_line(raw_span(9)).encode())
     (tmp_path / "traces-1.jsonl.gz").write_bytes(gzip.compress(raw_line(raw_span(1)).encode()))
     (tmp_path / "traces.jsonl").write_text(raw_line(raw_span(2)))
@@ -185,7 +185,7 @@ def test_in_a_folder_flowspans_own_files_come_first(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_other_names_is_searched_for_spans(tmp_path: Path) -> None:
-    """Whatever JSON or protobuf in it holds some, and nothing else."""
+    """All JSON and protobuf files with spans, and nothing else."""
     trace_id = {"traceId": "ab" * 16}
     (tmp_path / "collector.json").write_bytes(PRETTY)
     (tmp_path / "more.jsonl.gz").write_bytes(gzip.compress(raw_line(raw_span(4)).encode()))
@@ -201,7 +201,7 @@ def test_a_folder_of_other_names_is_searched_for_spans(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_nothing_says_what_it_should_hold(tmp_path: Path) -> None:
-    """Files of logs and metrics do not make it one of spans."""
+    """Files of logs and metrics are not enough."""
     (tmp_path / "logs.jsonl").write_text('{"resourceLogs": []}')
     words = r"holds no traces\*\.jsonl file, nor any other of OTLP spans\."
     with pytest.raises(SourceError, match=words):
@@ -210,7 +210,7 @@ def test_a_folder_of_nothing_says_what_it_should_hold(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="it counts there")
 def test_hundreds_of_small_files_take_no_descriptors(tmp_path: Path) -> None:
-    """A trace may come from as many processes."""
+    """A trace may come from that many processes."""
     import resource
 
     for n in range(1, 200):
@@ -226,7 +226,7 @@ def test_hundreds_of_small_files_take_no_descriptors(tmp_path: Path) -> None:
 
 
 def pipe(data: bytes, *arguments: str, cwd: Path) -> "subprocess.CompletedProcess[bytes]":
-    """Run the command with something on its standard input."""
+    """Run the command with data on its standard input."""
     return subprocess.run(
         [
             sys.executable,
@@ -247,7 +247,7 @@ def pipe(data: bytes, *arguments: str, cwd: Path) -> "subprocess.CompletedProces
     "data", [JSON, PRETTY, gzip.compress(JSON)], ids=["lines", "pretty", "gzip"]
 )
 def test_spans_come_from_standard_input(data: bytes, tmp_path: Path) -> None:
-    """As from a file, whatever they come in."""
+    """Like from a file, in any format."""
     done = pipe(data, "--file", "-", "--json", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
     assert [span["name"] for span in json.loads(done.stdout)["spans"]] == names(
@@ -256,7 +256,7 @@ def test_spans_come_from_standard_input(data: bytes, tmp_path: Path) -> None:
 
 
 def test_protobuf_comes_from_standard_input(tmp_path: Path) -> None:
-    """Two spans without a parent are two traces; the one that is there last is shown."""
+    """Two spans without a parent are two traces; the last one is shown."""
     done = pipe(delimited(message("a")), "--file", "-", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"\na  " in done.stdout
@@ -273,21 +273,21 @@ def test_protobuf_comes_from_standard_input(tmp_path: Path) -> None:
     ],
 )
 def test_standard_input_without_spans_says_so(data: bytes, words: bytes, tmp_path: Path) -> None:
-    """And what to give instead."""
+    """And what to pipe into it instead."""
     done = pipe(data, "--file", "-", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, b"")
     assert words in done.stderr
 
 
 def test_standard_input_has_no_log_lines(tmp_path: Path) -> None:
-    """They lie beside the spans of a folder."""
+    """Log lines are only in folders, next to the spans."""
     done = pipe(JSON, "--file", "-", "--logs", cwd=tmp_path)
     assert done.returncode == 2
     assert b"Standard input has spans and no log lines." in done.stderr
 
 
 def test_a_file_may_be_gone_through_while_it_is_read_in_parts(tmp_path: Path) -> None:
-    """A line that is told twice is compared with the first telling, which lies further up."""
+    """Comparing a repeated line reads its first copy, further up in the file."""
     file = tmp_path / "traces.jsonl"
     generated_traces.write(file, 1_000)
     lines = file.read_bytes().splitlines(keepends=True)

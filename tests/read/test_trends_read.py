@@ -1,4 +1,4 @@
-"""Reading runs from files: whole traces, one after the other, and the runs in them."""
+"""Reading runs from files: whole traces in order, and their runs."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def traces(source: Path, since: int = 0) -> list[span.Trace]:
-    """Read all traces, and expect no problem."""
+    """Return all traces; there must be no problems."""
     problems: list[Problem] = []
     found = [*trace_files.traces(source, problems, since)]
     assert problems == []
@@ -25,12 +25,12 @@ def traces(source: Path, since: int = 0) -> list[span.Trace]:
 
 
 def runs(source: Path, flow: str | None = None) -> list[FlowRun]:
-    """Read all runs."""
+    """Return all runs."""
     return [one for trace in traces(source) for one in runs_of(trace, flow)]
 
 
 def ns(seconds: float) -> int:
-    """Tell a time as traces have it."""
+    """Return a time in nanoseconds, as in traces."""
     return EPOCH + round(seconds * 1e9)
 
 
@@ -50,7 +50,7 @@ def test_sixty_days_are_sixty_runs(tmp_path: Path) -> None:
 
 
 def test_traces_are_whole_wherever_their_lines_are(tmp_path: Path) -> None:
-    """A line may hold spans of many traces, and a trace lie in many files: the newest is first."""
+    """A line may have spans of many traces, and a trace may be in many files."""
     whole = tmp_path / "whole.jsonl"
     ids = [write(whole, nightly(n * 10.0), batch=1).trace_id for n in range(6)]
     lines = whole.read_text().splitlines()
@@ -69,7 +69,7 @@ def test_traces_are_whole_wherever_their_lines_are(tmp_path: Path) -> None:
 
 
 def test_a_trace_comes_as_soon_as_its_last_line_is_read(tmp_path: Path) -> None:
-    """So memory holds those that overlap; what is broken further on is not read by then."""
+    """So only overlapping traces are in memory, and later errors are not read yet."""
     file = tmp_path / "traces.jsonl"
     write_days(file, 3, lambda day: nightly(at(day)))
     with file.open("a") as stream:
@@ -83,7 +83,7 @@ def test_a_trace_comes_as_soon_as_its_last_line_is_read(tmp_path: Path) -> None:
 
 
 def test_what_ended_before_is_left_out_but_whole_traces_stay(tmp_path: Path) -> None:
-    """A run that began before a time and ended after it keeps what it did before."""
+    """A run that began before the time and ended after it keeps its earlier spans."""
     file = tmp_path / "traces.jsonl"
     write(file, nightly(0), batch=1)
     late = write(file, nightly(10, load=100), batch=1)
@@ -93,7 +93,7 @@ def test_what_ended_before_is_left_out_but_whole_traces_stay(tmp_path: Path) -> 
 
 
 def test_a_called_flow_is_part_of_its_caller_unless_it_is_asked_for(tmp_path: Path) -> None:
-    """Its name finds it wherever it ran, and a flow that calls itself counts once."""
+    """Its name finds it anywhere, and a flow that calls itself counts once."""
     file = tmp_path / "traces.jsonl"
     inner = run("RUN clean", 2, 4, run("RUN clean", 2.5, 3), run("scrub", 3, 4))
     outer = run("RUN nightly", 0, 5, run("load", 0, 2), inner)
@@ -112,7 +112,7 @@ def test_a_called_flow_is_part_of_its_caller_unless_it_is_asked_for(tmp_path: Pa
 
 
 def test_a_called_flow_whose_caller_was_killed_is_no_run(tmp_path: Path) -> None:
-    """The caller never exported its span; one with a caller elsewhere is a run all the same."""
+    """The caller's span is missing; a run with a caller in another system still counts."""
     file = tmp_path / "traces.jsonl"
     called = run("RUN clean", 2, 4)
     called.kind = span_kind("INTERNAL")
@@ -124,14 +124,14 @@ def test_a_called_flow_whose_caller_was_killed_is_no_run(tmp_path: Path) -> None
 
 
 def span_kind(name: str) -> Any:
-    """Find a kind by its name."""
+    """Return a kind by its name."""
     from opentelemetry.trace import SpanKind
 
     return SpanKind[name]
 
 
 def test_a_run_that_was_resumed_counts_once(tmp_path: Path) -> None:
-    """Its time is that of both processes, not of the days that it was suspended between them."""
+    """Its duration is that of both processes, without the days of its suspension."""
     file = tmp_path / "traces.jsonl"
     first = run("RUN nightly", 0, 5, run_id="one", result=None, state="Suspended")
     second = run("RUN nightly", 100_000, 100_003, run_id="one", count=2)
@@ -146,7 +146,7 @@ def test_a_run_that_was_resumed_counts_once(tmp_path: Path) -> None:
 
 
 def test_retries_are_failed_attempts_that_another_followed(tmp_path: Path) -> None:
-    """The last attempt of a task that gave up is none; without attempts' spans there is a count."""
+    """The last attempt of a failed task is not one; without attempt spans there is a count."""
     file = tmp_path / "traces.jsonl"
     write(file, nightly(0, load=4, retried="TimeoutError"))
     attempts = [attempt(n, n, n + 1, error="no") for n in (1, 2, 3)]
@@ -166,7 +166,7 @@ def test_retries_are_failed_attempts_that_another_followed(tmp_path: Path) -> No
 
 
 def test_a_trace_without_runs_is_one_run_of_its_root(tmp_path: Path) -> None:
-    """So any service has trends, of fewer things."""
+    """So any service has trends, with fewer answers."""
     file = tmp_path / "traces.jsonl"
     write(file, Plan("POST /load", 0, 3, (Plan("SELECT", 1, 2),)))
     write(file, Plan("POST /load", 10, 14, error="no"))

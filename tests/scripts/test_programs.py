@@ -1,4 +1,4 @@
-"""What scripts/programs.py tells someone who cannot build the programs of the end-to-end tests."""
+"""The messages of scripts/programs.py if the programs cannot be built."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def build(programs_folder: Path, commands: Path) -> "subprocess.CompletedProcess
 
 
 def test_without_go_it_says_what_to_install(tmp_path: Path) -> None:
-    """One line, no traceback."""
+    """The message is one line, without a traceback."""
     done = build(tmp_path, tmp_path)
     assert done.returncode == 1
     assert "install Go 1." in done.stderr
@@ -34,7 +34,7 @@ def test_without_go_it_says_what_to_install(tmp_path: Path) -> None:
 def test_with_an_old_go_it_says_what_to_install(
     version: str, toolchain: str, tmp_path: Path
 ) -> None:
-    """Unless that Go may fetch a newer one, which none could before 1.21."""
+    """Unless that Go may download a newer one, which was impossible before 1.21."""
     go = tmp_path / "go"
     go.write_text(f"#!/bin/sh\nprintf '{version}\\n{toolchain}\\n'\n")
     go.chmod(0o755)
@@ -45,7 +45,7 @@ def test_with_an_old_go_it_says_what_to_install(
 
 @pytest.mark.parametrize("program", programs.PROGRAMS.values(), ids=lambda program: program.name)
 def test_pins_require_the_version_that_is_named(program: programs.Program) -> None:
-    """Else the folder's name would lie about what is in it."""
+    """Otherwise the folder's name would be wrong."""
     required = (program.pins / "go.mod").read_text().split()
     pairs = pairwise(required)
     assert any(
@@ -57,7 +57,7 @@ def test_pins_require_the_version_that_is_named(program: programs.Program) -> No
 def test_a_program_is_built_anew_when_its_pins_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder's name holds a hash of them."""
+    """The folder's name has a hash of the pins."""
     before = programs.JAEGER.path
     monkeypatch.setattr(programs, "PINS", tmp_path)
     programs.JAEGER.pins.mkdir()

@@ -1,1 +1,1 @@
-"""The configuration of the OpenTelemetry Collector that ships with flowspan."""
+"""The OpenTelemetry Collector configuration that ships with flowspan."""

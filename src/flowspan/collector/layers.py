@@ -1,7 +1,8 @@
-"""Choose layers of the Collector's configuration, and tell what they need.
+"""Choose layers of the Collector's configuration, and find out what they need.
 
-A layer is a YAML file that adds pipelines to those of ``base.yaml``; its head comment says what it
-is for. How the Collector merges them: https://opentelemetry.io/docs/collector/configuration/
+A layer is a YAML file that adds pipelines to those of ``base.yaml``; the comment at its top says
+what it is for. How the Collector merges layers:
+https://opentelemetry.io/docs/collector/configuration/
 """
 
 import re
@@ -17,14 +18,14 @@ BASE: Final = "base"
 _INSTALLED: Final = Path(__file__).parent / "config"
 _CHECKOUT: Final = Path(__file__).parents[3] / "collector"
 
-_BUILDER: Final = "builder"  # says what a Collector is made of, and is no layer
+_BUILDER: Final = "builder"  # lists the components of a Collector; not a layer
 _VERSION: Final = re.compile(r"^dist:\n(?:[ #].*\n)*?  version: (\S+)", re.MULTILINE)
-# Both spellings mean the environment, `$$` is a dollar, and what follows `:-` is the default.
+# Both spellings read the environment, `$$` is a dollar sign, and `:-` precedes the default.
 _VARIABLE: Final = re.compile(r"(?<!\$)(?:\$\$)*\$\{(?:env:)?([A-Za-z_]\w*)(:-|\})")
 
 
 class ChangedFilesError(Exception):
-    """Files that are to be written are there, and hold something else."""
+    """Files to be written exist already, with different content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,12 @@ class Layer:
 
     @property
     def name(self) -> str:
-        """What users call it."""
+        """The name that users give it."""
         return self.path.stem
 
     @property
     def purpose(self) -> str:
-        """The first sentence of its head comment."""
+        """The first sentence of the comment at its top."""
         lines = []
         for line in self.path.read_text(encoding="utf-8").splitlines():
             text = line.removeprefix("#").strip()
@@ -51,7 +52,7 @@ class Layer:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The environment variables that it reads and has no default for."""
+        """The environment variables that it reads without a default."""
         lines = self.path.read_text(encoding="utf-8").splitlines()
         code = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
         return tuple(dict.fromkeys(name for name, end in _VARIABLE.findall(code) if end == "}"))
@@ -61,7 +62,7 @@ def available(folder: Path | None = None) -> dict[str, Layer]:
     """List the layers by name, `BASE` first.
 
     Args:
-        folder: Where they are, by default where flowspan is installed.
+        folder: Where they are; by default where flowspan is installed.
     """
     paths = (folder or _folder()).glob("*.yaml")
     layers = [Layer(path) for path in paths if path.stem != _BUILDER]
@@ -70,22 +71,22 @@ def available(folder: Path | None = None) -> dict[str, Layer]:
 
 
 def choose(names: Iterable[str], folder: Path | None = None) -> tuple[Layer, ...]:
-    """Choose layers in the order of their names, each once, `BASE` before them all.
+    """Return the named layers in the given order, each once, with `BASE` first.
 
     Raises:
-        ValueError: There is no layer of a name, or none is named; the message lists what there is.
+        ValueError: A name is unknown, or none is given; the message lists the layers.
     """
     there = available(folder)
     wanted = list(dict.fromkeys((BASE, *names)))
     if unknown := [name for name in wanted if name not in there]:
         raise ValueError(f"There is no layer {', '.join(unknown)}. {_listed(there)}")
     if wanted == [BASE]:
-        raise ValueError(f"By itself the base drops what it receives: name one. {_listed(there)}")
+        raise ValueError(f"The base alone drops what it receives: name a layer. {_listed(there)}")
     return tuple(there[name] for name in wanted)
 
 
 def unset(layers: Iterable[Layer], environment: Mapping[str, str]) -> dict[str, list[str]]:
-    """Tell which variables still have to be set, and of each which layers need it."""
+    """Map each variable that still has to be set to the layers that need it."""
     found: dict[str, list[str]] = {}
     for layer in layers:
         for name in layer.needs:
@@ -95,21 +96,21 @@ def unset(layers: Iterable[Layer], environment: Mapping[str, str]) -> dict[str, 
 
 
 def write(layers: Iterable[Layer], folder: Path, *, overwrite: bool = False) -> tuple[Layer, ...]:
-    """Copy layers into a folder, which is made if it is not there.
+    """Copy layers into a folder, which is created if necessary.
 
     Args:
-        layers: What to copy.
-        folder: Where to.
-        overwrite: Replace files that hold something else.
+        layers: The layers to copy.
+        folder: The folder to copy to.
+        overwrite: Replace files with different content.
 
     Raises:
-        ChangedFilesError: A file there holds something else; nothing was written.
-        OSError: It cannot be written.
+        ChangedFilesError: A file there has different content; nothing was written.
+        OSError: A file cannot be written.
     """
     copies = {folder / layer.path.name: layer.path.read_bytes() for layer in layers}
     other = [path for path in copies if path.exists() and path.read_bytes() != copies[path]]
     if other and not overwrite:
-        raise ChangedFilesError(f"{', '.join(map(str, other))}: there already, and not the same.")
+        raise ChangedFilesError(f"{', '.join(map(str, other))}: already there, but different.")
     folder.mkdir(parents=True, exist_ok=True)
     for path, content in copies.items():
         path.write_bytes(content)
@@ -117,7 +118,7 @@ def write(layers: Iterable[Layer], folder: Path, *, overwrite: bool = False) -> 
 
 
 def arguments(layers: Sequence[Layer]) -> list[str]:
-    """Return what tells a Collector to read the layers."""
+    """Return the arguments that make a Collector read the layers."""
     return [argument for layer in layers for argument in ("--config", str(layer.path))]
 
 
@@ -137,4 +138,4 @@ def _folder() -> Path:
 def _listed(there: Mapping[str, Layer]) -> str:
     width = max((len(name) for name in there), default=0)
     lines = [f"  {n:{width}}  {layer.purpose}" for n, layer in there.items() if n != BASE]
-    return "\n".join(["There are:", *lines])
+    return "\n".join(["The layers are:", *lines])

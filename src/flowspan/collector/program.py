@@ -1,4 +1,4 @@
-"""Find a Collector on this machine and ask what it thinks of a configuration."""
+"""Find a Collector on this machine and validate a configuration with it."""
 
 import shutil
 import subprocess
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Final
 
 NAMES: Final = ("otelcol-contrib", "flowspan-collector", "otelcol")
-"""What the program is called: the contrib build, that of ``builder.yaml``, the small build."""
+"""Names of the program: the contrib build, the build of ``builder.yaml``, the small build."""
 
 TIMEOUT: Final = 60.0
-"""Seconds that it may take to validate."""
+"""Seconds that validation may take."""
 
 
 class UnusableError(Exception):
@@ -22,17 +22,17 @@ def find(name: str | None = None) -> str | None:
 
 
 def validate(program: str, arguments: Sequence[str]) -> str | None:
-    """Let a Collector check a configuration, without starting it.
+    """Validate a configuration with a Collector, without starting it.
 
     Args:
         program: Path of the Collector.
-        arguments: What names the configuration. Variables are those of this process.
+        arguments: The arguments that name the configuration. It reads this process's variables.
 
     Returns:
-        Why it was rejected, or None.
+        The Collector's reason to reject it, or None.
 
     Raises:
-        UnusableError: It could not be asked.
+        UnusableError: The Collector cannot be run.
     """
     try:
         done = subprocess.run(  # noqa: S603 - the user's own program
@@ -46,8 +46,8 @@ def validate(program: str, arguments: Sequence[str]) -> str | None:
     except OSError as error:
         raise UnusableError(f"{program} cannot be run: {error.strerror or error}") from None
     except subprocess.TimeoutExpired:
-        raise UnusableError(f"{program} has not answered within {TIMEOUT:.0f} s.") from None
+        raise UnusableError(f"{program} did not answer within {TIMEOUT:.0f} s.") from None
     if done.returncode == 0:
         return None
     said = done.stdout.decode(errors="replace").strip()
-    return said or f"exit code {done.returncode}, and not a word"
+    return said or f"exit code {done.returncode}, without a message"

@@ -1,1 +1,1 @@
-"""Where telemetry goes: the SDK's providers, bounded, and the embedded files."""
+"""Export telemetry: the SDK's providers with bounded flush and shutdown, and embedded files."""

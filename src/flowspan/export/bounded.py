@@ -1,6 +1,6 @@
-"""What flowspan adds to the SDK's pipelines, since the user's thread pays for them.
+"""The SDK's pipelines with bounded flush and shutdown, because the user's thread waits for them.
 
-Flush and shutdown take no longer than they are told to, and a forked process exports on its own.
+A forked process exports on its own.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ logger = logging.getLogger("flowspan")
 
 _MANY: Final = 10_000
 _STRUGGLING: Final = 1.0
-"""Seconds that the shutdown of an exporter may take whose endpoint has not answered before."""
+"""Seconds that an exporter's shutdown may take if its endpoint did not answer before."""
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ class BoundedTracerProvider(TracerProvider):
 
 
 class BoundedReader(PeriodicExportingMetricReader):
-    """The SDK's periodic reader, one that a fork leaves in order."""
+    """The SDK's periodic reader, safe to fork."""
 
     def __init__(self, exporter: ReportingMetricExporter) -> None:
         super().__init__(exporter)
@@ -105,12 +105,12 @@ class BoundedReader(PeriodicExportingMetricReader):
         if self._daemon_thread is None:  # with an infinite interval nobody else collects at the end
             self.force_flush(timeout_millis)
         if self.reporter.is_struggling:
-            # The last collection would only wait for the export under way.
+            # The last collection would only wait for the current export.
             timeout_millis = min(timeout_millis, _STRUGGLING * 1000)
         super().shutdown(timeout_millis=timeout_millis)
 
     def _at_fork_reinit(self) -> None:
-        # The SDK's own leaves the lock as it was, maybe held by a thread that is no more.
+        # The SDK's own method keeps the lock, which a thread may hold that no longer exists.
         self._export_lock = threading.Lock()
         super()._at_fork_reinit()  # type: ignore[no-untyped-call] # the SDK's
 
@@ -118,8 +118,8 @@ class BoundedReader(PeriodicExportingMetricReader):
 class BoundedMeterProvider(MeterProvider):
     """The SDK's meter provider, whose shutdown takes no longer than `timeout` seconds.
 
-    A forked process begins at zero. With the SDK's own it would export what the parent had counted
-    once more, as its own.
+    A forked process starts at zero. With the SDK's own provider it would export its parent's counts
+    a second time, as its own.
     """
 
     def __init__(self, readers: Sequence[MetricReader], resource: Resource, timeout: float) -> None:
@@ -136,13 +136,13 @@ class BoundedMeterProvider(MeterProvider):
             return
         self._is_shut_down = True
         timeout = self._timeout if timeout_millis is None else timeout_millis / 1000
-        # The SDK's own would leave to the last readers what the first have left of the time.
+        # The SDK's own method would leave the last readers only the time that the first ones left.
         for reader, share in _shares(self._readers, timeout):
             reader.shutdown(timeout_millis=share * 1000)
 
     def _handle_fork(self) -> None:
         super()._handle_fork()
-        # Private, but it keeps the instruments that everybody holds already.
+        # Private, but existing instruments stay valid.
         consumer: Any = self._measurement_consumer
         observable = consumer._async_instruments  # noqa: SLF001
         consumer.__init__(self._sdk_config, self._readers)
@@ -150,19 +150,19 @@ class BoundedMeterProvider(MeterProvider):
 
 
 class Draft(Protocol):
-    """A log record that is still to be made."""
+    """A log record that is not built yet."""
 
     logger: str
     """The name of its logger."""
 
     def record(self, context: Context | None) -> LogRecord:
-        """Make the record; `context` is the one in which it was logged, if anybody looks at it."""
+        """Build the record; `context` is that of the log call, or None if nothing reads it."""
 
 
 class BoundedLogProcessor(BatchLogRecordProcessor):
     """The SDK's batch processor, whose shutdown takes no longer than `timeout` seconds.
 
-    It also takes records that are still to be made, which its thread then does.
+    It also accepts records that are not built yet; its thread builds them.
     """
 
     def __init__(self, exporter: ReportingLogExporter, timeout: float) -> None:
@@ -180,7 +180,7 @@ class BoundedLogProcessor(BatchLogRecordProcessor):
             log_listener.reset(token)
 
     def emit_later(self, make: Callable[[], ReadableLogRecord]) -> None:
-        # Private, but what it queues may be anything: the exporter is all that looks at it.
+        # Private, but the queue may hold anything: only the exporter looks at its items.
         queue: Any = self._batch_processor
         if len(queue._queue) < queue._max_queue_size:  # noqa: SLF001
             queue.emit(make)
@@ -217,14 +217,14 @@ class BoundedLoggerProvider(LoggerProvider):
         super().add_log_record_processor(log_record_processor)
 
     def emit_later(self, draft: Draft) -> None:
-        """Emit the record of a draft, which is made in another thread.
+        """Emit the record of a draft, building it in another thread.
 
-        To make it costs more than to log a line. Only where the application has added processors
-        of its own is it made at once, for they may look at the context.
+        Building a record costs more than logging a line. If the application has added processors
+        of its own, the record is built at once, because they may look at the context.
         """
         if self._has_others:
             self.get_logger(draft.logger).emit(draft.record(get_current()))
-        elif not self._is_shut_down:  # else the SDK would log that, for each line
+        elif not self._is_shut_down:  # after the shutdown the SDK would log a warning for each line
             for processor in self._processors:
                 processor.emit_later(partial(self._make, draft))
 
@@ -243,9 +243,9 @@ class BoundedLoggerProvider(LoggerProvider):
 
 
 def _span_limits() -> SpanLimits:
-    """Read the limits from the ``OTEL_*`` variables, with room for a run's links and events.
+    """Read the limits from the ``OTEL_*`` variables, with higher defaults for links and events.
 
-    A run may consume the results of thousands of mapped runs. The SDK's default keeps 128 links.
+    A run may consume the results of thousands of mapped runs. The SDK's default is 128 links.
     """
     return SpanLimits(
         max_links=None if os.environ.get(OTEL_SPAN_LINK_COUNT_LIMIT) else _MANY,
@@ -260,29 +260,29 @@ _OURS: Final = (BoundedTracerProvider, BoundedMeterProvider, BoundedLoggerProvid
 
 @dataclass(eq=False)
 class _Flush:
-    """One `force_flush` under way, in a thread of its own."""
+    """A `force_flush` that is running in its own thread."""
 
     ended: threading.Event = field(default_factory=threading.Event)
     succeeded: bool = False
 
 
-# By process and provider: a fork inherits the entries, but not the threads that would end them.
+# By process and provider, because a fork inherits the entries but not the threads that end them.
 _under_way: dict[tuple[int, int], _Flush] = {}
 
 
 def flush(providers: Iterable[object], timeout: float) -> bool:
-    """Export what has ended, waiting no longer than `timeout` seconds in all; never raise.
+    """Export everything that has ended, waiting at most `timeout` seconds in total; never raise.
 
     The SDK's own `force_flush` ignores its timeout
     (https://github.com/open-telemetry/opentelemetry-python/issues/4568), so it runs in a daemon
-    thread, one at a time for each provider: with a dead endpoint, callers share the one under way.
+    thread, one at a time for each provider: with a dead endpoint, callers share the running one.
 
-    While the interpreter shuts down, Python 3.12 and later start no threads. Then nothing is
-    flushed here: `shutdown` exports what is left, with the thread that the SDK already has.
+    Python 3.12 and later start no threads while the interpreter shuts down. Then this flushes
+    nothing, and `shutdown` exports the rest with the thread that the SDK already has.
 
     Returns:
-        Whether all of it has been exported, as far as the providers can tell; True for those that
-        hold nothing back and so have no `force_flush`.
+        Whether everything was exported, as far as the providers know; True for providers without
+        `force_flush`, which buffer nothing.
     """
     deadline = time.monotonic() + timeout
     flushable = [provider for provider in providers if hasattr(provider, "force_flush")]
@@ -291,7 +291,7 @@ def flush(providers: Iterable[object], timeout: float) -> bool:
     for provider, current, is_ours in begun:
         ended = current.ended.wait(max(0.0, deadline - time.monotonic()))
         if ended and not is_ours:
-            # One that others started may have begun before our last span ended. The next has not.
+            # A flush that another caller started may have begun before our last span ended.
             current, _ = _join_or_start(provider, timeout)  # noqa: PLW2901
             ended = current.ended.wait(max(0.0, deadline - time.monotonic()))
         if not ended:
@@ -302,9 +302,9 @@ def flush(providers: Iterable[object], timeout: float) -> bool:
 
 
 def shutdown(providers: Sequence[object], timeout: float) -> None:
-    """Export what is left and close, within `timeout` seconds in all; never raise.
+    """Export what is left and close, within `timeout` seconds in total; never raise.
 
-    Providers that flowspan did not build are left to their owner.
+    Providers that flowspan did not build are not closed.
     """
     ours = [provider for provider in providers if isinstance(provider, _OURS)]
     for provider, share in _shares(ours, timeout):
@@ -316,9 +316,9 @@ def shutdown(providers: Sequence[object], timeout: float) -> None:
 
 
 def _shares(items: Sequence[T], timeout: float) -> Iterator[tuple[T, float]]:
-    """Yield each item with an equal share, in seconds, of what is left of the time by then.
+    """Yield each item with an equal share of the remaining time, in seconds.
 
-    So a dead endpoint takes nothing from the others.
+    So a dead endpoint takes no time from the others.
     """
     deadline = time.monotonic() + timeout
     for index, item in enumerate(items):
@@ -326,7 +326,7 @@ def _shares(items: Sequence[T], timeout: float) -> Iterator[tuple[T, float]]:
 
 
 def _join_or_start(provider: Any, timeout: float) -> tuple[_Flush, bool]:
-    """Return the flush under way, or a new one, and whether it is new."""
+    """Return the running flush, or a new one, and whether it is new."""
     key = os.getpid(), id(provider)
     new = _Flush()
     current = _under_way.setdefault(key, new)  # atomic: a lock could be held by a forking thread
@@ -346,7 +346,7 @@ def _join_or_start(provider: Any, timeout: float) -> tuple[_Flush, bool]:
     thread = threading.Thread(target=context.run, args=(run,), name="flowspan-flush", daemon=True)
     try:
         thread.start()
-    except RuntimeError:  # at interpreter shutdown, or no threads are left
+    except RuntimeError:  # at interpreter shutdown, or if no thread can be started
         _end(key, new)
     return new, True
 

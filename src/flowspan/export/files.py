@@ -1,8 +1,7 @@
 """The embedded destination: one rotating set of OTLP JSON files for each signal.
 
-The encoding is that of ``opentelemetry-exporter-otlp-json-file``; what lives here is how its
-messages become lines, and the stream that these are written to. The format is OpenTelemetry's file
-format, one JSON object a line
+``opentelemetry-exporter-otlp-json-file`` encodes the messages; this module turns them into lines
+and writes these to a stream. The format is OpenTelemetry's file format, one JSON object per line
 (https://opentelemetry.io/docs/specs/otel/protocol/file-exporter/).
 """
 
@@ -30,7 +29,7 @@ if sys.platform != "win32":
 
 _APPEND: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
 _ITEMS_IN_A_LINE: Final = 16
-_MODE: Final = 0o666  # less the umask, as `open` has it
+_MODE: Final = 0o666  # minus the umask, as for `open`
 T = TypeVar("T")
 
 _ROTATED: Final = f"{'?' * 8}T{'?' * 6}.{'?' * 6}Z-{'?' * 8}"  # no other file is ever deleted
@@ -39,17 +38,17 @@ _ROTATED: Final = f"{'?' * 8}T{'?' * 6}.{'?' * 6}Z-{'?' * 8}"  # no other file i
 class RotatingStream:
     """A text stream over ``<folder>/<signal>.jsonl``, bounded in size and in number of files.
 
-    Any number of processes may write to the same set at once. Nothing is kept open between two
-    lines, so there is nothing that a fork could share, a rotation could orphan or a deleted folder
-    could invalidate; a line holds a whole batch of telemetry, so lines are few.
+    Any number of processes may write to the same set at once. No file stays open between two lines,
+    so a fork cannot share it, a rotation cannot orphan it, and a deleted folder cannot invalidate
+    it. Opening is cheap enough, because a line holds a whole batch of telemetry.
 
     Args:
-        folder: Made when the first line is written. A relative one is resolved now, once, since
+        folder: Created when the first line is written. A relative path is resolved now, because
             flows may change the working directory.
         signal: First part of the file names, e.g. ``traces``.
-        max_bytes: A file that a further line would take beyond this is rotated first. A longer
-            line gets a file of its own.
-        max_count: Files kept, the live one included; the oldest are deleted.
+        max_bytes: A file is rotated before a line that would make it larger than this. A longer
+            line gets its own file.
+        max_count: Number of files to keep, including the live one; the oldest are deleted.
     """
 
     def __init__(self, folder: Path, signal: str, *, max_bytes: int, max_count: int) -> None:
@@ -58,17 +57,17 @@ class RotatingStream:
         self._max_bytes = max_bytes
         self._max_count = max_count
         self.path = self._folder / f"{signal}.jsonl"
-        self.closed = False  # with `flush`, what the package's exporters ask of a stream
+        self.closed = False  # with `flush`, all that the package's exporters need of a stream
 
     def flush(self) -> None:
-        """Do nothing: what is written is in the file."""
+        """Do nothing: written lines are in the file."""
 
     def write(self, text: str) -> int:
         """Append whole lines; return the number of characters.
 
         Raises:
-            OSError: The folder cannot be made or written to, or the disk is full. The next call
-                starts afresh.
+            OSError: The folder cannot be created or written to, or the disk is full. The next call
+                tries again.
         """
         data = text.encode()
         with self._exclusive():
@@ -79,17 +78,17 @@ class RotatingStream:
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Keep other processes out, so that no two see, or rotate, the same full or torn file."""
+        """Lock out other processes, so that no two see or rotate the same full or torn file."""
         fd = self._open_lock()
         try:
             if sys.platform != "win32":
-                # Some network file systems have no locks. O_APPEND still keeps lines whole there.
+                # Some network file systems have no locks; O_APPEND still keeps lines whole there.
                 with contextlib.suppress(OSError):
                     fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
             if sys.platform != "win32":
-                # Closing is not enough if another thread forked meanwhile: the child has a copy.
+                # Closing is not enough if another thread has forked: the child has a copy.
                 with contextlib.suppress(OSError):
                     fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
@@ -106,7 +105,7 @@ class RotatingStream:
         try:
             self._folder.mkdir(parents=True)
         except FileExistsError:
-            return  # another process was first; or the folder is the user's, and so is its content
+            return  # another process was first, or the folder and its content are the user's
         (self._folder / ".gitignore").write_text("*\n")
 
     def _is_too_full_for(self, added: int) -> bool:
@@ -119,7 +118,7 @@ class RotatingStream:
     def _rotate(self) -> None:
         now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
         rotated = self._folder / f"{self._signal}-{now}-{uuid4().hex[:8]}.jsonl"
-        # Windows renames no file that a reader holds open: keep writing, the next line tries again.
+        # Windows cannot rename a file that a reader has open: keep writing, the next line retries.
         with contextlib.suppress(OSError):
             self.path.rename(rotated)
         oldest_first = sorted(self._folder.glob(f"{self._signal}-{_ROTATED}.jsonl"))
@@ -140,11 +139,11 @@ class RotatingStream:
 
 
 class EmbeddedSpanExporter(SpanExporter):
-    """Writes spans to a stream, some to a line.
+    """An exporter that writes spans to a stream, a few per line.
 
-    The package's own exporter makes one line of a batch, with the standard library. For a batch of
-    512 that takes twice the time, and so many objects at once that Python's garbage collector looks
-    at all that the process holds.
+    The package's own exporter writes a batch as one line, with the standard library. For a batch of
+    512 spans that takes twice the time, and so many objects at once that Python's garbage collector
+    scans everything in the process.
     """
 
     def __init__(self, stream: RotatingStream) -> None:
@@ -161,7 +160,7 @@ class EmbeddedSpanExporter(SpanExporter):
 
 
 class EmbeddedLogExporter(LogRecordExporter):
-    """Writes log records to a stream, some to a line, for the reasons that spans are."""
+    """An exporter that writes log records to a stream, a few per line, like spans."""
 
     def __init__(self, stream: RotatingStream) -> None:
         self._stream = stream
@@ -176,7 +175,7 @@ class EmbeddedLogExporter(LogRecordExporter):
         return LogRecordExportResult.SUCCESS
 
     def force_flush(self, timeout_millis: int = 10_000) -> bool:  # noqa: ARG002
-        """Do nothing: what is exported is in the file."""
+        """Do nothing: exported records are in the file."""
         return True
 
     def shutdown(self) -> None:
@@ -192,12 +191,12 @@ def _as_lines(items: Sequence[T], encode: Callable[[Sequence[T]], Any]) -> str:
 def _as_line(message: dict[str, Any]) -> str:
     try:
         return orjson.dumps(message).decode() + "\n"
-    except orjson.JSONEncodeError:  # text that is no UTF-8, such as half of a surrogate pair
+    except orjson.JSONEncodeError:  # text that is not UTF-8, such as half of a surrogate pair
         return json.dumps(message, separators=(",", ":")) + "\n"
 
 
 def _is_torn(fd: int) -> bool:
-    """Whether the last line has no end, since a writer was killed or the disk was full."""
+    """Whether the last line is incomplete, because a writer was killed or the disk was full."""
     if os.fstat(fd).st_size == 0:
         return False
     os.lseek(fd, -1, os.SEEK_END)

@@ -1,4 +1,4 @@
-"""Exporters that are silent but for one line when their endpoint is not there."""
+"""Exporters that log one line when their endpoint is down, and are silent otherwise."""
 
 import contextlib
 import contextvars
@@ -23,11 +23,11 @@ logger = logging.getLogger("flowspan")
 
 _contained = Containment("logs")
 _WARNING_INTERVAL: Final = 60.0
-"""Seconds between two warnings about one endpoint, however often it comes and goes."""
+"""Seconds between two warnings about one endpoint, even if it goes up and down."""
 _LONG: Final = 2.0
-"""Seconds after which an export is one that may well fail."""
+"""Seconds after which an export is likely to fail."""
 
-# A Collector repeats the token that it does not take.
+# A Collector repeats a token that it rejects.
 _SHOWN: Final = re.compile(r"\b(bearer|basic)\s+\S+", re.IGNORECASE)
 
 E = TypeVar("E", SpanExporter, MetricExporter, LogRecordExporter)
@@ -36,11 +36,11 @@ _Listener = Callable[[logging.LogRecord], bool]
 log_listener: contextvars.ContextVar[_Listener | None] = contextvars.ContextVar(
     "flowspan_exporter_log_listener", default=None
 )
-"""Decides which records of the exporters' loggers are logged."""
+"""Decides which records of the exporters' loggers pass."""
 
 
 def _hear(record: logging.LogRecord) -> bool:
-    """Filter for the exporters' loggers: while one of ours works, it decides what is logged."""
+    """Filter the exporters' loggers: while one of our exporters runs, it decides what passes."""
     listener = log_listener.get()
     return listener is None or listener(record)
 
@@ -55,25 +55,25 @@ def _listening(listener: _Listener) -> Iterator[None]:
 
 
 def _listen_to(exporter: object) -> None:
-    """Put the filter on the loggers of an exporter: libraries name them after their modules."""
+    """Add the filter to the loggers of an exporter: libraries name them after their modules."""
     modules = {kind.__module__ for kind in type(exporter).__mro__}
-    # Where the batch processor says that its queue is full.
+    # The second is where the batch processor logs that its queue is full.
     for module in (*modules, "opentelemetry.sdk._shared_internal"):
         filters = logging.getLogger(module).filters
         if _hear not in filters:
-            # Before the SDK's, which takes what another signal says for a repetition.
+            # Before the SDK's filter, which drops another signal's message as a repetition.
             filters.insert(0, _hear)
 
 
 class Reporter(Generic[E]):
-    """One route's exporter: one of its own in each process, and silent but for one line.
+    """The exporter of one route: a separate one in each process, silent except for one line.
 
     A fork inherits locks that nobody will release and connections that the parent still uses, so
-    the child makes a new exporter. The inherited one stays referenced, lest its destructor closes
-    what is not its own.
+    the child creates a new exporter. It keeps a reference to the inherited one, whose destructor
+    would close the parent's connections.
 
-    An outage is said once, in one line. A later one, after the endpoint has answered again, is
-    said too, but no two lines come within `_WARNING_INTERVAL`.
+    An outage is logged once, in one line. A later one, after the endpoint has answered again, is
+    logged too, but there are at least `_WARNING_INTERVAL` seconds between two lines.
     """
 
     def __init__(self, signal: str, destination: str, make: Callable[[], E]) -> None:
@@ -89,9 +89,9 @@ class Reporter(Generic[E]):
         _listen_to(self.own())
 
     def deliver(self, export: Callable[[E], bool]) -> bool:
-        """Let `export` use the exporter of this process; a failure of any kind is said, not raised.
+        """Call `export` with the exporter of this process; log a failure instead of raising it.
 
-        Returns whether it succeeded, as `export` must.
+        `export` must return whether it succeeded; so does this method.
         """
         succeeded = False
         self._reason = ""
@@ -111,7 +111,7 @@ class Reporter(Generic[E]):
         return succeeded
 
     def close(self) -> None:
-        """Interrupt the export under way, if any, and close."""
+        """Interrupt the current export, if any, and close."""
         if self._busy_since is not None:
             self._complain(self._reason or "no answer until the process ended")
         exporter = self._by_process.get(os.getpid())
@@ -120,18 +120,18 @@ class Reporter(Generic[E]):
                 exporter.shutdown()  # type: ignore[no-untyped-call] # that of log records
 
     def complain_if_stuck(self) -> None:
-        """Say that the endpoint is dead if attempts have failed and the exporter tries on."""
+        """Log that the endpoint is dead if attempts have failed and the exporter still tries."""
         if self._busy_since is not None and self._reason:
             self._complain(self._reason)
 
     @property
     def is_struggling(self) -> bool:
-        """Whether the last batch was lost, or the one under way is having a hard time."""
+        """Whether the last batch was lost, or the current one takes long."""
         since = self._busy_since
         return self.failing or (since is not None and time.monotonic() - since > _LONG)
 
     def is_news(self, _record: logging.LogRecord) -> bool:
-        """Whether to let the SDK say that its queue is full: not if we have said why."""
+        """Return whether the SDK may log that its queue is full: not if we have logged why."""
         self.complain_if_stuck()
         return not self._said
 
@@ -146,7 +146,7 @@ class Reporter(Generic[E]):
     def _note(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
-        # The first says what went wrong, the last often only that attempts are over.
+        # The first message says what went wrong; the last often says only that attempts are over.
         self._reason = self._reason or record.getMessage()
         return False
 
@@ -155,7 +155,7 @@ class Reporter(Generic[E]):
         if self._said or now - self._said_at < _WARNING_INTERVAL:
             return
         self._said, self._said_at = True, now
-        with suppress_instrumentation():  # else it would wait in line for the same endpoint
+        with suppress_instrumentation():  # otherwise it would be queued for the same endpoint
             logger.warning(
                 "Telemetry is being dropped: %s do not reach %s (%s)",
                 self._signal,
@@ -165,7 +165,7 @@ class Reporter(Generic[E]):
 
 
 class ReportingSpanExporter(SpanExporter):
-    """One route's exporter of spans, that reports as `reporter` does."""
+    """The exporter of one route's spans, which reports through `reporter`."""
 
     def __init__(self, reporter: Reporter[SpanExporter]) -> None:
         self.reporter = reporter
@@ -178,16 +178,16 @@ class ReportingSpanExporter(SpanExporter):
         return SpanExportResult.SUCCESS if succeeded else SpanExportResult.FAILURE
 
     def shutdown(self) -> None:
-        """Interrupt the export under way, if any, and close."""
+        """Interrupt the current export, if any, and close."""
         self.reporter.close()
 
 
 class ReportingMetricExporter(MetricExporter):
-    """One route's exporter of metrics, that reports as `reporter` does."""
+    """The exporter of one route's metrics, which reports through `reporter`."""
 
     def __init__(self, reporter: Reporter[MetricExporter]) -> None:
         exporter: Any = reporter.own()
-        # Private, but it is how the SDK's reader learns of them from an exporter.
+        # Private, but the SDK's reader also gets them from an exporter this way.
         super().__init__(exporter._preferred_temporality, exporter._preferred_aggregation)  # noqa: SLF001
         self.reporter = reporter
 
@@ -204,16 +204,16 @@ class ReportingMetricExporter(MetricExporter):
         return MetricExportResult.SUCCESS if succeeded else MetricExportResult.FAILURE
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:  # noqa: ARG002
-        """Do nothing: what is collected is exported at once."""
+        """Do nothing: collected metrics are exported at once."""
         return True
 
     def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:  # noqa: ARG002
-        """Interrupt the export under way, if any, and close."""
+        """Interrupt the current export, if any, and close."""
         self.reporter.close()
 
 
 class ReportingLogExporter(LogRecordExporter):
-    """One route's exporter of log records, that reports as `reporter` does."""
+    """The exporter of one route's log records, which reports through `reporter`."""
 
     def __init__(self, reporter: Reporter[LogRecordExporter]) -> None:
         self.reporter = reporter
@@ -221,10 +221,10 @@ class ReportingLogExporter(LogRecordExporter):
     def export(
         self, batch: Sequence[ReadableLogRecord | Callable[[], ReadableLogRecord]]
     ) -> LogRecordExportResult:
-        """Export records, and those that are still to be made, with this process's exporter."""
+        """Build the records that are not built yet, and export all with this process's exporter."""
         records = []
         for item in batch:
-            with _contained:  # else one would take the others with it
+            with _contained:  # one failure must not lose the other records
                 records.append(item if isinstance(item, ReadableLogRecord) else item())
         succeeded = self.reporter.deliver(
             lambda exporter: exporter.export(records) is LogRecordExportResult.SUCCESS
@@ -232,9 +232,9 @@ class ReportingLogExporter(LogRecordExporter):
         return LogRecordExportResult.SUCCESS if succeeded else LogRecordExportResult.FAILURE
 
     def force_flush(self, timeout_millis: int = 10_000) -> bool:  # noqa: ARG002
-        """Do nothing: what is handed over is exported at once."""
+        """Do nothing: records are exported at once."""
         return True
 
     def shutdown(self) -> None:
-        """Interrupt the export under way, if any, and close."""
+        """Interrupt the current export, if any, and close."""
         self.reporter.close()

@@ -25,16 +25,16 @@ _GRPC_AUTHORITY: Final = ("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",)
 def probe(route: SignalRoute, timeout: float = 2.0) -> str | None:
     """Check whether the destination of a route answers; send no telemetry.
 
-    For OTLP: connect, over TLS if the URL says https, with the certificates of the ``OTEL_*``
-    variables; directly, not through a proxy. For the embedded files: whether the folder is there,
-    or can be made, and can be written to. Other exporters are taken at their word.
+    For OTLP, connect directly, not through a proxy, and use TLS with the certificates of the
+    ``OTEL_*`` variables if the URL says https. For the embedded files, check that the folder exists
+    or can be created, and is writable. Other exporters are not checked.
 
     Args:
         route: From `describe_signals`.
-        timeout: Seconds for each step: to connect, and to agree on TLS.
+        timeout: Seconds for each step: connecting, and the TLS handshake.
 
     Returns:
-        None when it answers, else the reason why not.
+        None if it answers, else the reason.
     """
     try:
         if route.exporter == EMBEDDED:
@@ -57,7 +57,7 @@ def _check_writable(path: Path) -> None:
 
 def _connect(route: SignalRoute, timeout: float) -> None:
     url = urlsplit(route.destination)
-    # gRPC takes 443 for a target without port, even without TLS.
+    # gRPC uses 443 for a target without a port, even without TLS.
     port = url.port or (80 if url.scheme == "http" and route.exporter == _OTLP_HTTP else 443)
     with socket.create_connection((url.hostname or "", port), timeout) as connection:
         if url.scheme == "https":
@@ -80,7 +80,7 @@ def _tls_context(route: SignalRoute) -> ssl.SSLContext:
 
 
 def _default_authority(route: SignalRoute) -> str:
-    """Find what the exporter trusts unless told otherwise: Mozilla's list, or another's choice."""
+    """Return the certificates that the exporter trusts by default: a variable's, or Mozilla's."""
     from requests.utils import DEFAULT_CA_BUNDLE_PATH  # noqa: PLC0415
 
     variables = _GRPC_AUTHORITY if route.exporter == _OTLP_GRPC else _REQUESTS_AUTHORITY

@@ -1,4 +1,4 @@
-"""The OpenTelemetry SDK that flowspan builds when the application has set none.
+"""Build OpenTelemetry's providers when the application has set none.
 
 The standard variables decide (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
 This module reads those that choose an exporter: ``OTEL_TRACES_EXPORTER``,
@@ -142,13 +142,13 @@ def _make_reader(route: SignalRoute, settings: Settings) -> MetricReader | None:
 
 
 def _make_asked_reader(route: SignalRoute, kind: type[MetricReader]) -> MetricReader | None:
-    """Make a reader that is asked instead of exporting, as that of Prometheus is."""
+    """Create a reader that is scraped instead of exporting, like that of Prometheus."""
     try:
         return kind()
     except OSError as error:
-        # One process of a host has the port. The others, such as those of a pool, must run, too.
+        # Another process has the port. This one, such as a process of a pool, must still run.
         _logger.warning(
-            "The metrics of process %d cannot be asked for: the reader %s says %s",
+            "The metrics of process %d cannot be scraped: the reader %s says %s",
             os.getpid(),
             route.exporter,
             error,
@@ -161,7 +161,7 @@ def _make_asked_reader(route: SignalRoute, kind: type[MetricReader]) -> MetricRe
 
 
 def _resource() -> Resource:
-    """Describe this process; ``service.instance.id`` is the SDK's, a random one per process."""
+    """Describe this process; the SDK adds a random ``service.instance.id`` for each process."""
     resource = Resource.create(
         {
             "telemetry.distro.name": "flowspan",
@@ -169,7 +169,7 @@ def _resource() -> Resource:
             semconv.PROCESS_ID: os.getpid(),
         }
     )
-    # What the specification has the SDK put where neither variable nor detector names a service.
+    # The specification's default if neither a variable nor a detector names a service.
     if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: "prefect"}))
     return resource
@@ -179,14 +179,14 @@ def _resource() -> Resource:
 
 
 def _make_exporter(route: SignalRoute, settings: Settings) -> Any:
-    """Import and make the exporter of one route; only now, so that gRPC is loaded only if used."""
+    """Import and create the exporter of one route; imports are here to load gRPC only if used."""
     if route.exporter == EMBEDDED:
         return _make_embedded_exporter(route, settings)
     entry_point = _entry_point(route.signal, route.exporter)
     arguments: dict[str, object] = {}
     if route.exporter in _OTLP_BY_PROTOCOL.values():
         _check_tls_files(route.signal)
-        # The exporter would find it itself, but takes an empty variable for an endpoint.
+        # The exporter would find it itself, but treats an empty variable as an endpoint.
         arguments["endpoint"] = _otlp_endpoint(route.signal, route.exporter)
     if (
         route.exporter == _OTLP_HTTP
@@ -221,7 +221,7 @@ def _make_embedded_exporter(route: SignalRoute, settings: Settings) -> Any:
 
 
 def _check_tls_files(signal: str) -> None:
-    """Refuse what gRPC would only log, to go on with other certificates than the user's."""
+    """Raise if a TLS file is missing; gRPC would only log it and use other certificates."""
     for name in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"):
         path = _otlp_variable(signal, name)
         if path and not Path(path).exists():
@@ -229,9 +229,9 @@ def _check_tls_files(signal: str) -> None:
 
 
 def _session() -> "requests.Session":
-    """Make a session that trusts the authority it is told to.
+    """Return a session that trusts the certificate authority it is given.
 
-    The exporter tells it ``OTEL_EXPORTER_OTLP_CERTIFICATE``, but requests lets variables of its own
+    The exporter passes ``OTEL_EXPORTER_OTLP_CERTIFICATE``, but requests lets its own variables
     override that (https://github.com/psf/requests/issues/3829).
     """
     import requests  # noqa: PLC0415
@@ -241,6 +241,3 @@ def _session() -> "requests.Session":
             return super().request(*args, **{"verify": self.verify, **kwargs})
 
     return Session()
-
-
-# Does it answer

@@ -1,4 +1,4 @@
-"""Which exporter each signal takes, and where it sends."""
+"""Find each signal's exporter and destination."""
 
 import os
 from dataclasses import dataclass
@@ -41,20 +41,20 @@ _DEFAULT_PROTOCOL: Final = "grpc"  # OpenTelemetry Python's; the specification r
 
 @dataclass(frozen=True)
 class SignalRoute:
-    """One way by which one signal leaves this process."""
+    """One way for one signal to leave this process."""
 
     signal: str
     """``traces``, ``metrics`` or ``logs``"""
 
     exporter: str
-    """``embedded``, ``none``, or a name of the entry point group of the signal's exporters."""
+    """``embedded``, ``none``, or a name in the entry point group of the signal's exporters."""
 
     destination: str
-    """URL without credentials, path of the embedded file, or else the class of the exporter."""
+    """URL without credentials, path of the embedded file, or the exporter's class."""
 
 
 def describe_signals(settings: Settings) -> list[SignalRoute]:
-    """Say where each signal goes under the present variables; a signal that is off goes to `NONE`.
+    """Return the routes of each signal under the current variables; `NONE` if a signal is off.
 
     Raises:
         ConfigurationError: As `build_tracer_provider`.
@@ -101,7 +101,7 @@ def _resolve(signal: str, name: str) -> str:
 
 
 def _otlp_variable(signal: str, name: str) -> str:
-    """Read a variable of the OTLP exporters; the signal's own one wins, and empty means unset."""
+    """Read a variable of the OTLP exporters, first the signal's own; empty means unset."""
     return (
         os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}", "").strip()
         or os.environ.get(f"OTEL_EXPORTER_OTLP_{name}", "").strip()
@@ -129,10 +129,10 @@ def _otlp_endpoint(signal: str, exporter: str) -> str:
 
 
 def _grpc_url(signal: str, endpoint: str) -> str:
-    """Write a gRPC target as a URL whose scheme says whether TLS is used.
+    """Return a gRPC target as a URL whose scheme says whether TLS is used.
 
-    The rules are those of the exporter: ``https`` always means TLS, then the INSECURE variable
-    decides, then the scheme; a bare ``host:port`` means TLS.
+    The exporter's rules apply: ``https`` always means TLS, then the INSECURE variable decides, then
+    the scheme; a bare ``host:port`` means TLS.
     """
     url = urlsplit(endpoint)
     insecure = _otlp_variable(signal, "INSECURE")

@@ -1,1 +1,1 @@
-"""Capture log lines, and give each the run it belongs to."""
+"""Capture log lines and add the run that each belongs to."""

@@ -1,12 +1,13 @@
-"""Log lines on their way out: what an OTLP log record says of a line, and who exports it.
+"""Turn log lines into OTLP log records, and decide whether flowspan exports a line.
 
-Nothing here builds on the handler of ``opentelemetry-instrumentation-logging`` or the processor of
-``opentelemetry-instrumentation-structlog``. Both make the whole record in the thread that logs,
-which costs more than to log the line; know no run; name an exception without its module and take
-its first argument for its message; hand values on that no exporter can encode, and secrets. The one
-is a handler, which sees no logger that keeps its lines to itself, the other changes structlog's
-configuration. Severities are theirs, from the package that both are based on. Where an application
-uses them, or the SDK's own handler, they keep their lines, and only get the run's attributes.
+This module does not use the handler of ``opentelemetry-instrumentation-logging`` or the processor
+of ``opentelemetry-instrumentation-structlog``. Both build the whole record in the thread that logs,
+which costs more than logging the line; do not know the run; name an exception without its module
+and use its first argument as its message; and pass on secrets and values that no exporter can
+encode. The first is a handler, so it misses loggers that do not propagate; the second changes
+structlog's configuration. Only the severity numbers come from the package that both are based on.
+If an application uses them, or the SDK's own handler, they keep exporting their lines, and flowspan
+only adds the run's attributes.
 """
 
 import logging
@@ -59,8 +60,9 @@ _STRUCTLOG: Final = "structlog"
 _NOTHING: Final[Mapping[str, Any]] = {}
 _STRUCTURED: Final = (str, Mapping, list, tuple)
 _PREFECT: Final = "prefect."
-# What of a record is no attribute: what every one has, what formatters add, Prefect's switch, and
-# what opentelemetry-instrumentation-logging can add for format strings.
+# Fields of a record that do not become attributes: those that every record has, those that
+# formatters add, Prefect's switch, and those that opentelemetry-instrumentation-logging can add for
+# format strings.
 _OF_RECORDS: Final = frozenset(
     {
         *vars(logging.makeLogRecord({})),
@@ -69,14 +71,14 @@ _OF_RECORDS: Final = frozenset(
     }
 )
 _FIELDS_OF_A_RECORD: Final = len(vars(logging.makeLogRecord({})))
-# What of an event is none: what structlog's own loggers and processors keep in it.
+# Keys of an event that do not become attributes: structlog's own loggers and processors use them.
 _OF_EVENTS: Final = frozenset(
     {
         *("event", "exc_info", "exception", "level", "level_number", "logger", "logger_name"),
         *("positional_args", "stack", "stack_info", "stacklevel", "timestamp"),
     }
 )
-# By the names that Prefect's loggers and `flowspan.logs.add_run_context` have for the same.
+# By the names that Prefect's loggers and `flowspan.logs.add_run_context` use.
 _RUN_FIELDS: Final = {
     "flow_name": semconv.FLOW_NAME,
     "flow_run_id": semconv.FLOW_RUN_ID,
@@ -90,20 +92,20 @@ _TRACE_FIELDS: Final = ("trace_id", "span_id", "trace_flags", "service")
 _DATADOG: Final = "dd."
 # https://opentelemetry.io/docs/specs/otel/logs/data-model/#displaying-severity
 _SEVERITY_TEXTS: Final = {"WARNING": "WARN", "CRITICAL": "FATAL"}
-# What needs no copy, since nobody can change it: all else of it can wait.
+# Values of these types need no copy, because nobody can change them.
 _IMMUTABLE: Final = frozenset({str, int, float, bool, type(None), bytes})
 
 FindRecorder = Callable[[str], RunRecorder | None]
 
 
 class LogExport:
-    """Exports what is logged, with the ids of the run that logs it.
+    """Export log lines with the ids of the run that logs them.
 
     Args:
-        provider: Where records go. One of flowspan's makes them in a thread of its own.
-        level: The least level of what is exported.
-        find_recorder: Finds the recorder of a run that is active in this process by the run's id.
-        print_logger: Finds the logger that makes a record of what is printed, if one does.
+        provider: Where records go. flowspan's own provider builds them in a separate thread.
+        level: The lowest level to export.
+        find_recorder: Return the recorder of a run that is active in this process, by run id.
+        print_logger: Return the logger that records captured prints, if any.
     """
 
     def __init__(
@@ -119,7 +121,7 @@ class LogExport:
         self._print_logger = print_logger
 
     def arrange(self, processors: list[Any]) -> list[Any]:
-        """Let the contrib's processor of structlog, if there is one, see the run's attributes."""
+        """Show the run's attributes to OpenTelemetry's structlog processor, if there is one."""
         if not _has_otel_processor(processors):
             return processors
         recorder = speaking_recorder()
@@ -127,10 +129,10 @@ class LogExport:
         return [_telling(one, run) if _is_otel_processor(one) else one for one in processors]
 
     def hear(self, line: Line) -> None:
-        """Export a line, unless OpenTelemetry itself logs it, or the application exports it."""
+        """Export a line, unless OpenTelemetry itself logs it or the application exports it."""
         context = context_api.get_current()
         if context.get(_SUPPRESS_INSTRUMENTATION_KEY):
-            return  # while something is exported
+            return  # an export is running
         recorder, ids = self._run_of(line, context)
         run = {} if recorder is None else recorder.log_attributes
         if line.source is not None and _is_handled(line.source, line.level):
@@ -144,7 +146,7 @@ class LogExport:
             if isinstance(self._provider, BoundedLoggerProvider):
                 self._provider.emit_later(draft)
             else:
-                # The application's own may have processors that look at the context.
+                # The application's provider may have processors that look at the context.
                 self._provider.get_logger(draft.logger).emit(draft.record(context))
 
     def _is_handled_as_print(self) -> bool:
@@ -156,7 +158,7 @@ class LogExport:
         )
 
     def _run_of(self, line: Line, context: Context) -> tuple[RunRecorder | None, SpanContext]:
-        """Find the run that logs a line, and the span; neither is one that has ended."""
+        """Return the run that logs a line, and its span; neither has ended."""
         recorder, span = speaking_recorder(context), get_current_span(context)
         ids = span.get_span_context()
         if recorder is not None:
@@ -164,7 +166,7 @@ class LogExport:
         if current_recorder(context) is not None and not span.is_recording():
             ids = INVALID_SPAN_CONTEXT  # of the run that has ended
         if line.record is not None and _name(line.record).startswith(_PREFECT):
-            # A run's logger may be used where the run's context is not, as in a thread of a pool.
+            # A run's logger may be used without the run's context, such as in a pool's thread.
             extras = vars(line.record)
             run_id = extras.get("task_run_id") or extras.get("flow_run_id")
             recorder = self._find_recorder(str(run_id))
@@ -174,7 +176,7 @@ class LogExport:
 
 
 class _Draft:
-    """What is said of a line, as it was when it was logged; `record` does all that can wait."""
+    """The content of a line when it was logged; `record` does everything that can wait."""
 
     def __init__(self, line: Line, run: Mapping[str, Any], ids: SpanContext) -> None:
         record, event, body = line.record, line.event, line.message
@@ -208,10 +210,10 @@ class _Draft:
         self._failure = _failure(line)
 
     def record(self, context: Context | None) -> LogRecord:
-        """Make the record; `context` is what processors are to see, but for its span."""
+        """Build the record; `context` is what processors see, except for its span."""
         level_name = self._level_name or logging.getLevelName(self._level)
         named = ((redact(str(key)), value) for key, value in self._values.items())
-        # What starts with an underscore is structlog's, for its formatter.
+        # Keys that start with an underscore belong to structlog's formatter.
         values = {key: value for key, value in named if key and not key.startswith("_")}
         self._drop_repeated(values)
         values.update(self._failure)
@@ -231,7 +233,7 @@ class _Draft:
         )
 
     def _drop_repeated(self, values: dict[str, Any]) -> None:
-        """Leave out what the record says already, by its ids and by the attributes of the run."""
+        """Drop values that the record's ids or the run's attributes already contain."""
         is_prefects = self.logger.startswith(_PREFECT)
         for key, name in _RUN_FIELDS.items():
             if key in values and (is_prefects or values[key] == self._run.get(name)):
@@ -244,26 +246,26 @@ class _Draft:
 
 
 def _name(record: logging.LogRecord) -> str:
-    """Tell the name of a record's logger; one that was made by hand may have none."""
+    """Return the name of a record's logger; a record made by hand may have none."""
     return str(record.name or "")
 
 
 def _kept(value: Any, key: str = "") -> Any:
-    """Copy a value, since what is not immutable may be another when the record is made."""
+    """Copy a value unless it is immutable, because it may change before the record is built."""
     kind = type(value)
     if kind is str or kind is bytes:
-        return value[: 2 * LONGEST_TEXT]  # all that will be read of it: many lines may be waiting
+        return value[: 2 * LONGEST_TEXT]  # no more will be read, and many lines may be waiting
     return value if kind in _IMMUTABLE else redact(value, key)
 
 
 def _failure(line: Line) -> Mapping[str, Any]:
-    """Describe the exception and the stack that come with a line, if any do."""
+    """Return the attributes of a line's exception and stack, if it has any."""
     event, record = line.event or _NOTHING, line.record
     found: dict[str, Any] = {}
     if (exc_info := _exc_info(line)) is not None:
         found[EXCEPTION_TYPE] = qualified_name(exc_info[1])
         found[EXCEPTION_MESSAGE] = _as_text(exc_info[1])
-        # To read the lines of source takes much longer than to note where they are.
+        # Reading the source lines takes much longer than noting where they are.
         found[EXCEPTION_STACKTRACE] = TracebackException(*exc_info, lookup_lines=False)
     elif isinstance(rendered := event.get("exception"), str):
         found[EXCEPTION_STACKTRACE] = rendered
@@ -274,7 +276,7 @@ def _failure(line: Line) -> Mapping[str, Any]:
 
 
 def _exc_info(line: Line) -> ExcInfo | None:
-    """Find the exception of a line, also where a processor of structlog has rendered it."""
+    """Return the exception of a line, even if a structlog processor has rendered it."""
     found = (line.event or _NOTHING).get("exc_info") or (line.keywords or _NOTHING).get("exc_info")
     if not found and line.record is not None:
         found = line.record.exc_info
@@ -299,9 +301,9 @@ def _as_text(value: object) -> str:
 
 @lru_cache(maxsize=1024)
 def _derives_from(kind: type, name: str) -> bool:
-    """Whether a class is, or derives from, one of that name of OpenTelemetry's.
+    """Whether a class is OpenTelemetry's class of that name, or derives from it.
 
-    By name, since these are in packages that the application need not have.
+    Compared by name, because the packages may not be installed.
     """
     bases = [base for base in kind.__mro__ if base.__name__ == name]
     return any(base.__module__.startswith("opentelemetry.") for base in bases)
@@ -317,7 +319,7 @@ def _has_otel_processor(processors: Sequence[object]) -> bool:
 
 
 def _telling(processor: Any, run: Mapping[str, Any]) -> Any:
-    """Let a processor that returns its event as it came see it with the attributes of the run."""
+    """Wrap a processor that does not change its event, to show it the run's attributes."""
 
     def process(logger: Any, method_name: str, event: Mapping[str, Any]) -> Mapping[str, Any]:
         processor(logger, method_name, {**event, **run})
@@ -327,7 +329,7 @@ def _telling(processor: Any, run: Mapping[str, Any]) -> Any:
 
 
 def _is_handled(logger: logging.Logger, level: int) -> bool:
-    """Whether a handler of OpenTelemetry's exports the records of a logger."""
+    """Whether one of OpenTelemetry's handlers exports the records of a logger."""
     current: logging.Logger | None = logger
     while current is not None:
         for handler in current.handlers:

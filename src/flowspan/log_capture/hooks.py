@@ -1,8 +1,8 @@
-"""What is logged in this process, heard once a line, in every logger of `logging` and of structlog.
+"""Capture each line that any logger of `logging` or structlog logs in this process, once.
 
-The hooks survive any configuration: they are in the classes of loggers, not in handlers, filters or
-processors. Nothing here waits, and the line goes on as it would have without them. What a line
-costs is spent in the thread that logs, so a few things are less handsome here than elsewhere.
+The hooks survive any configuration: they patch the classes of loggers, not handlers, filters or
+processors. Nothing here blocks, and the line is logged as it would be without the hooks. The thread
+that logs pays for this code, so some of it trades elegance for speed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flowspan._containment import Containment
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Of the methods of structlog's loggers, most of which are named after the levels
+# Levels of the methods of structlog's loggers, most of which are named after their level
 _LEVELS: Final = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -45,85 +45,85 @@ class Line:
     """One line that its logger lets pass."""
 
     measures = False
-    """Whether the one who measures wants it."""
+    """Whether `Measure` wants it."""
 
     exports = False
-    """Whether the one who exports wants it."""
+    """Whether `Export` wants it."""
 
     source: logging.Logger | None = None
-    """The logger of `logging` that it goes through; None for a line of structlog that does not."""
+    """The `logging` logger that it goes through; None for a structlog line that uses none."""
 
     record: logging.LogRecord | None = None
-    """What the handlers of `source` get."""
+    """The record that the handlers of `source` get."""
 
     event: dict[str, Any] | None = None
-    """For a line of structlog, a copy of its event as the renderer got it."""
+    """For a structlog line, a copy of its event as the renderer got it."""
 
     keywords: Mapping[str, Any] | None = None
-    """For a line of structlog, what came with the event, without what was bound before."""
+    """For a structlog line, the keywords of the call, without values bound before."""
 
     processors: Sequence[Any] = ()
-    """Those that a line of structlog passes; the last one is the renderer."""
+    """The processors that a structlog line passes; the last one is the renderer."""
 
     rendered: object = None
-    """For a line of structlog that goes through `source`, the message that it has there."""
+    """For a structlog line that goes through `source`, its message there."""
 
     is_printed = False
-    """Whether it is a line of structlog that comes to `print`, which Prefect may have patched."""
+    """Whether it is a structlog line that is passed to `print`, which Prefect may have patched."""
 
     is_echo = False
-    """Whether it is the record that Prefect made of such a line."""
+    """Whether it is the record that Prefect made from such a line."""
 
     _text: str | None = None
 
     def __init__(self, level: int, message: object, args: Any) -> None:
-        """Take what was logged, at a level of `logging`, and what it is to be formatted with."""
+        """Create a line with a level of `logging`, its message, and the arguments to format it."""
         self.level = level
         self.message = message
         self.args = args
 
     @property
     def text(self) -> str | None:
-        """The message, formatted once for all who want it; None if that cannot be done."""
+        """The message, formatted once for all users; None if formatting fails."""
         if self._text is None:
             record = self.record
-            if record is None or self.event is not None:  # else it has what is rendered
+            if record is None or self.event is not None:  # the record has the rendered event
                 record = logging.LogRecord("", 0, "", 0, self.message, self.args, None)
             try:
                 self._text = record.getMessage()
-            except Exception:  # noqa: BLE001 - whoever prints the line reports it
+            except Exception:  # noqa: BLE001 - the handler that prints the line reports it
                 return None
         return self._text
 
 
 class Measure(Protocol):
-    """Who looks for measurements in lines."""
+    """A listener that looks for measurements in lines."""
 
     def wants(self, message: object, args: Any) -> bool:
-        """Whether to call `hear` for a line."""
+        """Return whether to call `hear` for a line."""
 
     def hear(self, line: Line) -> None:
-        """Take note of a line, in the thread and in the context of the code that logs it."""
+        """Handle a line, in the thread and the context of the code that logs it."""
 
 
 class Export(Protocol):
-    """Who exports lines."""
+    """A listener that exports lines."""
 
     level: int
-    """The least level that is exported."""
+    """The lowest level to export."""
 
     def hear(self, line: Line) -> None:
-        """Take note of a line, as `Measure` does."""
+        """Handle a line, as for `Measure`."""
 
     def arrange(self, processors: list[Any]) -> list[Any]:
-        """Return what a line of structlog is to pass instead of `processors`."""
+        """Return the processors to use for a structlog line instead of `processors`."""
 
 
 class LogHooks:
-    """Lets others hear what is logged in this process; what they raise is contained.
+    """Pass every line that this process logs to listeners; their errors are contained.
 
-    A line counts where its logger lets it pass, whatever handlers do with it later. What is logged
-    while a line is heard is not heard itself: that might never end.
+    A line counts if its logger lets it pass, whatever handlers do with it later. Lines logged while
+    a line is handled are ignored, because that might never end.
     """
 
     def __init__(self) -> None:
@@ -136,18 +136,18 @@ class LogHooks:
         self._process_event: tuple[Any, ...] | None = None
 
     def install(self, measure: Measure | None, export: Export | None = None) -> None:
-        """Begin to listen; structlog is reached once the application has imported it."""
+        """Start listening; structlog is patched once the application has imported it."""
         if self._is_installed:
             return
         self._is_installed = True
         self._measure, self._export = measure, export
         self._wrap_logging()
-        if not self._awaits_structlog:  # such a hook cannot be taken back
+        if not self._awaits_structlog:  # such a hook cannot be unregistered
             self._awaits_structlog = True
             wrapt.register_post_import_hook(self._wrap_structlog, "structlog")
 
     def remove(self) -> None:
-        """Stop listening and restore what was there, unless others have put theirs around it."""
+        """Stop listening and restore the originals, unless others have wrapped ours."""
         self._is_installed = False
         for patch in (self._filter, self._process_event):
             if patch is not None:
@@ -161,10 +161,10 @@ class LogHooks:
         self._filter = self._process_event = None
 
     def _wrap_logging(self) -> None:
-        # Called once for each record, after its logger's level has passed it, with what `extra` has
-        # brought and in every logger, also in one that hands nothing to its parents. Handlers come
-        # after it: one that queues records takes their arguments away. And it has returned by then,
-        # since Prefect's handler counts the frames to the code that logs, to warn there.
+        # `filter` is called once for each record that passes its logger's level, with the values of
+        # `extra`, in every logger, even in one that does not propagate. Handlers come later: one
+        # that queues records removes their arguments. `filter` has returned by then, which matters
+        # because Prefect's handler counts the frames to the code that logs, to warn there.
         owner, name = logging.Logger, "filter"
         passes = owner.filter
 
@@ -176,7 +176,7 @@ class LogHooks:
                 heard = passed if isinstance(passed, logging.LogRecord) else record
                 try:
                     self._hear_record(logger, heard)
-                except Exception:  # to enter the guard each time would cost more
+                except Exception:  # entering the guard each time would cost more
                     with _contained:
                         raise
             return passed
@@ -187,11 +187,11 @@ class LogHooks:
     def _wrap_structlog(self, structlog: Any) -> None:
         self._awaits_structlog = False
         if self._is_installed:
-            with _contained:  # else the user's import fails
+            with _contained:  # otherwise the user's import would fail
                 self._wrap_process_event(structlog.BoundLoggerBase)
 
     def _wrap_process_event(self, owner: Any) -> None:
-        # Private in name only: it is documented for the authors of loggers, all of which call it.
+        # Private in name only: it is documented for authors of loggers, and all loggers call it.
         # https://www.structlog.org/en/stable/custom-wrappers.html
         original = vars(owner)["_process_event"]
 
@@ -199,14 +199,14 @@ class LogHooks:
             line = None
             if self._process_event is ours:
                 line, twin = self._begin_event(logger, *args, **kwargs)
-            # Raises DropEvent for what is left out
+            # Raises DropEvent for lines that are dropped
             rendered = original(logger if line is None else twin, *args, **kwargs)
             if self._process_event is ours:
                 self._hear_event(logger, line, rendered)
             return rendered
 
-        # To structlog the code that logs is the innermost frame outside of itself, so this one must
-        # pass for its own; CallsiteParameterAdder would show it instead of the user's.
+        # structlog takes the innermost frame outside itself for the code that logs, so this frame
+        # must look like structlog's. CallsiteParameterAdder would show it instead of the user's.
         wrapper = FunctionType(
             process_event.__code__,
             {"__name__": "structlog.flowspan"},
@@ -222,12 +222,12 @@ class LogHooks:
             return
         printed, local.printed = local.printed, None
         line, local.expected = local.expected, None
-        # The record of a line of structlog has the very same message.
+        # The record of a structlog line has the same message object.
         if line is not None and record.msg is line.rendered:
             line.level = record.levelno
         else:
             line = self._line(record.levelno, record.msg, record.args)
-            # What another process has logged has been heard there.
+            # A line of another process was captured there.
             if line is None or (record.process is not None and record.process != os.getpid()):
                 return
         line.source, line.record = logger, record
@@ -238,7 +238,7 @@ class LogHooks:
     def _begin_event(
         self, logger: Any, method_name: str, event: Any, event_kw: dict[str, Any]
     ) -> tuple[Line | None, Any]:
-        """Return a line and a logger that fills it in; if nobody wants it, None and the logger."""
+        """Return a line and a logger that fills it in; None and `logger` if nobody wants it."""
         try:
             if self._local.is_busy:
                 return None, logger
@@ -247,17 +247,17 @@ class LogHooks:
             if line is None:
                 return None, logger
             line.keywords = event_kw
-            # Read anew each time: structlog's own tools for tests change the list in place.
+            # Read each time, because structlog's testing tools change the list in place.
             line.processors = processors = list(logger._processors)  # noqa: SLF001 - as above
             if self._export is not None and line.exports:
                 processors = self._export.arrange(processors)
 
             def keep(_: Any, __: str, event: Any) -> Any:
-                # A renderer takes out of the event what it has shown.
+                # A renderer removes from the event what it has shown.
                 line.event = dict(event) if isinstance(event, Mapping) else None
                 return event
 
-            # The class may be the user's, whose __init__ takes and does what it likes.
+            # The class may be the user's, whose __init__ may take and do anything.
             twin = object.__new__(type(logger))
             processors = [*processors[:-1], keep, *processors[-1:]]
             twin.__dict__ = {**logger.__dict__, "_processors": processors}
@@ -270,7 +270,7 @@ class LogHooks:
 
     def _hear_event(self, logger: Any, line: Line | None, rendered: Any) -> None:
         try:
-            if line is not None and line.event is None:  # rendered by more than the last processor
+            if line is not None and line.event is None:  # rendered before the last processor
                 keywords = line.keywords or {}
                 line.event = {**logger._context, **keywords, "event": line.message}  # noqa: SLF001
             wrapped = logger._logger  # noqa: SLF001 - as above
@@ -281,12 +281,12 @@ class LogHooks:
                 if line is not None:
                     line.is_printed = is_captured and _prints(wrapped)
                     self._pass_on(line)
-                # Also where nobody wants the line: what is printed has a level of its own.
+                # Also if nobody wants the line, because the printed record has its own level.
                 if is_captured and isinstance(message, str):
                     self._local.printed = message.rstrip()
-            # Without a filter_by_level the level is checked only now.
+            # Without filter_by_level the level is only checked now.
             elif line is not None and wrapped.isEnabledFor(line.level):
-                # The record comes next, in this thread: what processors made of the event.
+                # The record with the processed event comes next, in this thread.
                 line.rendered = message
                 self._local.expected = line
         except Exception:  # as above
@@ -294,7 +294,7 @@ class LogHooks:
                 raise
 
     def _line(self, level: int, message: object, args: Any) -> Line | None:
-        """Make a line if anybody wants it."""
+        """Return a line, or None if nobody wants it."""
         measures = self._measure is not None and self._measure.wants(message, args)
         exports = self._export is not None and level >= self._export.level
         if not (measures or exports):
@@ -317,22 +317,22 @@ class LogHooks:
 
 
 def _prints(wrapped: Any) -> bool:
-    """Whether a logger of structlog's prints to the terminal, as its PrintLogger does."""
+    """Whether a structlog logger prints to the terminal, like PrintLogger."""
     file = getattr(wrapped, "_file", None)
     if file is None or hasattr(wrapped, "_write"):
         return False
     own = sys.modules.get(type(wrapped).__module__)
-    default = getattr(own, "stdout", None)  # what it takes for no file
+    default = getattr(own, "stdout", None)  # the default if no file is given
     return any(file is terminal for terminal in (sys.stdout, sys.stderr, default))
 
 
 class _Local(threading.local):
-    """What one thread is at."""
+    """The state of one thread."""
 
     expected: Line | None = None
-    """The line of structlog whose record comes next."""
+    """The structlog line whose record comes next."""
 
     printed: str | None = None
-    """What structlog prints next, where Prefect makes a record of what is printed."""
+    """The text that structlog prints next, if Prefect captures prints."""
 
     is_busy = False

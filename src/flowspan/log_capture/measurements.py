@@ -1,7 +1,8 @@
 """Measurements that users write as log lines, such as ``METRIC: rows_extracted=1234``.
 
-`parse` reads them, and `LogMeasure` hears them in every logger of `logging`, Prefect's and captured
-prints included, and of structlog. Nothing here waits, and what cannot be read stays a log line.
+`parse` reads them, and `LogMeasure` finds them in lines of all loggers of `logging`, including
+Prefect's and captured prints, and of structlog. Nothing here blocks, and a line that cannot be
+parsed stays a log line.
 """
 
 import contextlib
@@ -24,9 +25,9 @@ class Measurement(NamedTuple):
 
     Attributes:
         name: The metric's name, without flowspan's prefix.
-        value: A 64-bit integer or a finite float, as OTLP has them.
+        value: A 64-bit integer or a finite float, as in OTLP.
         unit: Its unit, a code of UCUM (https://ucum.org/ucum).
-        attributes: What it is told apart by.
+        attributes: Its attributes.
     """
 
     name: str
@@ -45,7 +46,7 @@ class _Quantity(NamedTuple):
 
 _Value = _Quantity | Attribute
 
-# OpenTelemetry allows 255 characters, of which flowspan's prefix takes some:
+# OpenTelemetry allows 255 characters, including flowspan's prefix:
 # https://opentelemetry.io/docs/specs/otel/metrics/api/#instrument-name-syntax
 _NAME: Final = r"[A-Za-z][A-Za-z0-9_./-]{0,199}"
 _IS_NAME: Final = re.compile(_NAME)
@@ -53,17 +54,17 @@ _HEAD: Final = re.compile(r"\s*METRIC(?::|\s|\Z)\s*")
 _PAIR: Final = re.compile(rf"""({_NAME})=(?:"([^"]*)"|'([^']*)'|([^\s,='"]+))(?:\s*,\s*|\s+|\Z)""")
 _NUMBER: Final = re.compile(
     r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
-    # With braces around both at most 63 characters, which OpenTelemetry allows.
+    # At most 63 characters with the braces around both, OpenTelemetry's limit.
     r"([\u00b5\u03bc]s|(?:[A-Za-z]{1,28}|%)(?:/[A-Za-z]{1,28})?)?"
 )
-# A hexadecimal number, such as a commit, is none of the decimal ones with a unit.
+# A hexadecimal number, such as a commit, is not a decimal number with a unit.
 _IS_HEXADECIMAL: Final = re.compile(r"0[xX][0-9A-Fa-f]+|[0-9]+(?:[a-f]{2,}|[A-F]{2,})")
 _IS_NOT_FINITE: Final = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 _MOST_DIGITS: Final = 20  # of a 64-bit integer, with its sign
 _LONGEST_UNIT: Final = 63  # https://opentelemetry.io/docs/specs/otel/metrics/api/#instrument-unit
 
-# By symbol: what to multiply by, what to divide by, the unit. Both are whole numbers, since 0.001
-# is not quite a thousandth.
+# By symbol: multiplier, divisor, unit. Both are whole numbers, because 0.001 is not exactly a
+# thousandth.
 _UNITS: Final[dict[str, tuple[int, int, str]]] = {
     "": (1, 1, "1"),
     "%": (1, 1, "%"),
@@ -82,7 +83,7 @@ _UNITS: Final[dict[str, tuple[int, int, str]]] = {
     **{f"{prefix}iB": (1024**power, 1, "By") for power, prefix in enumerate("KMGTP", 1)},
 }
 
-# What structlog's own loggers and processors keep in an event, beside what starts with "_".
+# Keys that structlog's own loggers and processors use, besides those that start with "_".
 _OF_STRUCTLOG: Final = frozenset(
     {
         *("event", "exc_info", "exception", "extra", "level", "level_number", "logger"),
@@ -96,21 +97,21 @@ _contained: Final = Containment("logs")
 def parse(text: str) -> list[Measurement]:
     """Read the measurements in `text`, such as ``METRIC: rows=5, took=3.2s table=orders``.
 
-    Each line counts by itself. It starts with ``METRIC:`` or ``METRIC`` and a space, and holds
-    nothing but pairs ``key=value``, with spaces or a comma between them. Values that are numbers
-    are measurements, the others are attributes of all measurements of their line: words such as
-    ``2024-01-05``, ``1.2.3`` or ``12ab34``, and everything in ``"`` or ``'``.
+    Each line is read separately. It starts with ``METRIC:`` or ``METRIC`` and a space, and contains
+    only pairs ``key=value``, separated by spaces or commas. Numbers are measurements. All other
+    values are attributes of all measurements in the line: words such as ``2024-01-05``, ``1.2.3``
+    or ``12ab34``, and everything in ``"`` or ``'``.
 
-    A unit follows its number directly. As OpenTelemetry asks for units without prefixes
+    A unit follows its number directly. Because OpenTelemetry asks for units without prefixes
     (https://opentelemetry.io/docs/specs/semconv/general/metrics/#instrument-units), durations (ns,
-    us, µs, ms, s, min, h, d) become seconds and sizes (B, kB or KB, MB, GB, TB, PB by 1000; KiB,
-    MiB, GiB, TiB, PiB by 1024) become bytes, ``By``. Percents stay percents. Any other word is kept
-    as an annotation of UCUM: ``5rows`` has the unit ``{rows}``; and so is ``m``, which may be
-    metres or minutes. A rate is a unit by another: ``10MB/s``.
+    us, µs, ms, s, min, h, d) become seconds, and sizes (B, kB or KB, MB, GB, TB, PB by 1000; KiB,
+    MiB, GiB, TiB, PiB by 1024) become bytes, ``By``. Percents stay percents. Any other word becomes
+    a UCUM annotation: ``5rows`` has the unit ``{rows}``. So does ``m``, which may be metres or
+    minutes. A rate is one unit per another: ``10MB/s``.
 
     Returns:
-        The measurements; none of a line that is malformed: that has no number, something that is no
-        pair, a key twice or one that is no name of a metric, or a number that is not finite.
+        The measurements; none for a malformed line, which has no number, something that is not a
+        pair, a repeated key, a key that cannot name a metric, or a number that is not finite.
     """
     return _read(text, {})
 
@@ -121,23 +122,23 @@ def check(
     unit: str = "1",
     attributes: Mapping[str, Attribute] | None = None,
 ) -> Measurement:
-    """Make a measurement of what a user gives for one.
+    """Check a user's arguments and return a measurement.
 
     Args:
         name: Up to 200 letters, digits and ``_ . - /``, the first one a letter.
         value: Any real number: Python's, NumPy's, a Fraction or a Decimal.
         unit: Up to 63 ASCII characters, by convention a code of UCUM, such as ``s`` or ``{row}``.
-        attributes: What it is told apart by: strings, numbers and booleans.
+        attributes: Its attributes: strings, numbers and booleans.
 
     Raises:
-        TypeError: An argument is of another type.
-        ValueError: `name` or `unit` has other characters or is too long, or `value` is not finite.
+        TypeError: An argument has the wrong type.
+        ValueError: `name` or `unit` is invalid or too long, or `value` is not finite.
     """
     if not isinstance(name, str):
-        raise TypeError(f"the name of a metric is a str, not {name!r}")
+        raise TypeError(f"the name of a metric must be a str, not {name!r}")
     if not _IS_NAME.fullmatch(name):
         raise ValueError(
-            f"{name!r} cannot name a metric: take up to 200 ASCII letters, digits and _ . - /, "
+            f"{name!r} cannot name a metric: use up to 200 ASCII letters, digits and _ . - /, "
             "the first one a letter, such as rows_extracted"
         )
     if isinstance(value, bool) or not isinstance(value, (Real, Decimal)):
@@ -149,21 +150,21 @@ def check(
 
 
 def record_in_run(measurement: Measurement) -> None:
-    """Record a measurement in the run that the calling code is in, if it is in one."""
+    """Record a measurement in the current run; do nothing outside a run."""
     recorder = current_recorder()
     if recorder is not None:
         recorder.measure(*measurement)
 
 
 class LogMeasure:
-    """Hears the measurements in log lines."""
+    """Find measurements in log lines."""
 
     def __init__(self, sink: Sink = record_in_run) -> None:
-        """Pass measurements to `sink`; what it raises is contained."""
+        """Pass measurements to `sink`; its errors are contained."""
         self._sink = sink
 
     def wants(self, message: object, args: Any) -> bool:
-        """Whether a line may hold a measurement; it is not formatted to find that out."""
+        """Return whether a line may hold a measurement, without formatting it."""
         if not isinstance(message, str):
             return False
         if "METRIC" in message:
@@ -176,7 +177,7 @@ class LogMeasure:
         )
 
     def hear(self, line: Line) -> None:
-        """Pass on what is measured in a line of `logging`, or said with an event of structlog."""
+        """Pass on the measurements in a line of `logging` or an event of structlog."""
         text = line.text or ""
         found: list[Measurement] = []
         if line.keywords is None:
@@ -190,7 +191,7 @@ class LogMeasure:
 
 
 def _read(text: str, fields: Mapping[str, _Value]) -> list[Measurement]:
-    """Read each line of `text` together with the `fields` that come with it."""
+    """Read each line of `text` together with its `fields`."""
     if "METRIC" not in text:
         return []
     return [found for line in text.splitlines() for found in _read_line(line, fields)]
@@ -213,7 +214,7 @@ def _read_line(line: str, fields: Mapping[str, _Value]) -> list[Measurement]:
 
 
 def _pairs(line: str, start: int, fields: Mapping[str, _Value]) -> dict[str, _Value]:
-    """Add the pairs from `start` on to the `fields`; raise ValueError if they are malformed."""
+    """Return `fields` and the pairs from `start` on; raise ValueError if they are malformed."""
     values = dict(fields)
     while start < len(line):
         pair = _PAIR.match(line, start)
@@ -248,7 +249,7 @@ def _conversion(symbol: str) -> tuple[int, int, str]:
 
 
 def _keywords(event_kw: Mapping[str, object]) -> dict[str, _Value]:
-    """Return what a structured event says beside its text; raise ValueError if it is malformed."""
+    """Return the key-value pairs of a structured event; raise ValueError if one is malformed."""
     values: dict[str, _Value] = {}
     for key, value in event_kw.items():
         if key.startswith("_") or key in _OF_STRUCTLOG:
@@ -263,7 +264,7 @@ def _keywords(event_kw: Mapping[str, object]) -> dict[str, _Value]:
 
 
 def _finite(value: SupportsFloat) -> float:
-    """Return a number as OTLP has it; raise ValueError if it cannot."""
+    """Return an integer of 64 bits or a finite float; raise ValueError if that is impossible."""
     if isinstance(value, Integral) and -(2**63) <= int(value) < 2**63:
         return int(value)
     try:
@@ -271,16 +272,16 @@ def _finite(value: SupportsFloat) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ValueError(f"{value!r} cannot be measured: record finite numbers only")
+        raise ValueError(f"{value!r} cannot be recorded: use a finite number")
     return number
 
 
 def _checked_unit(unit: str) -> str:
     if not isinstance(unit, str):
-        raise TypeError(f"the unit of a metric is a str, such as 's' or 'By', not {unit!r}")
+        raise TypeError(f"the unit of a metric must be a str, such as 's' or 'By', not {unit!r}")
     if not unit.isascii() or len(unit) > _LONGEST_UNIT:
         raise ValueError(
-            f"{unit!r} cannot be a unit: take up to {_LONGEST_UNIT} ASCII characters, "
+            f"{unit!r} cannot be a unit: use up to {_LONGEST_UNIT} ASCII characters, "
             "such as s, By or {row}"
         )
     return unit
@@ -289,12 +290,12 @@ def _checked_unit(unit: str) -> str:
 def _checked_attributes(attributes: Mapping[str, Attribute]) -> Mapping[str, Attribute]:
     if not isinstance(attributes, Mapping):
         raise TypeError(
-            f"attributes are a mapping, such as {{'table': 'orders'}}, not {attributes!r}"
+            f"attributes must be a mapping, such as {{'table': 'orders'}}, not {attributes!r}"
         )
     for key, value in attributes.items():
         if not isinstance(key, str) or not isinstance(value, (str, bool, int, float)):
             raise TypeError(
-                f"an attribute is a str with a str, bool, int or float, not {key!r}: {value!r}; "
-                "convert it with str()"
+                f"an attribute must map a str to a str, bool, int or float, not {key!r}: "
+                f"{value!r}; convert it with str()"
             )
     return dict(attributes)

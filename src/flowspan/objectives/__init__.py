@@ -1,1 +1,1 @@
-"""What flows promise, and whether they keep it."""
+"""Objectives of flows, and whether their runs meet them."""

@@ -1,7 +1,7 @@
-"""The file that holds objectives: ``flowspan.toml``, or a table of ``pyproject.toml``.
+"""Read objectives from ``flowspan.toml``, or from a table of ``pyproject.toml``.
 
-The nearest folder that has one of them counts, from the working directory upward, and in it
-``flowspan.toml`` before the table ``tool.flowspan`` of ``pyproject.toml``.
+From the working directory upward, the nearest folder that has one of them counts. In it,
+``flowspan.toml`` takes precedence over the table ``tool.flowspan`` of ``pyproject.toml``.
 """
 
 import json
@@ -31,14 +31,14 @@ def read_objectives() -> dict[str, Objectives] | None:
     """Return the objectives by flow name or ``tag:NAME``; None if there is no such file.
 
     Raises:
-        ConfigurationError: The file cannot be read, or something in it is wrong.
+        ConfigurationError: The file cannot be read, or its content is wrong.
     """
     found = _find_table()
     return None if found is None else _validate(found)
 
 
 def find_file() -> str | None:
-    """Return what `read_objectives` would read, as a user would name it; None if nothing.
+    """Return the name of the file that `read_objectives` would read, or None.
 
     Raises:
         ConfigurationError: The file cannot be read.
@@ -48,7 +48,7 @@ def find_file() -> str | None:
 
 
 class _Table(BaseModel):
-    """What a file may hold."""
+    """The valid content of a file."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -57,10 +57,10 @@ class _Table(BaseModel):
 
 class _Found(NamedTuple):
     file: str
-    """Its name if it lies in the working directory, else its path."""
+    """Its name if it is in the working directory, else its path."""
 
     keys: tuple[str, ...]
-    """Where in the file the table is."""
+    """The keys that lead to the table."""
 
     table: Any
 
@@ -75,7 +75,7 @@ def _find_table() -> _Found | None:
 
 def _tables(folder: Path) -> Iterator[_Found]:
     own, shared = folder / _OWN_FILE, folder / _SHARED_FILE
-    # Not Path.is_file(), which raises in a folder that may not be searched.
+    # Not Path.is_file(), which raises in a folder without search permission.
     if os.path.isfile(own):  # noqa: PTH113
         yield _own_table(own)
     if os.path.isfile(shared):  # noqa: PTH113
@@ -90,12 +90,12 @@ def _own_table(path: Path) -> _Found:
 
 
 def _shared_tables(path: Path) -> Iterator[_Found]:
-    """Yield flowspan's table; a broken file is for others to report unless it seems to have one."""
+    """Yield flowspan's table; ignore a broken file unless it seems to have one."""
     try:
         content = path.read_bytes()
     except OSError:
         return
-    if b"flowspan" not in content:  # most have not, and parsing takes milliseconds
+    if b"flowspan" not in content:  # most files do not, and parsing takes milliseconds
         return
     try:
         tool = _parse(content).get("tool")
@@ -108,7 +108,7 @@ def _shared_tables(path: Path) -> Iterator[_Found]:
 
 
 def _parse(content: bytes) -> dict[str, Any]:
-    return tomllib.loads(content.decode("utf-8-sig"))  # Windows' editors like to put a mark first
+    return tomllib.loads(content.decode("utf-8-sig"))  # Windows editors may write a BOM
 
 
 def _unreadable(path: Path, error: Exception) -> ConfigurationError:
@@ -120,7 +120,7 @@ def _shown(path: Path) -> str:
     return path.name if path.parent == Path.cwd() else str(path)
 
 
-# What is wrong in a file, said in its own terms
+# Error messages in terms of the file
 
 _MODEL_AT_DEPTH: Final[dict[int, type[BaseModel]]] = {1: _Table, 3: Objectives, 4: SuccessRate}
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
@@ -136,7 +136,7 @@ def _validate(found: _Found) -> dict[str, Objectives]:
 
 def _explain(problem: ErrorDetails, found: _Found) -> str:
     keys, value = list(found.keys), found.table
-    for part in problem["loc"]:  # which goes on where a number stands for a table
+    for part in problem["loc"]:  # it goes on even if the file has a number instead of a table
         if not isinstance(value, dict) or part not in value:
             break
         keys.append(str(part))
@@ -152,7 +152,7 @@ def _reason(problem: ErrorDetails) -> str:
     match problem["type"]:
         case "extra_forbidden":
             known = ", ".join(_MODEL_AT_DEPTH[len(place)].model_fields)
-            return f"is unknown: there is only {known}"
+            return f"is unknown (valid keys: {known})"
         case "missing":
             return f"has no {place[-1]}"
         case "model_type" | "dict_type" if len(place) == 2:  # noqa: PLR2004 - slo, name

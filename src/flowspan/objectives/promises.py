@@ -1,7 +1,7 @@
-"""What a pipeline promises, as data, and whether a run kept it.
+"""Objectives as data, and the check whether a run met them.
 
-The table ``slo`` of a settings file (see `flowspan.settings`) holds the objectives of a flow under
-its name, and those of every flow run with a tag under ``tag:NAME``, Prefect's own notation for
+The table ``slo`` of a settings file (see `flowspan.settings`) has the objectives of a flow under
+its name, and those of all flow runs with a tag under ``tag:NAME``, Prefect's own notation for
 limits by tag::
 
     [slo.nightly]
@@ -12,7 +12,7 @@ limits by tag::
     [slo."tag:production"]
     max_late = 60
 
-Nothing here reads a clock, a file or an API. A value that is exactly at its limit keeps it.
+Nothing here reads a clock, a file or an API. A value exactly at its limit is no violation.
 """
 
 import re
@@ -35,7 +35,7 @@ def _is_number(value: object) -> bool:
 
 
 def _read_duration(value: Any) -> Any:
-    """Turn text such as ``1h30m`` into seconds; leave everything else to the field's own checks."""
+    """Convert text such as ``1h30m`` to seconds; leave everything else to the field's checks."""
     if not isinstance(value, str):
         return value
     found = _DURATION.fullmatch(value)
@@ -63,7 +63,7 @@ def _check_key(key: str) -> str:
     return key
 
 
-# Strict: true is no number, and neither is "5".
+# Strict: neither true nor "5" is a number.
 _Duration = Annotated[
     float, Field(strict=True, gt=0, allow_inf_nan=False), BeforeValidator(_read_duration)
 ]
@@ -82,7 +82,7 @@ FlowOrTag = Annotated[str, AfterValidator(_check_key)]
 class SuccessRate(BaseModel):
     """How many of a flow's last runs must succeed.
 
-    A plain number stands for its `rate`. With neither `runs` nor `days`, the last 20 runs count.
+    A plain number is the `rate`. With neither `runs` nor `days`, the last 20 runs count.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,10 +91,10 @@ class SuccessRate(BaseModel):
     """Share of the finished runs, above 0, at most 1."""
 
     runs: Annotated[int, Field(strict=True, ge=1, le=1000)] | None = None
-    """How many finished runs are looked back at; or else"""
+    """How many finished runs to look back at."""
 
     days: Annotated[float, Field(strict=True, gt=0, le=365, allow_inf_nan=False)] | None = None
-    """over how many days."""
+    """How many days to look back, instead of `runs`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -117,7 +117,7 @@ class SuccessRate(BaseModel):
 
 
 class Violation(NamedTuple):
-    """An objective that a run did not keep."""
+    """An objective that a run did not meet."""
 
     objective: str
     """The name of its field in `Objectives`."""
@@ -126,17 +126,17 @@ class Violation(NamedTuple):
     """The limit: seconds, rows (an int), or a share from 0 to 1."""
 
     actual: float
-    """What it was, in the same unit."""
+    """The actual value, in the same unit."""
 
     detail: str
     """One sentence for people that begins with the objective."""
 
 
 class Objectives(BaseModel):
-    """What the runs of one flow, or those with one tag, promise; at least one thing.
+    """The objectives of one flow's runs, or of those with one tag; at least one.
 
     Durations are seconds, or text of whole or decimal numbers with the units ``d``, ``h``, ``m``
-    and ``s``, in this order, such as ``90s``, ``1h30m`` or ``2d``. Shares go from 0 to 1.
+    and ``s``, in this order, such as ``90s``, ``1h30m`` or ``2d``. Shares range from 0 to 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -145,19 +145,19 @@ class Objectives(BaseModel):
     """How long a run may be running."""
 
     max_late: _Delay | None = None
-    """How far behind its schedule a run may start."""
+    """How late a run may start."""
 
     min_rows: _Rows | None = None
-    """How many rows a run gives at least."""
+    """The fewest rows that a run may produce."""
 
     max_rows: _Rows | None = None
-    """How many rows a run gives at most."""
+    """The most rows that a run may produce."""
 
     max_task_share: _Share | None = None
-    """Which share of the run's duration one task may take."""
+    """The share of the run's duration that one task may take."""
 
     min_success_rate: SuccessRate | None = None
-    """Which share of the flow's last runs must have succeeded."""
+    """The share of the flow's last runs that must have succeeded."""
 
     @model_validator(mode="after")
     def _promise_what_can_be_kept(self) -> "Objectives":
@@ -176,25 +176,25 @@ class Objectives(BaseModel):
         return self
 
     def judge_duration(self, seconds: float, *, still_running: bool) -> Violation | None:
-        """Judge the seconds that a run took, or has taken so far, by `max_duration`."""
+        """Check the seconds that a run took, or has taken so far, against `max_duration`."""
         fact = "the run has been running for" if still_running else "the run took"
         return _judge(
             "max_duration", self.max_duration, seconds, f"{fact} {_seconds(seconds)}", _seconds
         )
 
     def judge_late(self, seconds: float) -> Violation | None:
-        """Judge the seconds between a run's scheduled and its real start by `max_late`."""
-        fact = f"the run started {_seconds(seconds)} behind its schedule"
+        """Check the seconds between a run's scheduled and actual start against `max_late`."""
+        fact = f"the run started {_seconds(seconds)} behind schedule"
         return _judge("max_late", self.max_late, seconds, fact, _seconds)
 
     def judge_rows(self, rows: int | None) -> list[Violation]:
-        """Judge the rows that a run gave by `min_rows` and `max_rows`; None, unknown, keeps both.
+        """Check a run's rows against `min_rows` and `max_rows`; None (unknown) violates neither.
 
-        Only objectives that `objectives_for` put together can both be violated.
+        Both can only be violated if `objectives_for` has combined them.
         """
         if rows is None:
             return []
-        fact = f"the run gave {_count(rows, 'row')}"
+        fact = f"the run produced {_count(rows, 'row')}"
         judged = (
             _judge("min_rows", self.min_rows, rows, fact, "{:,}".format),
             _judge("max_rows", self.max_rows, rows, fact, "{:,}".format),
@@ -202,10 +202,10 @@ class Objectives(BaseModel):
         return [violation for violation in judged if violation is not None]
 
     def judge_task_share(self, shares: Mapping[str, float]) -> Violation | None:
-        """Judge the largest share by `max_task_share`.
+        """Check the largest share against `max_task_share`.
 
         Args:
-            shares: Task name to its share of the run's duration, from 0 to 1.
+            shares: Each task's share of the run's duration, from 0 to 1, by task name.
         """
         if not shares:
             return None
@@ -214,11 +214,11 @@ class Objectives(BaseModel):
         return _judge("max_task_share", self.max_task_share, share, fact, _percents)
 
     def judge_success_rate(self, succeeded: int, finished: int) -> Violation | None:
-        """Judge the runs that `min_success_rate` looks back at; none at all keep it.
+        """Check the last runs against `min_success_rate`; no runs are no violation.
 
         Args:
             succeeded: How many of the finished runs succeeded.
-            finished: How many runs finished, which may be fewer than ``min_success_rate.runs``.
+            finished: How many runs finished, maybe fewer than ``min_success_rate.runs``.
         """
         promised = self.min_success_rate
         if promised is None or finished == 0:
@@ -236,11 +236,11 @@ class Objectives(BaseModel):
 def objectives_for(
     slo: Mapping[str, Objectives], flow_name: str, tags: Collection[str]
 ) -> Objectives | None:
-    """Put together what a flow run promises; None if nothing.
+    """Return the objectives of a flow run, or None if it has none.
 
-    Each objective is the flow's own, or else the strictest of its tags'. For the success rate the
-    highest rate is the strictest, with its own look-back. What is put together so is not checked
-    again: a flow's own `min_rows` may lie above its tag's `max_rows`.
+    Each objective is the flow's own, or the strictest of its tags. For the success rate, the
+    highest rate is the strictest; it keeps its `runs` or `days`. The combination is not validated
+    again: a flow's own `min_rows` may be above its tag's `max_rows`.
 
     Args:
         slo: Objectives by flow name or ``tag:NAME``.
@@ -248,7 +248,7 @@ def objectives_for(
         tags: The tags of the flow run.
     """
     own = slo.get(flow_name)
-    keys = [f"{TAG_PREFIX}{tag}" for tag in sorted(tags)]  # so that of equal rates the same wins
+    keys = [f"{TAG_PREFIX}{tag}" for tag in sorted(tags)]  # equal rates need a stable order
     tagged = [slo[key] for key in keys if key in slo]
     if not tagged:
         return own

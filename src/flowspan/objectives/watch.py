@@ -1,4 +1,4 @@
-"""Whether a flow run keeps its objectives, told as soon as it can be."""
+"""Watch whether a flow run meets its objectives, and report violations as soon as possible."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _SUCCESS: Final = "success"
 
 
 class Watch:
-    """Watches one flow run on behalf of its recorder; nothing that fails here is the run's problem.
+    """Watch one flow run for its recorder; failures here never affect the run.
 
     Args:
-        objectives: What the run promises.
+        objectives: The run's objectives.
         flow_name: The name of its flow.
-        report: Is told of each objective that is broken, once; it may be called in any thread.
-        history: Reads how many of the flow's last finished runs succeeded, and how many there
-            were. It may take its time: it is called in a thread of its own when the run starts.
+        report: Called once for each violated objective, in any thread.
+        history: Return how many of the flow's last finished runs succeeded, and how many there
+            were. It may be slow: it is called in a separate thread when the run starts.
         patience: Seconds that the end of the run may wait for `history`, if it blocks nothing else.
     """
 
@@ -63,7 +63,7 @@ class Watch:
         self._lock = threading.Lock()
         self._broken: set[str] = set()
         self._timer: threading.Timer | None = None
-        self._phase = 0  # counts the Running states, lest a timer judges one that is over
+        self._phase = 0  # counts the Running states, so that a timer ignores one that is over
         self._history: Future[tuple[int, int]] | None = None
         self._intervals: dict[str, list[tuple[int, int]]] = {}
 
@@ -75,11 +75,11 @@ class Watch:
         late: float | None,
         time_running: int,
     ) -> None:
-        """Begin, with how many seconds the run is behind its schedule, if it has one.
+        """Start watching; `late` is how many seconds the run is behind schedule, if it has one.
 
-        `record` is told what `report` is, before it, and `report` is called inside of `speaking`,
-        so that what it logs is the run's. A run that was running for too long in earlier
-        processes, by `time_running` in nanoseconds, has broken that objective there.
+        `record` is called for each violation before `report`. `report` is called inside
+        `speaking`, so that its log lines belong to the run. `time_running` is the time in earlier
+        processes, in nanoseconds: if it was too long, that violation was reported there.
         """
         with _contained:
             self._record, self._speaking = record, speaking
@@ -91,13 +91,13 @@ class Watch:
                 self._history = _in_background(self._read_history, success_rate)
 
     def resume(self, time_running: int, since: int) -> None:
-        """The run is in a Running state `since`, after `time_running` nanoseconds in others."""
+        """Note that the run is Running `since`, after `time_running` nanoseconds before that."""
         with _contained:
             self.pause()
             self._look_at_clock(self._phase, time_running, since)
 
     def pause(self) -> None:
-        """The run is in no Running state any more."""
+        """Note that the run is no longer Running."""
         with self._lock:
             self._phase += 1
             if self._timer is not None:
@@ -105,7 +105,7 @@ class Watch:
                 self._timer = None
 
     def _look_at_clock(self, phase: int, time_running: int, since: int) -> None:
-        """Judge how long the run has been running so far, now and when it will be too long."""
+        """Check the time that the run has been running, now and when it will be too long."""
         limit = self._objectives.max_duration
         with self._lock:
             if phase != self._phase or limit is None or "max_duration" in self._broken:
@@ -114,7 +114,7 @@ class Watch:
             violation = self._objectives.judge_duration(elapsed, still_running=True)
             if violation is None:
                 look = contextvars.copy_context().run
-                # A little later, since at its limit the objective is still kept.
+                # A little later, because exactly at the limit there is no violation.
                 delay = min(limit - elapsed + 0.001, _LONGEST_DELAY)
                 arguments = (self._look_at_clock, phase, time_running, since)
                 self._timer = threading.Timer(delay, look, arguments)
@@ -123,11 +123,11 @@ class Watch:
         self._break(violation)
 
     def task_ran(self, name: str, since: int, until: int) -> None:
-        """A task of this name was running in this run, or in one below it, between these times."""
+        """Note that a task of this name ran between these times, in this run or one below it."""
         if self._objectives.max_task_share is None:
             return
         with self._lock:
-            # Intervals come in the order of their ends, or nearly so. Runs of a task may overlap.
+            # Intervals arrive roughly in the order of their ends. Runs of a task may overlap.
             merged = self._intervals.setdefault(name, [])
             while merged and merged[-1][1] >= since:
                 begun, ended = merged.pop()
@@ -135,15 +135,15 @@ class Watch:
             merged.append((since, until))
 
     def end(self, result: str | None, duration: float | None, rows: int | None) -> None:
-        """Judge the run that ended with `result` after `duration` seconds in Running states.
+        """Check the run that ended with `result` after `duration` seconds in Running states.
 
-        `duration` is None if it was in none, and `rows`, those that it gave, if they are unknown.
+        `duration` is None if it was never Running; `rows` is None if their number is unknown.
         """
         with _contained:
             self.pause()
             if duration is not None:
                 self._break(self._objectives.judge_duration(duration, still_running=False))
-            if result == _SUCCESS and duration:  # one that failed has done part of its work
+            if result == _SUCCESS and duration:  # a failed run has only done part of its work
                 self._break(self._objectives.judge_task_share(self._shares(duration)))
                 self._judge_rows(rows)
             if result not in semconv.ERROR_RESULTS:
@@ -151,7 +151,7 @@ class Watch:
             if self._history is not None:
                 if not _in_event_loop():
                     wait([self._history], self._patience)
-                # At once if it is there. If not, the run's span has ended by then.
+                # Called now if the history is there. If not, the span will have ended by then.
                 self._history.add_done_callback(self._judge_success_rate)
         if self._history is None:
             self._let_go()
@@ -160,8 +160,8 @@ class Watch:
         if (error := history.exception()) is not None:
             with self._speaking():
                 _logger.warning(
-                    "The objective min_success_rate of the flow %r cannot be judged: "
-                    "Prefect's API does not tell its last runs (%s)",
+                    "The objective min_success_rate of the flow %r cannot be checked: "
+                    "Prefect's API did not return its last runs (%s)",
                     self._flow_name,
                     error or type(error).__name__,
                 )
@@ -172,7 +172,7 @@ class Watch:
         self._let_go()
 
     def _let_go(self) -> None:
-        """Drop what holds the recorder, which holds this."""
+        """Drop the references to the recorder, which refers to this object."""
         self._record, self._speaking = _ignore, nullcontext
 
     def _judge_rows(self, rows: int | None) -> None:
@@ -183,8 +183,8 @@ class Watch:
             self._flows_without_rows.add(self._flow_name)
             with self._speaking():
                 _logger.warning(
-                    "The objective for the rows of the flow %r cannot be judged, since none of "
-                    "its tasks gives any that flowspan can count: tell them with "
+                    "The objective for the rows of the flow %r cannot be checked, because "
+                    "flowspan cannot count the rows of any of its tasks: record them with "
                     "flowspan.record_rows().",
                     self._flow_name,
                 )
@@ -201,7 +201,7 @@ class Watch:
     def _break(self, violation: Violation | None) -> None:
         if violation is None:
             return
-        with self._lock:  # also while recording, so that the run's span does not end meanwhile
+        with self._lock:  # held while recording, so that the run's span does not end meanwhile
             if violation.objective in self._broken:
                 return
             self._broken.add(violation.objective)
@@ -212,11 +212,11 @@ class Watch:
 
 
 def _ignore(_: Violation) -> None:
-    """Do nothing: the span of the run has ended, or not begun."""
+    """Do nothing: the run's span has ended or has not started."""
 
 
 def _in_event_loop() -> bool:
-    """Whether to wait here would stop other coroutines."""
+    """Whether waiting here would block other coroutines."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -230,7 +230,7 @@ def _in_background(read: History, success_rate: SuccessRate) -> Future[tuple[int
     def run() -> None:
         try:
             future.set_result(read(success_rate))
-        except Exception as error:  # noqa: BLE001 - raised where the result is asked for
+        except Exception as error:  # noqa: BLE001 - raised again by `result`
             future.set_exception(error)
 
     context = contextvars.copy_context()

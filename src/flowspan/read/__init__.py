@@ -1,1 +1,1 @@
-"""Read traces, logs and metrics back, from files and from Jaeger."""
+"""Read traces, logs and metrics from files, and traces from Jaeger."""

@@ -1,8 +1,8 @@
-"""Decode lines of OTLP JSON into spans, a million within seconds.
+"""Decode lines of OTLP JSON into spans, a million in seconds.
 
-A line is decoded twice over: by a decoder that knows the types that OTLP writes, skips what only a
-closer look asks for, and doubts everything else; and, if it doubts, by the one that reads all that
-the encoding allows, and names what is wrong.
+There are two decoders. The fast one knows the types that OTLP writes, skips details, and gives up
+on everything else. Then the careful one decodes the line: it reads everything that the encoding
+allows, and reports errors.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _FIELDS: Final = msgspec.structs.fields(Facts)
 _DEFAULTS: Final = [field.default for field in _FIELDS]
 _PLACES: Final = {field.name: place for place, field in enumerate(_FIELDS)}
 _RUNNING_SINCE: Final = _PLACES["running_since"]
-# By attribute: the place of the field that it fills, what reads its value, and whether that is text
-# that many spans share. Each run has an id and a name of its own.
+# By attribute: the place of its field, the function that reads its value, and whether many spans
+# share the text. Every run has its own id and name.
 _SLOTS: Final = {
     key: (_PLACES[name], read, read is as_text and name not in ("run_id", "run_name"))
     for key, (name, read) in READERS.items()
 }
 
 
-# What OTLP JSON looks like, where it is read at once. Times and integers may be text.
+# The parts of OTLP JSON that the fast decoder reads. Times and integers may be text.
 
 
 class _Value(msgspec.Struct, frozen=True, gc=False):
@@ -109,20 +109,20 @@ class _Request(msgspec.Struct, gc=False):
     result: _Request | None = None  # as Jaeger wraps it
 
 
-# Not strict: it then reads "1" as an integer, and "NaN" as a floating point number.
+# Not strict, so that "1" is read as an integer and "NaN" as a floating point number.
 _requests: Final = msgspec.json.Decoder(_Request, strict=False)
 _spans: Final = msgspec.json.Decoder(_Span, strict=False)
 
 
 class _DoubtError(Exception):
-    """Nothing that the fast decoder is sure of."""
+    """The fast decoder cannot decode the line."""
 
 
 _DOUBTS: Final = (_DoubtError, UnreadableError, msgspec.DecodeError, UnicodeError, RecursionError)
 
 
 class SpanDecoder:
-    """Decodes lines, and keeps what is equal in many spans only once."""
+    """Decode lines, and keep values that are equal in many spans only once."""
 
     def __init__(self) -> None:
         self._shared: dict[str, str] = {}
@@ -133,14 +133,14 @@ class SpanDecoder:
     def decode(
         self, raw: bytes, text: Text, offset: int, problems: list[str], wanted: str | None = None
     ) -> Iterable[Span]:
-        """Return the readable spans of one line and add the reasons why others are not.
+        """Return the readable spans of one line; append the reasons for the others to `problems`.
 
         Args:
             raw: The line.
-            text: What it is a line of.
-            offset: Where in it the line begins.
-            problems: Gets the reasons.
-            wanted: The id of the trace to read; the spans of others are left out. None reads all.
+            text: The text that it is from.
+            offset: Where the line begins in the text.
+            problems: The list of reasons.
+            wanted: The id of the trace to read; None reads all traces.
         """
         try:
             return self._decode(raw, text, offset, wanted)
@@ -150,7 +150,7 @@ class SpanDecoder:
 
     def _decode(self, raw: bytes, text: Text, offset: int, wanted: str | None) -> list[Span]:
         if not raw.isascii():
-            raw.decode()  # nobody looks again at what is skipped
+            raw.decode()  # nothing checks the skipped parts later
         request = _requests.decode(raw)
         request = request.result or request
         if request.resourceSpans is None:
@@ -162,7 +162,7 @@ class SpanDecoder:
             for scope in owner.scopeSpans or ():
                 for view in scope.spans or ():
                     written = bytes(view)
-                    # Mostly there is but a comma between two; to search costs more.
+                    # Usually there is only a comma between two; searching costs more.
                     is_next = raw.startswith(written, position + 1)
                     position = position + 1 if is_next else raw.index(written, position)
                     span = self._span(written, text, offset + position, resource, wanted)
@@ -187,7 +187,7 @@ class SpanDecoder:
         end = start if end is None else end
         if start not in _TIMES or end not in _TIMES:
             raise _DoubtError
-        ids = self._ids  # a look here spares most spans two calls
+        ids = self._ids  # a look-up here saves two calls for most spans
         trace_id = ids.get(read.traceId) or self._id(read.traceId, otlp.TRACE_ID)
         span_id, parent = read.spanId, read.parentSpanId
         if not _is_span_id(span_id) or not span_id.strip("0"):
@@ -221,15 +221,15 @@ class SpanDecoder:
         )
 
     def _id(self, text: str, pattern: re.Pattern[str]) -> str:
-        """Check an id that many spans share, and keep it."""
+        """Check an id that many spans share, and cache it."""
         if not pattern.fullmatch(text) or not text.strip("0"):
             raise _DoubtError
         self._ids[text] = text
         return text
 
     def _facts(self, attributes: Iterable[_KeyValue], events: Iterable[_Event]) -> Facts:
-        # Some twenty attributes for a span, so most of the time goes by in here: few calls, and
-        # fields by place.
+        # A span has about twenty attributes, so most of the time is spent here: make few calls, and
+        # set fields by place.
         fields = _DEFAULTS.copy()
         fields[_RUNNING_SINCE] = _running_since(events)
         share, slot_of = self._shared.setdefault, _SLOTS.get
@@ -239,7 +239,7 @@ class SpanDecoder:
             text = value.stringValue
             if slot is None:
                 if text is UNSET:
-                    _plain(value)  # to see whether it can be read
+                    _plain(value)  # to check that it can be read
                 continue
             place, read, is_shared = slot
             if text is not UNSET:
@@ -260,7 +260,7 @@ class SpanDecoder:
         return Facts(*fields)
 
     def _list(self, place: int, written: msgspec.Raw, read: Callable[[object], object]) -> object:
-        """Read a list that many spans share, such as their tags, but once."""
+        """Read a list that many spans share, such as their tags, only once."""
         key = place, bytes(written)
         known = self._lists.get(key)
         if known is None:
@@ -270,13 +270,13 @@ class SpanDecoder:
 
 def _running_since(events: Iterable[_Event]) -> int | None:
     for event in events:
-        if _RUNNING in bytes(event.attributes):  # a quote inside of text would be escaped
+        if _RUNNING in bytes(event.attributes):  # a quote inside text would be escaped
             return event.timeUnixNano
     return None
 
 
 def _plain(value: _Value) -> object:
-    """Unwrap a value; lists and objects as `otlp_json.any_value` does."""
+    """Unwrap a value; lists and objects like `otlp_json.any_value`."""
     for kind in (value.doubleValue, value.intValue, value.boolValue, value.stringValue):
         if kind is not UNSET:
             return kind

@@ -1,12 +1,12 @@
-"""The distribution of values that histograms tell of, whatever their buckets.
+"""Combine histograms with any buckets into one distribution.
 
-Quantiles are estimated as Prometheus's ``histogram_quantile`` does: find the bucket that holds the
-value of that rank, and take the values inside a bucket to be spread evenly, that is, interpolate
-linearly (https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile).
+Quantiles are estimated like Prometheus's ``histogram_quantile``: find the bucket that holds the
+value of that rank, and interpolate linearly, assuming that values are spread evenly inside a bucket
+(https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile).
 
-OpenTelemetry's histograms may also tell their smallest and greatest value. These are exact, so they
-leave their buckets, and bound what is left in them: a histogram of one or two values has no error,
-and no estimate lies beyond the values that there were.
+OpenTelemetry's histograms may also have their smallest and greatest value. These are exact, so they
+are taken out of their buckets and bound the rest. A histogram of one or two values therefore has no
+error, and no estimate is outside the range of the actual values.
 """
 
 import bisect
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 Bucket: TypeAlias = tuple[float, float, int]
-"""Bounds and count of values that lie above the lower and do not exceed the upper bound."""
+"""Lower and upper bound, and the count of values above the lower and up to the upper bound."""
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class Distribution:
     Attributes:
         count: How many values there are.
         total: Their sum, in their own unit.
-        intervals: Counts by lower and upper bound, equal ones where the values are known exactly.
+        intervals: Counts by lower and upper bound; both are equal for an exact value.
     """
 
     count: int = 0
@@ -71,7 +71,7 @@ class Distribution:
     def quantile(self, share: float) -> float | None:
         """Estimate the value that `share` of all values do not exceed; 1 is the greatest value.
 
-        None if nothing is known about any value.
+        Returns None if there are no intervals.
         """
         edges = sorted({edge for bounds in self.intervals for edge in bounds})
         if not edges:
@@ -86,7 +86,7 @@ class Distribution:
         return lower + (upper - lower) * (rank - below) / inside
 
     def _values_up_to(self, edge: float) -> float:
-        """Count the values that do not exceed `edge`: a line between two neighbouring edges."""
+        """Count the values up to `edge`; the count is linear between two neighbouring edges."""
         return sum(
             count if edge >= upper else count * (edge - lower) / (upper - lower)
             for (lower, upper), count in self.intervals.items()
@@ -95,7 +95,7 @@ class Distribution:
 
 
 def _ends(counts: Sequence[int], least: float, most: float) -> list[tuple[float, int]]:
-    """Tell the buckets of the smallest and the greatest value, which may be one and the same."""
+    """Return the smallest and the greatest value with their buckets; once if there is one value."""
     filled = [place for place, count in enumerate(counts) if count]
     return [(least, filled[0]), (most, filled[-1])][: sum(counts)] if filled else []
 
@@ -103,7 +103,7 @@ def _ends(counts: Sequence[int], least: float, most: float) -> list[tuple[float,
 def _bounded(
     lower: float, upper: float, least: float | None, most: float | None
 ) -> tuple[float, float]:
-    """Narrow a bucket to where its values can be; as Prometheus does if the ends are not known."""
+    """Narrow a bucket to where its values can be; like Prometheus if the ends are unknown."""
     if least is not None:
         lower = max(lower, least)
     elif lower == -math.inf and upper < math.inf:

@@ -1,4 +1,4 @@
-"""What the analysis of a trace asks of a span: its attributes, read once and typed."""
+"""The attributes of a span that the analysis needs, read once and typed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _LONGEST: Final = 1e18  # seconds: the age of the universe, twice; infinity and 
 
 
 class Facts(msgspec.Struct, frozen=True, gc=False):
-    """What a span tells of the run that it is about; durations in nanoseconds, 0 if absent.
+    """The facts about a run in its span; durations are nanoseconds, 0 if absent.
 
-    `run_type` is ``flow``, ``task``, or None where the span is no run's; `execution` is None where
-    the span does not tell it; `lane` names the worker thread, and is None where it is not known.
-    `running_since` is when the run first entered a Running state, in nanoseconds since the epoch.
-    `is_native` marks a span of Prefect's own, whose waits are not known; see `timeline.native`.
+    `run_type` is ``flow``, ``task``, or None if the span is not a run's. `execution` is None if the
+    span does not have it. `lane` names the worker thread, or is None if unknown. `running_since` is
+    when the run first entered a Running state, in nanoseconds since the epoch. `is_native` marks
+    one of Prefect's own spans, whose waits are unknown; see `flowspan.read.prefect_spans`.
     """
 
     run_type: str | None = None
@@ -55,7 +55,7 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
 
 
 def facts_of(attributes: Mapping[str, Any]) -> Facts:
-    """Read the facts that a span's attributes tell; what is absent or absurd has its default."""
+    """Read the facts from a span's attributes; missing or absurd values get their default."""
     values = {}
     for key, value in attributes.items():
         if key in READERS:
@@ -65,7 +65,7 @@ def facts_of(attributes: Mapping[str, Any]) -> Facts:
 
 
 def text(value: object) -> str | None:
-    """Read text, or make it of something else."""
+    """Return a value as text; None stays None."""
     return None if value is None else str(value)
 
 
@@ -86,14 +86,14 @@ def _is_true(value: object) -> bool:
 
 
 def nanoseconds(seconds: object) -> int | None:
-    """Read seconds; None where they are absurd."""
+    """Convert seconds to nanoseconds; None if they are absurd."""
     if isinstance(seconds, bool) or not isinstance(seconds, (float, int)):
         return None
     return round(seconds * 1e9) if 0 <= seconds < _LONGEST else None
 
 
 def _wait(seconds: object) -> int:
-    if type(seconds) is float and 0 <= seconds < _LONGEST:  # as good as always: without a call
+    if type(seconds) is float and 0 <= seconds < _LONGEST:  # nearly always true; saves a call
         return round(seconds * 1e9)
     return nanoseconds(seconds) or 0
 
@@ -128,4 +128,4 @@ READERS: Final[Mapping[str, tuple[str, Callable[[object], Any]]]] = {
     semconv.EXECUTION: ("execution", nanoseconds),
     semconv.ORCHESTRATION: ("orchestration", _wait),
 }
-"""Which field an attribute fills, and what reads its value."""
+"""The field of each attribute, and the function that reads its value."""

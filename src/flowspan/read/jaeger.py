@@ -1,8 +1,8 @@
-"""Read the spans of one trace, or of all since a time, from Jaeger.
+"""Read the spans of one trace, or of all traces since a time, from Jaeger.
 
-Asks version 3 of its query API (https://www.jaegertracing.io/docs/latest/architecture/apis/), which
-answers with OTLP JSON: kinds, links, events and nanoseconds as they were exported, as far as
-Jaeger's storage keeps them. What its UI reads has microseconds, and no attributes on links.
+This uses version 3 of the query API (https://www.jaegertracing.io/docs/latest/architecture/apis/),
+which returns OTLP JSON: kinds, links, events and nanoseconds as they were exported, as far as
+Jaeger's storage keeps them. The API of its UI has microseconds, and no attributes on links.
 """
 
 import contextlib
@@ -36,25 +36,25 @@ from flowspan.read.span import Trace
 from flowspan.text import clean
 
 ANSWER_TIMEOUT: Final = 30.0
-"""Seconds that Jaeger may be silent."""
+"""Seconds to wait for an answer from Jaeger."""
 
 _CONNECT_TIMEOUT: Final = 5.0
 _LOOKBACKS: Final = (dt.timedelta(days=1), dt.timedelta(days=30))  # the API has no "ever"
-_DEPTH: Final = 10  # traces to look at of each service, the newest
-_PAGE: Final = 100  # traces to ask for at once where all are wanted: old versions answer whole ones
-_NARROWEST: Final = dt.timedelta(minutes=1)  # of a window of time that is still halved
+_DEPTH: Final = 10  # newest traces of each service to look at
+_PAGE: Final = 100  # traces to request at once when reading all: old versions return whole traces
+_NARROWEST: Final = dt.timedelta(minutes=1)  # the shortest time window that is still halved
 _LONGEST_RUN: Final = dt.timedelta(days=1)  # Jaeger searches by start; a run may end much later
-_LISTED: Final = 5  # traces to tell of where the wanted one is missing
-_LONGEST_REASON: Final = 200  # of what a server says, which may be a page of HTML
+_LISTED: Final = 5  # traces to list if the wanted one is missing
+_LONGEST_REASON: Final = 200  # characters of a server's message, which may be a page of HTML
 
 
 def base_url(text: str) -> httpx.URL:
-    """Read where Jaeger is: the address of its UI, up to and with its base path if it has one.
+    """Parse Jaeger's address: the URL of its UI, including its base path if it has one.
 
     A user and a password in it are sent as HTTP Basic authentication.
 
     Raises:
-        ValueError: It is no such URL.
+        ValueError: `text` is not such a URL.
     """
     try:
         url = httpx.URL(text.strip())
@@ -69,10 +69,10 @@ def base_url(text: str) -> httpx.URL:
 
 
 def parse_headers(text: str) -> dict[str, str]:
-    """Read HTTP headers in the form of ``OTEL_EXPORTER_OTLP_HEADERS``: ``a=b,c=d``, URL-encoded.
+    """Parse HTTP headers in the form of ``OTEL_EXPORTER_OTLP_HEADERS``: ``a=b,c=d``, URL-encoded.
 
     Raises:
-        ValueError: One of them is none. The message holds no values, which may be secret.
+        ValueError: A header is malformed. The message has no values, which may be secret.
     """
     found = {}
     for number, item in enumerate(filter(None, map(str.strip, text.split(","))), 1):
@@ -102,16 +102,16 @@ def load(
         url: See `base_url`.
         wanted: A trace id (32 hex digits), the id of a flow or task run in the trace (a UUID),
             or ``latest`` for the trace with a run that ended last, ``latest~1`` for the one before.
-            A run that is not the root of its trace is found if it is no older than 30 days, and so
-            are the latest.
-        headers: To send with every request.
-        flow: The latest is the latest with a run of this flow.
-        since: And one that ended then or later, in nanoseconds since the epoch.
+            The latest traces, and a run that is not the root of its trace, are only found if they
+            are no older than 30 days.
+        headers: Headers of every request.
+        flow: Consider only traces with a run of this flow as the latest.
+        since: Consider only traces that ended then or later, in nanoseconds since the epoch.
 
     Raises:
         ValueError: `wanted` is none of these.
-        SourceError: Jaeger cannot be reached, refuses, or is something else.
-        UnknownRunError: It holds no such trace.
+        SourceError: Jaeger cannot be reached, refuses the request, or is something else.
+        UnknownRunError: Jaeger has no such trace.
     """
     back = steps_back(wanted)
     trace_id, run_id = parse_wanted(wanted) if back is None else (None, None)
@@ -147,13 +147,13 @@ def load_all(
 
     Args:
         url: See `base_url`.
-        problems: What could not be read is added.
-        headers: To send with every request.
-        flow: Only traces with a run of this flow.
-        since: In nanoseconds since the epoch.
+        problems: Problems are appended here.
+        headers: Headers of every request.
+        flow: Only read traces with a run of this flow.
+        since: The time, in nanoseconds since the epoch.
 
     Raises:
-        SourceError: Jaeger cannot be reached, refuses, or is something else.
+        SourceError: Jaeger cannot be reached, refuses the request, or is something else.
     """
     wanted = (semconv.RUN_TYPE, "flow") if flow is None else (semconv.FLOW_NAME, flow)
     with contextlib.closing(_Api(url, headers or {})) as api:
@@ -165,7 +165,7 @@ def load_all(
 
 
 def _candidates(api: "_Api", trace_id: str | None, run_id: str) -> Iterator[str]:
-    """Yield the ids of traces that may be the wanted one, what costs least first."""
+    """Yield the ids of traces that may be the wanted one, the cheapest to find first."""
     if trace_id is not None:
         yield trace_id
     yield trace_of_root(run_id)
@@ -174,14 +174,14 @@ def _candidates(api: "_Api", trace_id: str | None, run_id: str) -> Iterator[str]
 
 
 class _NoSuchApiError(SourceError):
-    """Whatever answers, it does not know this part of Jaeger's API."""
+    """The server does not know this part of Jaeger's API."""
 
 
 class _Api:
-    """The few requests to Jaeger that are needed, each answered or a `SourceError`."""
+    """The requests to Jaeger that are needed; each raises `SourceError` if it fails."""
 
     def __init__(self, url: httpx.URL, headers: Mapping[str, str]) -> None:
-        # What may be a secret stays out of every message.
+        # Messages must not contain possible secrets.
         self.place = str(url.copy_with(userinfo=b"")).rstrip("/")
         try:
             self._client = httpx.Client(
@@ -189,35 +189,35 @@ class _Api:
                 headers={"User-Agent": f"flowspan/{__version__}", **headers},
                 timeout=httpx.Timeout(ANSWER_TIMEOUT, connect=_CONNECT_TIMEOUT),
             )
-        except (OSError, ValueError) as error:  # of SSL_CERT_FILE, HTTPS_PROXY and the like
+        except (OSError, ValueError) as error:  # from SSL_CERT_FILE, HTTPS_PROXY and similar
             raise SourceError(f"{self.place} cannot be asked from here: {error}") from None
 
     def close(self) -> None:
-        """Close what connections there are."""
+        """Close all connections."""
         self._client.close()
 
     def trace(self, trace_id: str) -> Trace:
-        """Read a trace as it was stored: Jaeger would move clocks and add warnings."""
+        """Read a trace as it was stored; otherwise Jaeger adjusts clocks and adds warnings."""
         path = f"v3/traces/{trace_id}"
         raw = self._get(path, rawTraces="true", raw_traces="true")  # before 2.19 only the latter
         return trace_files.parse(raw or b"", trace_id, f"{self.place}/api/{path}")
 
     def recent_traces(self, least: int = 1) -> list[Summary]:
-        """Find traces with runs, the one that ended last first; `least` if there are as many."""
+        """Return traces with runs, the one that ended last first; at least `least` if possible."""
         # A killed process leaves a trace of tasks without a flow.
         return self.search((semconv.RUN_TYPE, "flow"), (semconv.RUN_TYPE, "task"), least=least)
 
     def latest_traces(self, flow: str | None, since: int, back: int) -> list[str]:
-        """Find the trace with a run, or one of the flow, that ended last, and not before a time.
+        """Return the id of the latest trace with a run, or with a run of the flow, since a time.
 
-        Or that which ended so many before it; at most one is returned.
+        With `back`, return the trace that many before it. The list has at most one id.
         """
         if flow is None and not since:
             found = self.recent_traces(back + 1)
         else:
             by_type = ((semconv.RUN_TYPE, "flow"), (semconv.RUN_TYPE, "task"))
             attributes = by_type if flow is None else ((semconv.FLOW_NAME, flow),)
-            # Without a time the API knows no "ever"; with one, a run may have begun before it.
+            # The API cannot search all time; and a run may have started before `since`.
             lookbacks = (_age(since) + _LONGEST_RUN,) if since else _LOOKBACKS
             found = self.search(*attributes, lookbacks=lookbacks, least=back + 1)
         return [one.trace_id for one in found if one.end >= since][back : back + 1]
@@ -228,10 +228,10 @@ class _Api:
         lookbacks: Iterable[dt.timedelta] = _LOOKBACKS,
         least: int = 1,
     ) -> list[Summary]:
-        """Find traces where a span has one of the attributes, the one that ended last first.
+        """Return traces where a span has one of the attributes, the one that ended last first.
 
-        Only the newest of each service are found. Each look-back is tried if those before it found
-        fewer than `least`.
+        Only the newest traces of each service are found. The next look-back is only tried if the
+        previous ones found fewer than `least`.
         """
         services = self._services()
         found: dict[str, Summary] = {}
@@ -246,10 +246,10 @@ class _Api:
         return sorted(found.values(), key=lambda summary: summary.end, reverse=True)
 
     def all_since(self, attribute: tuple[str, str], since: int) -> list[Summary]:
-        """Find all traces that ended at a time or later where a span has the attribute.
+        """Return all traces that ended at a time or later where a span has the attribute.
 
-        An answer that is as long as it may be is not whole: then each half of its time is asked
-        for.
+        If an answer has the maximum length, it may be incomplete: then this requests each half of
+        its time window.
         """
         found: dict[str, Summary] = {}
         until = _soon()
@@ -265,7 +265,7 @@ class _Api:
         return sorted(found.values(), key=lambda summary: summary.end, reverse=True)
 
     def _services(self) -> list[str]:
-        """List the services; most storages cannot search without one."""
+        """Return the services; most storages cannot search without one."""
         document = _json(self._get("v3/services") or b"")
         services = document.get("services") or []
         return [str(service) for service in services] if isinstance(services, list) else []
@@ -292,7 +292,7 @@ class _Api:
             )
             yield from _each(body, "summaries", _summary)
         except _NoSuchApiError:
-            # Before 2.19 only the API of the UI knows attributes, and tells all of each trace.
+            # Before 2.19 only the UI's API can search attributes, and it returns whole traces.
             body = self._get(
                 "traces",
                 service=service,
@@ -304,12 +304,12 @@ class _Api:
             yield from _each(body, "data", _summary_of_all)
 
     def _get(self, path: str, **query: str) -> bytes | None:
-        """Return the answer of Jaeger, which is a JSON object; None if it has no such trace."""
+        """Return Jaeger's answer, a JSON object; None if it has no such trace."""
         try:
             response = self._client.get(f"api/{path}", params=query)
         except httpx.TimeoutException:
             raise SourceError(f"{self.place} does not answer in time.") from None
-        except (httpx.HTTPError, UnicodeError) as error:  # the latter of a name that is no host's
+        except (httpx.HTTPError, UnicodeError) as error:  # the latter from an invalid host name
             reason = clean(error) or type(error).__name__
             raise SourceError(f"{self.place} cannot be reached: {reason}") from None
         status, body = response.status_code, response.content
@@ -317,7 +317,7 @@ class _Api:
             return body
         if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             raise SourceError(f"{self.place} asks for credentials, or other ones (HTTP {status}).")
-        if response.next_request is not None:  # following it, headers might go to somebody else
+        if response.next_request is not None:  # following it might send headers to somebody else
             there = response.next_request.url.copy_with(userinfo=b"", query=None, fragment=None)
             raise SourceError(f"{self.place} sends us on to {there}: is it there, or a log-in?")
         message = _error_message(body)
@@ -334,14 +334,14 @@ def _soon() -> dt.datetime:
 
 
 def _age(since: int) -> dt.timedelta:
-    """Tell how long ago a time is, or will be in an hour."""
+    """Return how long ago a time will be in an hour."""
     return _soon() - dt.datetime.fromtimestamp(since // 10**9, dt.timezone.utc)
 
 
 def _each(
     body: bytes | None, key: str, read_one: Callable[[dict[str, Any]], Summary]
 ) -> Iterator[Summary]:
-    """Read a list in an answer; what is malformed in it was not found."""
+    """Read a list in an answer; skip malformed items."""
     with contextlib.suppress(UnreadableError):
         for item in otlp.mappings(_json(body or b"").get(key), key):
             with contextlib.suppress(UnreadableError):
@@ -370,7 +370,7 @@ def _summary_of_all(raw: dict[str, Any]) -> Summary:
 
 
 def _json(body: bytes) -> dict[str, Any]:
-    """Read an object; empty where there is none."""
+    """Parse a JSON object; return an empty one if it is not valid."""
     with contextlib.suppress(orjson.JSONDecodeError):
         document = orjson.loads(body)
         return document if isinstance(document, dict) else {}
@@ -378,6 +378,6 @@ def _json(body: bytes) -> dict[str, Any]:
 
 
 def _error_message(body: bytes) -> str | None:
-    """Return what Jaeger says went wrong; None if it is not Jaeger that speaks."""
+    """Return Jaeger's error message; None if the answer is not Jaeger's."""
     error = _json(body).get("error")
     return otlp.text(error.get("message")) if isinstance(error, dict) else None

@@ -1,4 +1,4 @@
-"""Find files of OTLP JSON lines and go through them, without decoding."""
+"""Find files of OTLP JSON lines and iterate over them, without decoding."""
 
 import contextlib
 import re
@@ -12,9 +12,9 @@ from flowspan.read.otlp_json import Signal
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that could not be read: in a file, or in an answer, which a URL names.
+    """Something that could not be read, in a file or in the answer from a URL.
 
-    Lines count from 1, 0 is the whole of it.
+    Lines count from 1; 0 means the whole file or answer.
     """
 
     file: Path | str
@@ -27,10 +27,10 @@ class Problem:
 
 
 def find_files(source: Path, pattern: str) -> list[Path]:
-    """List the files to read, newest first: `source` itself, or those in it that match.
+    """Return the files to read, newest first: `source` itself, or matching files in it.
 
     Raises:
-        SourceError: There are none.
+        SourceError: There are no such files.
     """
     if source.is_file():
         return [source]
@@ -43,7 +43,7 @@ def find_files(source: Path, pattern: str) -> list[Path]:
 
 
 def newest_first(files: Iterable[Path]) -> list[Path]:
-    """Order files by when they were last written."""
+    """Sort files by when they were last written, newest first."""
     return sorted(files, key=_modified, reverse=True)
 
 
@@ -54,18 +54,18 @@ def lines(files: Iterable[Path], problems: list[Problem]) -> Iterator[tuple[Path
             with path.open("rb") as file:
                 for number, raw in enumerate(file, 1):
                     yield path, number, raw
-        except OSError as error:  # noqa: PERF203 - one bad file must not cost the others
+        except OSError as error:  # noqa: PERF203 - one bad file must not affect the others
             problems.append(Problem(path, 0, error.strerror or str(error)))
 
 
 def latest_first(files: Iterable[Path], times: re.Pattern[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that mention a time, and the last one they mention, the latest first.
+    """Yield each line that mentions a time, with the last time in it, the latest first.
 
-    To note where they are costs some tenths of a second for 128 MB; a line is read in its turn.
+    Finding the lines takes a few tenths of a second for 128 MB; a line is only read when yielded.
 
     Args:
-        files: Those that cannot be read are left out.
-        times: Finds what is a time; its one group is the number.
+        files: The files; unreadable ones are skipped.
+        times: Matches a time; its one group is the number.
     """
     found: list[tuple[int, Path, int]] = []
     for path in files:
@@ -82,14 +82,15 @@ def latest_first(files: Iterable[Path], times: re.Pattern[bytes]) -> Iterator[tu
 
 
 def spellings(*identifiers: str) -> tuple[bytes, ...]:
-    """Spell ids as files may hold them: hex is case-insensitive in OTLP JSON."""
+    """Return the spellings of ids in files: hex is case-insensitive in OTLP JSON."""
     return tuple(text.encode() for one in identifiers for text in (one, one.upper()))
 
 
 def looks_whole(raw: bytes, signal: Signal) -> bool:
-    """Tell cheaply that a line needs no parsing to be called an intact line of a signal.
+    """Return whether a line is an intact line of a signal, without parsing it.
 
-    Braces inside strings or another layout make it say no: then it is to be parsed.
+    For an intact line with braces inside strings or another layout this may be False: then the
+    line must be parsed.
     """
     line = raw.strip()
     return not line or (

@@ -1,15 +1,15 @@
 """Read the log lines of one run, or of one trace, from OTLP JSON lines.
 
 Each line of a file is one ``ExportLogsServiceRequest`` in the OTLP JSON encoding
-(https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding). What cannot be read becomes a
-`Problem`; everything else is still returned. As with spans, only lines of the files that hold a
-wanted id, or that look broken, are parsed.
+(https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding). Unreadable parts become a
+`Problem`; everything else is still returned. As with spans, only lines that contain a wanted id or
+look broken are parsed.
 
 As JSON, in ``flowspan logs --json`` and in the ``logs`` of each span of ``flowspan timeline --logs
 --json``, a log line is ``{"time", "level", "severity_number", "body", "attributes", "logger",
-"trace_id", "span_id", "resource"}``: the time integer nanoseconds since the epoch; the level one of
-`LEVELS`, the name that the application gave it, or null; body any JSON value, attributes plain
-objects; the ids null where there are none. Numbers that JSON lacks are text, as in OTLP.
+"trace_id", "span_id", "resource"}``. The time is integer nanoseconds since the epoch. The level is
+one of `LEVELS`, the application's own name for it, or null. The body is any JSON value, attributes
+are plain objects, and missing ids are null. Numbers that JSON lacks are text, as in OTLP.
 """
 
 import json
@@ -34,9 +34,9 @@ from flowspan.read.selection import (
 
 FILE_PATTERN: Final = "logs*.jsonl"
 
-# OpenTelemetry's severities come in groups of four, from 1 up, 0 being none
-# (https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber). The groups are
-# called here as in Python.
+# OpenTelemetry's severities come in groups of four, starting at 1; 0 is no severity
+# (https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber). The groups have
+# Python's names here.
 LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _OTHER_NAMES: Final = {"WARN": "WARNING", "FATAL": "CRITICAL"}
 _GROUP: Final = 4
@@ -59,8 +59,8 @@ _EXCEPTION_MESSAGE: Final = "exception.message"
 _STACK: Final = "exception.stacktrace"
 _CODE_PREFIX: Final = "code."
 
-# What tells a run from others, and the names that `flowspan.logs.add_run_context` and Prefect's own
-# loggers have for the same.
+# The attributes that identify a run, and the names that `flowspan.logs.add_run_context` and
+# Prefect's own loggers use for them.
 _IDENTITY: Final = (
     semconv.FLOW_NAME,
     semconv.FLOW_RUN_ID,
@@ -79,14 +79,14 @@ class Log:
     """One log record.
 
     Attributes:
-        time: When it happened, or was observed if nobody knows; nanoseconds since the epoch.
+        time: When it happened, or was observed if unknown; nanoseconds since the epoch.
         severity: OpenTelemetry's severity number, 1 to 24; 0 if it has none.
-        level: Its name, as Python has it; empty if it has none.
-        body: As `otlp_json.any_value` tells it, mostly text.
-        attributes: As `otlp_json.attributes` tells them.
-        logger: Name of the logger that it comes from; may be empty.
+        level: Python's name of its level; empty if it has none.
+        body: Its body as `otlp_json.any_value` returns it, mostly text.
+        attributes: Its attributes as `otlp_json.attributes` returns them.
+        logger: Name of its logger; may be empty.
         trace_id: Lower-case hex, None outside any trace.
-        span_id: Likewise.
+        span_id: Lower-case hex, None outside any span.
         resource: Attributes of the process that wrote it.
     """
 
@@ -102,17 +102,17 @@ class Log:
 
     @property
     def flow_run_id(self) -> str | None:
-        """Id of the flow run that it belongs to, lower-case."""
+        """Id of its flow run, lower-case."""
         return self._id(semconv.FLOW_RUN_ID)
 
     @property
     def task_run_id(self) -> str | None:
-        """Id of the task run that it belongs to, lower-case."""
+        """Id of its task run, lower-case."""
         return self._id(semconv.TASK_RUN_ID)
 
     @property
     def task_names(self) -> tuple[str, ...]:
-        """Names of the task and of its run, those there are."""
+        """Names of the task and its run, as far as known."""
         return self._texts(semconv.TASK_NAME, semconv.TASK_RUN_NAME)
 
     @property
@@ -123,32 +123,32 @@ class Log:
 
     @property
     def place(self) -> str:
-        """Where it comes from: ``flow/task-run``, or what there is of it; may be empty."""
+        """Where it comes from: ``flow/task-run``, as far as known; may be empty."""
         task = self._texts(semconv.TASK_RUN_NAME) or self._texts(semconv.TASK_NAME)
         return "/".join((*self._texts(semconv.FLOW_NAME), *task))
 
     @property
     def message(self) -> str:
-        """The body as text: JSON if it is more than that."""
+        """The body as text: JSON if it is not text."""
         return _as_text(self.body)
 
     @property
     def exception(self) -> str:
-        """The exception as ``type: message``, or the end of its stack; empty if there is none."""
+        """The exception as ``type: message``, or the last line of its stack; may be empty."""
         parts = self._texts(_EXCEPTION_TYPE, _EXCEPTION_MESSAGE)
         return ": ".join(parts) or self.stack.rstrip().rpartition("\n")[2]
 
     @property
     def stack(self) -> str:
-        """The exception with its stack, as Python prints it; empty if there is none."""
+        """The exception with its stack, as Python prints it; may be empty."""
         return "".join(self._texts(_STACK))
 
     @property
     def fields(self) -> dict[str, str]:
-        """What the application has said beside the message, as text.
+        """The application's own fields besides the message, as text.
 
-        Left out is what the place, the exception and the ids tell already, and where in the code
-        the logger was called.
+        Fields that repeat the place, the exception or the ids are left out, and so is the place in
+        the code.
         """
         return {
             name: _as_field(value)
@@ -186,10 +186,10 @@ class Logs:
 
 
 def find_files(source: Path) -> list[Path]:
-    """List the files to read, newest first.
+    """Return the files to read, newest first.
 
     Raises:
-        SourceError: There are none.
+        SourceError: There are no such files.
     """
     return lines.find_files(source, FILE_PATTERN)
 
@@ -198,15 +198,15 @@ def load(source: Path, wanted: str) -> Logs:
     """Read the log lines of one run or trace.
 
     Args:
-        source: A file of OTLP JSON lines, or a folder that holds ``logs*.jsonl``.
+        source: A file of OTLP JSON lines, or a folder with ``logs*.jsonl``.
         wanted: A trace id (32 hex digits), the id of a flow or task run (a UUID), or ``latest``
-            for the trace whose run logged last. Of a flow run there are its own lines and those of
-            its tasks; of one that is the root of a trace, all lines of the trace.
+            for the trace whose run logged last. For a flow run: its lines and its tasks'; if it is
+            the root of a trace, all lines of the trace.
 
     Raises:
         ValueError: `wanted` is none of these.
         SourceError: There is nothing to read at `source`.
-        UnknownRunError: The files hold no line of it.
+        UnknownRunError: The files have no line of it.
     """
     trace_id, run_id = parse_wanted(wanted)
     files = find_files(source)
@@ -218,7 +218,7 @@ def load(source: Path, wanted: str) -> Logs:
         found = _load_run(files, run_id, trace_of_root(run_id))
     if not found.logs:
         recent = _recent(files, 5)
-        # Lines outside any run tell only of traces that mostly have runs as well.
+        # Lines outside runs only name traces, most of which also have runs.
         known = [one for one in recent if one.run_id] or recent
         where = f"{source} holds no log lines"
         message = f"{where} of trace or run {wanted}." if known else f"{where} of runs yet."
@@ -227,7 +227,7 @@ def load(source: Path, wanted: str) -> Logs:
 
 
 def load_trace(files: Iterable[Path], trace_id: str | None) -> Logs:
-    """Read the log lines of a trace; no id reads only problems."""
+    """Read the log lines of a trace; without an id, read only problems."""
     needles = lines.spellings(trace_id) if trace_id else ()
     return _load(files, needles, lambda log: bool(trace_id) and log.trace_id == trace_id)
 
@@ -253,7 +253,7 @@ def _load(
 
 
 def _recent(files: Iterable[Path], count: int) -> list[Summary]:
-    """Find the runs that logged last, and traces that logged outside of runs."""
+    """Return the runs that logged last, and traces that logged outside runs."""
     latest = lines.latest_first(files, _TIME)
     return most_recent(latest, _summaries, lambda one: one.run_id or one.trace_id, count)
 
@@ -266,10 +266,10 @@ def _summaries(raw: bytes) -> Iterator[Summary]:
 
 
 def parse_level(name: str) -> int:
-    """Return the least severity number of a level.
+    """Return the lowest severity number of a level.
 
     Raises:
-        ValueError: There is no such level; the message names those there are.
+        ValueError: There is no such level; the message lists the levels.
     """
     level = _level_name(name)
     if level not in LEVELS:
@@ -278,17 +278,17 @@ def parse_level(name: str) -> int:
 
 
 def at_least(logs: Iterable[Log], severity: int) -> list[Log]:
-    """Return the records of this severity or above; one without any counts as INFO."""
+    """Return the records of this severity or above; records without one count as INFO."""
     return [log for log in logs if (log.severity or _INFO) >= severity]
 
 
 def of_task(logs: Iterable[Log], name: str) -> list[Log]:
-    """Return the records of a task's runs, or of the run with this name."""
+    """Return the records of a task's runs, or of the task run with this name."""
     return [log for log in logs if name in log.task_names]
 
 
 def as_object(log: Log) -> dict[str, Any]:
-    """Make the documented object of a record, fit for JSON."""
+    """Return the documented JSON object of a record."""
     return {
         "time": log.time,
         "level": log.level or None,
@@ -303,14 +303,14 @@ def as_object(log: Log) -> dict[str, Any]:
 
 
 def _parse(raw: bytes, problems: list[str]) -> Iterator[Log]:
-    """Yield the readable records of one line and add the reasons why others are not."""
+    """Yield the readable records of one line; append the reasons for the others to `problems`."""
     try:
         for resource, scope, records in otlp.groups(raw, otlp.LOGS):
             logger = otlp.text(scope.get("name"))
             for record in records:
                 try:
                     yield _log(record, logger, resource)
-                except UnreadableError as error:  # noqa: PERF203 - it must not cost the others
+                except UnreadableError as error:  # noqa: PERF203 - it must not affect the others
                     problems.append(f"log record skipped: {error}")
     except UnreadableError as error:
         problems.append(str(error))
@@ -350,7 +350,7 @@ def _as_text(value: Any) -> str:
 
 
 def _as_field(value: Any) -> str:
-    """Write a value so that it can be told where it ends."""
+    """Return a value as text whose end is unambiguous."""
     if isinstance(value, str) and value and not _AMBIGUOUS.search(value):
         return value
     return json.dumps(otlp.plain(value), ensure_ascii=False, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""Keep Python's memory management from costing more than the work, where much is allocated."""
+"""Turn off garbage collection while many objects are allocated."""
 
 import contextlib
 import gc
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def without_collector() -> Iterator[None]:
-    """Keep the garbage collector from going through ever more objects, none of which is garbage."""
+    """Disable the garbage collector, which would scan ever more objects without finding garbage."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

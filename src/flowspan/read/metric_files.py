@@ -1,9 +1,9 @@
-"""Read metrics from OTLP JSON lines, and add up each over time and over processes.
+"""Read metrics from OTLP JSON lines, and add up each one over time and processes.
 
-Each line is one ``ExportMetricsServiceRequest`` in the OTLP JSON encoding. Of a cumulative series
-only the latest point counts, of a delta series all do; a process that starts anew starts a new
-series (https://opentelemetry.io/docs/specs/otel/metrics/data-model/#temporality). What cannot be
-read becomes a `Problem`; everything else is still returned.
+Each line is one ``ExportMetricsServiceRequest`` in the OTLP JSON encoding. In a cumulative series
+only the latest point counts, in a delta series every point; a process that restarts begins a new
+series (https://opentelemetry.io/docs/specs/otel/metrics/data-model/#temporality). Unreadable parts
+become a `Problem`; everything else is still returned.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from flowspan.read.otlp_json import UnreadableError
 
 FILE_PATTERN: Final = "metrics*.jsonl"
 
-# The data that a metric may have, by OTLP's names of their kinds
+# The kinds of data that a metric may have, by their names in OTLP
 _GAUGE: Final = ("gauge",)
 _COUNTER: Final = ("sum",)
 _HISTOGRAM: Final = ("histogram", "exponentialHistogram")
@@ -41,10 +41,10 @@ _KINDS: Final = {
     semconv.METRIC_SLO_VIOLATIONS: _COUNTER,
 }
 _TEMPORALITIES: Final = ("UNSPECIFIED", "DELTA", "CUMULATIVE")
-_NO_RECORDED_VALUE: Final = 1  # the flag of a point that only says that its series has ended
+_NO_RECORDED_VALUE: Final = 1  # the flag of a point that only marks the end of its series
 _GREATEST_EXPONENT: Final = 63
-_LIMIT: Final = 2.0**_GREATEST_EXPONENT  # numbers beyond it are none of seconds, rows or runs
-_SCALES: Final = range(-9, 64)  # with others the buckets' base is no float; the SDK's end at 20
+_LIMIT: Final = 2.0**_GREATEST_EXPONENT  # larger numbers cannot be seconds, rows or runs
+_SCALES: Final = range(-9, 64)  # others give a base that is not a float; the SDK's end at 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +78,9 @@ class Gauge:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """flowspan's metrics, each once for each set of attributes, and what could not be read.
+    """flowspan's metrics, one for each set of attributes, and the problems while reading.
 
-    `start` and `end` are the nanoseconds since the epoch that hold all of it.
+    `start` and `end` are the first and the last time, in nanoseconds since the epoch.
     """
 
     counters: tuple[Counter, ...]
@@ -93,7 +93,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
-    """What the points of one metric on one line share."""
+    """The properties that all points of one metric on one line share."""
 
     name: str
     unit: str
@@ -106,7 +106,7 @@ class _Stream:
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """A data point whose value is decoded only if it counts."""
+    """A data point; its value is decoded only if it counts."""
 
     stream: _Stream
     attributes: Mapping[str, Any]
@@ -117,7 +117,7 @@ class _Point:
 
     @property
     def series(self) -> tuple[object, ...]:
-        """What tells the points apart of which only the latest counts."""
+        """The key of the series, of whose points only the latest counts."""
         if self.stream.kind in _GAUGE:
             return self.stream.name, self.key
         return self.stream.name, self.key, self.start, self.stream.origin
@@ -139,7 +139,7 @@ class _Found:
 
     @contextlib.contextmanager
     def noting(self, file: Path, line: int, skipped: str = "") -> Iterator[None]:
-        """Turn what cannot be read into a problem."""
+        """Turn an `UnreadableError` into a problem."""
         try:
             yield
         except UnreadableError as error:
@@ -151,7 +151,7 @@ def load(source: Path) -> Metrics:
     """Read all metrics of runs.
 
     Args:
-        source: A file of OTLP JSON lines, or a folder that holds ``metrics*.jsonl``.
+        source: A file of OTLP JSON lines, or a folder with ``metrics*.jsonl``.
 
     Raises:
         SourceError: There is nothing to read at `source`.
@@ -190,7 +190,7 @@ def _read_line(raw: bytes, file: Path, line: int, found: _Found) -> None:
 
 
 def _metrics(raw: bytes) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield all metrics, each with a text that tells its resource and scope from others."""
+    """Yield all metrics, each with a text that identifies its resource and scope."""
     for resource, scope, metrics in otlp.groups(raw, otlp.METRICS):
         origin = f"{_key(resource)} {scope.get('name')} {scope.get('version')}"
         for metric in metrics:
@@ -215,7 +215,7 @@ def _is_delta(data: Mapping[str, Any], kind: str) -> bool:
 
 
 def _point(raw: Mapping[str, Any], stream: _Stream, decoded: dict[bytes, _Decoded]) -> _Point:
-    # The same few attributes come again and again; to write them costs a tenth of decoding them.
+    # The same few attributes recur; encoding them costs a tenth of decoding them.
     try:
         written = orjson.dumps(raw.get("attributes"))
     except orjson.JSONEncodeError:
@@ -233,7 +233,7 @@ def _point(raw: Mapping[str, Any], stream: _Stream, decoded: dict[bytes, _Decode
 
 
 def _key(attributes: Mapping[str, Any]) -> str:
-    """Write attributes as text, the same whatever their order."""
+    """Return attributes as text, independent of their order."""
     return repr(sorted(attributes.items()))
 
 
@@ -318,7 +318,7 @@ def _bounds(raw: Mapping[str, Any]) -> list[float]:
 
 
 def _exponential_buckets(raw: Mapping[str, Any]) -> list[Bucket]:
-    """Compute the bounds of buckets of growing width; no duration or row count is negative.
+    """Return exponential buckets with their bounds; no duration or row count is negative.
 
     https://opentelemetry.io/docs/specs/otel/metrics/data-model/#exponential-buckets
     """

@@ -1,9 +1,9 @@
-"""Decode OTLP JSON lines, whatever their signal.
+"""Decode OTLP JSON lines of any signal.
 
-The encoding is that of protobuf's JSON mapping with OTLP's own exceptions
-(https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding): 64-bit integers are text, though
-numbers are read as well. What cannot be read raises `UnreadableError`, so that readers can name it
-and go on.
+The encoding is protobuf's JSON mapping with OTLP's own exceptions
+(https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding): 64-bit integers are text, but
+numbers are accepted, too. Unreadable parts raise `UnreadableError`, so that readers can report them
+and continue.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ SPAN_ID: Final = re.compile(r"[0-9a-f]{16}")
 _INT64: Final = range(-(2**63), 2**63)
 _UINT64: Final = range(2**64)
 _JSON_INTEGERS: Final = range(-(2**63), 2**64)  # what orjson writes as a number
-_DEEPEST: Final = 64  # levels of a value; both parsers of JSON, and Python's stack, have an end
+_DEEPEST: Final = 64  # levels of a value; both JSON parsers and Python's stack have a limit
 
 
 class Signal(NamedTuple):
-    """Where requests of a signal hold its entries, grouped by resource and by scope."""
+    """The keys of a signal's requests: the entries are grouped by resource and by scope."""
 
     name: str
     resources: str
@@ -45,11 +45,11 @@ Group: TypeAlias = tuple[Mapping[str, Any], Mapping[str, Any], Sequence[dict[str
 
 
 class UnreadableError(Exception):
-    """A line, or a part of it, is not what OTLP says; the message is a `Problem`'s reason."""
+    """A line, or a part of it, is not valid OTLP; the message is a `Problem`'s reason."""
 
 
 def groups(raw: bytes, signal: Signal) -> Iterator[Group]:
-    """Yield what one line holds; a blank one holds nothing."""
+    """Yield the groups of one line; a blank line has none."""
     for owner in mappings(_request(raw, signal).get(signal.resources), signal.resources):
         resource = attributes(mapping(owner.get("resource"), "resource").get("attributes"))
         for group in mappings(owner.get(signal.scopes), signal.scopes):
@@ -64,7 +64,7 @@ def _request(raw: bytes, signal: Signal) -> dict[str, Any]:
     found = parse(line)
     if not isinstance(found, dict):
         raise UnreadableError("not OTLP: JSON, but no object")
-    # Jaeger's API wraps each request, as every answer of a gRPC stream over HTTP is.
+    # Jaeger's API wraps each request, like all answers of a gRPC stream over HTTP.
     if isinstance(wrapped := found.get("result"), dict):
         found = wrapped
     if signal.resources not in found:
@@ -76,18 +76,18 @@ def _request(raw: bytes, signal: Signal) -> dict[str, Any]:
 
 
 def parse(line: bytes) -> Any:
-    """Parse JSON, lone surrogates and all.
+    """Parse JSON, including lone surrogates.
 
     Raises:
-        UnreadableError: It is none.
+        UnreadableError: Not valid JSON.
     """
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
         pass
     try:
-        # An undecodable file name in an error message is a lone surrogate: legal for the writer
-        # and for the standard library, not for orjson. It must not cost the rest of the line.
+        # An undecodable file name in an error message has a lone surrogate. The writer and the
+        # standard library accept it, orjson does not. The rest of the line must not be lost.
         return json.loads(json.dumps(json.loads(line), ensure_ascii=False).encode(errors="replace"))
     except UnicodeDecodeError:
         raise UnreadableError("not UTF-8 text") from None
@@ -99,7 +99,7 @@ def parse(line: bytes) -> Any:
 
 
 def unsigned(value: Any, what: str) -> int:
-    """Read a 64-bit unsigned integer, e.g. nanoseconds or a count; 0 where there is none."""
+    """Read a 64-bit unsigned integer, e.g. nanoseconds or a count; 0 if it is missing."""
     if value is None:
         return 0
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
@@ -114,7 +114,7 @@ def unsigned(value: Any, what: str) -> int:
 
 
 def integer(value: Any) -> Any:
-    """Read a 64-bit signed integer; anything else is returned as it is."""
+    """Read a 64-bit signed integer; return anything else unchanged."""
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         if int(value) in _INT64:
             return int(value)
@@ -122,14 +122,14 @@ def integer(value: Any) -> Any:
 
 
 def double(value: Any) -> Any:
-    """Read a floating point number, also "NaN" and "Infinity"; anything else is returned as is."""
+    """Read a floating point number, also "NaN" and "Infinity"; return anything else unchanged."""
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         return float(value)
     return value
 
 
 def enum(value: Any, names: Sequence[str], prefix: str) -> str:
-    """Name an enum value: OTLP JSON writes numbers, other writers of protobuf JSON names."""
+    """Return the name of an enum value: OTLP JSON has numbers, other protobuf JSON names."""
     if isinstance(value, str) and value.removeprefix(prefix) in names:
         return value.removeprefix(prefix)
     if isinstance(value, int) and 0 <= value < len(names):
@@ -138,12 +138,12 @@ def enum(value: Any, names: Sequence[str], prefix: str) -> str:
 
 
 def text(value: Any) -> str:
-    """Read text; empty where there is none."""
+    """Read text; empty if it is missing."""
     return "" if value is None else str(value)
 
 
 def mapping(value: Any, what: str) -> dict[str, Any]:
-    """Read an object; empty where there is none."""
+    """Read an object; empty if it is missing."""
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -152,7 +152,7 @@ def mapping(value: Any, what: str) -> dict[str, Any]:
 
 
 def mappings(value: Any, what: str) -> list[dict[str, Any]]:
-    """Read a list of objects; empty where there is none."""
+    """Read a list of objects; empty if it is missing."""
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
@@ -161,7 +161,7 @@ def mappings(value: Any, what: str) -> list[dict[str, Any]]:
 
 
 def identifier(value: Any, pattern: re.Pattern[str], what: str) -> str:
-    """Read an id: hex, made lower-case, and not only zeros."""
+    """Read a hexadecimal id in lower case; it must not be all zeros."""
     found = value.lower() if isinstance(value, str) else ""
     if not pattern.fullmatch(found) or not found.strip("0"):
         raise UnreadableError(f"its {what} is malformed" if value else f"no {what}")
@@ -213,12 +213,12 @@ def _any_value(wrapped: Any, depth: int) -> Any:
         case "kvlistValue":
             value = _attributes(mapping(value, kind).get("values"), depth + 1)
         case _ if isinstance(value, (dict, list)):
-            value = None  # of no kind that OTLP has
+            value = None  # not a kind that OTLP has
     return value
 
 
 def plain(value: Any) -> Any:
-    """Make an attribute's value fit for JSON: numbers it lacks become text, as in OTLP."""
+    """Convert an attribute's value for JSON: numbers that JSON lacks become text, as in OTLP."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -20,12 +20,12 @@ _LENGTH: Final = struct.Struct(">I")
 
 
 def to_json_lines(data: bytes) -> bytes | None:
-    """Turn messages of spans into a line each; None if that is not what `data` holds.
+    """Convert each message of spans to a line; None if `data` has no such messages.
 
-    They are one ``TracesData`` or ``ExportTraceServiceRequest``, which are written alike; or any
-    number, each preceded by its length in 4 bytes, the most significant first, as the Collector's
-    file exporter writes them. A message that cannot be read ends it: then the last line is no JSON,
-    but cut off.
+    `data` is one ``TracesData`` or ``ExportTraceServiceRequest``, which have the same encoding, or
+    any number of them, each preceded by its length in 4 bytes, big-endian, as the Collector's file
+    exporter writes them. An unreadable message ends the conversion: the last line is then cut off
+    and not valid JSON.
     """
     single = _parse(data)
     messages = [single] if single is not None else list(_delimited(data))
@@ -35,7 +35,7 @@ def to_json_lines(data: bytes) -> bytes | None:
 
 
 def _delimited(data: bytes) -> Iterator[TracesData | None]:
-    """Yield the messages that lengths precede; None in the place of one that cannot be read."""
+    """Yield the length-prefixed messages; None, at the end, for one that cannot be read."""
     position = 0
     while position < len(data):
         start = position + _LENGTH.size
@@ -49,11 +49,11 @@ def _delimited(data: bytes) -> Iterator[TracesData | None]:
 
 
 def _parse(data: bytes) -> TracesData | None:
-    """Read a message; None if it is none, or none of spans: one of logs parses as well."""
-    from google.protobuf.message import (  # type: ignore[import-untyped]  # noqa: PLC0415 - heavy, and seldom needed
+    """Parse a message; None if it is invalid or has no spans: a message of logs parses, too."""
+    from google.protobuf.message import (  # type: ignore[import-untyped]  # noqa: PLC0415 - heavy and rarely needed
         DecodeError,
     )
-    from opentelemetry.proto.trace.v1.trace_pb2 import TracesData  # noqa: PLC0415 - likewise
+    from opentelemetry.proto.trace.v1.trace_pb2 import TracesData  # noqa: PLC0415 - as above
 
     message = TracesData()
     try:
@@ -117,7 +117,7 @@ def _attributes(items: Iterable[KeyValue]) -> list[dict[str, Any]]:
 
 
 def _value(value: AnyValue) -> dict[str, Any]:
-    """Write a value in the JSON encoding; protobuf itself limits how deeply they nest."""
+    """Convert a value to the JSON encoding; protobuf itself limits how deeply values nest."""
     kind = value.WhichOneof("value")
     if kind is None:
         return {}

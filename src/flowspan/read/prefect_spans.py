@@ -1,7 +1,7 @@
-"""What can be known of a run from the span that Prefect itself makes of it.
+"""Read the facts about a run from Prefect's own span.
 
-Such a span tells the run's id, name, type and tags, and has an event for each state but the first.
-It is named after the run, and tells neither the names of flow and task nor what the run waited for.
+Such a span has the run's id, name, type and tags, and an event for each state except the first. It
+is named after the run, and has neither the names of flow and task nor the run's waits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WAITS: Final = {"AwaitingRetry": "retry", "Paused": "pause"}
 
 
 def is_native(facts: Facts) -> bool:
-    """Tell whether a span is of Prefect's own: flowspan's name a flow or task, and how it went."""
+    """Return whether a span is Prefect's own: flowspan's spans have a flow, task or result."""
     return (
         facts.run_type is not None
         and facts.flow_name is None
@@ -39,10 +39,10 @@ def is_native(facts: Facts) -> bool:
 
 
 def complete(facts: Facts, events: Iterable[Event]) -> Facts:
-    """Add what the state events tell: attempts, times, and how the run ended.
+    """Add facts from the state events: attempts, times, and how the run ended.
 
-    Execution is the time in Running states. The name of a task is that of its run without what
-    Prefect adds to it; it is a guess where the user names the runs.
+    Execution is the time in Running states. The task's name is its run's name without the suffix
+    that Prefect adds; it is a guess if the user names the runs.
     """
     told = sorted(events, key=lambda event: event.time)
     states = [event for event in told if semconv.STATE_TYPE in event.attributes]

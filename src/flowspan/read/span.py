@@ -1,7 +1,7 @@
-"""A span of a trace, lean enough for a million of them.
+"""A span of a trace, small enough to hold a million of them.
 
-What every analysis asks for is in memory; what only a closer look asks for may stay where it was
-read from until somebody looks.
+Everything that the analysis needs is in memory. Details may stay where they were read from until
+they are needed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _HOST_NAME: Final = "host.name"
 
 
 class Details(NamedTuple):
-    """What only a closer look at a span asks for."""
+    """The details of a span, which the analysis does not need."""
 
     attributes: Mapping[str, Any]
     events: tuple[Event, ...]
@@ -38,10 +38,10 @@ class Details(NamedTuple):
 
 
 class Place(Protocol):
-    """Where the details of spans are."""
+    """A place that has the details of spans."""
 
     def details(self, offset: int, length: int) -> Details:
-        """Read those of the span that is written there."""
+        """Read the details of the span at `offset`."""
 
 
 class Span:
@@ -51,18 +51,18 @@ class Span:
     ``bool``, ``int``, ``float``, ``None``, or lists and dicts of these; bytes stay base64 text.
 
     Attributes:
-        trace_id: The trace that it is part of.
-        span_id: Tells it from the other spans of the trace.
+        trace_id: The id of its trace.
+        span_id: Its id, unique in the trace.
         parent_span_id: None for a root.
-        name: What it is about, the same for all spans of its sort.
+        name: Its name, the same for all spans of the same operation.
         kind: Such as ``SERVER`` or ``INTERNAL``.
         start: When it began.
         end: When it ended.
         status: ``UNSET``, ``OK`` or ``ERROR``.
-        resource: The attributes of the process that made it.
-        facts: What its attributes and events tell of the run that it is about.
-        upstream: The spans of the same trace that it depends on, by its links of that type or none.
-        previous: The spans of the same trace that it takes up again.
+        resource: The attributes of its process.
+        facts: The facts about its run, from its attributes and events.
+        upstream: The spans of the same trace that it depends on, from links of that type or none.
+        previous: The spans of the same trace that it continues.
     """
 
     __slots__ = (
@@ -100,7 +100,7 @@ class Span:
         status_message: str,
         resource: Mapping[str, Any],
     ) -> None:
-        """Make a span of all that there is to know of it."""
+        """Create a span with all its details."""
         self.trace_id = trace_id
         self.span_id = span_id
         self.parent_span_id = parent_span_id
@@ -137,9 +137,9 @@ class Span:
         upstream: tuple[str, ...],
         previous: tuple[str, ...],
     ) -> Span:
-        """Make a span whose details stay where they are."""
+        """Create a span whose details stay in their place."""
         span = cls.__new__(cls)
-        span._place = place  # noqa: SLF001 - its own kind, and so below
+        span._place = place  # noqa: SLF001 - the class's own attribute, also below
         span._offset = offset  # noqa: SLF001
         span._length = length  # noqa: SLF001
         span.trace_id = trace_id
@@ -171,22 +171,22 @@ class Span:
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """All that was said of it."""
+        """Its attributes."""
         return self._details.attributes
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """What happened in it."""
+        """Its events."""
         return self._details.events
 
     @property
     def links(self) -> tuple[Link, ...]:
-        """Its references to others, to other traces too."""
+        """Its links to other spans, also in other traces."""
         return self._details.links
 
     @property
     def status_message(self) -> str:
-        """Why its status is what it is."""
+        """The message of its status."""
         return self._details.status_message
 
     @property
@@ -195,28 +195,28 @@ class Span:
 
     @property
     def duration(self) -> int:
-        """Nanoseconds from start to end; 0 where clocks made the end come first."""
+        """Nanoseconds from start to end; 0 if the end is first, because of different clocks."""
         return max(0, self.end - self.start)
 
     @property
     def is_run(self) -> bool:
-        """Whether this is the span of a flow or task run."""
+        """Whether it is the span of a flow or task run."""
         return self.facts.run_type is not None
 
     @property
     def failed(self) -> bool:
-        """Whether the span's status is ERROR."""
+        """Whether its status is ERROR."""
         return self.status == "ERROR"
 
     @property
     def service(self) -> str | None:
-        """Name of the service that made the span."""
+        """The name of its service."""
         name = self.resource.get(otlp.SERVICE_NAME)
         return None if name is None else str(name)
 
     @property
     def process(self) -> str:
-        """What tells its process from others, as far as its resource says; else empty."""
+        """An identifier of its process, as far as its resource has one; may be empty."""
         get = self.resource.get
         if (instance := get(_INSTANCE_ID)) is not None:
             return str(instance)
@@ -243,24 +243,24 @@ _COMPARED: Final = (
 
 
 class _Held:
-    """The details of a span that has them with it."""
+    """The place of details that are in memory."""
 
     __slots__ = ("_details",)
 
     def __init__(self, details: Details) -> None:
         self._details = details
 
-    def details(self, offset: int, length: int) -> Details:  # noqa: ARG002 - there is but one
+    def details(self, offset: int, length: int) -> Details:  # noqa: ARG002 - there is only one
         return self._details
 
 
 def by_type(
     links: Iterable[tuple[str, object]],
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Tell from ids and types of links what a span depends on, and what it takes up again.
+    """Sort the ids of linked spans by type: those it depends on, and those it continues.
 
-    A link without a type is a dependency: other makers of spans have no types, and some storages
-    drop the attributes of links.
+    A link without a type is a dependency, because other instrumentations have no types, and some
+    storages drop the attributes of links.
     """
     upstream: list[str] = []
     previous: list[str] = []
@@ -281,10 +281,10 @@ def _facts(attributes: Mapping[str, Any], events: Sequence[Event]) -> Facts:
 
 
 def details_of(raw: Mapping[str, Any]) -> Details:
-    """Read the details of a span as OTLP JSON has them.
+    """Read the details of a span in OTLP JSON.
 
     Raises:
-        UnreadableError: They are not what OTLP says.
+        UnreadableError: They are not valid OTLP.
     """
     status = otlp.mapping(raw.get("status"), "status")
     return Details(
@@ -296,7 +296,7 @@ def details_of(raw: Mapping[str, Any]) -> Details:
 
 
 def readable_details_of(raw: Mapping[str, Any]) -> Details:
-    """Read the details of a span, but for events and links that are not what OTLP says."""
+    """Read the details of a span, without events and links that are not valid OTLP."""
     try:
         return details_of(raw)
     except UnreadableError:
@@ -328,7 +328,7 @@ def _link(raw: dict[str, Any]) -> Link:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The spans of one trace, by start time and each once, and what could not be read."""
+    """The spans of one trace, each once, sorted by start, and the problems while reading."""
 
     trace_id: str
     spans: tuple[Span, ...]

@@ -1,7 +1,7 @@
-"""Find the texts of OTLP JSON that spans are read from, whatever they come as.
+"""Open sources of spans of any kind as texts of OTLP JSON.
 
-Lines of a file on disk stay there: a text knows where each begins and reads a part of it again when
-asked. What is compressed, protobuf, or from standard input is held in memory, as lines of JSON.
+Lines of a file stay on disk: a text knows where each line begins, and can read a part of it again.
+Compressed files, protobuf and standard input are held in memory, as lines of JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     _Unbuffered: TypeAlias = io.FileIO | io.BytesIO
 
 STDIN: Final = Path("-")
-"""Stands for standard input where a file is named."""
+"""The name of standard input in place of a file."""
 
 FILE_PATTERN: Final = "traces*.jsonl"
 
@@ -41,7 +41,7 @@ _PROTOBUF_ENDINGS: Final = (".binpb", ".pb", ".proto.bin")
 _HEAD: Final = 64 * 1024
 _END: Final = 64 * 1024
 _BUFFER: Final = 4 * 1024 * 1024  # a batch of spans is a line of more than a million bytes
-_SMALL: Final = 1024 * 1024  # files up to this are read whole, and need no descriptor afterwards
+_SMALL: Final = 1024 * 1024  # smaller files are read whole, and need no open descriptor afterwards
 _GZIP: Final = b"\x1f\x8b"
 _ZSTANDARD: Final = b"\x28\xb5\x2f\xfd"
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0e-\x1f]")
@@ -52,10 +52,10 @@ _KNOWN: Final = (
 
 
 class Text(ABC):
-    """Lines of OTLP JSON that can be gone through again, and read in parts.
+    """Lines of OTLP JSON that can be iterated repeatedly, and read in parts.
 
     Attributes:
-        name: What a `Problem` calls it.
+        name: Its name in a `Problem`.
     """
 
     def __init__(self, name: Path | str) -> None:
@@ -72,11 +72,11 @@ class Text(ABC):
 
     @abstractmethod
     def keep(self) -> None:
-        """See to it that parts of it can be read later; called while going through its lines."""
+        """Make sure that parts can be read later; called while iterating over its lines."""
 
     @abstractmethod
     def part(self, offset: int, length: int) -> bytes:
-        """Read a part of what was kept.
+        """Read a part of a kept text.
 
         Raises:
             OSError: It cannot be read.
@@ -84,30 +84,30 @@ class Text(ABC):
 
     @abstractmethod
     def tail(self) -> bytes:
-        """Read some of its end.
+        """Read its last part.
 
         Raises:
             OSError: It cannot be read.
         """
 
     def details(self, offset: int, length: int) -> Details:
-        """Read the details of the span that is written there.
+        """Read the details of the span at `offset`.
 
         Raises:
-            SourceError: Somebody wrote over it.
+            SourceError: The file was overwritten.
         """
         if self._last is None or self._last[0] != offset:
             try:
                 raw = otlp.mapping(otlp.parse(self.part(offset, length)), "a span")
             except (OSError, UnreadableError):
                 raise SourceError(f"{self.name} was overwritten while it was being read.") from None
-            # Whoever looks at one detail of a span looks at the next.
+            # The next details read are probably of the same span.
             self._last = offset, readable_details_of(raw)
         return self._last[1]
 
 
 class FileText(Text):
-    """The lines of a file, which may be renamed or unlinked: what is kept stays open."""
+    """The lines of a file; if kept, it stays open, so it may be renamed or unlinked."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -116,7 +116,7 @@ class FileText(Text):
         self._kept: _Unbuffered | None = None
 
     def lines(self) -> Iterator[tuple[int, int, bytes]]:
-        """Go through the file."""
+        """Iterate over the file."""
         self._current = self._kept or self._open()
         try:
             yield from _numbered(self._current)
@@ -128,11 +128,11 @@ class FileText(Text):
         file = self._path.open("rb", buffering=0)
         if os.fstat(file.fileno()).st_size > _SMALL:
             return file
-        with file:  # a thousand small ones must not take a thousand descriptors
+        with file:  # a thousand small files must not need a thousand descriptors
             return io.BytesIO(file.read())
 
     def keep(self) -> None:
-        """Leave the file open."""
+        """Keep the file open."""
         if self._kept is None and self._current is not None:
             self._kept = self._current
             weakref.finalize(self, self._kept.close)
@@ -141,7 +141,7 @@ class FileText(Text):
         """Read a part of the file."""
         if self._kept is None:
             raise OSError
-        position = self._kept.tell()  # somebody may be going through it
+        position = self._kept.tell()  # an iteration may be running
         self._kept.seek(offset)
         try:
             return self._kept.read(length) or b""
@@ -156,7 +156,7 @@ class FileText(Text):
 
 
 class MemoryText(Text):
-    """Lines in memory; or, if `is_document`, one document that takes any number of lines."""
+    """Lines in memory; or, if `is_document`, one document of any number of lines."""
 
     def __init__(self, name: Path | str, data: bytes, *, is_document: bool = False) -> None:
         super().__init__(name)
@@ -164,20 +164,20 @@ class MemoryText(Text):
         self._is_document = is_document
 
     def lines(self) -> Iterator[tuple[int, int, bytes]]:
-        """Go through the bytes."""
+        """Iterate over the bytes."""
         if self._is_document:
             return iter([(0, 0, self._data)])
         return _numbered(io.BytesIO(self._data))
 
     def keep(self) -> None:
-        """Do nothing: it is here anyway."""
+        """Do nothing: it is in memory."""
 
     def part(self, offset: int, length: int) -> bytes:
-        """Cut out a part of the bytes."""
+        """Return a part of the bytes."""
         return self._data[offset : offset + length]
 
     def tail(self) -> bytes:
-        """Cut off the end of the bytes."""
+        """Return the end of the bytes."""
         return self._data[-_END:]
 
 
@@ -190,17 +190,17 @@ def _numbered(stream: _Unbuffered) -> Iterator[tuple[int, int, bytes]]:
             yield number, offset, line
             offset += len(line)
     finally:
-        lines.detach()  # or it would close the stream
+        lines.detach()  # otherwise it would close the stream
 
 
 def find_files(source: Path) -> list[Path]:
-    """List the files to read, newest first: `source` itself, or those in it that hold spans.
+    """Return the files to read, newest first: `source` itself, or files in it that hold spans.
 
-    In a folder these are ``traces*.jsonl``, as flowspan writes them, or else whatever is named as
-    JSON or protobuf and looks like spans.
+    In a folder these are flowspan's ``traces*.jsonl``; if there are none, all files with a JSON or
+    protobuf ending that seem to hold spans.
 
     Raises:
-        SourceError: There are none.
+        SourceError: There are no such files.
     """
     if not source.is_dir():
         return lines.find_files(source, FILE_PATTERN)
@@ -227,12 +227,12 @@ def _may_hold_spans(path: Path) -> bool:
 
 
 def open_files(files: Iterable[Path], problems: list[Problem]) -> list[Text]:
-    """Open files of any kind; one that cannot be read, or is of no known kind, is a problem."""
+    """Open files of any kind; an unreadable file or one of an unknown kind is a problem."""
     texts: list[Text] = []
     for path in files:
         try:
             texts.append(_open_file(path))
-        except UnreadableError as error:  # noqa: PERF203 - one bad file must not cost the others
+        except UnreadableError as error:  # noqa: PERF203 - one bad file must not affect the others
             problems.append(Problem(path, 0, str(error)))
         except OSError as error:
             problems.append(Problem(path, 0, error.strerror or str(error)))
@@ -243,7 +243,7 @@ def open_stdin() -> list[Text]:
     """Read standard input to its end.
 
     Raises:
-        SourceError: There is nothing, or nothing of a known kind.
+        SourceError: It is empty, or of an unknown kind.
     """
     name = "standard input"
     data = sys.stdin.buffer.read()
@@ -281,19 +281,19 @@ def _open_bytes(name: Path | str, data: bytes) -> Text:
 
 
 def _is_text(head: bytes) -> bool:
-    """Tell text from protobuf, which has control characters in each of its messages."""
+    """Whether it is text and not protobuf, which has control characters in each message."""
     return not _CONTROL.search(head) and not head.startswith(_GZIP)
 
 
 def _is_spread_out(head: bytes) -> bool:
-    """Tell whether the first line is the beginning of an object, and no more than that."""
+    """Whether the first line is only the beginning of an object."""
     first, newline, _ = head.strip().partition(b"\n")
     is_object = first.startswith((b"{", b"\xef\xbb\xbf{"))
     return bool(newline) and is_object and not first.rstrip().endswith(b"}")
 
 
 def _is_document(data: bytes) -> bool:
-    """Tell whether all of it is one JSON document, and not a line that was cut off, and others."""
+    """Whether it is one JSON document, rather than lines of which the first was cut off."""
     try:
         otlp.parse(data.removeprefix(b"\xef\xbb\xbf"))
     except UnreadableError:

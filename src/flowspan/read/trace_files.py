@@ -1,11 +1,11 @@
-"""Read the spans of one trace from OTLP: lines of JSON, and what else `read.texts` knows.
+"""Read the spans of one trace, or of all, from lines of OTLP JSON or another kind of `texts`.
 
 Each line is one ``ExportTraceServiceRequest`` in the OTLP JSON encoding
-(https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding). What cannot be read becomes a
+(https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding). Unreadable parts become a
 `Problem`; everything else is still returned.
 
-To decode JSON costs some ten times as much as to look for bytes in it, so only lines that hold the
-wanted id, or that look broken, are decoded.
+Decoding JSON costs about ten times as much as searching for bytes, so only lines that contain the
+wanted id or look broken are decoded.
 """
 
 import contextlib
@@ -36,10 +36,10 @@ _END_TIME: Final = re.compile(rb'"endTimeUnixNano"\s*:\s*"?(\d{1,20})')
 _TRACE_ID: Final = re.compile(rb'"traceId"\s*:\s*"([0-9A-Fa-f]{32})"')
 
 _Line: TypeAlias = tuple[bytes, Text, int]
-"""A line, the text that it is of, and its offset in there."""
+"""A line, its text, and its offset in the text."""
 
 _End: TypeAlias = tuple[int, Text, int, int]
-"""The last end that a line mentions, the text that it is of, its offset in there, and length."""
+"""The last end time in a line, its text, its offset in the text, and its length."""
 
 
 @dataclass(slots=True)
@@ -48,14 +48,14 @@ class _Found:
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, spans: Iterable[Span]) -> None:
-        """Add spans; of two tellings of one, the later and fuller is right."""
+        """Add spans; of two versions of a span, keep the later and fuller one."""
         for span in spans:
             known = self.spans.setdefault(span.span_id, span)
             if known is not span and _is_fuller(span, known):
                 self.spans[span.span_id] = span
 
     def trace(self, trace_id: str) -> Trace:
-        """Put what was found in order."""
+        """Return the trace with its spans in order."""
         ordered = sorted(self.spans.values(), key=lambda s: (s.start, -s.end, s.span_id))
         return Trace(trace_id, tuple(ordered), tuple(self.problems))
 
@@ -72,16 +72,16 @@ def load(source: Path, wanted: str = LATEST, *, flow: str | None = None, since: 
     """Read one trace.
 
     Args:
-        source: A file, a folder that holds ``traces*.jsonl`` or other files of spans, or `STDIN`.
+        source: A file, a folder with ``traces*.jsonl`` or other files of spans, or `STDIN`.
         wanted: A trace id (32 hex digits), the id of a flow or task run in the trace (a UUID),
             or ``latest`` for the trace whose run ended last, ``latest~1`` for the one before.
-        flow: The latest is the latest with a run of this flow.
-        since: And one that ended then or later, in nanoseconds since the epoch.
+        flow: Consider only traces with a run of this flow as the latest.
+        since: Consider only traces that ended then or later, in nanoseconds since the epoch.
 
     Raises:
         ValueError: `wanted` is none of these.
         SourceError: There is nothing to read at `source`.
-        UnknownRunError: The files hold no such trace.
+        UnknownRunError: The files have no such trace.
     """
     back = steps_back(wanted)
     trace_id, run_id = parse_wanted(wanted) if back is None else (None, None)
@@ -117,15 +117,15 @@ def _missing(wanted: str, flow: str | None, since: int) -> str:
 
 
 def traces(source: Path, problems: list[Problem], since: int = 0) -> Iterator[Trace]:
-    """Yield every trace, each as soon as its last line is read; the oldest files are read first.
+    """Yield every trace as soon as its last line is read; the oldest files are read first.
 
-    So only traces that overlap in the files are held at once. Which line is a trace's last is told
-    by a search for ids, before any line is decoded; each is decoded once.
+    So only traces that overlap in the files are in memory at once. Before any line is decoded, a
+    search for ids finds the last line of each trace. Each line is decoded once.
 
     Args:
         source: See `load`.
-        problems: What could not be read is added.
-        since: Traces that ended before that are left out, in nanoseconds since the epoch.
+        problems: Problems are appended here.
+        since: Traces that ended before this time are skipped, in nanoseconds since the epoch.
 
     Raises:
         SourceError: There is nothing to read at `source`.
@@ -149,18 +149,18 @@ def traces(source: Path, problems: list[Problem], since: int = 0) -> Iterator[Tr
             of_trace = found.pop(trace_id, None)
             if of_trace is not None and ends[trace_id] >= since:
                 yield of_trace.trace(trace_id)
-    for trace_id, of_trace in found.items():  # of lines that came while this was read
+    for trace_id, of_trace in found.items():  # from lines that were written while reading
         yield of_trace.trace(trace_id)
 
 
 def _oldest_first(texts: list[Text]) -> Iterator[Text]:
-    """Yield the texts from the last to the first, and let go of each."""
+    """Yield the texts from the last to the first, and drop each one."""
     while texts:
         yield texts.pop()
 
 
 def _extents(texts: Iterable[Text]) -> tuple[dict[str, int], dict[str, int]]:
-    """Tell of each trace in which line it is mentioned last, and when it ended at the latest."""
+    """Return, by trace id, the last line that mentions each trace, and the latest end."""
     last: dict[str, int] = {}
     ends: dict[str, int] = {}
     for line, (_, _, _, raw) in enumerate(_lines(texts, [])):
@@ -176,12 +176,12 @@ def _ids(raw: bytes) -> set[str]:
 
 
 def parse(raw: bytes, trace_id: str, source: str) -> Trace:
-    """Read one trace from OTLP JSON lines in memory; it may turn out to have no spans.
+    """Read one trace from OTLP JSON lines in memory; it may have no spans.
 
     Args:
         raw: The lines.
-        trace_id: Spans of other traces are left out.
-        source: Tells in each problem where the lines are from.
+        trace_id: Spans of other traces are skipped.
+        source: The name of the source in problems.
     """
     found = _Found()
     text, decoder = MemoryText(source, raw), SpanDecoder()
@@ -194,9 +194,9 @@ def parse(raw: bytes, trace_id: str, source: str) -> Trace:
 
 
 def recent_traces(files: Iterable[Path], count: int) -> list[Summary]:
-    """Find the traces whose runs ended last, the latest first.
+    """Return the traces whose runs ended last, the latest first.
 
-    Traces without any run come after those with one. Files that cannot be read are left out.
+    Traces without any run come after those with one. Unreadable files are skipped.
     """
     return _recent(open_files(files, []), count)
 
@@ -204,9 +204,10 @@ def recent_traces(files: Iterable[Path], count: int) -> list[Summary]:
 def _read_latest(
     texts: list[Text], back: int, flow: str | None, since: int
 ) -> tuple[str | None, _Found]:
-    """Tell which trace is the latest, or so many before it, and read its spans.
+    """Find the latest trace, or the one `back` before it, and read its spans.
 
-    What was written last is most often what ended last: it is read while the ends of all are noted.
+    The trace that was written last has usually ended last, so this reads it while collecting the
+    ends of all traces.
     """
     guess = _written_last(texts) if back == 0 and flow is None else None
     ends: list[_End] | None = None
@@ -220,7 +221,7 @@ def _read_latest(
 
 
 def _written_last(texts: Iterable[Text]) -> str | None:
-    """Tell the id of the trace that the newest text mentions last, if there is any at its end."""
+    """Return the id of the trace that the newest text mentions last, if any near its end."""
     for text in texts:
         with contextlib.suppress(OSError):
             mentioned = _TRACE_ID.findall(text.tail())
@@ -235,9 +236,9 @@ def _recent(
     since: int = 0,
     ends: list[_End] | None = None,
 ) -> list[Summary]:
-    """Find the latest; of a flow, if one is named, and not what ended before a time.
+    """Return the latest traces, optionally only those of a flow or since a time.
 
-    Where the texts were gone through already, the `ends` of their lines are known.
+    `ends` are the ends of all lines, if they have been collected already.
     """
     decoder = SpanDecoder()
 
@@ -253,7 +254,7 @@ def _recent(
 
 
 def _ends(texts: Iterable[Text]) -> list[_End]:
-    """Note the lines that mention an end: it takes some tenths of a second for 128 MB."""
+    """Collect the lines that mention an end: it takes a few tenths of a second for 128 MB."""
     found: list[_End] = []
     for text, _, offset, raw in _lines(texts, []):
         if end := _last_end(raw):
@@ -267,14 +268,14 @@ def _last_end(raw: bytes) -> int:
 
 
 def _latest_first(ends: Iterable[_End]) -> Iterator[tuple[int, _Line]]:
-    """Yield lines, and the last end they mention, the latest first."""
+    """Yield lines with the last end in them, the latest first."""
     for time, text, offset, length in sorted(ends, key=lambda line: line[0], reverse=True):
         with contextlib.suppress(OSError):
             yield time, (text.part(offset, length), text, offset)
 
 
 def _trace_of_run(texts: Iterable[Text], run_id: str) -> str | None:
-    """Find the trace of a run, by its own span, else by the spans of its tasks."""
+    """Return the trace id of a run, found by its own span, or by the spans of its tasks."""
     needles = lines.spellings(run_id)
     decoder = SpanDecoder()
     best: tuple[bool, int, str] | None = None
@@ -293,9 +294,9 @@ def _trace_of_run(texts: Iterable[Text], run_id: str) -> str | None:
 def _read_spans(
     texts: Iterable[Text], trace_id: str | None, ends: list[_End] | None = None
 ) -> _Found:
-    """Read the spans of a trace, and every problem on the way; no id reads only problems.
+    """Read the spans of a trace and all problems; without an id, read only problems.
 
-    `ends` gets those of all lines, if it is given.
+    If `ends` is given, the ends of all lines are appended to it.
     """
     found = _Found()
     decoder = SpanDecoder()
@@ -320,17 +321,17 @@ def _read_spans(
 def _lines(
     texts: Iterable[Text], problems: list[Problem]
 ) -> Iterator[tuple[Text, int, int, bytes]]:
-    """Yield the lines of all texts; one that cannot be read is a problem."""
+    """Yield the lines of all texts; an unreadable text is a problem."""
     for text in texts:
         try:
             for number, offset, raw in text.lines():
                 yield text, number, offset, raw
-        except OSError as error:  # noqa: PERF203 - one bad file must not cost the others
+        except OSError as error:  # noqa: PERF203 - one bad file must not affect the others
             problems.append(Problem(text.name, 0, error.strerror or str(error)))
 
 
 def _looks_whole(raw: bytes) -> bool:
-    """Tell cheaply that a line is intact, and each of its spans has an id and a time."""
+    """Return whether a line is intact and each span has an id and a time, without parsing it."""
     return lines.looks_whole(raw, otlp.SPANS) and (
         not raw.strip()
         or (
