@@ -179,6 +179,8 @@ _RESULT_BY_STATE_TYPE: Final = {
     "CANCELLING": "cancellation",
 }
 ERROR_RESULTS: Final = frozenset({"failure", "timeout", "error"})
+# What a success rate counts: a run that is cancelled or skipped has neither succeeded nor failed.
+JUDGED_RESULTS: Final = ERROR_RESULTS | {"success"}
 
 
 def result_of(state_type: str, state_name: str) -> str | None:

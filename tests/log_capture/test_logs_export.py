@@ -45,7 +45,7 @@ from flowspan.log_capture import export as log_export
 from flowspan.log_capture import hooks as log_hooks
 from flowspan.log_capture.export import LogExport
 from flowspan.log_capture.hooks import LogHooks
-from flowspan.log_capture.measurements import Measure, Measurement
+from flowspan.log_capture.measurements import LogMeasure, Measurement
 from flowspan.logs import add_run_context
 from flowspan.recording.instruments import RunMetrics
 from flowspan.recording.recorder import RunRecorder, RunTracer
@@ -438,7 +438,7 @@ def test_a_message_that_is_measured_is_formatted_once(logger: logging.Logger) ->
     """Measurement and export share the text."""
     found: list[Measurement] = []
     lazy, recorded, hooks = Lazy(), RecordedLogs(), LogHooks()
-    hooks.install(Measure(found.append), LogExport(recorded.provider, 0, lambda _: None))
+    hooks.install(LogMeasure(found.append), LogExport(recorded.provider, 0, lambda _: None))
     try:
         logger.info("METRIC: rows=5 name=%s", lazy)
     finally:

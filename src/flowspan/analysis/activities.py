@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
+from flowspan.analysis.root import root_of
 from flowspan.read.facts import Facts, lengths_at, total_at
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ NONE: Final = -1
 """A row that does not exist."""
 
 _CLOCKS_DIFFER: Final = 1_000_000_000  # nanoseconds at most, one may hope
-_CALLED_FROM_AFAR: Final = ("SERVER", "CONSUMER")
 
 _waits_before: Final = lengths_at("before")
 _waits_at_start: Final = lengths_at("start")
@@ -190,41 +189,26 @@ def _without_attempts(ordered: list[Span]) -> tuple[list[Span], dict[str, list[S
 
 
 def _find_root(made: Activities) -> None:
-    """Choose what the trace is about; see `Activities`."""
-    orphans = [row for row, parent in enumerate(made.parents) if parent == NONE]
-    if not orphans:  # all of them in circles
+    """Take over what the trace is about; of a missing root, make a row with what it called."""
+    root = root_of(made.spans, made.rows)
+    if NONE not in made.parents:  # all of them in circles
         made.parents[0] = NONE
-        orphans = [0]
-    roots = [row for row in orphans if _is_root(made.spans[row])]
-    if roots:
-        kinds = {made.facts[row].run_type: row for row in reversed(roots)}
-        runs = [row for kind, row in kinds.items() if kind is not None]
-        made.root = kinds["flow"] if "flow" in kinds else min(runs, default=roots[0])
-        span = made.spans[made.root]
-        made.root_id, made.start, made.end = span.span_id, span.start, span.start + span.duration
+    made.root_id, made.has_root = root.span_id, root.is_there
+    made.start, made.end = root.start, root.end
+    if root.is_there:
+        made.root = made.rows[root.span_id]
         return
-    groups: defaultdict[str, list[int]] = defaultdict(list)
-    for row in orphans:
-        groups[made.spans[row].parent_span_id or ""].append(row)
-    parent_id, group = max(groups.items(), key=lambda item: len(item[1]))
-    made.has_root = False
-    made.root_id = parent_id
-    made.start = min(made.spans[row].start for row in group)
-    made.end = max(made.spans[row].start + made.spans[row].duration for row in group)
     made.root = len(made.spans)
-    for row in group:
-        made.parents[row] = made.root
-    made.spans.append(made.spans[group[0]])
+    for row, span in enumerate(made.spans):
+        if made.parents[row] == NONE and span.parent_span_id == root.span_id:
+            made.parents[row] = made.root
+    made.spans.append(root.span)
     made.facts.append(Facts())
     made.parents.append(NONE)
 
 
-def _is_root(span: Span) -> bool:
-    return span.parent_span_id is None or span.kind in _CALLED_FROM_AFAR
-
-
 def _find_earlier(made: Activities) -> None:
-    """Connect the spans of runs that went through several processes; the root may be one."""
+    """Connect the spans of runs that went through several processes."""
     ids = [known.run_id for known in made.facts if known.run_id is not None]
     if len(set(ids)) == len(ids):
         return
@@ -233,14 +217,8 @@ def _find_earlier(made: Activities) -> None:
     for row, known in enumerate(made.facts):
         if known.run_id is not None and (same := first.setdefault(known.run_id, row)) != row:
             several.setdefault(same, [same]).append(row)
-    spans = made.spans
     for same_run in several.values():
         made.earlier |= {later: row for row, later in itertools.pairwise(same_run)}
-        ends = [spans[row].start + spans[row].duration for row in same_run]
-        if made.root in same_run and made.has_root:
-            made.end = max(ends)
-            made.root = same_run[ends.index(made.end)]
-            made.root_id = spans[made.root].span_id
 
 
 def _order(made: Activities) -> None:

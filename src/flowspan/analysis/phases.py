@@ -32,6 +32,11 @@ class Segment(NamedTuple):
     start: int
     end: int
 
+    @property
+    def cause(self) -> Cause:
+        """What it is to the critical path."""
+        return CAUSES[self.phase]
+
 
 def _phases_at(*places: semconv.Place) -> tuple[str, ...]:
     return tuple(wait.attribute for wait in semconv.WAITS if wait.place in places)

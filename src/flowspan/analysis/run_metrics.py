@@ -16,7 +16,6 @@ from flowspan import semconv
 from flowspan.read.distribution import Distribution
 from flowspan.read.metric_files import Counter, Gauge, Histogram, Metrics
 
-_JUDGED: Final = ("success", "failure", "timeout", "error")
 _IDLE: Final = {
     semconv.RUN_STATE_NAME: "Cached",
     semconv.PIPELINE_RESULT: "skip",
@@ -60,7 +59,7 @@ class Runs:
     @property
     def success_rate(self) -> float | None:
         """Share, from 0 to 1, of the runs that succeeded; None if no run counts."""
-        judged = sum(self.results[result] for result in _JUDGED)
+        judged = sum(self.results[result] for result in semconv.JUDGED_RESULTS)
         return self.results["success"] / judged if judged else None
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from flowspan.analysis.activities import NONE, Activities
-from flowspan.analysis.critical_path import Holders, pieces
+from flowspan.analysis.critical_path import Holders, segments
 from flowspan.read.facts import lengths_at, total_at
 
 if TYPE_CHECKING:
@@ -309,7 +309,7 @@ class Network:
 
 def _working(made: Activities, row: int) -> tuple[int, int]:
     """Return when a row that calls others began to execute, and when it was done with that."""
-    executed = [piece for piece in pieces(made, row) if piece.cause == "execution"]
+    executed = [one for one in segments(made, row) if one.cause == "execution"]
     if not executed:
         return made.ends[row], made.ends[row]
     return executed[0].start, executed[-1].end

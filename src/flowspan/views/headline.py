@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from flowspan.text import clean, human, percent
+from flowspan.text import clean, human, percent, signed_percent
 from flowspan.views.looks import SPENT_ON
 
 if TYPE_CHECKING:
     from flowspan.analysis.one_trace import Analysis
-    from flowspan.analysis.two_traces import Change, Difference
+    from flowspan.analysis.two_traces import Difference, PathChange
 
 
 NOTABLE: Final = 0.1
 """A ratio that is nearer to 1 than this is no change worth a word."""
 
 
-def reasons(change: Change) -> list[str]:
+def reasons(change: PathChange) -> list[str]:
     """Say in a few words each why the time of a name on the critical path changed."""
     if change.before is None or change.after is None:
         return ["new" if change.before is None else "gone"]
@@ -87,7 +87,7 @@ def difference_headline(found: Difference) -> str:
     total, leading = found.total, found.leading
     if not total:
         return f"Both took {human(found.after.duration)}."
-    relative = f" ({found.relative:+.0%})".replace("%", " %") if found.relative is not None else ""
+    relative = "" if found.relative is None else f" ({signed_percent(found.relative)})"
     said = f"B took {human(abs(total))} {'longer' if total > 0 else 'less'}{relative}"
     if leading is None:
         return f"{said}."

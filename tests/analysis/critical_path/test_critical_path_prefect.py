@@ -46,7 +46,7 @@ def analysed(spans: RecordedSpans, tmp_path: Path) -> Analyser:
         check(trace.spans, found)
         names = {span.span_id: span.name for span in trace.spans}
         on_path = [name for name, _ in groupby(names[s.span_id] for s in found.critical_path)]
-        return found, on_path, [stretch.cause for stretch in found.critical_path]
+        return found, on_path, [step.cause for step in found.critical_path]
 
     return of_all
 

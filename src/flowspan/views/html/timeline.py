@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import orjson
 
 from flowspan import semconv
-from flowspan.analysis import log_places
-from flowspan.analysis import tree as trees
 from flowspan.analysis.phases import CAUSES, OTHER
+from flowspan.analysis.tree import walk
 from flowspan.read import otlp_json as otlp
 from flowspan.text import SECOND, moment
 from flowspan.views.json.timeline import as_object
@@ -37,11 +36,13 @@ from flowspan.views.terminal import timeline
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from flowspan.analysis.findings import Findings
     from flowspan.analysis.one_trace import Analysis
     from flowspan.analysis.tree import Node, Tree
     from flowspan.read.log_files import Log
     from flowspan.read.span import Span
     from flowspan.views.looks import Colour
+    from flowspan.views.wishes import Wishes
 
 _SCRIPTS: Final = (
     "format.js",
@@ -62,9 +63,7 @@ _CAUSE: Final = {key: place for place, key in enumerate(_KEYS)}
 _ROLE: Final = {"run": 0, "attempt": 1, "other": 2}
 _OUTCOME: Final = {
     "success": "good",
-    "failure": "bad",
-    "error": "bad",
-    "timeout": "bad",
+    **dict.fromkeys(semconv.ERROR_RESULTS, "bad"),
     "cancellation": "odd",
     "skip": "odd",
 }
@@ -78,27 +77,16 @@ _EXACT: Final = range(-(2**53) + 1, 2**53)
 _PLACEHOLDER: Final = re.compile(r"\{\{(\w+)\}\}")
 
 
-def to_html(
-    spans: Sequence[Span],
-    analysis: Analysis,
-    logs: Iterable[Log] = (),
-) -> bytes:
-    """Write the page of one trace.
-
-    Args:
-        spans: The spans of the trace, at least one, each id once.
-        analysis: Where its time went. The page tells it with the numbers of
-            ``flowspan timeline --json``.
-        logs: Log records of the trace, in order of time.
-    """
-    tree = trees.build(spans, everything=True)
+def render(findings: Findings, _: Wishes) -> Iterable[bytes]:
+    """Return the page of a trace, with the numbers of ``flowspan timeline --json``."""
+    tree = findings.whole_tree
     page = _Page(tree)
-    data = page.data(analysis) | {
+    data = page.data(findings.analysis) | {
         "head": _head(tree),
         "looks": _looks(),
-        "numbers": _numbers(analysis),
+        "numbers": _numbers(findings.analysis),
     }
-    details = page.details(log_places.by_span(logs, tree))
+    details = page.details(findings.logs_by_span)
     style = _asset("page.css") + _colours()
     script = "".join(["(() => {\n'use strict';\n", *map(_asset, _SCRIPTS), "})();\n"])
     parts = {
@@ -110,7 +98,7 @@ def to_html(
         "data": _embedded(data),
         "details": _embedded(details),
     }
-    return _PLACEHOLDER.sub(lambda found: parts[found[1]], _asset("page.html")).encode()
+    return [_PLACEHOLDER.sub(lambda found: parts[found[1]], _asset("page.html")).encode()]
 
 
 class _Texts:
@@ -139,7 +127,7 @@ class _Page:
 
     def __init__(self, tree: Tree) -> None:
         # What is built with everything holds every span, and nothing but spans.
-        nodes = [cast("Node", node) for node in trees.walk(tree)]
+        nodes = [cast("Node", node) for node in walk(tree)]
         parents = {
             child.key: node.key for node in nodes for child in cast("Sequence[Node]", node.children)
         }
@@ -341,9 +329,9 @@ def _numbers(analysis: Analysis) -> dict[str, Any]:
 
 
 def _head(tree: Tree) -> dict[str, Any]:
-    main = tree.main
+    main = tree.about.span
     facts = main.facts
-    node = next(node for node in trees.walk(tree) if node.key == main.span_id)
+    node = next(node for node in walk(tree) if node.key == main.span_id)
     first = min(span.start for span in tree.spans)
     return {
         "flow": facts.flow_name or main.name,

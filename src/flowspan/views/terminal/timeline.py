@@ -15,8 +15,11 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from flowspan import semconv
+from flowspan.analysis.findings import Findings
+from flowspan.analysis.log_places import by_row
 from flowspan.analysis.one_trace import Analysis
 from flowspan.analysis.phases import CAUSES, OTHER, Segment
+from flowspan.analysis.root import is_root
 from flowspan.analysis.tree import Node, Rest, Tree
 from flowspan.read.facts import waits_of
 from flowspan.read.log_files import Log
@@ -24,7 +27,10 @@ from flowspan.read.span import Span
 from flowspan.text import DAY, HOUR, MINUTE, MS, SECOND, clean, cut, human, moment, percent
 from flowspan.views.headline import headline
 from flowspan.views.looks import LOOKS
+from flowspan.views.terminal import tasks
+from flowspan.views.terminal.glyphs import glyphs_of
 from flowspan.views.terminal.logs import shorten
+from flowspan.views.wishes import Wishes
 
 _NO_LOGS: Final[Mapping[str, Sequence[Log]]] = MappingProxyType({})
 
@@ -102,6 +108,23 @@ class _Layout:
     axis: Axis
 
 
+def render(findings: Findings, wishes: Wishes) -> Iterator[Text]:
+    """Yield the lines of a timeline, and those of the summary below it."""
+    tree = findings.whole_tree if wishes.everything else findings.tree
+    yield from draw(
+        tree,
+        width=wishes.width,
+        unicode=wishes.unicode,
+        everything=wishes.everything,
+        logs=by_row(findings.logs_by_span, tree) if wishes.with_logs else _NO_LOGS,
+        analysis=findings.analysis,
+    )
+    yield Text()
+    yield from tasks.draw(
+        findings.analysis, width=wishes.width, unicode=wishes.unicode, top=wishes.top
+    )
+
+
 def draw(
     tree: Tree,
     *,
@@ -129,7 +152,7 @@ def draw(
     layout = _layout(tree, rows, width, shares)
     yield from _header(tree, unicode=unicode)
     if analysis is not None and (found := headline(analysis)):
-        text = found if unicode else found.replace("×", "x")
+        text = glyphs_of(unicode=unicode).spell(found)
         yield from (Text(part, "bold yellow") for part in wrap(text, width))
     yield Text()
     yield _columns(layout)
@@ -179,19 +202,19 @@ def cells(segments: Sequence[Segment], axis: Axis) -> list[str | None]:
 
 
 def _rows(tree: Tree, *, unicode: bool) -> Iterator[_Row]:
-    fork, last, through = ("├─ ", "└─ ", "│  ") if unicode else ("|- ", "`- ", "|  ")
+    glyphs = glyphs_of(unicode=unicode)
     stack: list[tuple[Node | Rest, Node | Rest | None, str, str]]
     stack = [(root, None, "", "") for root in reversed(tree.roots)]
     while stack:
         node, parent, guides, inner = stack.pop()
         children = node.children if isinstance(node, Node) else ()
-        below = inner + (through if children else "   ")
+        below = inner + (glyphs.through if children else "   ")
         yield _Row(node, parent, guides, below)
         if len(inner) > 240:  # noqa: PLR2004 - 80 levels: wider than any column, so cut from the left
             inner = inner[-240:]
         for child in reversed(children):
             is_last = child is children[-1]
-            guide, under = (last, "   ") if is_last else (fork, through)
+            guide, under = (glyphs.last, "   ") if is_last else (glyphs.fork, glyphs.through)
             stack.append((child, node, inner + guide, inner + under))
 
 
@@ -200,8 +223,8 @@ def _shares(analysis: Analysis | None) -> Mapping[str, float]:
     if analysis is None or analysis.start == analysis.end:
         return {}
     shares: Counter[str] = Counter()
-    for stretch in analysis.critical_path:
-        shares[stretch.span_id] += stretch.end - stretch.start
+    for step in analysis.critical_path:
+        shares[step.span_id] += step.end - step.start
     return {span_id: time / (analysis.end - analysis.start) for span_id, time in shares.items()}
 
 
@@ -234,7 +257,7 @@ def _axis(tree: Tree, width: int) -> Axis:
 
 
 def _header(tree: Tree, *, unicode: bool) -> Iterator[Text]:
-    main = tree.main
+    main = tree.about.span
     facts = main.facts
     flow = facts.flow_name or main.attributes.get(semconv.PIPELINE_NAME) or main.name
     is_flow = facts.run_type == "flow"
@@ -242,7 +265,7 @@ def _header(tree: Tree, *, unicode: bool) -> Iterator[Text]:
     if is_flow and facts.run_name and facts.run_name != flow:
         title.append(f"  {clean(facts.run_name)}", style="not bold")
     outcome, word = _outcome(main), _result(main) if main.is_run else ""
-    if main.is_run and not is_flow and main.parent_span_id:  # its flow's span is missing
+    if main.is_run and not is_flow and not tree.about.is_there:  # its flow's span is missing
         outcome, word = _NO_OUTCOME, "not ended"
     if word:
         symbol = outcome.symbol if unicode else outcome.ascii
@@ -474,7 +497,7 @@ def _totals(rest: Rest) -> str:
 
 def _missing(node: Node) -> str:
     parent = node.missing_parent
-    if node.span.kind in ("SERVER", "CONSUMER"):
+    if is_root(node.span):
         return f"called by span {parent}, which is not in these files"
     return f"its parent {parent} is not in these files: not ended yet, or killed"
 
