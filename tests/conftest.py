@@ -5,13 +5,17 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from httpx import HTTPStatusError
 
 _HOME = tempfile.mkdtemp(prefix="flowspan-tests-")
 
@@ -123,6 +127,28 @@ def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]", log: Path) 
                 break
             time.sleep(0.2)
     raise RuntimeError(f"Prefect's server did not start:\n{log.read_text()[-4000:]}")
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> dict[str, threading.Event]:
+    """Return for each limit what is set once the API has refused somebody a slot of it."""
+    from prefect.client.orchestration._concurrency_limits.client import (
+        ConcurrencyLimitAsyncClient,
+    )
+
+    events: dict[str, threading.Event] = defaultdict(threading.Event)
+    ask = ConcurrencyLimitAsyncClient.increment_concurrency_slots_with_lease
+
+    async def asks(client: Any, names: list[str], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await ask(client, names, *args, **kwargs)
+        except HTTPStatusError:
+            for name in names:
+                events[name].set()
+            raise
+
+    monkeypatch.setattr(ConcurrencyLimitAsyncClient, "increment_concurrency_slots_with_lease", asks)
+    return events
 
 
 @pytest.fixture

@@ -16,8 +16,17 @@ PATIENCE = 90.0
 
 
 def environment(folder: Path, **variables: str) -> dict[str, str]:
-    """Return the variables of a script whose telemetry goes to files in `folder`."""
-    return {**os.environ, "FLOWSPAN_DIR": str(folder), "PYTHONPATH": str(FLOWS), **variables}
+    """Return the variables of a script whose telemetry goes to files in `folder`.
+
+    What serves flows there looks each second for runs to start, not every ten.
+    """
+    own = {
+        "FLOWSPAN_DIR": str(folder),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(FLOWS), os.environ.get("PYTHONPATH")])),
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
+    return {**os.environ, **own, **variables}
 
 
 def run_script(*arguments: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":

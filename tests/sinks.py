@@ -68,6 +68,8 @@ class Sink:
     latency: float = 0.0
     """Seconds until the answer; cut short when the sink closes."""
     closing: threading.Event = field(default_factory=threading.Event)
+    patience: list[float] = field(default_factory=list)
+    """Seconds for which the client of each gRPC call waits for an answer, or a bit less."""
 
     @property
     def spans(self) -> list[Span]:
@@ -200,6 +202,7 @@ def grpc_sink(tls: Certificate | None = None, port: int = 0) -> Iterator[Sink]:
 
     def accept(message: Any, context: Any) -> None:
         headers = {item.key: str(item.value) for item in context.invocation_metadata()}
+        sink.patience.append(context.time_remaining())
         if not sink.accept(Request("Export", headers, message)):
             context.abort(grpc.StatusCode.UNAVAILABLE, f"status {sink.status}")
 
@@ -240,6 +243,10 @@ def grpc_sink(tls: Certificate | None = None, port: int = 0) -> Iterator[Sink]:
     finally:
         sink.closing.set()
         server.stop(0).wait(5)
+
+
+UNBOUNDED = 600
+"""An exporter's timeout that no test waits for: what ends sooner has ended by another limit."""
 
 
 @contextmanager

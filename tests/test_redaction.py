@@ -2,6 +2,7 @@
 
 import datetime as dt
 import time
+import tracemalloc
 import uuid
 from dataclasses import dataclass
 from decimal import Decimal
@@ -240,23 +241,34 @@ def test_any_value(value: object) -> None:
     assert repr(redact(found)) == repr(found)
 
 
-@pytest.mark.timeout(20)
 @pytest.mark.parametrize(
     "scrap",
     ["a", "a://b:", "token='", 'token="a', "password", "://", "@:", "token ", "pwd=(", "pwd=[}"],
 )
 def test_long_texts_take_no_long_time(scrap: str) -> None:
     """The time to mask a text is linear in its length."""
-    started = time.monotonic()
-    for start in ("", "postgres://", "token='", "token=["):
-        redact_text(start + scrap * 30_000, 1_000_000)
-    assert time.monotonic() - started < 10
+    length = 4_000
+
+    def spent(factor: int) -> float:
+        before = time.thread_time()
+        for start in ("", "postgres://", "token='", "token=["):
+            redact_text(start + scrap * length * factor, 1_000_000)
+        return time.thread_time() - before
+
+    once, eight_times = (
+        min(pair) for pair in zip(*[(spent(1), spent(8)) for _ in range(3)], strict=True)
+    )
+    assert eight_times < 24 * once  # squared it would be 64
 
 
 @pytest.mark.parametrize("value", [b"x" * 10**8, bytearray(10**8), "token=x " * 10**7], ids=type)
 def test_long_values_take_no_long_time(value: object) -> None:
-    """A long value is cut before it is examined."""
-    started = time.monotonic()
-    redact(value)
-    redact_parameter(value)
-    assert time.monotonic() - started < 0.5
+    """A long value is cut before it is examined, so no copy is as long."""
+    tracemalloc.start()
+    try:
+        redact(value)
+        redact_parameter(value)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 10**6

@@ -94,7 +94,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
             return
         # Importing Prefect's engines is slow, and pointless if there is nothing to patch.
         from flowspan._prefect import EngineObserver  # noqa: PLC0415
-        from flowspan.log_capture.measurements import Measure  # noqa: PLC0415
+        from flowspan.log_capture.measurements import LogMeasure  # noqa: PLC0415
         from flowspan.recording.instruments import RunMetrics  # noqa: PLC0415
         from flowspan.recording.recorder import RunTracer  # noqa: PLC0415
 
@@ -113,7 +113,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
                     _report_missing(patch)
                 else:
                     self._wrap(owner, patch.name, patch.wrapper(observer))
-            self._log_hooks.install(Measure(), _log_export(observer, providers.logs, settings))
+            self._log_hooks.install(LogMeasure(), _log_export(observer, providers.logs, settings))
             _finish_at_exit(self)
             self.adopt_running()
         except BaseException:  # such as the timeout of the flow that calls this

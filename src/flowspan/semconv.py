@@ -5,7 +5,7 @@ Names that start with ``cicd.`` and ``error.`` follow the OpenTelemetry semantic
 with Prefect's own concepts. Durations are seconds, counts are integers.
 """
 
-from typing import Final
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 # Every run span
 RUN_ID: Final = "prefect.run.id"
@@ -61,10 +61,47 @@ WAIT_PAUSE: Final = "prefect.wait.pause"
 EXECUTION: Final = "prefect.execution"
 ORCHESTRATION: Final = "prefect.orchestration"
 
-# Waits before the span starts, in the order in which they happen
-WAITS_BEFORE: Final = (WAIT_LATE, WAIT_INFRASTRUCTURE, WAIT_QUEUE)
+
+Place: TypeAlias = Literal["before", "start", "between", "middle"]
+"""Where a wait lies: before the span, at its start, between attempts, or amid the execution."""
+
+
+class Wait(NamedTuple):
+    """One thing that a run waits for.
+
+    Attributes:
+        attribute: The span's attribute that has its length in seconds.
+        place: Where it lies.
+        in_metric: Whether `METRIC_TASK_RUN_WAIT` measures it.
+        state: The name of the state that a run has meanwhile, if there is one.
+    """
+
+    attribute: str
+    place: Place
+    in_metric: bool = False
+    state: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Its short name: a cause of the critical path, and a key of the JSON documents."""
+        return self.attribute.removeprefix(WAIT_PREFIX)
+
+
+# Every wait, in the order in which they happen and are shown. `flowspan.views.looks` has how each
+# looks, and `flowspan.read.facts.Facts` a field for each.
+WAITS: Final = (
+    Wait(WAIT_LATE, "before"),
+    Wait(WAIT_INFRASTRUCTURE, "before"),
+    Wait(WAIT_QUEUE, "before", in_metric=True),
+    Wait(WAIT_DEPENDENCIES, "start", in_metric=True),
+    Wait(WAIT_CONCURRENCY, "start", in_metric=True),
+    Wait(WAIT_RETRY, "between", in_metric=True, state="AwaitingRetry"),
+    Wait(WAIT_PAUSE, "middle", state="Paused"),
+)
+# Waits before the span starts
+WAITS_BEFORE: Final = tuple(wait.attribute for wait in WAITS if wait.place == "before")
 # Waits inside the span: with EXECUTION and ORCHESTRATION they add up to its duration
-WAITS_INSIDE: Final = (WAIT_DEPENDENCIES, WAIT_CONCURRENCY, WAIT_RETRY, WAIT_PAUSE)
+WAITS_INSIDE: Final = tuple(wait.attribute for wait in WAITS if wait.place != "before")
 
 # State transition events
 STATE_TYPE: Final = "prefect.state.type"
@@ -142,6 +179,8 @@ _RESULT_BY_STATE_TYPE: Final = {
     "CANCELLING": "cancellation",
 }
 ERROR_RESULTS: Final = frozenset({"failure", "timeout", "error"})
+# What a success rate counts: a run that is cancelled or skipped has neither succeeded nor failed.
+JUDGED_RESULTS: Final = ERROR_RESULTS | {"success"}
 
 
 def result_of(state_type: str, state_name: str) -> str | None:

@@ -1,5 +1,6 @@
 """Format times, durations and external values for people to read in a terminal."""
 
+import math
 from datetime import datetime, timezone
 from typing import Final
 from unicodedata import category
@@ -82,3 +83,13 @@ def cut(text: str, width: int) -> str:
 def percent(share: float) -> str:
     """Format a share from 0 to 1: ``61 %``; a small one that is not 0 is ``<1 %``."""
     return "<1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")  # noqa: PLR2004
+
+
+def rate(share: float) -> str:
+    """Write a rate of 0 to 1 in percent; rounded down, since 100 % must mean all."""
+    return "100 %" if share == 1 else f"{math.floor(round(share * 1000, 6)) / 10:.1f} %"
+
+
+def signed_percent(ratio: float) -> str:
+    """Write by which part of it something grew, in percent with a sign: ``+12 %``."""
+    return f"{ratio * 100:+.0f} %"

@@ -22,9 +22,11 @@ from prefect.settings import PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY, tempo
 from prefect.transactions import transaction
 
 import flowspan
+from clocks import Timed
 from flowspan import semconv
 from flowspan.instrumentor import PrefectInstrumentor
 from flowspan.settings import Settings
+from processes import PATIENCE
 from reconcile import reconcile
 from support import RecordedSpans, attributes, context, result, seconds, states
 
@@ -42,6 +44,22 @@ def recording(**options: Any) -> tuple[TracerProvider, RecordedSpans]:
     return provider, spans
 
 
+class Meeting:
+    """Where so many coroutines wait for one another."""
+
+    def __init__(self, size: int) -> None:
+        self.missing = size
+        self.all_came = asyncio.Event()
+
+    def come(self) -> None:
+        self.missing -= 1
+        if not self.missing:
+            self.all_came.set()
+
+    async def wait(self) -> None:
+        await asyncio.wait_for(self.all_came.wait(), PATIENCE)
+
+
 def assert_true_to_api(spans: RecordedSpans) -> None:
     differences = reconcile(spans.all, attributes(spans.one("RUN main"))[semconv.RUN_ID])
     assert not differences, "\n".join([*differences, spans.tree()])
@@ -56,21 +74,32 @@ def slow(x: int = 0) -> int:
 
 def test_run_that_outlives_its_transaction(spans: RecordedSpans) -> None:
     """A run submitted in a transaction that is over before the run is has its span."""
+    is_over = threading.Event()
+    submitted: list[Any] = []
+
+    @task
+    def outlives() -> None:
+        assert is_over.wait(PATIENCE)
 
     @task
     def submits() -> None:
-        slow.submit(1)
+        submitted.append(outlives.submit())
+
+    def end_it() -> None:
+        is_over.set()
+        submitted[-1].wait()
+        is_over.clear()
 
     @flow
     def main() -> None:
         with transaction():
-            future = slow.submit(1)
-        future.wait()
+            submitted.append(outlives.submit())
+        end_it()
         submits()
-        time.sleep(0.6)
+        end_it()
 
     main()
-    assert len(spans.named("slow")) == 2
+    assert len(spans.named("outlives")) == 2
     assert_true_to_api(spans)
 
 
@@ -133,12 +162,15 @@ def test_instrument_from_many_threads(prefect_server: str) -> None:
 def test_adoption_of_a_second_flow(prefect_server: str) -> None:
     """Two flows that run at once and both begin with instrument() are both taken up."""
     provider, spans = recording()
+    begun, instrumented = Meeting(2), Meeting(2)
 
     @flow
     async def main() -> None:
-        await asyncio.sleep(0.1)
+        begun.come()
+        await begun.wait()
         flowspan.instrument(tracer_provider=provider)
-        await asyncio.sleep(0.2)
+        instrumented.come()
+        await instrumented.wait()
 
     async def both() -> None:
         await asyncio.gather(main(), main())
@@ -178,10 +210,10 @@ def test_adoption_of_a_task_that_times_out(prefect_server: str) -> None:
     """An adopted task run ends with its state even where Prefect's telemetry is not told."""
     provider, spans = recording()
 
-    @task(timeout_seconds=3)
+    @task(timeout_seconds=5)  # instrument() asks the API meanwhile
     def step() -> None:
         flowspan.instrument(tracer_provider=provider)
-        for _ in range(600):
+        for _ in range(int(PATIENCE * 100)):
             time.sleep(0.01)
 
     @flow
@@ -262,9 +294,19 @@ def test_overlapping_waits_count_once(spans: RecordedSpans) -> None:
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name("narrow-gate", limit=1)
 
+    asked: list[int] = []
+    asking = Meeting(3)
+    held: list[Timed] = []
+
     async def enter() -> None:
+        asked.append(time.time_ns())
+        asking.come()
         async with aconcurrency("narrow-gate", occupy=1):
-            await asyncio.sleep(0.2)
+            await asking.wait()
+            slept = Timed()
+            held.append(slept)
+            with slept:
+                await asyncio.sleep(0.2)
 
     @flow
     async def main() -> None:
@@ -273,7 +315,8 @@ def test_overlapping_waits_count_once(spans: RecordedSpans) -> None:
     asyncio.run(main())
     a = attributes(spans.one("RUN main"))
     assert 0 <= a[semconv.EXECUTION] < seconds(spans.one("RUN main"))
-    assert 0.2 < a[semconv.WAIT_CONCURRENCY] < seconds(spans.one("RUN main"))
+    # The last one waited while the second had the slot; some waited until the last one had it.
+    assert held[1].seconds < a[semconv.WAIT_CONCURRENCY] < (held[2].start - min(asked)) / 1e9
     assert_true_to_api(spans)
 
 
@@ -350,14 +393,15 @@ def test_deferred_task(spans: RecordedSpans) -> None:
     """A task run that was deferred and is served later has its whole history and its queue wait."""
     from prefect.task_engine import run_task_sync
 
-    future = slow.delay(3)
-    time.sleep(0.2)
-    with get_client(sync_client=True) as client:
-        task_run = client.read_task_run(future.task_run_id)
+    waiting, delayed = Timed(), Timed()
+    with delayed:
+        future = slow.delay(3)
+        with get_client(sync_client=True) as client, waiting:
+            task_run = client.read_task_run(future.task_run_id)
         run_task_sync(slow, task_run=task_run, parameters={"x": 3})
     span = spans.one("slow")
     assert states(span)[0] == "Scheduled"
-    assert attributes(span)[semconv.WAIT_QUEUE] >= 0.2
+    assert waiting.seconds <= attributes(span)[semconv.WAIT_QUEUE] < delayed.seconds
     assert span.parent is None
 
 
@@ -441,11 +485,13 @@ def test_suspension_of_an_unserved_flow(spans: RecordedSpans) -> None:
 
 def test_flush_of_an_async_flow_lets_others_run(prefect_server: str) -> None:
     """While the end of an asynchronous flow is exported, its event loop goes on."""
-    gaps: list[float] = []
+    flushing, ticked = threading.Event(), threading.Event()
+    ticked_meanwhile: list[bool] = []
 
     class Slow(SpanProcessor):
         def force_flush(self, timeout_millis: int = 30000) -> bool:
-            time.sleep(1)
+            flushing.set()
+            ticked_meanwhile.append(ticked.wait(PATIENCE))
             return True
 
     provider = TracerProvider()
@@ -463,12 +509,13 @@ def test_flush_of_an_async_flow_lets_others_run(prefect_server: str) -> None:
 
     async def tick() -> None:
         while True:
-            before = time.monotonic()
             await asyncio.sleep(0.01)
-            gaps.append(time.monotonic() - before)
+            if flushing.is_set():
+                ticked.set()
 
     try:
         asyncio.run(watch())
     finally:
         flowspan.uninstrument()
-    assert max(gaps) < 0.9
+    assert all(ticked_meanwhile)
+    assert ticked_meanwhile

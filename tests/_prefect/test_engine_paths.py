@@ -17,9 +17,11 @@ from prefect.states import Cancelled, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.transactions import transaction
 
+from clocks import Timed, timed_wait
 from flowspan import semconv
 from flowspan.identity import derive_attempt_span_id, derive_span_id, derive_trace_id
 from kinds import KINDS, flow_around, make, make_task, span_name
+from processes import PATIENCE, eventually
 from reconcile import reconcile
 from support import RecordedSpans, attributes, context, exceptions, result, seconds, states, time_of
 
@@ -45,13 +47,19 @@ class Outage(BaseException):
 @each_path
 def test_success(spans: RecordedSpans, level: str, kind: str) -> None:
     """A run that completes is one span with result success, its status left unset."""
-    make(level, kind, lambda: time.sleep(0.05))()
+    slept = Timed()
+
+    def body() -> None:
+        with slept:
+            time.sleep(0.05)
+
+    make(level, kind, body)()
     span = spans.one(span_name(level))
     assert states(span) == ["Pending", "Running", "Completed"]
     assert result(span) == "success"
     assert span.status.status_code.name == "UNSET"
     assert semconv.ERROR_TYPE not in attributes(span)
-    assert 0.05 <= attributes(span)[semconv.EXECUTION] < seconds(span)
+    assert slept.seconds <= attributes(span)[semconv.EXECUTION] < seconds(span)
     assert not [key for key in attributes(span) if key.startswith(semconv.WAIT_PREFIX)]
     assert_true_to_api(spans)
 
@@ -164,30 +172,36 @@ def test_crash(spans: RecordedSpans, level: str, kind: str) -> None:
 @pytest.mark.parametrize("level", LEVELS)
 def test_timeout(spans: RecordedSpans, level: str, kind: str) -> None:
     """A run that exceeds its time is a timeout, which ends when Prefect says so."""
+    inside, outside = Timed(), Timed()
     if kind == "async":
 
         async def step() -> None:
-            await asyncio.sleep(5)
+            with inside:
+                await asyncio.sleep(PATIENCE)
 
     else:
 
         def step() -> None:  # type: ignore[misc]
-            for _ in range(500):
-                time.sleep(0.01)
+            with inside:
+                for _ in range(int(PATIENCE * 100)):
+                    time.sleep(0.01)
 
     if level == "flow":
         main = flow(name="main", timeout_seconds=0.2)(step)
         run: Any = main if kind == "sync" else lambda: asyncio.run(main())
     else:
         run = flow_around(kind, task(name="step", timeout_seconds=0.2)(step))
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError), outside:
         run()
     span = spans.one(span_name(level))
     assert states(span)[-1] == "TimedOut"
     assert result(span) == "timeout"
     assert span.status.status_code.name == "ERROR"
     assert attributes(span)[semconv.ERROR_TYPE].endswith("RunTimeoutError")
-    assert 0.2 <= seconds(span) < 4
+    assert span.start_time is not None
+    assert span.end_time is not None
+    assert outside.start <= span.start_time < inside.start
+    assert inside.end < span.end_time <= outside.end
     assert_true_to_api(spans)
 
 
@@ -195,10 +209,10 @@ def test_timeout_of_an_attempt(spans: RecordedSpans) -> None:
     """An attempt that times out and is retried keeps its exception to itself."""
     attempts: list[int] = []
 
-    @task(timeout_seconds=0.2, retries=1)
+    @task(timeout_seconds=1, retries=1)
     async def step() -> None:
         attempts.append(1)
-        await asyncio.sleep(5 if len(attempts) == 1 else 0)
+        await asyncio.sleep(PATIENCE if len(attempts) == 1 else 0)
 
     flow_around("async", step)()
     assert len(exceptions(spans.one("attempt 1"))) == 1
@@ -535,16 +549,14 @@ def test_rollback_in_async_tasks(spans: RecordedSpans) -> None:
 def test_pause_and_resume(spans: RecordedSpans, kind: str) -> None:
     """A pause inside the process is a wait of its own, not execution, with both transitions."""
 
+    def is_paused() -> bool:
+        with get_client(sync_client=True) as client:
+            run = client.read_flow_run(UUID(started[0]))
+        return run.state is not None and run.state.is_paused()
+
     def resume() -> None:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            with get_client(sync_client=True) as client:
-                run = client.read_flow_run(UUID(started[0]))
-            if run.state is not None and run.state.is_paused():
-                time.sleep(0.5)
-                resume_flow_run(run.id)
-                return
-            time.sleep(0.05)
+        eventually(is_paused, "the pause")
+        resume_flow_run(UUID(started[0]))
 
     started: list[str] = []
     resumer = threading.Thread(target=resume)
@@ -560,7 +572,7 @@ def test_pause_and_resume(spans: RecordedSpans, kind: str) -> None:
         @flow
         def main() -> None:
             note()
-            pause_flow_run(timeout=30, poll_interval=1)
+            pause_flow_run(timeout=int(PATIENCE), poll_interval=1)
 
         main()
     else:
@@ -570,13 +582,15 @@ def test_pause_and_resume(spans: RecordedSpans, kind: str) -> None:
         @flow(name="main")
         async def async_main() -> None:
             note()
-            await pause(timeout=30, poll_interval=1)
+            await pause(timeout=int(PATIENCE), poll_interval=1)
 
         asyncio.run(async_main())
-    resumer.join(20)
+    resumer.join(PATIENCE)
     span = spans.one("RUN main")
     assert states(span) == ["Pending", "Running", "Paused", "Running", "Completed"]
-    assert 0.4 < attributes(span)[semconv.WAIT_PAUSE] < seconds(span)
+    paused = (time_of(span, "Running") - time_of(span, "Paused")) / 1e9
+    assert attributes(span)[semconv.WAIT_PAUSE] == pytest.approx(paused)
+    assert 0 < paused < seconds(span)
     assert (
         attributes(span)[semconv.EXECUTION] < seconds(span) - attributes(span)[semconv.WAIT_PAUSE]
     )
@@ -585,50 +599,68 @@ def test_pause_and_resume(spans: RecordedSpans, kind: str) -> None:
 
 def test_waits_of_tasks(spans: RecordedSpans) -> None:
     """Waiting for a worker thread, an upstream result and a retry are told apart."""
+    goes_on = threading.Event()
+    is_busy, submitted, began, outside = Timed(), Timed(), Timed(), Timed()
+    waits: list[Timed] = []
 
     @task
     def slow(x: int) -> int:
-        time.sleep(0.3)
+        assert goes_on.wait(PATIENCE)
+        with is_busy:
+            time.sleep(0.1)
         return x
 
-    @task
     def after(x: Any) -> Any:
-        return x
+        with began if x == "queued" else Timed():
+            return x
+
+    waiting, queued, direct = (task(name=name)(after) for name in ("waiting", "queued", "direct"))
 
     @flow(task_runner=ThreadPoolTaskRunner(max_workers=2))
     def main() -> None:
         first = slow.submit(1)
-        waiting = after.submit({"nested": [first]})
-        queued = after.submit(2)
-        after(3)
-        waiting.wait()
-        queued.wait()
+        waits.append(timed_wait(first))
+        second = waiting.submit({"nested": [first]})
+        assert waits[0].begun.wait(PATIENCE)
+        with submitted:
+            third = queued.submit("queued")
+        direct(3)
+        goes_on.set()
+        second.wait()
+        third.wait()
 
-    main()
-    waiting = next(span for span in spans.named("after") if span.links)
-    others = [span for span in spans.named("after") if not span.links]
-    queued = max(others, key=lambda span: attributes(span).get(semconv.WAIT_QUEUE, 0))
-    direct = next(span for span in others if span is not queued)
-    assert 0.2 < attributes(waiting)[semconv.WAIT_DEPENDENCIES] < 2
-    assert 0.2 < attributes(queued)[semconv.WAIT_QUEUE] < 2
-    assert semconv.WAIT_DEPENDENCIES not in attributes(queued)
-    assert not [key for key in attributes(direct) if key.startswith(semconv.WAIT_PREFIX)]
+    with outside:
+        main()
+    waited = attributes(spans.one("waiting"))[semconv.WAIT_DEPENDENCIES]
+    assert is_busy.seconds < waits[0].seconds <= waited < outside.seconds
+    in_queue = attributes(spans.one("queued"))[semconv.WAIT_QUEUE]
+    # Prefect's id of the run tells milliseconds.
+    assert is_busy.seconds < in_queue <= (began.start - submitted.start) / 1e9 + 0.001
+    assert semconv.WAIT_DEPENDENCIES not in attributes(spans.one("queued"))
+    assert not [
+        key for key in attributes(spans.one("direct")) if key.startswith(semconv.WAIT_PREFIX)
+    ]
     assert_true_to_api(spans)
 
 
-def test_concurrency_waits(spans: RecordedSpans) -> None:
+def test_concurrency_waits(spans: RecordedSpans, refused: dict[str, threading.Event]) -> None:
     """Waiting for a slot counts, for a tag or in the function; a tag without limit does not."""
     with get_client(sync_client=True) as client:
-        for name in ("tag:narrow", "pool"):
-            client.create_concurrency_limit(tag=name.removeprefix("tag:"), concurrency_limit=1) if (
-                name.startswith("tag:")
-            ) else client._client.post(
-                "/v2/concurrency_limits/", json={"name": name, "limit": 1, "active": True}
-            ).raise_for_status()
+        client.create_concurrency_limit(tag="narrow", concurrency_limit=1)
+        client.upsert_global_concurrency_limit_by_name("pool", limit=1)
+    held: dict[str, list[Timed]] = {"tagged": [], "inside": []}
+
+    def hold(name: str, limit: str) -> None:
+        """Keep the slot until somebody else has been refused one, and some time more."""
+        assert held[name] or refused[limit].wait(PATIENCE)
+        slept = Timed()
+        held[name].append(slept)
+        with slept:
+            time.sleep(0.2)
 
     @task(tags=["narrow"])
     def tagged(x: int) -> int:
-        time.sleep(0.5)
+        hold("tagged", "tag:narrow")
         return x
 
     @task(tags=["unlimited"])
@@ -638,7 +670,7 @@ def test_concurrency_waits(spans: RecordedSpans) -> None:
     @task
     def inside(x: int) -> int:
         with concurrency("pool", occupy=1):
-            time.sleep(0.5)
+            hold("inside", "pool")
         return x
 
     @flow
@@ -651,33 +683,35 @@ def test_concurrency_waits(spans: RecordedSpans) -> None:
     main()
     for name in ("tagged", "inside"):
         first, second = sorted(spans.named(name), key=lambda span: span.end_time or 0)
-        assert attributes(second)[semconv.WAIT_CONCURRENCY] > 0.3
-        for span in (first, second):
+        assert attributes(second)[semconv.WAIT_CONCURRENCY] > held[name][0].seconds
+        for span, slept in zip((first, second), held[name], strict=True):
             waited = attributes(span).get(semconv.WAIT_CONCURRENCY, 0.0)
-            assert 0.5 <= attributes(span)[semconv.EXECUTION] <= seconds(span) - waited
+            assert slept.seconds <= attributes(span)[semconv.EXECUTION] <= seconds(span) - waited
     assert semconv.WAIT_CONCURRENCY not in attributes(spans.one("free"))
     assert_true_to_api(spans)
 
 
 def test_hooks_do_not_move_the_end(spans: RecordedSpans) -> None:
     """A span ends at the final state, not after the hooks that answer to it."""
+    began: list[int] = []
 
-    def slow_hook(*_: Any) -> None:
-        time.sleep(0.2)
+    def hook(*_: Any) -> None:
+        began.append(time.time_ns())
 
     def broken_hook(*_: Any) -> None:
         raise RuntimeError("hook")
 
-    @task(on_completion=[slow_hook, broken_hook])
+    @task(on_completion=[hook, broken_hook])
     def step() -> None:
         pass
 
-    @flow(on_completion=[slow_hook], on_running=[broken_hook])
+    @flow(on_completion=[hook], on_running=[broken_hook])
     def main() -> None:
         step()
 
     main()
-    assert seconds(spans.one("step")) < 0.2
+    ends = [spans.one(name).end_time or 0 for name in ("step", "RUN main")]
+    assert all(end <= start for end, start in zip(ends, began, strict=True))
     assert_true_to_api(spans)
 
 

@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
+from clocks import Timed
 from flowspan import semconv
 from flowspan.identity import derive_span_id, derive_trace_id
 from flowspan.read import metric_files
@@ -159,10 +159,10 @@ def test_suspended_and_resumed_flow(served: Path) -> None:
     assert states(first)[-1] == "Suspended"
     assert result(first) is None
     assert first.status.status_code.name == "UNSET"
-    resumed = time.monotonic()
-    resume_flow_run(run_id)
-    reaches(run_id, "Completed")
-    since_resumed = time.monotonic() - resumed
+    resumed = Timed()
+    with resumed:
+        resume_flow_run(run_id)
+        reaches(run_id, "Completed")
 
     def both() -> RecordedSpans | None:
         spans = spans_of(served, run_id)
@@ -179,7 +179,7 @@ def test_suspended_and_resumed_flow(served: Path) -> None:
     assert result(second) == "success"
     assert states(second)[0] == "Resuming"
     assert "Suspended" not in states(second)
-    assert attributes(second).get(semconv.WAIT_LATE, 0.0) < since_resumed
+    assert attributes(second).get(semconv.WAIT_LATE, 0.0) < resumed.seconds
     phases = [
         (histogram.attributes[semconv.PIPELINE_RUN_STATE], histogram.values.count)
         for histogram in metric_files.load(served).histograms

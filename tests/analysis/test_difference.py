@@ -1,7 +1,7 @@
 """What explains the difference between two runs."""
 
 import json
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,9 +14,6 @@ from flowspan.read.span import Trace
 from flowspan.views.headline import difference_headline, remarks
 from flowspan.views.json.difference import to_json
 from flowspan.views.terminal.difference import draw
-
-if TYPE_CHECKING:
-    from flowspan.analysis.phases import Cause
 
 SECOND = 1_000_000_000
 
@@ -34,7 +31,7 @@ def task(
     failed: int = 0,
 ) -> Task:
     """Make what an analysis tells of a name; times in seconds."""
-    on_path = {cast("Cause", cause): round(time * SECOND) for cause, time in path.items()}
+    on_path = {cause: round(time * SECOND) for cause, time in path.items()}
     total = sum(on_path.values())
     return Task(
         name=name,

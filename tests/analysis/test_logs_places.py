@@ -38,12 +38,12 @@ class Trace:
 
     def spans(self) -> dict[str, list[str]]:
         """List messages by the name of their span."""
-        return self._named(log_places.by_span(self.logged(), self.tree()))
+        return self._named(log_places.by_span(self.logged(), self.tree().spans))
 
     def rows(self, *, everything: bool = False) -> dict[str, list[str]]:
         """List messages by the name of their row."""
         made = self.tree(everything=everything)
-        placed = log_places.by_row(log_places.by_span(self.logged(), made), made)
+        placed = log_places.by_row(log_places.by_span(self.logged(), made.spans), made)
         names = {node.key: node for node in tree.walk(made)}
         rests = {key for key, node in names.items() if isinstance(node, tree.Rest)}
         return {

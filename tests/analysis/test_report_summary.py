@@ -51,6 +51,8 @@ def test_the_json_document_has_the_documented_shape(tmp_path: Path) -> None:
         "errors": {},
     }
     document = json.loads(metrics.to_json(report(tmp_path)))
+    assert next(iter(document.items())) == ("version", 1)
+    del document["version"]
     assert document.pop("start") < document.pop("end")
     assert [metric.pop("time") > 0 for metric in document["metrics"]] == [True] * len(
         document["metrics"]

@@ -59,7 +59,7 @@ def test_a_run_whose_parent_is_missing_is_a_root_of_its_own(tmp_path: Path) -> N
     assert outline(made) == ["a", "b"]
     missing = [root.missing_parent for root in made.roots if isinstance(root, Node)]
     assert missing == [ids["RUN etl"]] * 2
-    assert made.main.name == "a"
+    assert made.about.span.name == "a"
 
 
 def test_parents_in_a_circle_are_shown_once_each(tmp_path: Path) -> None:
@@ -236,4 +236,4 @@ def test_a_run_that_went_on_in_another_process_counts_once(tmp_path: Path) -> No
 def test_the_trace_is_about_its_flow_run(tmp_path: Path) -> None:
     """A span of another instrumentation that started first does not take its place."""
     made = build(tmp_path, Plan("request", 0, 9, (run("RUN etl", 1, 8),), lost=True))
-    assert made.main.attributes[semconv.RUN_TYPE] == "flow"
+    assert made.about.span.attributes[semconv.RUN_TYPE] == "flow"

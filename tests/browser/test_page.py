@@ -139,11 +139,11 @@ def test_the_critical_path_runs_below_the_bars(page: Opened) -> None:
     """The path is drawn where the JSON says it is."""
     nothing = [0, 0, 0, 0]
     rows = [f"{number:016x}" for number in (1, 2, 3, 4, 5, 6, 7, 8)]
-    for stretch in as_json(page.file)["critical_path"]:
-        middle = ((stretch["start"] + stretch["end"]) / 2 - EPOCH) / 10e9
-        if stretch["end"] - stretch["start"] > 0.1e9:
-            row = rows.index(stretch["span_id"])
-            assert page.pixel(middle, row, down=19) != nothing, stretch
+    for step in as_json(page.file)["critical_path"]:
+        middle = ((step["start"] + step["end"]) / 2 - EPOCH) / 10e9
+        if step["end"] - step["start"] > 0.1e9:
+            row = rows.index(step["span_id"])
+            assert page.pixel(middle, row, down=19) != nothing, step
     assert page.pixel(0.45, 0, down=19) == nothing
     assert page.row("clean").locator(".share").inner_text() != ""
 
@@ -340,7 +340,7 @@ def test_lanes_show_who_ran_what(page: Opened) -> None:
 
 def test_the_path_alone_hides_what_it_does_not_touch(page: Opened) -> None:
     """Rows that lead to one on the path stay."""
-    on_path = {stretch["span_id"] for stretch in as_json(page.file)["critical_path"]}
+    on_path = {step["span_id"] for step in as_json(page.file)["critical_path"]}
     page.press("p")
     assert page.page.locator("#path-only").get_attribute("aria-pressed") == "true"
     shown = page.page.evaluate(

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from flowspan.analysis.trends.runs import Retry, Run, TaskOfRun
+from flowspan.analysis.trends.runs import FlowRun, Retry, TaskOfRun
 
 FIRST_DAY = dt.date(2026, 6, 1)  # a Monday
 
@@ -15,7 +15,7 @@ def day_of(number: int) -> dt.date:
     return FIRST_DAY + dt.timedelta(days=number)
 
 
-def made(day: int, seconds: float, *, hour: float = 2, **fields: Any) -> Run:
+def made(day: int, seconds: float, *, hour: float = 2, **fields: Any) -> FlowRun:
     """Return a run that starts at a local hour of a day, counted from the first.
 
     By default it succeeds, and all of it except one second is the task load.
@@ -43,10 +43,12 @@ def made(day: int, seconds: float, *, hour: float = 2, **fields: Any) -> Run:
         "retries": (),
         "is_plain": False,
     }
-    return Run(**(told | fields))
+    return FlowRun(**(told | fields))
 
 
-def retried(day: int, hour: float, task: str = "load", error: str | None = "TimeoutError") -> Run:
+def retried(
+    day: int, hour: float, task: str = "load", error: str | None = "TimeoutError"
+) -> FlowRun:
     """Return a run in which one task failed once and was retried."""
     run = made(day, 10, hour=hour)
     return made(day, 10, hour=hour, retries=(Retry(task, error, run.start + 5 * 10**9),))

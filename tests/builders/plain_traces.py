@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from flowspan.analysis.one_trace import Stretch
+    from flowspan.analysis.one_trace import Step
 
 MICROSECOND = 1_000
 FIXTURES = "fixtures/critical_path"
@@ -134,7 +134,7 @@ def joined(sections: Iterable[Section]) -> Sections:
     return tuple(found)
 
 
-def sections_of(path: Iterable[Stretch]) -> Sections:
+def sections_of(path: Iterable[Step]) -> Sections:
     """Convert flowspan's answer to sections; all its times must be whole microseconds."""
     whole = [*path]
     assert all(s.start % MICROSECOND == 0 == s.end % MICROSECOND for s in whole)

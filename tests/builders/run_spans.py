@@ -17,13 +17,7 @@ EPOCH = 1_700_000_000 * SECOND
 """Second 0 of these traces, in nanoseconds."""
 
 TOTALS = {
-    "late": semconv.WAIT_LATE,
-    "infrastructure": semconv.WAIT_INFRASTRUCTURE,
-    "queue": semconv.WAIT_QUEUE,
-    "dependencies": semconv.WAIT_DEPENDENCIES,
-    "concurrency": semconv.WAIT_CONCURRENCY,
-    "retry": semconv.WAIT_RETRY,
-    "pause": semconv.WAIT_PAUSE,
+    **{wait.name: wait.attribute for wait in semconv.WAITS},
     "execution": semconv.EXECUTION,
     "orchestration": semconv.ORCHESTRATION,
 }

@@ -30,13 +30,14 @@ from pathlib import Path
 from flowspan.cli.main import main
 from flowspan.cli import timeline as cli
 
-analyse = cli._analyse
+load = cli.load_trace
 
-def overwrite_and_analyse(trace):
+def load_and_overwrite(*arguments):
+    trace = load(*arguments)
     os.truncate(sys.argv[-1], 0)
-    return analyse(trace)
+    return trace
 
-cli._analyse = overwrite_and_analyse
+cli.load_trace = load_and_overwrite
 main()
 """
 

@@ -20,6 +20,7 @@ from sybil import Example
 from typer.testing import CliRunner
 
 from flowspan import semconv
+from flowspan.analysis.phases import CAUSES
 from flowspan.cli.main import app
 from flowspan.settings import Settings, known_variables
 from support import RecordedMetrics, RecordedSpans
@@ -344,9 +345,29 @@ def test_metrics() -> None:
 
 def test_waits() -> None:
     """docs/spans.md has exactly the attributes that say where the time went."""
-    times = {*semconv.WAITS_BEFORE, *semconv.WAITS_INSIDE}
-    listed = {*in_table("docs/spans.md", "Where the time went")}
-    assert listed == times | {semconv.EXECUTION, semconv.ORCHESTRATION}
+    times = [wait.attribute for wait in semconv.WAITS]
+    listed = [*in_table("docs/spans.md", "Where the time went")]
+    assert listed == [*times, semconv.EXECUTION, semconv.ORCHESTRATION]
+
+
+def test_causes() -> None:
+    """docs/bottleneck.md has every cause of the critical path, and no other."""
+    listed = {*in_table("docs/bottleneck.md", "The critical path")}
+    assert listed == {*CAUSES.values()}
+
+
+def test_names_of_waits() -> None:
+    """The pages name the waits that JSON documents and the metric have, in the same order."""
+    waits = [wait.name for wait in semconv.WAITS]
+    measured = [wait.name for wait in semconv.WAITS if wait.in_metric]
+    for page, heading, key, names in (
+        ("docs/json.md", "`flowspan timeline --json`", "waits", waits),
+        ("docs/json.md", "`flowspan metrics --json`", "waits", ["pending", *measured]),
+        ("docs/metrics.md", "What is measured", semconv.METRIC_TASK_RUN_WAIT, measured),
+    ):
+        section = read(page).partition(f"## {heading}\n")[2].partition("\n## ")[0]
+        (row,) = re.findall(rf"^\| `{re.escape(key)}` (.*)$", section, re.MULTILINE)
+        assert re.findall(r"`(\w+)`", row) == names, (page, heading)
 
 
 def test_attributes() -> None:

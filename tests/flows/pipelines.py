@@ -1,6 +1,7 @@
 """Flows as users deploy them, with instrument() at module level and nothing else."""
 
 import sys
+import threading
 import time
 
 from flowspan import instrument
@@ -27,9 +28,14 @@ def etl(rows: int = 3) -> int:
     return load(extract.submit(rows))
 
 
+IS_OVER = threading.Event()
+
+
 @task
 def sleep(seconds: float) -> None:
     for _ in range(int(seconds * 10)):
+        if IS_OVER.is_set():
+            return
         time.sleep(0.1)
 
 
@@ -41,7 +47,11 @@ def sleeper(seconds: float = 60) -> None:
 @flow
 def threaded_sleeper(seconds: float = 60) -> None:
     future = sleep.submit(seconds)
-    sleep(seconds)
+    try:
+        sleep(seconds)
+    finally:
+        # No signal reaches the other thread, and the flow does not end before it does.
+        IS_OVER.set()
     future.wait()
 
 

@@ -30,7 +30,7 @@ from flowspan.log_capture import hooks
 from flowspan.log_capture import measurements as log_metrics
 from flowspan.log_capture.hooks import LogHooks
 from flowspan.log_capture.measurements import (
-    Measure,
+    LogMeasure,
     Measurement,
     Sink,
     check,
@@ -47,7 +47,7 @@ class LogWatcher(LogHooks):
         self._sink = sink
 
     def install(self) -> None:  # type: ignore[override]
-        super().install(Measure(self._sink))
+        super().install(LogMeasure(self._sink))
 
 
 def brief(measurements: list[Measurement]) -> dict[str, Any]:
@@ -508,8 +508,8 @@ def test_logging_may_be_configured_later() -> None:
     program = """if True:
         import logging.config
         from flowspan.log_capture.hooks import LogHooks
-        from flowspan.log_capture.measurements import Measure
-        LogHooks().install(Measure(lambda found: print(found.name, found.value)))
+        from flowspan.log_capture.measurements import LogMeasure
+        LogHooks().install(LogMeasure(lambda found: print(found.name, found.value)))
         logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
         logging.getLogger("pipelines").error("METRIC: rows=5")
     """
@@ -801,16 +801,16 @@ def test_structlog_is_not_imported() -> None:
     program = """if True:
         import sys
         from flowspan.log_capture.hooks import LogHooks
-        from flowspan.log_capture.measurements import Measure
+        from flowspan.log_capture.measurements import LogMeasure
         found, never = [], []
         gone = LogHooks()
-        gone.install(Measure(never.append))
+        gone.install(LogMeasure(never.append))
         gone.remove()
         watcher = LogHooks()
         for _ in range(3):
-            watcher.install(Measure(found.append))
+            watcher.install(LogMeasure(found.append))
             watcher.remove()
-        watcher.install(Measure(found.append))
+        watcher.install(LogMeasure(found.append))
         print("structlog" in sys.modules)
         import structlog
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))

@@ -36,7 +36,7 @@ TRACE = "ab" * 16
 
 def load(source: Path, wanted: str = TRACE) -> log_files.Logs:
     """Return the records of a run or trace."""
-    return log_files.load(source, wanted, trace_of_root)
+    return log_files.load(source, wanted)
 
 
 def messages(found: log_files.Logs) -> list[str]:

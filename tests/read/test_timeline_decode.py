@@ -16,13 +16,15 @@ from span_files import EPOCH, raw_line, raw_span, run, write
 import generated_traces
 from flowspan import semconv
 from flowspan.analysis import tree
+from flowspan.analysis.findings import Findings
 from flowspan.errors import SourceError
-from flowspan.read import decode, span, trace_files
+from flowspan.read import decode, trace_files
 from flowspan.read.decode import SpanDecoder
 from flowspan.read.facts import READERS, Facts, facts_of
 from flowspan.read.span import Span
 from flowspan.read.texts import MemoryText
 from flowspan.views.json import timeline
+from flowspan.views.wishes import Wishes
 
 TRACE = "ab" * 16
 
@@ -64,7 +66,7 @@ def test_spans_read_fast_are_those_read_with_care(generated: Path) -> None:
 def test_a_generated_trace_has_what_a_real_one_has(generated: Path) -> None:
     """Links, waits, attempts, and a flow above them, so that the benchmark measures real work."""
     trace = trace_files.load(generated)
-    root = tree.build(trace.spans).main
+    root = tree.build(trace.spans).about.span
     assert (root.name, root.parent_span_id) == ("RUN generated", None)
     assert {span.name for span in trace.spans} >= {"extract", "transform", "load", "attempt 2"}
     ids = {span.span_id for span in trace.spans}
@@ -264,11 +266,10 @@ def test_a_trace_is_drawn_without_reading_details_of_all_spans(
 def test_the_json_document_comes_in_pieces(generated: Path) -> None:
     """Together they are the document, and none of them is most of it."""
     trace = trace_files.load(generated)
-    chunks = list(timeline.json_chunks(trace))
-    document = json.loads(b"".join(chunks))
-    assert [span["span_id"] for span in document["spans"]] == [s.span_id for s in trace.spans]
+    chunks = list(timeline.render(Findings(trace), Wishes()))
+    whole = json.loads(b"".join(chunks))
+    assert [span["span_id"] for span in whole["spans"]] == [s.span_id for s in trace.spans]
     assert max(map(len, chunks)) < sum(map(len, chunks)) / 2
-    assert json.loads(timeline.to_json(span.Trace(TRACE, (), ())))["spans"] == []
 
 
 def test_links_tell_what_a_span_depends_on_and_what_it_takes_up_again(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from jaeger_server import Answer, Jaeger, jaeger_server
 from opentelemetry.trace import SpanKind
+from rendered import rendered
 from span_files import EPOCH, Plan, raw_line, raw_span, run, write
 
 from commands import flowspan
@@ -30,7 +31,7 @@ def root_trace(run_id: str) -> str:
 def load(server: Jaeger | str, wanted: str = "latest", **headers: str) -> span.Trace:
     """Return a trace from a server or a URL."""
     url = jaeger.base_url(server if isinstance(server, str) else server.url)
-    return jaeger.load(url, wanted, trace_of_root=root_trace, headers=headers)
+    return jaeger.load(url, wanted, headers=headers)
 
 
 def names(trace: span.Trace) -> list[str]:
@@ -56,7 +57,7 @@ def test_a_trace_is_the_same_as_from_the_embedded_file(server: Jaeger) -> None:
     expected = trace_files.load(server.file, trace_id)
     found = load(server, trace_id)
     assert found == expected
-    assert timeline.to_json(found) == timeline.to_json(expected)
+    assert rendered(timeline.render, found) == rendered(timeline.render, expected)
 
 
 def test_jaeger_is_asked_for_the_trace_as_it_was_stored(server: Jaeger) -> None:

@@ -78,12 +78,12 @@ def test_a_native_run_that_failed_tells_its_error(native: span.Trace) -> None:
 def test_a_native_flow_run_is_what_the_trace_is_about(native: span.Trace) -> None:
     """The flow's name is unknown, but the run's is known."""
     built = tree.build(native.spans)
-    assert built.main.facts.run_type == "flow"
-    assert built.main.facts.flow_run_id == built.main.facts.run_id
+    assert built.about.span.facts.run_type == "flow"
+    assert built.about.span.facts.flow_run_id == built.about.span.facts.run_id
     assert built.runs == 4
     title = next(iter(timeline.draw(built, width=120))).plain
-    assert title.startswith(f"{built.main.name}  ✓ success  ")
-    assert title.count(built.main.name) == 1
+    assert title.startswith(f"{built.about.span.name}  ✓ success  ")
+    assert title.count(built.about.span.name) == 1
 
 
 def test_the_analysis_says_that_the_spans_are_native(native: span.Trace) -> None:

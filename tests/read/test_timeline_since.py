@@ -12,8 +12,7 @@ from span_files import EPOCH, run, write
 
 from commands import embedded, flowspan
 from flowspan.read import jaeger, span
-from flowspan.read.selection import UnknownRunError
-from flowspan.read.since import parse_since
+from flowspan.read.selection import UnknownRunError, parse_since
 
 if TYPE_CHECKING:
     from flowspan.read.lines import Problem
@@ -103,7 +102,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Jaeger]:
 def load(server: Jaeger, flow: str | None, since: int = 0) -> str:
     """Choose a run, and return its trace id."""
     url = jaeger.base_url(server.url)
-    return jaeger.load(url, trace_of_root=str, flow=flow, since=since).trace_id
+    return jaeger.load(url, flow=flow, since=since).trace_id
 
 
 def test_jaeger_finds_the_latest_run_of_a_flow(server: Jaeger) -> None:

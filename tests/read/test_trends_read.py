@@ -9,7 +9,7 @@ from run_files import FIRST_DAY, at, nightly, write_days
 from span_files import EPOCH, Plan, attempt, raw_line, raw_span, run, write
 
 from flowspan import semconv
-from flowspan.analysis.trends.runs import Run, flow_names, local_time, runs_of
+from flowspan.analysis.trends.runs import FlowRun, flow_names, local_time, runs_of
 from flowspan.read import span, trace_files
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def traces(source: Path, since: int = 0) -> list[span.Trace]:
     return found
 
 
-def runs(source: Path, flow: str | None = None) -> list[Run]:
+def runs(source: Path, flow: str | None = None) -> list[FlowRun]:
     """Return all runs."""
     return [one for trace in traces(source) for one in runs_of(trace, flow)]
 

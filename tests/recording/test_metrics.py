@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,13 +24,16 @@ from prefect.states import Cancelled, Failed, Scheduled
 from prefect.task_runners import ThreadPoolTaskRunner
 
 import flowspan
+from clocks import Timed, timed_wait
 from flowspan import semconv
 from flowspan.objectives.promises import Objectives
 from flowspan.recording.instruments import DURATION_BUCKETS, ROW_BUCKETS, RunMetrics
 from flowspan.recording.run import Run
 from flowspan.settings import Settings
 from kinds import KINDS, make
-from support import RecordedMetrics, RecordedSpans, attributes, context, seconds
+from processes import PATIENCE
+from reconcile import Totals, reconcile
+from support import RecordedMetrics, RecordedSpans, attributes, context, time_of
 
 NAMES = {"prefect.flow.name", "prefect.task.name"}
 
@@ -199,7 +203,7 @@ def _crash() -> Any:
 
 
 def _sleep() -> Any:
-    for _ in range(100):
+    for _ in range(int(PATIENCE * 100)):
         time.sleep(0.01)
 
 
@@ -450,30 +454,50 @@ def test_duration_is_the_time_in_running_states(
     spans: RecordedSpans, metrics: RecordedMetrics
 ) -> None:
     """What a task waited for upstream runs or a retry is in its waits, not in its duration."""
-    attempts: list[int] = []
+    attempts: list[Timed] = []
+    is_awaited = threading.Event()
 
     @task
     def slow() -> int:
-        time.sleep(0.4)
+        assert is_awaited.wait(PATIENCE)
+        time.sleep(0.1)
         return 1
 
     @task(retries=1, retry_delay_seconds=0.3)
     def step(_: int) -> int:
-        attempts.append(1)
-        time.sleep(0.1)
+        attempts.append(Timed())
+        with attempts[-1]:
+            time.sleep(0.1)
         if len(attempts) == 1:
             raise ConnectionError("first")
         return 2
 
+    waits: list[Timed] = []
+
     @flow(name="main")
     def main() -> None:
-        step.submit(slow.submit()).wait()
+        upstream = slow.submit()
+        waits.append(timed_wait(upstream))
+        last = step.submit(upstream)
+        assert waits[0].begun.wait(PATIENCE)
+        is_awaited.set()
+        last.wait()
 
     main()
-    named = {"task": "step"}
-    assert 0.2 <= metrics.total("prefect.task.run.duration", **named) < 0.3
-    assert metrics.total("prefect.task.run.wait", wait="dependencies", **named) > 0.3
-    assert 0.25 < metrics.total("prefect.task.run.wait", wait="retry", **named) < 0.4
+    named, span = {"task": "step"}, spans.one("step")
+    entered = [
+        time_of(span, state) / 1e9
+        for state in ("Running", "AwaitingRetry", "Retrying", "Completed")
+    ]
+    duration = metrics.total("prefect.task.run.duration", **named)
+    assert duration == pytest.approx(entered[1] - entered[0] + entered[3] - entered[2], abs=1e-6)
+    assert duration >= sum(attempt.seconds for attempt in attempts)
+    waited = metrics.total("prefect.task.run.wait", wait="dependencies", **named)
+    assert waits[0].seconds <= waited <= entered[0] - (span.start_time or 0) / 1e9
+    waited = metrics.total("prefect.task.run.wait", wait="retry", **named)
+    assert waited == pytest.approx(entered[2] - entered[1], abs=1e-6)
+    flow_run_id = attributes(spans.one("RUN main"))[semconv.RUN_ID]
+    assert reconcile(spans.all, flow_run_id, totals=Totals.of(metrics)) == []
     for span in spans.named("step"):
         for wait in ("dependencies", "retry"):
             waited = attributes(span)[f"prefect.wait.{wait}"]
@@ -487,9 +511,15 @@ def test_waits_for_workers_and_slots_are_measured(
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name("metrics-slot", limit=1)
 
+    both_are_submitted = threading.Event()
+    steps: list[Timed] = []
+
     @task
     def step() -> None:
-        time.sleep(0.2)
+        assert both_are_submitted.wait(PATIENCE)
+        steps.append(Timed())
+        with steps[-1]:
+            time.sleep(0.1)
 
     @task
     def with_slot() -> None:
@@ -498,7 +528,9 @@ def test_waits_for_workers_and_slots_are_measured(
 
     @flow(name="queue", task_runner=ThreadPoolTaskRunner(max_workers=1))
     def queue() -> None:
-        for future in [step.submit() for _ in range(2)]:
+        futures = [step.submit() for _ in range(2)]
+        both_are_submitted.set()
+        for future in futures:
             future.wait()
 
     @flow(name="slots")
@@ -508,18 +540,31 @@ def test_waits_for_workers_and_slots_are_measured(
 
     queue()
     slots()
-    assert metrics.total("prefect.task.run.wait", wait="queue", task="step") > 0.15
+    in_queue = metrics.total("prefect.task.run.wait", wait="queue", task="step")
+    assert in_queue > steps[0].seconds
+    on_spans = [attributes(span).get(semconv.WAIT_QUEUE, 0) for span in spans.named("step")]
+    assert in_queue == pytest.approx(sum(on_spans))
     assert metrics.count("prefect.task.run.wait", wait="concurrency", task="with_slot") >= 1
 
 
 def test_pending_is_a_series_of_its_own(spans: RecordedSpans, metrics: RecordedMetrics) -> None:
     """The time until a flow run executes is told apart from the time in which it does."""
-    flow(name="main")(lambda: time.sleep(0.2))()
+    slept = Timed()
+
+    @flow(name="main")
+    def main() -> None:
+        with slept:
+            time.sleep(0.1)
+
+    main()
     (pending,) = metrics.points("cicd.pipeline.run.duration", phase="pending")
     (executing,) = metrics.points("cicd.pipeline.run.duration", phase="executing")
-    assert 0 <= pending.value < 0.2
-    assert executing.value >= 0.2
-    assert pending.value + executing.value == pytest.approx(seconds(spans.one("RUN main")), abs=0.1)
+    span = spans.one("RUN main")
+    running, ended = time_of(span, "Running"), time_of(span, "Completed")
+    assert pending.value == pytest.approx((running - (span.start_time or 0)) / 1e9, abs=1e-6)
+    assert executing.value == pytest.approx((ended - running) / 1e9, abs=1e-6)
+    assert executing.value > slept.seconds
+    assert reconcile(spans.all, attributes(span)[semconv.RUN_ID]) == []
     assert "cicd.pipeline.result" not in pending.attributes
 
 

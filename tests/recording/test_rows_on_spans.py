@@ -10,9 +10,10 @@ from prefect import flow, task
 from prefect.cache_policies import INPUTS, NO_CACHE
 
 import flowspan
+from clocks import Timed
 from flowspan import semconv
 from kinds import KINDS, flow_around, make_task
-from support import RecordedSpans, attributes, result
+from support import RecordedSpans, attributes, result, seconds
 
 FRAME = pd.DataFrame({"x": range(5)})
 
@@ -25,21 +26,26 @@ def rows(span: Any) -> tuple[Any, Any]:
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_result_and_arguments_are_counted(spans: RecordedSpans, kind: str) -> None:
     """A task that takes and gives tables shows their rows, and how many a second came out."""
+    slept = Timed()
 
     @task(cache_policy=NO_CACHE)
     def step(frame: Any, label: str) -> Any:
-        time.sleep(0.05)
+        with slept:
+            time.sleep(0.05)
         return frame.head(3)
 
     @task(name="step", cache_policy=NO_CACHE)
     async def async_step(frame: Any, label: str) -> Any:
-        await asyncio.sleep(0.05)
+        with slept:
+            await asyncio.sleep(0.05)
         return frame.head(3)
 
     flow_around(kind, step if kind == "sync" else async_step, FRAME, "label")()
     span = spans.one("step")
     assert rows(span) == (5, 3)
-    assert 0 < attributes(span)[semconv.ROWS_PER_SECOND] <= 60
+    a_second = attributes(span)[semconv.ROWS_PER_SECOND]
+    assert 3 / seconds(span) < a_second <= 3 / slept.seconds
+    assert a_second == pytest.approx(3 / attributes(span)[semconv.EXECUTION])
     assert rows(spans.one("RUN main")) == (None, 3)
 
 

@@ -13,7 +13,7 @@ from flowspan.analysis.one_trace import Analysis, analyse
 from flowspan.cli.main import app
 from flowspan.read.trace_files import load
 from flowspan.views.headline import headline
-from flowspan.views.terminal import tasks as summary
+from flowspan.views.terminal import tasks
 
 Run = Callable[..., Result]
 
@@ -177,7 +177,7 @@ def test_narrow_terminals_lose_no_words(
 
 def test_outputs_without_unicode_explain_every_column(tmp_path: Path) -> None:
     """The sign of multiplication is an x there, in the legend, too."""
-    lines = [line.plain for line in summary.draw(found(tmp_path, etl()), width=140, unicode=False)]
+    lines = [line.plain for line in tasks.draw(found(tmp_path, etl()), width=140, unicode=False)]
     assert any("2x faster: saved by that" in line for line in lines)
     assert all(map(str.isascii, lines))
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from made_spans import run, span, trace
+from rendered import rendered
 
-from flowspan.analysis.one_trace import analyse
 from flowspan.read.span import Trace
-from flowspan.views.dot import RUNS_SHOWN, to_dot
+from flowspan.views.dot import RUNS_SHOWN, render
 
 MS = 1_000_000
 
@@ -19,7 +19,7 @@ needs_graphviz = pytest.mark.skipif(shutil.which("dot") is None, reason="Graphvi
 
 def export(made: Trace) -> list[str]:
     """Return the lines of nodes and edges."""
-    lines = to_dot(made, analyse(made.spans)).splitlines()
+    lines = rendered(render, made).decode().splitlines()
     assert (lines[0], lines[-1]) == ("digraph flowspan {", "}")
     return [line.strip() for line in lines[4:-1]]
 
@@ -140,7 +140,7 @@ HOSTILE = [
 def test_graphviz_shows_names_as_they_are(name: str) -> None:
     """It reads quotes, backslashes and HTML's entities, and none of them may break out."""
     made = trace(run(1, 0, MS, type_="flow", name=name), run(2, 0, MS, name="task", parent=1))
-    dot = to_dot(made, analyse(made.spans))
+    dot = rendered(render, made).decode()
     drawn = subprocess.run(
         ["dot", "-Tjson"], input=dot, capture_output=True, text=True, encoding="utf-8", check=True
     )

@@ -5,18 +5,19 @@ from typing import Any
 
 from hypothesis import given
 from made_spans import START, run, span, span_id, trace, traces
+from rendered import rendered
 from trace_events import Event, check
 
 from flowspan.analysis.one_trace import analyse
 from flowspan.read.span import Trace
-from flowspan.views.perfetto import to_perfetto
+from flowspan.views.perfetto import render
 
 US, MS = 1_000, 1_000_000
 
 
 def export(made: Trace) -> dict[str, Any]:
     """Write a trace, and read the document."""
-    written = b"".join(to_perfetto(made, analyse(made.spans)))
+    written = rendered(render, made)
     document: dict[str, Any] = json.loads(written)
     check(document)
     return document
@@ -135,7 +136,7 @@ def test_the_critical_path_has_a_track() -> None:
     path = [event for event in document["traceEvents"] if event.get("cat") == "critical path"]
     assert {named(document, event)[1] for event in path} == {"critical path"}
     assert [(event["args"]["span_id"], event["args"]["cause"]) for event in path] == [
-        (stretch.span_id, stretch.cause) for stretch in analyse(made.spans).critical_path
+        (step.span_id, step.cause) for step in analyse(made.spans).critical_path
     ]
     ends = [event["ts"] + event["dur"] for event in path]
     assert [event["ts"] for event in path] == [0, *ends[:-1]]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from log_files import FLOW_RUN, TASK_RUN, Process, of_run, raw_line, raw_log, trace_of_root
+from log_files import FLOW_RUN, TASK_RUN, Process, of_run, raw_line, raw_log
 from rich.cells import cell_len
 from span_files import EPOCH, run, write
 
@@ -32,7 +32,7 @@ def _utc_plus_one(monkeypatch: pytest.MonkeyPatch) -> Iterable[None]:
 
 def records(folder: Path) -> tuple[log_files.Log, ...]:
     """Read what was logged in the flow run."""
-    return log_files.load(folder, FLOW_RUN, trace_of_root).logs
+    return log_files.load(folder, FLOW_RUN).logs
 
 
 def written(folder: Path) -> list[str]:
@@ -49,8 +49,8 @@ def short(folder: Path, **options: Any) -> list[str]:
 def drawn(folder: Path, width: int = 100, **options: Any) -> list[str]:
     """Draw the timeline of the flow run, with its lines."""
     made = tree.build(trace_files.load(folder).spans)
-    found = log_files.load_trace(log_files.find_files(folder), made.main.trace_id).logs
-    rows = log_places.by_row(log_places.by_span(found, made), made)
+    found = log_files.load_trace(log_files.find_files(folder), made.about.span.trace_id).logs
+    rows = log_places.by_row(log_places.by_span(found, made.spans), made)
     return [line.plain.rstrip() for line in timeline.draw(made, width=width, logs=rows, **options)]
 
 
@@ -208,7 +208,7 @@ def test_a_record_of_no_time_has_one_all_the_same(tmp_path: Path) -> None:
     """As has one of the last time that there is."""
     raw = raw_log(1, timeUnixNano=None), raw_log(2, timeUnixNano=str(2**64 - 1))
     (tmp_path / "logs.jsonl").write_text(raw_line(*raw))
-    found = log_files.load(tmp_path, "ab" * 16, trace_of_root).logs
+    found = log_files.load(tmp_path, "ab" * 16).logs
     assert [line.plain for line in logs.write(found)] == [
         "1970-01-01T01:00:00.000+01:00 INFO     - line 1",
         "2554-07-22T00:34:33.709+01:00 INFO     - line 2",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from log_files import raw_line as log_line
 from log_files import raw_log
+from rendered import rendered
 from span_files import EPOCH, Plan, attempt, raw_line, raw_span, run, write
 
 from commands import embedded, flowspan
@@ -28,7 +29,7 @@ def page_of(tmp_path: Path, plan: Plan) -> tuple[span.Trace, dict[str, Any], dic
     """Write a trace, and read its page."""
     write(tmp_path / "traces.jsonl", plan)
     trace = trace_files.load(tmp_path)
-    return trace, *blocks(timeline.to_html(trace.spans, analyse(trace.spans)).decode())
+    return trace, *blocks(rendered(timeline.render, trace).decode())
 
 
 def names(data: dict[str, Any]) -> list[str]:
@@ -75,7 +76,7 @@ def test_the_page_names_no_address_that_it_could_ask(tmp_path: Path) -> None:
     """Nothing is loaded: no source, no import, no style from elsewhere."""
     write(tmp_path / "traces.jsonl", run("RUN etl", 0, 10))
     trace = trace_files.load(tmp_path)
-    html = timeline.to_html(trace.spans, analyse(trace.spans)).decode()
+    html = rendered(timeline.render, trace).decode()
     assert re.findall(r"https?://[^\"'\s]*", html) == ["http://www.w3.org/2000/svg"]
     assert not re.findall(r"\s(?:src|href|srcset|action)=", html)
     assert not re.findall(r"@import|url\((?!#)|innerHTML|insertAdjacent|eval\(", html)
@@ -86,7 +87,7 @@ def test_no_text_of_a_trace_can_end_the_block_that_it_stands_in(tmp_path: Path) 
     """There is no `<` in the blocks, and the placeholders of the template are not filled twice."""
     evil = "</script><!--<b>&{{script}}"
     trace, data, _ = page_of(tmp_path, run(f"RUN {evil}", 0, 10, Plan(evil, 1, 2, error=evil)))
-    html = timeline.to_html(trace.spans, analyse(trace.spans)).decode()
+    html = rendered(timeline.render, trace).decode()
     for block in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', html):
         assert "<" not in block
     assert names(data) == [f"RUN {evil}", evil]
@@ -127,7 +128,7 @@ def test_every_span_has_a_row_however_many_there_are(tmp_path: Path) -> None:
     ]
     (tmp_path / "traces.jsonl").write_text(raw_line(*spans))
     trace = trace_files.load(tmp_path)
-    data, _ = blocks(timeline.to_html(trace.spans, analyse(trace.spans)).decode())
+    data, _ = blocks(rendered(timeline.render, trace).decode())
     assert data["rows"]["parent"] == list(range(-1, 2_998))
 
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-from flowspan.read.facts import Facts
+from flowspan.analysis.root import root_of
+from flowspan.read.facts import Facts, lengths_at, total_at
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -30,7 +30,11 @@ NONE: Final = -1
 """A row that does not exist."""
 
 _CLOCKS_DIFFER: Final = 1_000_000_000  # nanoseconds at most, one may hope
-_CALLED_FROM_AFAR: Final = ("SERVER", "CONSUMER")
+
+_waits_before: Final = lengths_at("before")
+_waits_at_start: Final = lengths_at("start")
+_waited_between: Final = total_at("between")
+_waited_after_start: Final = total_at("between", "middle")
 
 
 @dataclass(slots=True)
@@ -185,41 +189,26 @@ def _without_attempts(ordered: list[Span]) -> tuple[list[Span], dict[str, list[S
 
 
 def _find_root(made: Activities) -> None:
-    """Choose what the trace is about; see `Activities`."""
-    orphans = [row for row, parent in enumerate(made.parents) if parent == NONE]
-    if not orphans:  # all of them in circles
+    """Take over what the trace is about; of a missing root, make a row with what it called."""
+    root = root_of(made.spans, made.rows)
+    if NONE not in made.parents:  # all of them in circles
         made.parents[0] = NONE
-        orphans = [0]
-    roots = [row for row in orphans if _is_root(made.spans[row])]
-    if roots:
-        kinds = {made.facts[row].run_type: row for row in reversed(roots)}
-        runs = [row for kind, row in kinds.items() if kind is not None]
-        made.root = kinds["flow"] if "flow" in kinds else min(runs, default=roots[0])
-        span = made.spans[made.root]
-        made.root_id, made.start, made.end = span.span_id, span.start, span.start + span.duration
+    made.root_id, made.has_root = root.span_id, root.is_there
+    made.start, made.end = root.start, root.end
+    if root.is_there:
+        made.root = made.rows[root.span_id]
         return
-    groups: defaultdict[str, list[int]] = defaultdict(list)
-    for row in orphans:
-        groups[made.spans[row].parent_span_id or ""].append(row)
-    parent_id, group = max(groups.items(), key=lambda item: len(item[1]))
-    made.has_root = False
-    made.root_id = parent_id
-    made.start = min(made.spans[row].start for row in group)
-    made.end = max(made.spans[row].start + made.spans[row].duration for row in group)
     made.root = len(made.spans)
-    for row in group:
-        made.parents[row] = made.root
-    made.spans.append(made.spans[group[0]])
+    for row, span in enumerate(made.spans):
+        if made.parents[row] == NONE and span.parent_span_id == root.span_id:
+            made.parents[row] = made.root
+    made.spans.append(root.span)
     made.facts.append(Facts())
     made.parents.append(NONE)
 
 
-def _is_root(span: Span) -> bool:
-    return span.parent_span_id is None or span.kind in _CALLED_FROM_AFAR
-
-
 def _find_earlier(made: Activities) -> None:
-    """Connect the spans of runs that went through several processes; the root may be one."""
+    """Connect the spans of runs that went through several processes."""
     ids = [known.run_id for known in made.facts if known.run_id is not None]
     if len(set(ids)) == len(ids):
         return
@@ -228,14 +217,8 @@ def _find_earlier(made: Activities) -> None:
     for row, known in enumerate(made.facts):
         if known.run_id is not None and (same := first.setdefault(known.run_id, row)) != row:
             several.setdefault(same, [same]).append(row)
-    spans = made.spans
     for same_run in several.values():
         made.earlier |= {later: row for row, later in itertools.pairwise(same_run)}
-        ends = [spans[row].start + spans[row].duration for row in same_run]
-        if made.root in same_run and made.has_root:
-            made.end = max(ends)
-            made.root = same_run[ends.index(made.end)]
-            made.root_id = spans[made.root].span_id
 
 
 def _order(made: Activities) -> None:
@@ -298,7 +281,7 @@ def _cut(made: Activities) -> None:
 def _find_submits(made: Activities) -> None:
     """Tell when each was asked for; not before its caller was, or before it left a process."""
     starts = made.starts
-    waited = (known.late + known.infrastructure + known.queue for known in made.facts)
+    waited = map(sum, map(_waits_before, made.facts))
     submits = made.submits = [start - wait for start, wait in zip(starts, waited, strict=True)]
     for row, parent in enumerate(made.parents):
         if parent == NONE:
@@ -312,15 +295,16 @@ def _find_submits(made: Activities) -> None:
 def _find_executions(made: Activities) -> None:
     """Tell when each began to execute, and for how long; what does not say so, did all the time."""
     begins, executions = made.begins, made.executions
-    for known, start, end in zip(made.facts, made.starts, made.ends, strict=True):
-        begin = start + known.dependencies + known.concurrency
+    waited = map(sum, map(_waits_at_start, made.facts))
+    for known, start, wait, end in zip(made.facts, made.starts, waited, made.ends, strict=True):
+        begin = start + wait
         since, execution = known.running_since, known.execution
-        if since is not None and since > begin and not known.retry:
+        if since is not None and since > begin and not _waited_between(known):
             begin = since
         begin = min(begin, end)
         room = end - begin
         if execution is None:
-            execution = room - known.retry - known.pause - known.orchestration
+            execution = room - _waited_after_start(known) - known.orchestration
         begins.append(begin)
         executions.append(room if execution > room else max(0, execution))
 

@@ -18,7 +18,7 @@ Runs tell more, and the walk follows what they tell:
     waited in a queue         to the run that left the same worker thread last meanwhile
     an earlier process        to the span of the same run there
 
-Wherever the walk goes, it goes on from the moment where it is, so its stretches tile the root.
+Wherever the walk goes, it goes on from the moment where it is, so its steps tile the root.
 """
 
 from __future__ import annotations
@@ -28,28 +28,21 @@ from bisect import bisect_left, bisect_right
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from flowspan import semconv
 from flowspan.analysis import phases
 from flowspan.analysis.activities import NONE, Activities
-from flowspan.analysis.phases import CAUSES
+from flowspan.analysis.phases import OTHER, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
-    from flowspan.analysis.phases import Cause, Segment
+    from flowspan.analysis.phases import Cause
 
 _Key = TypeVar("_Key")
 
 
-class Piece(NamedTuple):
-    """A part of an activity's time, and what it was spent on."""
-
-    cause: Cause
-    start: int
-    end: int
-
-
-class Step(NamedTuple):
-    """A stretch of the path, and the row that held it up."""
+class RowStep(NamedTuple):
+    """A step of the path, and the row that held it up."""
 
     row: int
     cause: Cause
@@ -57,18 +50,18 @@ class Step(NamedTuple):
     end: int
 
 
-def walk(made: Activities) -> list[Step]:
+def walk(made: Activities) -> list[RowStep]:
     """Return the critical path: steps in order of time, without gap or overlap, over the root."""
     return _Walk(made).steps()
 
 
-def pieces(made: Activities, row: int) -> list[Piece]:
+def segments(made: Activities, row: int) -> list[Segment]:
     """Tell what the time of a row was spent on, from when it was asked for until its end."""
     start, end = made.starts[row], made.ends[row]
     if row == made.root and not made.has_root:
-        return [Piece("orchestration", start, end)]
+        return [Segment(semconv.ORCHESTRATION, start, end)]
     if made.facts[row].run_type is None:
-        return [Piece("execution", start, end)]
+        return [Segment(OTHER, start, end)]
     span = made.spans[row]
     called = made.children.get(row)
     calling = (min(map(made.starts.__getitem__, called)), made.ends[called[-1]]) if called else None
@@ -78,7 +71,9 @@ def pieces(made: Activities, row: int) -> list[Piece]:
     return _with_wait_until_upstream_ended(made, row, own) if span.facts.dependencies else own
 
 
-def _with_wait_until_upstream_ended(made: Activities, row: int, own: list[Piece]) -> list[Piece]:
+def _with_wait_until_upstream_ended(
+    made: Activities, row: int, own: list[Segment]
+) -> list[Segment]:
     """Put the engine's own time before a wait for dependencies that ended after the wait's place.
 
     The span tells how long it waited, not since when; a bar shows the wait first.
@@ -88,20 +83,22 @@ def _with_wait_until_upstream_ended(made: Activities, row: int, own: list[Piece]
             last = max((made.ends[one] for one in made.upstream(row)), default=0)
             if wait.end < last <= after.end:
                 moved = [
-                    Piece("orchestration", wait.start, wait.start + last - wait.end),
-                    Piece("dependencies", wait.start + last - wait.end, last),
-                    Piece("orchestration", last, after.end),
+                    Segment(semconv.ORCHESTRATION, wait.start, wait.start + last - wait.end),
+                    Segment(semconv.WAIT_DEPENDENCIES, wait.start + last - wait.end, last),
+                    Segment(semconv.ORCHESTRATION, last, after.end),
                 ]
-                own[place : place + 2] = [piece for piece in moved if piece.start < piece.end]
+                own[place : place + 2] = [
+                    segment for segment in moved if segment.start < segment.end
+                ]
             break
     return own
 
 
-def _within(segments: Iterable[Segment], low: int, high: int) -> Iterator[Piece]:
-    for segment in segments:
+def _within(parts: Iterable[Segment], low: int, high: int) -> Iterator[Segment]:
+    for segment in parts:
         start, end = max(low, segment.start), min(high, segment.end)
         if start < end:
-            yield Piece(CAUSES[segment.phase], start, end)
+            yield Segment(segment.phase, start, end)
 
 
 class _Walk:
@@ -112,19 +109,19 @@ class _Walk:
         self._holders = Holders(made)
         self._row = made.root
         self._now = made.end
-        self._backwards: list[Step] = []
+        self._backwards: list[RowStep] = []
         self._entered = {made.root}
-        self._pieces: dict[int, list[Piece]] = {}
+        self._segments: dict[int, list[Segment]] = {}
         self._left: dict[int, int] = {}  # how many children of a row may still be entered
         self._awaited = NONE  # what a caller is known to have waited for
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[RowStep]:
         """Walk back to the start of the root."""
         while self._now > self._made.start:
             row = self._row
-            own = self._pieces.get(row)
+            own = self._segments.get(row)
             if own is None:
-                own = self._pieces[row] = pieces(self._made, row)
+                own = self._segments[row] = segments(self._made, row)
             place = bisect_left(own, self._now, key=_end_of)
             if not own or self._now <= own[0].start:
                 self._leave(row)
@@ -134,18 +131,18 @@ class _Walk:
                 self._follow(own[place])
         return self._backwards[::-1]
 
-    def _follow(self, piece: Piece) -> None:
-        """Go to what held the row up last in `piece`; what nothing explains is its own time."""
-        found = self._holder(piece)
+    def _follow(self, segment: Segment) -> None:
+        """Go to what held the row up last in `segment`; what nothing explains is its own time."""
+        found = self._holder(segment)
         if found == NONE:
-            self._spend(piece.cause, piece.start)
+            self._spend(segment.cause, segment.start)
         else:
-            self._spend(piece.cause, self._made.ends[found])
+            self._spend(segment.cause, self._made.ends[found])
             self._enter(found)
 
-    def _holder(self, piece: Piece) -> int:
-        row, since, now, without = self._row, piece.start, self._now, self._entered
-        match piece.cause:
+    def _holder(self, segment: Segment) -> int:
+        row, since, now, without = self._row, segment.start, self._now, self._entered
+        match segment.cause:
             case "dependencies":
                 return self._latest(self._made.upstream(row), since)
             case "concurrency":
@@ -201,7 +198,7 @@ class _Walk:
         """Go back to a moment, and note what the time until now was spent on."""
         since = max(since, self._made.start)
         if since < self._now:
-            self._backwards.append(Step(self._row, cause, since, self._now))
+            self._backwards.append(RowStep(self._row, cause, since, self._now))
             self._now = since
 
     def _enter(self, row: int) -> None:
@@ -294,5 +291,5 @@ class _Group(NamedTuple):
     ends: list[int]
 
 
-def _end_of(piece: Piece) -> int:
-    return piece.end
+def _end_of(segment: Segment) -> int:
+    return segment.end

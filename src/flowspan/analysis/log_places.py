@@ -5,31 +5,32 @@ Pure: records and spans in, records by span id out.
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from flowspan.analysis.root import root_of
 from flowspan.analysis.tree import Rest, Tree, walk
 from flowspan.read.log_files import Log
 from flowspan.read.span import Span
 
 
-def by_span(logs: Iterable[Log], tree: Tree) -> dict[str, list[Log]]:
-    """Put each record under its span, in the given order.
+def by_span(logs: Iterable[Log], spans: Sequence[Span]) -> dict[str, list[Log]]:
+    """Put each record under its span, in the given order; the spans are a trace's, by start.
 
     The span of a record may not be there: not sampled, or lost with its process. Then the record
     belongs to the span of its task run, else to that of its flow run, else to what the trace is
     about.
     """
-    main = tree.main.span_id
-    spans = {span.span_id for span in tree.spans}
+    about = root_of(spans).span.span_id
+    ids = {span.span_id for span in spans}
     runs: dict[str, list[Span]] = {}
-    for span in tree.spans:
+    for span in spans:
         if span.is_run:
             runs.setdefault(str(span.facts.run_id).lower(), []).append(span)
     found: dict[str, list[Log]] = {}
     for log in logs:
-        owner = log.span_id if log.span_id in spans else None
+        owner = log.span_id if log.span_id in ids else None
         for run_id in (log.task_run_id, log.flow_run_id):
             if owner is None and run_id in runs:
                 owner = _at(runs[run_id], log.time).span_id
-        found.setdefault(owner or main, []).append(log)
+        found.setdefault(owner or about, []).append(log)
     return found
 
 

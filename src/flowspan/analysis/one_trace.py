@@ -12,9 +12,11 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from flowspan import semconv
 from flowspan.analysis.activities import NONE, Activities, gather
-from flowspan.analysis.critical_path import Step, walk
+from flowspan.analysis.critical_path import RowStep, walk
 from flowspan.analysis.what_if import UNLIMITED, Network
+from flowspan.read.facts import waits_of
 from flowspan.read.memory import without_collector
 
 if TYPE_CHECKING:
@@ -29,10 +31,12 @@ LARGEST_NETWORK: Final = 200_000
 WHAT_IF_BUDGET: Final = 4_000_000
 """Events that questions about faster tasks may look at, which takes seconds; some may stay open."""
 
+_AT_ONCE: Final = 1_000  # rows whose waits are added up at once
+
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """A piece of the critical path: `span_id` is the span that held the trace up."""
+class Step:
+    """A step of the critical path: `span_id` is the span that held the trace up."""
 
     span_id: str
     start: int
@@ -88,7 +92,7 @@ class Analysis:
     root_id: str
     start: int
     end: int
-    critical_path: tuple[Stretch, ...]
+    critical_path: tuple[Step, ...]
     tasks: tuple[Task, ...]  # by share, the largest first
     on_path: Mapping[Cause, int]
     waits: Mapping[Cause, int]
@@ -141,7 +145,7 @@ def _analyse(made: Activities, *, what_if: bool) -> Analysis:
         root_id=made.root_id,
         start=made.start,
         end=made.end,
-        critical_path=tuple(_stretches(made, path)),
+        critical_path=tuple(_steps(made, path)),
         tasks=tasks,
         on_path=_most_first(_by_cause(path)),
         waits=_most_first(sum((Counter(task.waits) for task in tasks), Counter())),
@@ -155,7 +159,7 @@ def _analyse(made: Activities, *, what_if: bool) -> Analysis:
     )
 
 
-def _by_cause(path: Iterable[Step]) -> Counter[Cause]:
+def _by_cause(path: Iterable[RowStep]) -> Counter[Cause]:
     amounts: Counter[Cause] = Counter()
     for step in path:
         amounts[step.cause] += step.end - step.start
@@ -174,11 +178,11 @@ def _source(made: Activities) -> Literal["flowspan", "prefect", "plain"]:
     return "flowspan" if is_ours else "prefect"
 
 
-def _stretches(made: Activities, path: Iterable[Step]) -> Iterator[Stretch]:
-    """Turn steps into stretches, and join those that touch and are alike."""
+def _steps(made: Activities, path: Iterable[RowStep]) -> Iterator[Step]:
+    """Name the span of each step, and join those that touch and are alike."""
     for (row, cause), group in itertools.groupby(path, key=lambda step: (step.row, step.cause)):
         same = list(group)
-        yield Stretch(_span_id(made, row), same[0].start, same[-1].end, cause)
+        yield Step(_span_id(made, row), same[0].start, same[-1].end, cause)
 
 
 def _span_id(made: Activities, row: int) -> str:
@@ -220,9 +224,9 @@ def _groups(made: Activities) -> tuple[dict[tuple[str, str], list[int]], list[tu
     return groups, names
 
 
-def _tasks(made: Activities, path: Sequence[Step], network: Network | None) -> tuple[Task, ...]:
+def _tasks(made: Activities, path: Sequence[RowStep], network: Network | None) -> tuple[Task, ...]:
     groups, names = _groups(made)
-    on_path: defaultdict[tuple[str, str], list[Step]] = defaultdict(list)
+    on_path: defaultdict[tuple[str, str], list[RowStep]] = defaultdict(list)
     for step in path:
         on_path[names[step.row]].append(step)
     causes = {name: _by_cause(on_path[name]) for name in groups}
@@ -308,7 +312,7 @@ class _Sums(NamedTuple):
 def _add_up(made: Activities, rows: Sequence[int]) -> _Sums:
     """Add up what some rows tell, with one look at each: of a million, most are far from memory."""
     failed = retries = duration = execution = 0
-    late = infrastructure = queue = dependencies = concurrency = retry = pause = 0
+    waits: list[tuple[int, ...]] = []
     rows_input: int | None = None
     rows_output: int | None = None
     for row in rows:
@@ -316,14 +320,10 @@ def _add_up(made: Activities, rows: Sequence[int]) -> _Sums:
         failed += made.spans[row].failed
         duration += made.ends[row] - made.starts[row]
         execution += made.executions[row]
-        late += known.late
-        infrastructure += known.infrastructure
-        queue += known.queue
-        dependencies += known.dependencies
-        concurrency += known.concurrency
-        pause += known.pause
+        waits.append(waits_of(known))
+        if len(waits) == _AT_ONCE:
+            waits = [_summed(waits)]
         if known.retry:
-            retry += known.retry
             retries += 0 if row in made.attempts else max(1, known.run_count - 1)
         if row in made.attempts:
             retries += len(made.attempts[row]) - 1
@@ -331,24 +331,22 @@ def _add_up(made: Activities, rows: Sequence[int]) -> _Sums:
             rows_input = (rows_input or 0) + known.rows_input
         if known.rows_output is not None:
             rows_output = (rows_output or 0) + known.rows_output
+    if not made.has_root and made.root in rows:  # its span is one that it called
+        failed -= made.spans[made.root].failed
     return _Sums(
         runs=len(rows) - sum(made.earlier.get(row, NONE) != NONE for row in rows),
         failed=failed,
         retries=retries,
         duration=duration,
         execution=execution,
-        waits={
-            "late": late,
-            "infrastructure": infrastructure,
-            "queue": queue,
-            "dependencies": dependencies,
-            "concurrency": concurrency,
-            "retry": retry,
-            "pause": pause,
-        },
+        waits=dict(zip((wait.name for wait in semconv.WAITS), _summed(waits), strict=True)),
         rows_input=rows_input,
         rows_output=rows_output,
     )
+
+
+def _summed(waits: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(map(sum, zip(*waits, strict=True)))
 
 
 def _retried(made: Activities) -> dict[int, tuple[int, int]]:
@@ -365,7 +363,7 @@ def _retry_cost(made: Activities, retried: Mapping[int, tuple[int, int]]) -> int
     return sum(end - start for start, end in retried.values()) + sum(untold)
 
 
-def _retry_cost_on_path(path: Iterable[Step], retried: Mapping[int, tuple[int, int]]) -> int:
+def _retry_cost_on_path(path: Iterable[RowStep], retried: Mapping[int, tuple[int, int]]) -> int:
     total = 0
     for step in path:
         if step.row in retried:

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from flowspan import semconv
+from flowspan.read.facts import lengths_at, total_at
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from flowspan.read.facts import Facts
     from flowspan.read.span import Span
 
-Cause: TypeAlias = Literal[
-    "execution",
-    "queue",
-    "dependencies",
-    "concurrency",
-    "retry",
-    "pause",
-    "late",
-    "infrastructure",
-    "orchestration",
-]
-"""What a stretch of the critical path was spent on."""
+Cause: TypeAlias = str
+"""What a stretch of the critical path was spent on: a wait, ``execution``, ``orchestration``."""
 
 
 OTHER: Final = "other"
@@ -40,13 +32,33 @@ class Segment(NamedTuple):
     start: int
     end: int
 
+    @property
+    def cause(self) -> Cause:
+        """What it is to the critical path."""
+        return CAUSES[self.phase]
+
+
+def _phases_at(*places: semconv.Place) -> tuple[str, ...]:
+    return tuple(wait.attribute for wait in semconv.WAITS if wait.place in places)
+
+
+_AT_START: Final = _phases_at("start")
+_BETWEEN: Final = _phases_at("between")
+_IN_MIDDLE: Final = _phases_at("middle")
+_waits_before: Final = lengths_at("before")
+_waits_at_start: Final = lengths_at("start")
+_waits_between: Final = lengths_at("between")
+_waits_in_middle: Final = lengths_at("middle")
+_waited_between: Final = total_at("between")
+_waited_in_middle: Final = total_at("middle")
+_waited_after_start: Final = total_at("between", "middle")
+
 
 def before(span: Span) -> list[Segment]:
     """Lay the waits that end where the span starts, the last one nearest to it."""
     cursor = span.start
     segments: list[Segment] = []
-    facts = span.facts
-    waits = (facts.late, facts.infrastructure, facts.queue)
+    waits = _waits_before(span.facts)
     if not any(waits):
         return segments
     for name, length in zip(reversed(semconv.WAITS_BEFORE), reversed(waits), strict=True):
@@ -68,32 +80,40 @@ def inside(
         attempts: Its attempts, in order of time.
         calling: From when to when there was what it called, None if it called nothing.
     """
-    if not (attempts or span.facts.retry or span.facts.pause):
+    facts = span.facts
+    if not (attempts or _waited_after_start(facts)):
         return _at_one_go(span, end, calling)
     # Attempts tell exact times, so they cut the waits' totals, not the other way round.
     limit = min([end, *(max(span.start, attempt.start) for attempt in attempts)])
-    segments: list[Segment] = []
-    cursor = span.start
-    facts = span.facts
-    for name, length in (
-        (semconv.WAIT_DEPENDENCIES, facts.dependencies),
-        (semconv.WAIT_CONCURRENCY, facts.concurrency),
-    ):
-        stop = min(limit, cursor + length)
-        segments.append(Segment(name, cursor, stop))
-        cursor = stop
+    segments = _at_start(span, limit)
+    cursor = segments[-1].end if segments else span.start
     pieces = _attempt_pieces(attempts, cursor, end) or _estimated_pieces(span, cursor, end)
-    between = semconv.WAIT_RETRY if facts.retry else semconv.ORCHESTRATION
+    between = _between(facts)
     longest = max(pieces, key=lambda piece: piece[1] - piece[0])
     for place, (start, stop) in enumerate(pieces):
         gap = between if place else semconv.ORCHESTRATION
         segments.append(Segment(gap, cursor, start))
-        pause = facts.pause if (start, stop) == longest else 0
-        segments += _with_pause(start, stop, pause)
+        waits = _waits_in_middle(facts) if (start, stop) == longest else ()
+        segments += _with_waits(start, stop, waits)
         cursor = stop
     segments.append(Segment(semconv.ORCHESTRATION, cursor, end))
     kept = [segment for segment in segments if segment.end > segment.start]
     return kept or [Segment(semconv.EXECUTION, span.start, end)]
+
+
+def _at_start(span: Span, limit: int) -> list[Segment]:
+    """Lay the waits at the start of a span one behind the other, none of them beyond `limit`."""
+    cursor = span.start
+    segments: list[Segment] = []
+    waits = _waits_at_start(span.facts)
+    if not any(waits):
+        return segments
+    for name, length in zip(_AT_START, waits, strict=True):
+        stop = min(limit, cursor + length)
+        if stop > cursor:
+            segments.append(Segment(name, cursor, stop))
+            cursor = stop
+    return segments
 
 
 def _at_one_go(span: Span, end: int, calling: tuple[int, int] | None) -> list[Segment]:
@@ -103,23 +123,18 @@ def _at_one_go(span: Span, end: int, calling: tuple[int, int] | None) -> list[Se
     execution: if that leaves a choice, it tells the engine's time apart.
     """
     facts = span.facts
-    ready = min(end, span.start + facts.dependencies)
-    slot = min(end, ready + facts.concurrency)
+    segments = _at_start(span, end)
+    ready = segments[-1].end if segments else span.start
     execution = facts.execution
     if execution is None:
-        execution = max(0, end - slot - facts.orchestration)
-    begin = min(end, max(slot, min(facts.running_since or 0, end - execution)))
+        execution = max(0, end - ready - facts.orchestration)
+    begin = min(end, max(ready, min(facts.running_since or 0, end - execution)))
     if calling is not None:
         first, last = calling
         begin = max(begin, min(first, end - execution, last - execution))
     stop = min(end, begin + execution)
-    segments = []
-    if ready > span.start:
-        segments.append(Segment(semconv.WAIT_DEPENDENCIES, span.start, ready))
-    if slot > ready:
-        segments.append(Segment(semconv.WAIT_CONCURRENCY, ready, slot))
-    if begin > slot:
-        segments.append(Segment(semconv.ORCHESTRATION, slot, begin))
+    if begin > ready:
+        segments.append(Segment(semconv.ORCHESTRATION, ready, begin))
     if stop > begin:
         segments.append(Segment(semconv.EXECUTION, begin, stop))
     if end > stop:
@@ -143,7 +158,8 @@ def _estimated_pieces(span: Span, start: int, end: int) -> list[tuple[int, int]]
     executed did so until its engine's own time began.
     """
     facts = span.facts
-    retry, pause, execution = facts.retry, facts.pause, facts.execution
+    retry, pause = _waited_between(facts), _waited_in_middle(facts)
+    execution = facts.execution
     if execution is None:
         execution = end - start - retry - pause - facts.orchestration
     parts = min(max(2, facts.run_count), 100) if retry else 1
@@ -156,29 +172,33 @@ def _estimated_pieces(span: Span, start: int, end: int) -> list[tuple[int, int]]
     return pieces
 
 
-def _with_pause(start: int, end: int, pause: int) -> list[Segment]:
-    """Put a pause into the middle of a stretch of execution."""
-    if pause == 0:
-        return [Segment(semconv.EXECUTION, start, end)]
-    pause = min(pause, end - start)
-    before = start + (end - start - pause) // 2
-    return [
-        Segment(semconv.EXECUTION, start, before),
-        Segment(semconv.WAIT_PAUSE, before, before + pause),
-        Segment(semconv.EXECUTION, before + pause, end),
-    ]
+def _between(facts: Facts) -> str:
+    """Return the phase of the time between attempts: the longest wait, if there is one."""
+    length, phase = max(zip(_waits_between(facts), _BETWEEN, strict=True))
+    return phase if length else semconv.ORCHESTRATION
 
 
-CAUSES: Final[dict[str, Cause]] = {
+def _with_waits(start: int, end: int, waits: Sequence[int]) -> Iterator[Segment]:
+    """Put waits of given lengths into the middle of a stretch of execution."""
+    rest = min(sum(waits), end - start)
+    if not rest:
+        yield Segment(semconv.EXECUTION, start, end)
+        return
+    cursor = start + (end - start - rest) // 2
+    yield Segment(semconv.EXECUTION, start, cursor)
+    for name, length in zip(_IN_MIDDLE, waits, strict=True):
+        stop = cursor + min(length, rest)
+        rest -= stop - cursor
+        yield Segment(name, cursor, stop)
+        cursor = stop
+    yield Segment(semconv.EXECUTION, cursor, end)
+
+
+CAUSES: Final[Mapping[str, Cause]] = {
+    **{wait.attribute: wait.name for wait in semconv.WAITS if wait.place in ("before", "start")},
     semconv.EXECUTION: "execution",
-    semconv.WAIT_QUEUE: "queue",
-    semconv.WAIT_DEPENDENCIES: "dependencies",
-    semconv.WAIT_CONCURRENCY: "concurrency",
-    semconv.WAIT_RETRY: "retry",
-    semconv.WAIT_PAUSE: "pause",
-    semconv.WAIT_LATE: "late",
-    semconv.WAIT_INFRASTRUCTURE: "infrastructure",
+    **{wait.attribute: wait.name for wait in semconv.WAITS if wait.place in ("between", "middle")},
     semconv.ORCHESTRATION: "orchestration",
     OTHER: "execution",
 }
-"""What a phase of a span is to the path."""
+"""What each phase of a span is to the path; in this order the phases are shown."""

@@ -16,7 +16,6 @@ from flowspan import semconv
 from flowspan.read.distribution import Distribution
 from flowspan.read.metric_files import Counter, Gauge, Histogram, Metrics
 
-_JUDGED: Final = ("success", "failure", "timeout", "error")
 _IDLE: Final = {
     semconv.RUN_STATE_NAME: "Cached",
     semconv.PIPELINE_RESULT: "skip",
@@ -35,8 +34,8 @@ class Runs:
         results: Runs by result.
         states: Runs by the name of their final state.
         duration: Seconds in Running states, of runs that did any work.
-        waits: Seconds by what was waited for. Flows wait as ``pending``, tasks for ``queue``,
-            ``dependencies``, ``concurrency`` and ``retry``.
+        waits: Seconds by what was waited for. Flows wait as ``pending``, tasks by the names of
+            those `semconv.WAITS` that are in the metric.
         retries: Attempts after the first, by the type of the error before them.
         rows: Rows by direction, ``output`` or ``input``.
         errors: Errors by type: for a task those that ended a run; for a flow all in its runs and
@@ -60,7 +59,7 @@ class Runs:
     @property
     def success_rate(self) -> float | None:
         """Share, from 0 to 1, of the runs that succeeded; None if no run counts."""
-        judged = sum(self.results[result] for result in _JUDGED)
+        judged = sum(self.results[result] for result in semconv.JUDGED_RESULTS)
         return self.results["success"] / judged if judged else None
 
 

@@ -4,7 +4,6 @@ Pure: spans in, frozen nodes out. Nothing here recurses, since a trace may be ne
 Python's stack.
 """
 
-import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Final, Literal, TypeAlias
 
 from flowspan import semconv
 from flowspan.analysis.phases import OTHER, Segment, before, inside
+from flowspan.analysis.root import Root, root_of
 from flowspan.read.span import Span
 
 GROUP_LIMIT: Final = 20
@@ -67,20 +67,16 @@ class Rest:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A whole trace; `start` and `end` (ns) hold the waits before the spans too."""
+    """A whole trace; `start` and `end` (ns) hold the waits before the spans too.
 
+    `about` is what it is about, `roots` are the rows that stand below no other.
+    """
+
+    about: Root
     roots: tuple[Node | Rest, ...]
     spans: tuple[Span, ...]
     start: int
     end: int
-
-    @property
-    def main(self) -> Span:
-        """The span that the trace is about: its first flow run, run, or span that is a root."""
-        roots = [node.span for node in self.roots if isinstance(node, Node)]
-        flows = (s for s in roots if s.facts.run_type == "flow")
-        runs = (s for s in roots if s.is_run)
-        return next(itertools.chain(flows, runs, roots))
 
     @property
     def runs(self) -> int:
@@ -122,6 +118,7 @@ def build(spans: Collection[Span], *, everything: bool = False) -> Tree:
     nodes |= {node.span.span_id: node for node in roots}
     segments = [segment for node in nodes.values() for segment in node.segments]
     return Tree(
+        about=root_of(ordered, by_id),
         roots=_siblings(kids[None], nodes, everything=everything),
         spans=tuple(ordered),
         start=min(segment.start for segment in segments),

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flowspan.analysis import tree as trees
 from flowspan.analysis.one_trace import analyse
+from flowspan.analysis.root import root_of
 from flowspan.text import clean
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class PathChange:
     """What changed for one name; a side that has no run of it is None.
 
     `path` is the change of its time on the critical path, `cause` what that was spent on mostly,
@@ -113,7 +113,7 @@ class Difference:
 
     before: Side
     after: Side
-    changes: tuple[Change, ...]
+    changes: tuple[PathChange, ...]
 
     @property
     def total(self) -> int:
@@ -126,7 +126,7 @@ class Difference:
         return self.total / self.before.duration if self.before.duration else None
 
     @property
-    def leading(self) -> Change | None:
+    def leading(self) -> PathChange | None:
         """What explains most of the change; None if there is no change."""
         sign = 1 if self.total > 0 else -1
         leading = max(self.changes, key=lambda change: sign * change.path, default=None)
@@ -150,23 +150,21 @@ def difference(before: Side, after: Side) -> Difference:
 
 def _side(trace: Trace) -> Side:
     analysis = analyse(trace.spans, what_if=False)
-    root = next((span for span in trace.spans if span.span_id == analysis.root_id), None)
-    if root is None:  # what it called names its flow, but has another name of a run, and result
-        main = trees.build(trace.spans).main
-        name = main.facts.flow_name or main.name
+    root = root_of(trace.spans)
+    facts = root.span.facts
+    name = facts.flow_name or root.span.name
+    if not root.is_there:  # what it called has another name of a run, and another result
         return Side(trace.trace_id, name, None, None, analysis, has_root=False)
-    facts = root.facts
-    name = facts.flow_name or root.name
     return Side(trace.trace_id, name, facts.run_name, facts.result, analysis)
 
 
-def _change(key: tuple[str, str], before: Task | None, after: Task | None) -> Change:
+def _change(key: tuple[str, str], before: Task | None, after: Task | None) -> PathChange:
     old = before.on_path if before else {}
     new = after.on_path if after else {}
     by_cause = {cause: new.get(cause, 0) - old.get(cause, 0) for cause in {**old, **new}}
     path = (after.path if after else 0) - (before.path if before else 0)
     type_, name = key
-    return Change(name, type_, before, after, path, by_cause, _volume(before, after))
+    return PathChange(name, type_, before, after, path, by_cause, _volume(before, after))
 
 
 def _volume(before: Task | None, after: Task | None) -> Volume | None:

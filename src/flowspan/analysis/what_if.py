@@ -23,7 +23,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from flowspan.analysis.activities import NONE, Activities
-from flowspan.analysis.critical_path import Holders, pieces
+from flowspan.analysis.critical_path import Holders, segments
+from flowspan.read.facts import lengths_at, total_at
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -34,6 +35,10 @@ _ENDS: Final = 2
 
 UNLIMITED: Final = 2**62
 """Nanoseconds by which a thing can be late that nobody waits for: more than a hundred years."""
+
+
+_waits_at_start: Final = lengths_at("start")
+_waited_inside: Final = total_at("start", "between", "middle")
 
 
 class _Gate(NamedTuple):
@@ -77,20 +82,25 @@ class Network:
         holders = Holders(made)
         starts, ends, submits, begins = made.starts, made.ends, made.submits, self._begins
         gates = {}
-        for row, known in enumerate(made.facts):
+        waited = map(sum, map(_waits_at_start, made.facts))
+        for row, (known, wait) in enumerate(zip(made.facts, waited, strict=True)):
             start, end = starts[row], ends[row]
             ready = min(end, start + known.dependencies)
-            # What the engine did first is not known apart, so upstream may have ended after that.
-            room = end - (known.execution or 0) - known.retry - known.pause - known.concurrency
-            limit = max(ready, room)
-            upstream = [one for one in made.upstream(row) if ends[one] <= limit]
+            upstream = made.upstream(row)
+            if upstream:
+                # What the engine did first is not known apart, so they may have ended after that.
+                room = end - (known.execution or 0) - _waited_inside(known) + known.dependencies
+                limit = max(ready, room)
+                upstream = [one for one in upstream if ends[one] <= limit]
             if known.dependencies:
                 ready = max((ready, *(ends[one] for one in upstream)))
-            begin = begins[row] = min(end, ready + known.concurrency)
+            begin = begins[row] = min(end, ready + wait - known.dependencies)
             before = made.earlier.get(row, NONE)
             if before == NONE and start > submits[row]:
                 before = holders.of_lane(row, submits[row], start)
-            holder = holders.of_slot(row, ready, begin) if begin > ready else NONE
+            holder = NONE
+            if known.concurrency and end > ready:
+                holder = holders.of_slot(row, ready, min(end, ready + known.concurrency))
             if not upstream and before == holder == NONE:
                 continue
             last = max((ends[one] for one in upstream), default=start)
@@ -299,7 +309,7 @@ class Network:
 
 def _working(made: Activities, row: int) -> tuple[int, int]:
     """Return when a row that calls others began to execute, and when it was done with that."""
-    executed = [piece for piece in pieces(made, row) if piece.cause == "execution"]
+    executed = [one for one in segments(made, row) if one.cause == "execution"]
     if not executed:
         return made.ends[row], made.ends[row]
     return executed[0].start, executed[-1].end

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flowspan.cli import output
-from flowspan.cli.options import FOLDER, Jaeger, refuse_two_sources
-from flowspan.cli.timeline import _find, _is_latest
+from flowspan.cli.options import FOLDER, Jaeger, load_trace, source_of
+from flowspan.read.source import FileSource
 
 if TYPE_CHECKING:
     from flowspan.analysis.two_traces import Difference
+    from flowspan.read.source import TraceSource
     from flowspan.read.span import Trace
 
 
@@ -66,12 +67,12 @@ def diff(
     from flowspan.analysis import two_traces  # noqa: PLC0415 - heavy
     from flowspan.views.json import difference  # noqa: PLC0415 - heavy
 
-    if str(file) == "-":
+    source = source_of(context, file, jaeger)
+    if not source.can_be_read_again:
         raise typer.BadParameter(
-            "Standard input can be read but once: write it to a file.", param_hint="--file"
+            f"{source.name} can be read but once: write it to a file.", param_hint="--file"
         )
-    refuse_two_sources(jaeger, context)
-    before, after = (_find_side(file, jaeger, wanted, flow) for wanted in (trace_a, trace_b))
+    before, after = (_load_side(source, wanted, flow) for wanted in (trace_a, trace_b))
     found = two_traces.compare(before, after)
     if as_json:
         typer.echo(difference.to_json(found), nl=False)
@@ -83,16 +84,16 @@ def diff(
         raise typer.Exit(1)
 
 
-def _find_side(file: Path, jaeger_url: str | None, wanted: str, flow: str | None) -> "Trace":
-    """Load one of two traces; a file that is named in place of an id has it by itself.
+def _load_side(source: "TraceSource", wanted: str, flow: str | None) -> "Trace":
+    """Load one of two traces. A file that is named in place of an id holds it by itself.
 
-    Of a flow, if one is named, where it is the latest that is wanted.
+    The flow counts only where the latest run is wanted.
     """
-    from flowspan.read.selection import LATEST, is_wanted  # noqa: PLC0415 - only this needs it
+    from flowspan.read.selection import LATEST, is_wanted, steps_back  # noqa: PLC0415 - heavy
 
     if not is_wanted(wanted) and Path(wanted).exists():
-        return _find(Path(wanted), None, LATEST, flow)
-    return _find(file, jaeger_url, wanted, flow if _is_latest(wanted) else None)
+        return load_trace(FileSource(Path(wanted)), LATEST, flow)
+    return load_trace(source, wanted, None if steps_back(wanted) is None else flow)
 
 
 def _draw_difference(found: "Difference", *, everything: bool) -> None:
@@ -102,7 +103,7 @@ def _draw_difference(found: "Difference", *, everything: bool) -> None:
     drawn = difference.draw(
         found,
         width=console.width,
-        unicode=console.encoding.startswith("utf"),
+        unicode=output.shows_unicode(console),
         everything=everything,
     )
     for line in drawn:  # its sentences are wrapped, its table fits

@@ -9,16 +9,6 @@ if TYPE_CHECKING:
 
     from flowspan.read.selection import UnknownRunError
 
-HOW_TO_GET_SPANS: Final = (
-    "Run a flow that calls flowspan.instrument() first: with no OTEL_* endpoint set it writes its\n"
-    "spans to .flowspan/ in its working directory. Or name a file or folder with --file PATH."
-)
-
-HOW_TO_GET_SPANS_TO_JAEGER: Final = (
-    "Name the URL of Jaeger's UI, with the base path if it has one. Flows send their spans there\n"
-    "with OTEL_EXPORTER_OTLP_ENDPOINT naming a Collector, or Jaeger's own OTLP receiver."
-)
-
 HOW_TO_GET_LOGS: Final = (
     "Run a flow that calls flowspan.instrument() first: with no OTEL_LOGS_EXPORTER and no OTLP\n"
     "endpoint set, which would send them elsewhere, and FLOWSPAN_LOGS not false, it writes its\n"

@@ -9,7 +9,6 @@ from flowspan.cli import output
 from flowspan.cli.hints import HOW_TO_GET_LOGS, floor_of, unknown
 from flowspan.cli.options import FOLDER
 from flowspan.cli.output import fail, note
-from flowspan.cli.timeline import _trace_of_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -61,12 +60,12 @@ def logs(
     Exits with 1 if there is no such run or task, or if something in the files could not be read.
     """
     from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
-    from flowspan.read import log_files as reader  # noqa: PLC0415 - likewise
+    from flowspan.read import log_files  # noqa: PLC0415 - likewise
     from flowspan.read.selection import UnknownRunError  # noqa: PLC0415 - likewise
 
     floor = floor_of(level)
     try:
-        found = reader.load(file, run, _trace_of_root)
+        found = log_files.load(file, run)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="FLOW_RUN_ID|TRACE_ID|latest") from None
     except SourceError as error:
@@ -75,11 +74,11 @@ def logs(
         output.warn(error.problems)
         ids = [known.run_id or known.trace_id for known in error.known]
         fail(unknown(error, ids, HOW_TO_GET_LOGS))
-    of_task = found.logs if task is None else reader.of_task(found.logs, task)
+    of_task = found.logs if task is None else log_files.of_task(found.logs, task)
     if task is not None and not of_task:
         output.warn(found.problems)
         fail(_no_task(task, found.logs))
-    shown = reader.at_least(of_task, floor)
+    shown = log_files.at_least(of_task, floor)
     if not shown:
         note("no line of this run is of this level or above.")
     _print_logs(shown, as_json=as_json)

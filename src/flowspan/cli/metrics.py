@@ -12,8 +12,6 @@ from flowspan.cli.output import fail
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowspan.analysis.run_metrics import Report
-
 
 def metrics(
     *,
@@ -57,7 +55,9 @@ def metrics(
     if as_json:
         typer.echo(metrics.to_json(shown), nl=False)
     else:
-        _draw_report(shown)
+        from flowspan.views.terminal.metrics import draw  # noqa: PLC0415 - heavy
+
+        output.draw(draw, shown)
     if found.problems:
         output.warn(found.problems)
         raise typer.Exit(1)
@@ -75,11 +75,3 @@ def _no_metrics(file: Path, flow: str | None, known: "Sequence[str]") -> str:
         return f"{file} holds no metrics of runs yet.\n{HOW_TO_GET_METRICS}"
     names = "\n".join(f"  {name}" for name in known)
     return f"{file} holds no flow {flow!r}. The flows there are:\n{names}"
-
-
-def _draw_report(report: "Report") -> None:
-    from flowspan.views.terminal import metrics as terminal  # noqa: PLC0415 - heavy, and only drawing needs it
-
-    console = output.console()
-    unicode = console.encoding.startswith("utf")
-    output.print_lines(terminal.draw(report, width=console.width, unicode=unicode), console)

@@ -1,4 +1,4 @@
-"""The options that say which traces to read, for the commands that have them."""
+"""The options that say which traces to read, for the commands that have them, and reading one."""
 
 import datetime as dt
 import os
@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
-if TYPE_CHECKING:
-    import httpx
+from flowspan.cli.hints import unknown
+from flowspan.cli.output import fail, warn
+from flowspan.read.source import FileSource, JaegerSource
 
-    Place: TypeAlias = tuple[httpx.URL, dict[str, str]]
+if TYPE_CHECKING:
+    from flowspan.read.source import TraceSource
+    from flowspan.read.span import Trace
 
 FOLDER: Final = Path(".flowspan")
 """Where the embedded default writes."""
 
-Source: TypeAlias = Annotated[
+File: TypeAlias = Annotated[
     Path,
     typer.Option(
         "--file",
@@ -39,15 +42,27 @@ SINCE_HELP: Final = (
     "Look at runs that ended since then: an age such as 30d or 12h, or a date such as 2026-11-01."
 )
 
+WANTED: Final = "TRACE_ID|FLOW_RUN_ID|latest"
+"""What names a trace."""
+
 _HEADERS: Final = "FLOWSPAN_JAEGER_HEADERS"
 
 
-def read_jaeger_option(text: str) -> "Place":
-    """Tell where Jaeger is, and the headers that the environment adds.
+def source_of(context: typer.Context, file: Path, jaeger: str | None) -> "TraceSource":
+    """Make the source that the options name. ``--file`` may stand in the environment beside.
 
     Raises:
-        typer.BadParameter: One of the two is none.
+        typer.BadParameter: Both are on the command line, or one of them cannot be one.
     """
+    if jaeger is None:
+        return FileSource(file)
+    given = context.get_parameter_source("file")
+    if given is not None and given.name == "COMMANDLINE":
+        raise typer.BadParameter("Spans come from one or the other.", param_hint="--file, --jaeger")
+    return _jaeger(jaeger)
+
+
+def _jaeger(text: str) -> JaegerSource:
     from flowspan.read import jaeger  # noqa: PLC0415 - heavy
 
     try:
@@ -58,27 +73,34 @@ def read_jaeger_option(text: str) -> "Place":
         headers = jaeger.parse_headers(os.environ.get(_HEADERS, ""))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=_HEADERS) from None
-    return url, headers
+    return JaegerSource(url, headers)
 
 
-def refuse_two_sources(jaeger: str | None, context: typer.Context) -> None:
-    """Refuse ``--file`` beside ``--jaeger``, unless it only stands in the environment.
+def load_trace(
+    source: "TraceSource", wanted: str, flow: str | None = None, since: int = 0
+) -> "Trace":
+    """Load a trace, or say why there is none, and exit."""
+    from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
+    from flowspan.read.selection import UnknownRunError  # noqa: PLC0415 - heavy
 
-    Raises:
-        typer.BadParameter: Both are on the command line.
-    """
-    source = context.get_parameter_source("file")
-    if jaeger is not None and source is not None and source.name == "COMMANDLINE":
-        raise typer.BadParameter("Spans come from one or the other.", param_hint="--file, --jaeger")
+    try:
+        return source.load(wanted, flow=flow, since=since)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=WANTED) from None
+    except SourceError as error:
+        fail(f"{error}\n{source.advice}")
+    except UnknownRunError as error:
+        warn(error.problems)
+        fail(unknown(error, [known.trace_id for known in error.known], source.advice))
 
 
 def read_since_option(text: str | None) -> int:
-    """Tell the time in nanoseconds since the epoch; 0, the beginning, where there is none.
+    """Return a time in nanoseconds since the epoch; 0, the beginning, where no text is given.
 
     Raises:
         typer.BadParameter: It is no such text.
     """
-    from flowspan.read.since import parse_since  # noqa: PLC0415 - only few commands need it
+    from flowspan.read.selection import parse_since  # noqa: PLC0415 - heavy
 
     try:
         return 0 if text is None else parse_since(text, dt.datetime.now().astimezone())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from rich.console import Console
     from rich.text import Text
@@ -52,6 +52,17 @@ def print_lines(lines: "Iterable[Text]", console: "Console") -> None:
     """Print lines that are already as wide as they may be."""
     for line in lines:
         console.print(line, no_wrap=True, overflow="crop", crop=True)
+
+
+def draw(view: "Callable[..., Iterable[Text]]", found: object) -> None:
+    """Print the lines of a view, as wide as the terminal, and in ASCII if it shows no more."""
+    screen = console()
+    print_lines(view(found, width=screen.width, unicode=shows_unicode(screen)), screen)
+
+
+def shows_unicode(screen: "Console") -> bool:
+    """Return whether an output can show more than ASCII."""
+    return screen.encoding.startswith("utf")
 
 
 def write_file(path: Path, pieces: "Iterable[bytes]") -> None:

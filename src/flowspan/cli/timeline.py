@@ -1,36 +1,29 @@
-"""The commands that read traces: ``flowspan timeline``, ``flowspan diff`` and ``flowspan logs``."""
+"""``flowspan timeline``."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowspan.cli import exports, output
-from flowspan.cli.hints import (
-    HOW_TO_GET_LOGS,
-    HOW_TO_GET_SPANS,
-    HOW_TO_GET_SPANS_TO_JAEGER,
-    floor_of,
-    unknown,
-)
+from flowspan.cli import formats, output
+from flowspan.cli.hints import HOW_TO_GET_LOGS, floor_of
 from flowspan.cli.options import (
     FOLDER,
     SINCE_HELP,
+    WANTED,
+    File,
     Jaeger,
-    Source,
-    read_jaeger_option,
+    load_trace,
     read_since_option,
-    refuse_two_sources,
+    source_of,
 )
-from flowspan.cli.output import fail, note
+from flowspan.cli.output import note
 
 if TYPE_CHECKING:
-    from flowspan.analysis.one_trace import Analysis
     from flowspan.read.log_files import Logs
-    from flowspan.read.span import Trace
-
-_WANTED: Final = "TRACE_ID|FLOW_RUN_ID|latest"
+    from flowspan.read.source import TraceSource
 
 
 def timeline(
@@ -38,14 +31,14 @@ def timeline(
     trace: Annotated[
         str,
         typer.Argument(
-            metavar=_WANTED,
+            metavar=WANTED,
             help="A trace id, the id of any run in it, or (default) the run that ended last; "
             "latest~1 is the one before.",
             show_default=False,
         ),
     ] = "latest",
     *,
-    file: Source = FOLDER,
+    file: File = FOLDER,
     jaeger: Jaeger = None,
     flow: Annotated[
         str | None,
@@ -75,9 +68,9 @@ def timeline(
             show_default=False,
         ),
     ] = None,
-    html: exports.Html = None,
-    perfetto: exports.Perfetto = None,
-    dot: exports.Dot = None,
+    html: Annotated[Path | None, formats.HTML.path] = None,
+    perfetto: Annotated[Path | None, formats.PERFETTO.path] = None,
+    dot: Annotated[Path | None, formats.DOT.path] = None,
 ) -> None:
     """Show where the time of a run went.
 
@@ -92,160 +85,58 @@ def timeline(
 
     Exits with 1 if there is no such trace, or if something in its source could not be read.
     """
-    exports.check(perfetto, dot, html, as_json=as_json)
+    from flowspan.analysis.findings import Findings  # noqa: PLC0415 - heavy
+    from flowspan.read.selection import steps_back  # noqa: PLC0415 - heavy
+    from flowspan.views.wishes import Wishes  # noqa: PLC0415 - only this command needs it
+
+    chosen = {formats.PERFETTO: perfetto, formats.DOT: dot, formats.HTML: html}
+    files = {one: path for one, path in chosen.items() if path is not None}
+    formats.check(files, as_json=as_json)
     if level is not None and not with_logs:
         raise typer.BadParameter("It is the level of log lines: add --logs.", param_hint="--level")
-    if with_logs and (jaeger is not None or str(file) == "-"):
-        where = "Standard input" if jaeger is None else "Jaeger"
-        raise typer.BadParameter(f"{where} has spans and no log lines.", param_hint="--logs")
-    refuse_two_sources(jaeger, context)
-    if not (flow is None and since is None) and not _is_latest(trace):
+    source = source_of(context, file, jaeger)
+    if with_logs and source.log_folder is None:
+        raise typer.BadParameter(f"{source.name} has spans and no log lines.", param_hint="--logs")
+    if not (flow is None and since is None) and steps_back(trace) is None:
         raise typer.BadParameter(
             "They choose among the latest runs: leave out the id.", param_hint="--flow, --since"
         )
     floor = floor_of(level)
-    found = _find(file, jaeger, trace, flow, read_since_option(since))
-    lines = _logs_beside(file, found.trace_id, floor) if with_logs else None
-    analysis = _analyse(found)
-    exports.write(found, analysis, perfetto, dot)
-    if as_json:
-        _print_json(found, analysis, lines)
-    elif not exports.is_printed(perfetto, dot, html):
-        _draw(found, analysis, lines, everything=everything, top=top)
-    if html is not None:
-        lines = lines or _logs_for_page(file, jaeger, found)
-        _write_page(html, found, analysis, lines)
-    problems = (*found.problems, *(lines.problems if lines else ()))
-    if problems:
+    found = load_trace(source, trace, flow, read_since_option(since))
+    if with_logs:
+        logs = _logs_beside(source, found.trace_id, floor)
+    else:
+        logs = _logs_if_any(source, found.trace_id, wanted=html is not None)
+    wishes = Wishes(everything=everything, top=top, with_logs=with_logs)
+    formats.write(Findings(found, logs.logs), wishes, files, as_json=as_json)
+    if problems := (*found.problems, *logs.problems):
         output.warn(problems)
         raise typer.Exit(1)
 
 
-def _is_latest(wanted: str) -> bool:
-    from flowspan.read.selection import steps_back  # noqa: PLC0415 - only some commands need it
-
-    return steps_back(wanted) is not None
-
-
-def _trace_of_root(run_id: str) -> str:
-    from flowspan.identity import derive_trace_id  # noqa: PLC0415 - imports the SDK
-
-    return f"{derive_trace_id(run_id):032x}"
-
-
-def _find(
-    file: Path, jaeger_url: str | None, wanted: str, flow: str | None = None, since: int = 0
-) -> "Trace":
-    """Load a trace, or say why there is none, and exit."""
+def _logs_beside(source: "TraceSource", trace_id: str, floor: int) -> "Logs":
+    """Read the log lines of a trace that lie beside its spans."""
     from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
-    from flowspan.read.selection import UnknownRunError  # noqa: PLC0415 - likewise
+    from flowspan.read import log_files  # noqa: PLC0415 - heavy
 
-    how_to_get_spans = HOW_TO_GET_SPANS if jaeger_url is None else HOW_TO_GET_SPANS_TO_JAEGER
     try:
-        return _load(file, jaeger_url, wanted, flow, since)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=_WANTED) from None
-    except SourceError as error:
-        fail(f"{error}\n{how_to_get_spans}")
-    except UnknownRunError as error:
-        output.warn(error.problems)
-        fail(unknown(error, [known.trace_id for known in error.known], how_to_get_spans))
-
-
-def _load(file: Path, jaeger_url: str | None, wanted: str, flow: str | None, since: int) -> "Trace":
-    from flowspan.read import trace_files  # noqa: PLC0415 - only one command needs it
-
-    if jaeger_url is None:
-        return trace_files.load(file, wanted, flow=flow, since=since)
-    from flowspan.read import jaeger  # noqa: PLC0415 - heavy
-
-    url, headers = read_jaeger_option(jaeger_url)
-    return jaeger.load(
-        url, wanted, trace_of_root=_trace_of_root, headers=headers, flow=flow, since=since
-    )
-
-
-def _logs_beside(file: Path, trace_id: str, floor: int) -> "Logs":
-    """Read the log lines of a trace from the folder that its spans come from."""
-    from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
-    from flowspan.read import log_files as reader  # noqa: PLC0415 - likewise
-
-    folder = file if file.is_dir() else file.parent
-    try:
-        found = reader.load_trace(reader.find_files(folder), trace_id)
+        found = source.logs(trace_id)
     except SourceError as error:
         note(f"{error}\n{HOW_TO_GET_LOGS}")
-        return reader.Logs((), ())
-    shown = reader.at_least(found.logs, floor)
+        return log_files.Logs((), ())
+    shown = log_files.at_least(found.logs, floor)
     if not shown:
-        note(f"{folder} holds no log lines of this trace" + (" and level." if floor else "."))
+        what = "no log lines of this trace" + (" and level." if floor else ".")
+        note(f"{source.log_folder} holds {what}")
     return replace(found, logs=tuple(shown))
 
 
-def _logs_for_page(file: Path, jaeger_url: str | None, trace: "Trace") -> "Logs":
-    """Read the log lines of a trace, if there are any where its spans come from."""
+def _logs_if_any(source: "TraceSource", trace_id: str, *, wanted: bool) -> "Logs":
+    """Read the log lines of a trace, if they are wanted and there are any beside its spans."""
     from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
-    from flowspan.read import log_files as reader  # noqa: PLC0415 - likewise
-    from flowspan.read.texts import STDIN  # noqa: PLC0415 - likewise
+    from flowspan.read.log_files import Logs  # noqa: PLC0415 - heavy
 
-    nothing = reader.Logs((), ())
-    if jaeger_url is not None or file == STDIN:
-        return nothing
-    try:
-        files = reader.find_files(file if file.is_dir() else file.parent)
-    except SourceError:
-        return nothing
-    return reader.load_trace(files, trace.trace_id)
-
-
-def _write_page(path: Path, trace: "Trace", analysis: "Analysis", lines: "Logs") -> None:
-    from flowspan.views.html import timeline as page  # noqa: PLC0415 - only one option needs it
-
-    output.write_file(path, [page.to_html(trace.spans, analysis, lines.logs)])
-    if path != output.STDOUT:
-        note(f"the page is in {path}: open it in a browser.")
-
-
-def _analyse(trace: "Trace") -> "Analysis":
-    from flowspan.analysis.one_trace import analyse  # noqa: PLC0415 - heavy
-
-    return analyse(trace.spans)
-
-
-def _print_json(trace: "Trace", analysis: "Analysis", lines: "Logs | None") -> None:
-    from flowspan.analysis import log_places, tree  # noqa: PLC0415 - heavy
-    from flowspan.views.json import timeline  # noqa: PLC0415 - heavy
-    from flowspan.views.json import timeline as document  # noqa: PLC0415 - heavy
-
-    found = document.as_object(analysis)
-    by_span = None
-    if lines is not None:
-        by_span = log_places.by_span(lines.logs, tree.build(trace.spans))
-    for chunk in timeline.json_chunks(trace, by_span, found):
-        typer.echo(chunk, nl=False)
-
-
-def _draw(
-    trace: "Trace", analysis: "Analysis", lines: "Logs | None", *, everything: bool, top: int
-) -> None:
-    from flowspan.analysis import log_places, tree  # noqa: PLC0415 - heavy
-    from flowspan.views.terminal import tasks as summary  # noqa: PLC0415 - heavy
-    from flowspan.views.terminal import timeline as terminal  # noqa: PLC0415 - heavy
-
-    console = output.console()
-    unicode = console.encoding.startswith("utf")
-    made = tree.build(trace.spans, everything=everything)
-    placed = log_places.by_span(lines.logs if lines else (), made)
-    drawn = terminal.draw(
-        made,
-        width=console.width,
-        unicode=unicode,
-        everything=everything,
-        logs=log_places.by_row(placed, made),
-        analysis=analysis,
-    )
-    output.print_lines(drawn, console)
-    console.print()
-    output.print_lines(
-        summary.draw(analysis, width=console.width, unicode=unicode, top=top), console
-    )
+    with contextlib.suppress(SourceError):
+        if wanted:
+            return source.logs(trace_id)
+    return Logs((), ())

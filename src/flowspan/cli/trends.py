@@ -8,35 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from flowspan.cli.options import (
-    FOLDER,
-    SINCE_HELP,
-    Jaeger,
-    Source,
-    read_jaeger_option,
-    read_since_option,
-    refuse_two_sources,
-)
-from flowspan.cli.output import STDOUT, console, fail, note, print_lines, warn, write_file
+from flowspan.cli import output
+from flowspan.cli.options import FOLDER, SINCE_HELP, File, Jaeger, read_since_option, source_of
+from flowspan.cli.output import STDOUT, fail, note, warn, write_file
+from flowspan.read.source import JaegerSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from flowspan.analysis.trends.answers import FlowTrends
-    from flowspan.analysis.trends.runs import Run
-    from flowspan.cli.options import Place
+    from flowspan.analysis.trends.runs import FlowRun
     from flowspan.read.lines import Problem
+    from flowspan.read.source import TraceSource
     from flowspan.read.span import Trace
 
-_SINCE_OF_JAEGER: Final = "30d"  # its API has no "ever"
 _LISTED: Final = 20
-_TRACES_TO_KNOW: Final = 50  # of Jaeger, to tell which flows it has
-
-HOW_TO_GET_RUNS: Final = (
-    "Run a flow that calls flowspan.instrument() a few times: with no OTEL_* endpoint set it\n"
-    "writes its spans to .flowspan/ in its working directory. Or name a file or folder with\n"
-    "--file PATH."
-)
+_TRACES_TO_KNOW: Final = 50  # of a source that searches by flow, to tell which flows it has
 
 
 def trends(
@@ -54,7 +41,8 @@ def trends(
         str | None,
         typer.Option(
             metavar="AGE|DATE",
-            help=f"{SINCE_HELP} By default all in files, and {_SINCE_OF_JAEGER} of Jaeger.",
+            help=f"{SINCE_HELP} By default all in files, "
+            f"and {JaegerSource.default_since} of Jaeger.",
             show_default=False,
         ),
     ] = None,
@@ -69,7 +57,7 @@ def trends(
             show_default=False,
         ),
     ] = None,
-    file: Source = FOLDER,
+    file: File = FOLDER,
     jaeger: Jaeger = None,
     html: Annotated[
         Path | None,
@@ -97,18 +85,17 @@ def trends(
             "Both would go to standard output: name a file for the page.",
             param_hint="--json, --html",
         )
-    refuse_two_sources(jaeger, context)
+    source = source_of(context, file, jaeger)
     _require_scipy()
-    start = read_since_option(since if jaeger is None else since or _SINCE_OF_JAEGER)
-    place = None if jaeger is None else read_jaeger_option(jaeger)
+    start = read_since_option(source.default_since if since is None else since)
     problems: list[Problem] = []
-    runs, known = _runs(_traces(file, place, flow, start, problems), flow)
+    runs, known = _runs(_traces(source, flow, start, problems), flow)
     if not runs:
-        if place is not None and flow is not None:  # which was asked for this flow alone
-            some = itertools.islice(_traces(file, place, None, start, []), _TRACES_TO_KNOW)
+        if source.searches_by_flow and flow is not None:
+            some = itertools.islice(_traces(source, None, start, []), _TRACES_TO_KNOW)
             known = {run.flow for run in _runs(some, None)[0]}
         warn(problems)
-        fail(_no_runs(str(file) if jaeger is None else "Jaeger", flow, start, known))
+        fail(_no_runs(source, flow, start, known))
     found = _answers(runs, target)
     if html is not None:
         from flowspan.views.html.trends import to_html  # noqa: PLC0415 - only this needs it
@@ -121,9 +108,7 @@ def trends(
     elif html != STDOUT:
         from flowspan.views.terminal.trends import draw  # noqa: PLC0415 - heavy
 
-        screen = console()
-        unicode = screen.encoding.startswith("utf")
-        print_lines(draw(found, width=screen.width, unicode=unicode), screen)
+        output.draw(draw, found)
     if html not in (None, STDOUT):
         note(f"wrote {html}")
     if problems:
@@ -139,33 +124,25 @@ def _require_scipy() -> None:
 
 
 def _traces(
-    file: Path, place: Place | None, flow: str | None, since: int, problems: list[Problem]
+    source: TraceSource, flow: str | None, since: int, problems: list[Problem]
 ) -> Iterator[Trace]:
     from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
 
     try:
-        if place is None:
-            from flowspan.read import trace_files  # noqa: PLC0415 - likewise
-
-            yield from trace_files.traces(file, problems, since)
-        else:
-            from flowspan.read import jaeger  # noqa: PLC0415 - likewise
-
-            url, headers = place
-            yield from jaeger.load_all(url, problems, headers=headers, flow=flow, since=since)
+        yield from source.traces(problems, flow=flow, since=since)
     except SourceError as error:
         warn(problems)
-        fail(str(error) if place else f"{error}\n{HOW_TO_GET_RUNS}")
+        fail(f"{error}\n{source.advice}")
 
 
-def _runs(traces: Iterable[Trace], flow: str | None) -> tuple[list[Run], set[str]]:
+def _runs(traces: Iterable[Trace], flow: str | None) -> tuple[list[FlowRun], set[str]]:
     """List all runs, and the names of all flows there are.
 
     Traces that have nothing of Prefect's count only where no other has, either.
     """
     from flowspan.analysis.trends.runs import flow_names, runs_of  # noqa: PLC0415 - heavy
 
-    found: list[Run] = []
+    found: list[FlowRun] = []
     known: set[str] = set()
     for trace in traces:
         found += runs_of(trace, flow)
@@ -174,18 +151,18 @@ def _runs(traces: Iterable[Trace], flow: str | None) -> tuple[list[Run], set[str
     return of_prefect or found, known
 
 
-def _answers(runs: Sequence[Run], target: float | None) -> list[FlowTrends]:
+def _answers(runs: Sequence[FlowRun], target: float | None) -> list[FlowTrends]:
     """Answer for each flow, the one with the latest run first."""
     from flowspan.analysis.trends.answers import answer  # noqa: PLC0415 - heavy
 
-    by_flow: dict[str, list[Run]] = {}
+    by_flow: dict[str, list[FlowRun]] = {}
     for run in sorted(runs, key=lambda run: run.end, reverse=True):
         by_flow.setdefault(run.flow, []).append(run)
     targets = _targets(by_flow) if target is None else dict.fromkeys(by_flow, target)
     return [answer(of_flow, targets.get(name)) for name, of_flow in by_flow.items()]
 
 
-def _targets(by_flow: dict[str, list[Run]]) -> dict[str, float]:
+def _targets(by_flow: dict[str, list[FlowRun]]) -> dict[str, float]:
     """Read what flows promise of their success, by the tags of their latest run, too."""
     from flowspan.objectives.promises import objectives_for  # noqa: PLC0415 - heavy
     from flowspan.settings import Settings  # noqa: PLC0415 - likewise
@@ -202,13 +179,13 @@ def _targets(by_flow: dict[str, list[Run]]) -> dict[str, float]:
     return found
 
 
-def _no_runs(place: str, flow: str | None, since: int, known: set[str]) -> str:
+def _no_runs(source: TraceSource, flow: str | None, since: int, known: set[str]) -> str:
     from flowspan.read.selection import LATEST, missing_runs  # noqa: PLC0415 - likewise
     from flowspan.text import clean  # noqa: PLC0415 - only a failure needs it
 
-    message = f"{place} holds no {missing_runs(LATEST, flow, since)}."
+    message = f"{source.name} holds no {missing_runs(LATEST, flow, since)}."
     if not known:
-        return f"{message}\n{HOW_TO_GET_RUNS}"
+        return f"{message}\n{source.advice}"
     names = sorted(map(clean, known))
     more = [f"  and {len(names) - _LISTED:,} more"] if len(names) > _LISTED else []
     listed = [f"  {name}" for name in names[:_LISTED]]

@@ -1,6 +1,6 @@
 """Measurements that users write as log lines, such as ``METRIC: rows_extracted=1234``.
 
-`parse` reads them, and `Measure` finds them in lines of all loggers of `logging`, including
+`parse` reads them, and `LogMeasure` finds them in lines of all loggers of `logging`, including
 Prefect's and captured prints, and of structlog. Nothing here blocks, and a line that cannot be
 parsed stays a log line.
 """
@@ -156,7 +156,7 @@ def record_in_run(measurement: Measurement) -> None:
         recorder.measure(*measurement)
 
 
-class Measure:
+class LogMeasure:
     """Find measurements in log lines."""
 
     def __init__(self, sink: Sink = record_in_run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -16,6 +17,8 @@ _LONGEST: Final = 1e18  # seconds: the age of the universe, twice; infinity and 
 
 class Facts(msgspec.Struct, frozen=True, gc=False):
     """The facts about a run in its span; durations are nanoseconds, 0 if absent.
+
+    Each of `semconv.WAITS` has a field of its name.
 
     `run_type` is ``flow``, ``task``, or None if the span is not a run's. `execution` is None if the
     span does not have it. `lane` names the worker thread, or is None if unknown. `running_since` is
@@ -62,6 +65,30 @@ def facts_of(attributes: Mapping[str, Any]) -> Facts:
             name, read = READERS[key]
             values[name] = read(value)
     return Facts(**values)
+
+
+def lengths_at(*places: semconv.Place) -> Callable[[Facts], tuple[int, ...]]:
+    """Return a function that returns the lengths (ns) of the waits at some places.
+
+    They are in the order of `semconv.WAITS`.
+    """
+    names = [wait.name for wait in semconv.WAITS if wait.place in places]
+    if len(names) == 1:  # of one name, attrgetter returns no tuple
+        return lambda facts: (getattr(facts, names[0]),)
+    return attrgetter(*names)
+
+
+def total_at(*places: semconv.Place) -> Callable[[Facts], int]:
+    """Return a function that returns how long (ns) a run waited at some places."""
+    names = [wait.name for wait in semconv.WAITS if wait.place in places]
+    if len(names) == 1:
+        return attrgetter(names[0])
+    read = attrgetter(*names)
+    return lambda facts: sum(read(facts))
+
+
+waits_of: Final = lengths_at("before", "start", "between", "middle")
+"""Return the lengths (ns) of all waits, in the order of `semconv.WAITS`."""
 
 
 def text(value: object) -> str | None:
@@ -118,13 +145,7 @@ READERS: Final[Mapping[str, tuple[str, Callable[[object], Any]]]] = {
     semconv.THREAD_ID: ("lane", text),
     semconv.ROWS_INPUT: ("rows_input", _count),
     semconv.ROWS_OUTPUT: ("rows_output", _count),
-    semconv.WAIT_LATE: ("late", _wait),
-    semconv.WAIT_INFRASTRUCTURE: ("infrastructure", _wait),
-    semconv.WAIT_QUEUE: ("queue", _wait),
-    semconv.WAIT_DEPENDENCIES: ("dependencies", _wait),
-    semconv.WAIT_CONCURRENCY: ("concurrency", _wait),
-    semconv.WAIT_RETRY: ("retry", _wait),
-    semconv.WAIT_PAUSE: ("pause", _wait),
+    **{wait.attribute: (wait.name, _wait) for wait in semconv.WAITS},
     semconv.EXECUTION: ("execution", nanoseconds),
     semconv.ORCHESTRATION: ("orchestration", _wait),
 }

@@ -30,6 +30,7 @@ from flowspan.read.selection import (
     missing_runs,
     parse_wanted,
     steps_back,
+    trace_of_root,
 )
 from flowspan.read.span import Trace
 from flowspan.text import clean
@@ -91,7 +92,6 @@ def load(
     url: httpx.URL,
     wanted: str = LATEST,
     *,
-    trace_of_root: Callable[[str], str],
     headers: Mapping[str, str] | None = None,
     flow: str | None = None,
     since: int = 0,
@@ -104,7 +104,6 @@ def load(
             or ``latest`` for the trace with a run that ended last, ``latest~1`` for the one before.
             The latest traces, and a run that is not the root of its trace, are only found if they
             are no older than 30 days.
-        trace_of_root: Tells the id of the trace whose root is the flow run of an id.
         headers: Headers of every request.
         flow: Consider only traces with a run of this flow as the latest.
         since: Consider only traces that ended then or later, in nanoseconds since the epoch.
@@ -121,7 +120,7 @@ def load(
         if run_id is None:
             candidates: Iterable[str] = api.latest_traces(flow, since, back or 0)
         else:
-            candidates = _candidates(api, trace_id, run_id, trace_of_root)
+            candidates = _candidates(api, trace_id, run_id)
         for candidate in candidates:
             trace = api.trace(candidate)
             if trace.spans:
@@ -165,9 +164,7 @@ def load_all(
                 yield trace
 
 
-def _candidates(
-    api: "_Api", trace_id: str | None, run_id: str, trace_of_root: Callable[[str], str]
-) -> Iterator[str]:
+def _candidates(api: "_Api", trace_id: str | None, run_id: str) -> Iterator[str]:
     """Yield the ids of traces that may be the wanted one, the cheapest to find first."""
     if trace_id is not None:
         yield trace_id

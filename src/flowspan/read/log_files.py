@@ -24,7 +24,13 @@ from flowspan.read import lines
 from flowspan.read import otlp_json as otlp
 from flowspan.read.lines import Problem
 from flowspan.read.otlp_json import UnreadableError
-from flowspan.read.selection import Summary, UnknownRunError, most_recent, parse_wanted
+from flowspan.read.selection import (
+    Summary,
+    UnknownRunError,
+    most_recent,
+    parse_wanted,
+    trace_of_root,
+)
 
 FILE_PATTERN: Final = "logs*.jsonl"
 
@@ -188,7 +194,7 @@ def find_files(source: Path) -> list[Path]:
     return lines.find_files(source, FILE_PATTERN)
 
 
-def load(source: Path, wanted: str, trace_of_root: Callable[[str], str]) -> Logs:
+def load(source: Path, wanted: str) -> Logs:
     """Read the log lines of one run or trace.
 
     Args:
@@ -196,7 +202,6 @@ def load(source: Path, wanted: str, trace_of_root: Callable[[str], str]) -> Logs
         wanted: A trace id (32 hex digits), the id of a flow or task run (a UUID), or ``latest``
             for the trace whose run logged last. For a flow run: its lines and its tasks'; if it is
             the root of a trace, all lines of the trace.
-        trace_of_root: Tells from a run's id the id of the trace whose root it would be.
 
     Raises:
         ValueError: `wanted` is none of these.

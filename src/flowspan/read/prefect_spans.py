@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _GIVEN_SUFFIX: Final = re.compile(r"-(?:[0-9a-f]{3}|\d+)$")
 _EXCEPTION_TYPE: Final = "exception.type"
 _RUNNING: Final = "RUNNING"
-_WAITS: Final = {"AwaitingRetry": "retry", "Paused": "pause"}
+_WAITS: Final = {wait.state: wait.name for wait in semconv.WAITS if wait.state}
 
 
 def is_native(facts: Facts) -> bool:

@@ -1,5 +1,6 @@
-"""Tell which trace or run of those in the files a user means."""
+"""Tell which trace or run a user means, and how far back to look."""
 
+import datetime as dt
 import heapq
 import re
 import uuid
@@ -14,8 +15,10 @@ from flowspan.text import moment
 LATEST: Final = "latest"
 
 _LATEST: Final = re.compile(LATEST + r"(?:~(\d{1,4}))?")
+_SECONDS: Final = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_AGO: Final = re.compile(rf"([0-9]{{1,9}})\s*([{''.join(_SECONDS)}])")
 
-Line = TypeVar("Line")
+_Line = TypeVar("_Line")
 
 
 class UnknownRunError(Exception):
@@ -85,6 +88,44 @@ def parse_wanted(wanted: str) -> tuple[str | None, str | None]:
     return (text if otlp.TRACE_ID.fullmatch(text) else None), run_id
 
 
+def parse_since(text: str, now: dt.datetime) -> int:
+    """Tell the time that a text such as ``30d``, ``12h`` or ``2026-11-01`` means.
+
+    Args:
+        text: A whole number of weeks, days, hours, minutes or seconds (``w``, ``d``, ``h``, ``m``,
+            ``s``) before now; or an ISO 8601 date, which begins at midnight, or date and time. They
+            are local unless the text has an offset from UTC.
+        now: With its offset from UTC.
+
+    Returns:
+        Nanoseconds since the epoch.
+
+    Raises:
+        ValueError: It is none of these, or lies before 1970 or after now.
+    """
+    text = text.strip()
+    try:
+        if ago := _AGO.fullmatch(text):
+            # Counted in seconds, so a day has 24 hours also where clocks are changed.
+            then = now.timestamp() - int(ago[1]) * _SECONDS[ago[2]]
+        else:
+            then = dt.datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise ValueError(
+            f"{text!r} is neither an age such as 30d or 12h nor a date such as 2026-11-01."
+        ) from None
+    if not 0 <= then <= now.timestamp():
+        raise ValueError(f"{text!r} lies {'before 1970' if then < 0 else 'in the future'}.")
+    return int(then) * 1_000_000_000
+
+
+def trace_of_root(run_id: str) -> str:
+    """Return the id of the trace whose root is the flow run of an id."""
+    from flowspan.identity import derive_trace_id  # noqa: PLC0415 - imports the SDK
+
+    return f"{derive_trace_id(run_id):032x}"
+
+
 def missing_runs(wanted: str, flow: str | None, since: int) -> str:
     """Say which runs there are none of: of a flow, since a time in nanoseconds, or both."""
     one = f"run {wanted}" if steps_back(wanted) else "run"
@@ -94,8 +135,8 @@ def missing_runs(wanted: str, flow: str | None, since: int) -> str:
 
 
 def most_recent(
-    lines: Iterable[tuple[int, Line]],
-    summarize: Callable[[Line], Iterable[Summary]],
+    lines: Iterable[tuple[int, _Line]],
+    summarize: Callable[[_Line], Iterable[Summary]],
     key: Callable[[Summary], str],
     count: int,
 ) -> list[Summary]:

@@ -17,7 +17,6 @@ from typing import Final, TypeAlias
 
 from flowspan.read import lines
 from flowspan.read import otlp_json as otlp
-from flowspan.read import texts as sources
 from flowspan.read.decode import SpanDecoder
 from flowspan.read.lines import Problem
 from flowspan.read.memory import without_collector
@@ -31,7 +30,7 @@ from flowspan.read.selection import (
     steps_back,
 )
 from flowspan.read.span import Span, Trace
-from flowspan.read.texts import STDIN, MemoryText, Text, find_files
+from flowspan.read.texts import STDIN, MemoryText, Text, find_files, open_files, open_stdin
 
 _END_TIME: Final = re.compile(rb'"endTimeUnixNano"\s*:\s*"?(\d{1,20})')
 _TRACE_ID: Final = re.compile(rb'"traceId"\s*:\s*"([0-9A-Fa-f]{32})"')
@@ -107,8 +106,8 @@ def load(source: Path, wanted: str = LATEST, *, flow: str | None = None, since: 
 
 def _open(source: Path, problems: list[Problem]) -> list[Text]:
     if source == STDIN:
-        return sources.open_stdin()
-    return sources.open_files(find_files(source), problems)
+        return open_stdin()
+    return open_files(find_files(source), problems)
 
 
 def _missing(wanted: str, flow: str | None, since: int) -> str:
@@ -199,7 +198,7 @@ def recent_traces(files: Iterable[Path], count: int) -> list[Summary]:
 
     Traces without any run come after those with one. Unreadable files are skipped.
     """
-    return _recent(sources.open_files(files, []), count)
+    return _recent(open_files(files, []), count)
 
 
 def _read_latest(

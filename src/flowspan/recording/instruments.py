@@ -192,15 +192,7 @@ class RunMetrics:
             self._tasks_active.add(change, run.names, context)
 
 
-_TASK_WAITS: Final = {
-    wait: wait.removeprefix(semconv.WAIT_PREFIX)
-    for wait in (
-        semconv.WAIT_QUEUE,
-        semconv.WAIT_DEPENDENCIES,
-        semconv.WAIT_CONCURRENCY,
-        semconv.WAIT_RETRY,
-    )
-}
+_TASK_WAITS: Final = {wait.attribute: wait.name for wait in semconv.WAITS if wait.in_metric}
 
 
 def _pipeline(run: Run, state: str) -> Attributes:

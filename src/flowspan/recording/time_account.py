@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from flowspan.recording.run import Attributes, State
 
 # States that a run waits in, by the wait that they begin; the next state ends it.
-_WAIT_BY_STATE_NAME: Final = {"AwaitingRetry": semconv.WAIT_RETRY, "Paused": semconv.WAIT_PAUSE}
+_WAIT_BY_STATE_NAME: Final = {wait.state: wait.attribute for wait in semconv.WAITS if wait.state}
 
 
 class Stopwatch:

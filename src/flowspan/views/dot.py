@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from flowspan.analysis.tree import callers_first
-from flowspan.text import clean, human
+from flowspan.text import clean, human, percent
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping
 
+    from flowspan.analysis.findings import Findings
     from flowspan.analysis.one_trace import Analysis
-    from flowspan.read.span import Span, Trace
+    from flowspan.read.span import Span
+    from flowspan.views.wishes import Wishes
 
 RUNS_SHOWN: Final = 5
 """Runs of one name below one caller that are shown one by one; more are merged."""
@@ -40,15 +42,10 @@ class _Node:
     path: int = 0
 
 
-def to_dot(trace: Trace, analysis: Analysis) -> str:
-    """Return the graph of a trace.
-
-    Args:
-        trace: What to write; it has at least one span. Spans that are no runs are left out, unless
-            there are no others.
-        analysis: That of its spans.
-    """
-    spans = callers_first(trace.spans)
+def render(findings: Findings, _: Wishes) -> Iterable[bytes]:
+    """Return the graph of a trace: its runs, or all its spans if none is a run's."""
+    analysis = findings.analysis
+    spans = callers_first(findings.trace.spans)
     shown = {span.span_id: span for span in spans if span.is_run}
     shown = shown or {span.span_id: span for span in spans}
     nearest = _nearest(spans, shown)
@@ -67,7 +64,7 @@ def to_dot(trace: Trace, analysis: Analysis) -> str:
         if upstream in owners
     }
     steps = _walk_path(nodes, owners, analysis)
-    return "".join(f"{line}\n" for line in _lines(nodes, uses, calls, steps, analysis))
+    return [f"{line}\n".encode() for line in _lines(nodes, uses, calls, steps, analysis)]
 
 
 def _nearest(spans: Iterable[Span], shown: Container[str]) -> dict[str, str]:
@@ -127,10 +124,10 @@ def _walk_path(
 ) -> set[frozenset[str]]:
     """Add to each node its time on the critical path; return which nodes follow each other."""
     keys = []
-    for stretch in analysis.critical_path:
-        key = owners.get(stretch.span_id)
+    for step in analysis.critical_path:
+        key = owners.get(step.span_id)
         if key is not None:
-            nodes[key].path += stretch.end - stretch.start
+            nodes[key].path += step.end - step.start
             keys.append(key)
     return {frozenset(pair) for pair in itertools.pairwise(keys)}
 
@@ -167,7 +164,7 @@ def _look(node: _Node, analysis: Analysis) -> dict[str, str]:
         lines[0] += f" \u00d7{count:,}"
     duration = human(node.duration) + (" in total" if count > 1 else "")
     total = analysis.end - analysis.start
-    share = f", {_percent(node.path / total)} of the path" if node.path and total else ""
+    share = f", {percent(node.path / total)} of the path" if node.path and total else ""
     lines.append(duration + share)
     look = {}
     if node.failed:
@@ -178,10 +175,6 @@ def _look(node: _Node, analysis: Analysis) -> dict[str, str]:
     if node.path:
         look |= {"penwidth": "2.5", "color": _PATH_COLOR}
     return {"label": "\n".join(lines), **look}
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.0f} %" if share >= 0.005 else "<1 %"  # noqa: PLR2004 - rounds to 0
 
 
 def _attributes(attributes: Mapping[str, str]) -> str:

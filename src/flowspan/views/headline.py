@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from flowspan.text import clean, human, percent
+from flowspan.text import clean, human, percent, signed_percent
+from flowspan.views.looks import SPENT_ON
 
 if TYPE_CHECKING:
     from flowspan.analysis.one_trace import Analysis
-    from flowspan.analysis.two_traces import Change, Difference
+    from flowspan.analysis.two_traces import Difference, PathChange
 
 
 NOTABLE: Final = 0.1
 """A ratio that is nearer to 1 than this is no change worth a word."""
 
 
-def reasons(change: Change) -> list[str]:
+def reasons(change: PathChange) -> list[str]:
     """Say in a few words each why the time of a name on the critical path changed."""
     if change.before is None or change.after is None:
         return ["new" if change.before is None else "gone"]
@@ -61,19 +62,6 @@ def remarks(found: Difference) -> list[str]:
     return said
 
 
-_SPENT_ON: Final = {
-    "execution": "execution",
-    "queue": "waiting in the queue",
-    "dependencies": "waiting for dependencies",
-    "concurrency": "waiting for a concurrency slot",
-    "retry": "waiting for a retry",
-    "pause": "paused",
-    "late": "waiting for a late start",
-    "infrastructure": "waiting for infrastructure",
-    "orchestration": "orchestration",
-}
-
-
 _LEAST_SAVING: Final = 0.001  # of the duration; less is not worth a word
 
 
@@ -87,7 +75,7 @@ def headline(analysis: Analysis) -> str:
     itself = f"{'the code of ' if is_code else ''}flow {name} itself"
     who = {"flow": itself, "span": f"span {name}"}.get(task.type, name)
     text = f"{who} is the bottleneck: {percent(task.share)} of the critical path"
-    text += f" ({_SPENT_ON[task.cause]})"
+    text += f" ({SPENT_ON[task.cause]})"
     if task.saved is not None and task.saved > _LEAST_SAVING * (analysis.end - analysis.start):
         # Twice the speed of its code is no advice against a wait, so it says whose speed it is.
         text += f", {'' if is_code else 'its code '}2× faster saves {human(task.saved)}"
@@ -99,7 +87,7 @@ def difference_headline(found: Difference) -> str:
     total, leading = found.total, found.leading
     if not total:
         return f"Both took {human(found.after.duration)}."
-    relative = f" ({found.relative:+.0%})".replace("%", " %") if found.relative is not None else ""
+    relative = "" if found.relative is None else f" ({signed_percent(found.relative)})"
     said = f"B took {human(abs(total))} {'longer' if total > 0 else 'less'}{relative}"
     if leading is None:
         return f"{said}."

@@ -31,8 +31,10 @@ from flowspan.read import otlp_json as otlp
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from flowspan.analysis.findings import Findings
     from flowspan.analysis.one_trace import Analysis
     from flowspan.read.span import Span, Trace
+    from flowspan.views.wishes import Wishes
 
 _Event: TypeAlias = dict[str, Any]
 _Numbers: TypeAlias = dict[str, list[int]]
@@ -45,13 +47,9 @@ _UNIT: Final = 1_000  # nanoseconds in a microsecond
 _EVENTS_PER_CHUNK: Final = 1_000
 
 
-def to_perfetto(trace: Trace, analysis: Analysis) -> Iterator[bytes]:
-    """Yield the pieces of a JSON document that holds a trace and its critical path.
-
-    Args:
-        trace: What to write; it has at least one span.
-        analysis: That of its spans.
-    """
+def render(findings: Findings, _: Wishes) -> Iterator[bytes]:
+    """Yield the pieces of a JSON document that holds a trace and its critical path."""
+    trace, analysis = findings.trace, findings.analysis
     origin = min([analysis.start, *(span.start for span in trace.spans)])
     about = orjson.dumps({"trace_id": trace.trace_id, "start_ns": origin})
     yield b'{"otherData":%b,"traceEvents":[\n' % about
@@ -182,10 +180,10 @@ def _named(track: _Track, process: str, thread: str) -> Iterator[_Event]:
 
 def _path(spans: Iterable[Span], analysis: Analysis, origin: int) -> Iterator[_Event]:
     names = {span.span_id: span.name for span in spans}
-    for stretch in analysis.critical_path:
-        times = _times(stretch.start, stretch.end, origin)
-        name = f"{names.get(stretch.span_id, '')} {stretch.cause}".lstrip()
-        args = {"span_id": stretch.span_id, "cause": stretch.cause}
+    for step in analysis.critical_path:
+        times = _times(step.start, step.end, origin)
+        name = f"{names.get(step.span_id, '')} {step.cause}".lstrip()
+        args = {"span_id": step.span_id, "cause": step.cause}
         yield {"ph": "X", **times, **_PATH_TRACK, "cat": _CRITICAL_PATH, "name": name, "args": args}
 
 

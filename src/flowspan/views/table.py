@@ -1,6 +1,6 @@
 """Lay out a table in a terminal: columns that do not fit are left out, what tells least first."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -73,3 +73,14 @@ def cut(text: Text, width: int, more: str) -> Text:
     short.truncate(width - cell_len(more))
     whole = text.plain.rfind(", ", 0, len(short.plain) + 2)
     return short[:whole].append(more) if whole > 0 else short.append(more)
+
+
+def legend(entries: Iterable[str | None], width: int) -> Iterator[Text]:
+    """Yield lines that explain a table, with as many entries side by side as fit."""
+    line = ""
+    for entry in filter(None, entries):
+        if line and cell_len(line) + 3 + cell_len(entry) > width:
+            yield Text(line, "dim")
+            line = ""
+        line += f"   {entry}" if line else entry
+    yield Text(line, "dim")

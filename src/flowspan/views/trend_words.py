@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from flowspan.analysis.trends.statistics import LEVEL
-from flowspan.text import clean, human
+from flowspan.text import clean, human, signed_percent
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
         Change,
         FlowTrends,
         Hour,
-        Rows,
+        RowsEffect,
         TaskShare,
     )
 
@@ -69,12 +68,7 @@ def probability(p: float) -> str:
 
 def growth(before: float, after: float) -> str:
     """Write by how much something grew, in percent with a sign."""
-    return f"{(after - before) / before * 100:+.0f} %" if before > 0 else "from nothing"
-
-
-def rate(share: float) -> str:
-    """Write a rate in percent; rounded down, since 100 % must mean all."""
-    return "100 %" if share == 1 else f"{math.floor(round(share * 1000, 6)) / 10:.1f} %"
+    return signed_percent((after - before) / before) if before > 0 else "from nothing"
 
 
 def day(date: dt.date) -> str:
@@ -107,7 +101,7 @@ def _change(change: Change) -> Sentence:
     return Sentence(text, "bad" if is_slower else "good")
 
 
-def _rows(rows: Rows) -> Sentence:
+def _rows(rows: RowsEffect) -> Sentence:
     rho = f"rank correlation {rows.correlation.rho:.2f}"
     if not rows.follows:
         return Sentence(f"duration does not follow rows closely ({rho})", "plain")

@@ -120,7 +120,7 @@ def expected_extent(spans: Sequence[Span]) -> tuple[int, int] | None:
 def test_tiles_and_adds_up(spans: list[Span], dice: random.Random) -> None:
     """No gap, no overlap, exact sums; the same again, and whatever the order of the spans."""
     found = analyse(spans)
-    event(f"{len(found.critical_path)} stretches")
+    event(f"{len(found.critical_path)} steps")
     check(spans, found)
     assert analyse(spans) == found
     shuffled = [*spans]
@@ -162,7 +162,7 @@ def test_nested_subflows(depth: int) -> None:
     found = analyse(spans)
     check(spans, found)
     ids = [span.span_id for span in spans]
-    assert [stretch.span_id for stretch in found.critical_path] == [*ids, *reversed(ids[:-1])]
+    assert [step.span_id for step in found.critical_path] == [*ids, *reversed(ids[:-1])]
 
 
 @pytest.mark.parametrize("width", [1, 3_000])
@@ -233,7 +233,7 @@ def test_killed_parent() -> None:
         EPOCH + 1 * SECOND,
         EPOCH + 9 * SECOND,
     )
-    assert [stretch.span_id for stretch in found.critical_path] == ["b" * 16, "a" * 16, "c" * 16]
+    assert [step.span_id for step in found.critical_path] == ["b" * 16, "a" * 16, "c" * 16]
 
 
 def test_resumed_elsewhere() -> None:
@@ -247,7 +247,7 @@ def test_resumed_elsewhere() -> None:
     found = analyse(spans)
     check(spans, found)
     assert (found.start, found.end) == (EPOCH, EPOCH + 20 * SECOND)
-    assert {stretch.span_id for stretch in found.critical_path} == {s.span_id for s in spans}
+    assert {step.span_id for step in found.critical_path} == {s.span_id for s in spans}
 
 
 def test_attempts() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import pytest
 
-from flowspan.analysis.phases import Cause
+from flowspan.analysis.phases import CAUSES, Cause
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,24 +16,22 @@ if TYPE_CHECKING:
     from flowspan.analysis.one_trace import Analysis
     from flowspan.read.span import Span
 
-CAUSES = get_args(Cause)
-
 
 def check(spans: Sequence[Span], found: Analysis) -> None:
     """Assert what must be true of every analysis."""
     path = found.critical_path
     duration = found.end - found.start
-    assert sum(stretch.end - stretch.start for stretch in path) == duration
-    assert all(stretch.start < stretch.end for stretch in path)
+    assert sum(step.end - step.start for step in path) == duration
+    assert all(step.start < step.end for step in path)
     assert all(before.end == after.start for before, after in pairwise(path))
     if path:
         assert (path[0].start, path[-1].end) == (found.start, found.end)
-    assert {stretch.cause for stretch in path} <= {*CAUSES}
+    assert {step.cause for step in path} <= {*CAUSES.values()}
     ids = {span.span_id for span in spans}
-    assert {stretch.span_id for stretch in path} <= {*ids, found.root_id}
+    assert {step.span_id for step in path} <= {*ids, found.root_id}
     by_cause: Counter[Cause] = Counter()
-    for stretch in path:
-        by_cause[stretch.cause] += stretch.end - stretch.start
+    for step in path:
+        by_cause[step.cause] += step.end - step.start
     assert {cause: time for cause, time in found.on_path.items() if time} == by_cause
     if found.root_id in ids and duration:
         assert sum(task.share for task in found.tasks) == pytest.approx(1, abs=1e-9)

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from flowspan.analysis.trends import statistics
 from flowspan.analysis.trends.runs import local_time
-from flowspan.analysis.trends.statistics import LEVEL, Correlation, Step, Trend
+from flowspan.analysis.trends.statistics import LEVEL, Correlation, StepChange, Trend
 
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from flowspan.analysis.trends.runs import Run
+    from flowspan.analysis.trends.runs import FlowRun
 
 ENOUGH_FOR_TREND: Final = 10
 ENOUGH_FOR_STEP: Final = 16  # with fewer, not even the clearest step is significant
@@ -61,7 +61,7 @@ class Change:
 
     kind: Literal["trend", "step"] | None
     trend: Trend
-    step: Step | None
+    step: StepChange | None
     date: dt.date | None
     before: float
     after: float
@@ -154,7 +154,7 @@ class Day:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class RowsEffect:
     """Whether duration follows rows, and whether that is why it changed.
 
     `explains` is None where nothing changed, or duration does not follow rows.
@@ -180,15 +180,15 @@ class FlowTrends:
     """All answers about one flow. `timed` are the runs whose duration counts: that succeeded."""
 
     flow: str
-    runs: tuple[Run, ...]
-    timed: tuple[Run, ...]
+    runs: tuple[FlowRun, ...]
+    timed: tuple[FlowRun, ...]
     change: Change | None
     tasks: tuple[TaskShare, ...]
     calendar: tuple[CalendarEffect, ...] | None
     retries: Retries
     days: tuple[Day, ...]
     target: float | None
-    rows: Rows | None
+    rows: RowsEffect | None
     unanswered: tuple[Need, ...]
 
     @property
@@ -208,12 +208,12 @@ class FlowTrends:
         return tuple(day for day in self.days if self.target and day.rate < self.target)
 
 
-def seconds(run: Run) -> float:
+def seconds(run: FlowRun) -> float:
     """Tell how long a run took."""
     return run.duration / 1e9
 
 
-def weekday_medians(runs: Iterable[Run]) -> Iterator[tuple[str, float, int]]:
+def weekday_medians(runs: Iterable[FlowRun]) -> Iterator[tuple[str, float, int]]:
     """Yield each weekday that has runs, its median duration and how many runs there are."""
     by_weekday: dict[int, list[float]] = defaultdict(list)
     for run in runs:
@@ -222,7 +222,7 @@ def weekday_medians(runs: Iterable[Run]) -> Iterator[tuple[str, float, int]]:
         yield calendar.day_name[weekday], median(values), len(values)
 
 
-def answer(runs: Iterable[Run], target: float | None = None) -> FlowTrends:
+def answer(runs: Iterable[FlowRun], target: float | None = None) -> FlowTrends:
     """Answer every question about the runs of one flow, at least one, in any order.
 
     Args:
@@ -250,14 +250,14 @@ def answer(runs: Iterable[Run], target: float | None = None) -> FlowTrends:
     )
 
 
-def _by_day(runs: Iterable[Run]) -> dict[dt.date, list[Run]]:
-    days: dict[dt.date, list[Run]] = defaultdict(list)
+def _by_day(runs: Iterable[FlowRun]) -> dict[dt.date, list[FlowRun]]:
+    days: dict[dt.date, list[FlowRun]] = defaultdict(list)
     for run in runs:
         days[local_time(run.start).date()].append(run)
     return days
 
 
-def _points(runs: Sequence[Run], value: Callable[[Run], float]) -> tuple[Point, ...]:
+def _points(runs: Sequence[FlowRun], value: Callable[[FlowRun], float]) -> tuple[Point, ...]:
     """List a value by run, or by day where there are enough of them."""
     days = _by_day(runs)
     groups = days.values() if len(days) >= ENOUGH_FOR_STEP else [[run] for run in runs]
@@ -275,7 +275,7 @@ def _trend(points: Sequence[Point]) -> Trend | None:
 # What changed
 
 
-def _change(timed: Sequence[Run], points: Sequence[Point]) -> Change | None:
+def _change(timed: Sequence[FlowRun], points: Sequence[Point]) -> Change | None:
     if len(timed) < ENOUGH_FOR_TREND or (trend := _trend(points)) is None:
         return None
     values = [point.value for point in points]
@@ -299,7 +299,7 @@ def _change(timed: Sequence[Run], points: Sequence[Point]) -> Change | None:
 
 
 def _kind(
-    points: Sequence[Point], trend: Trend, step: Step | None
+    points: Sequence[Point], trend: Trend, step: StepChange | None
 ) -> tuple[Literal["trend", "step"] | None, float]:
     """Choose between a trend and a step, each of which looks like the other to its test.
 
@@ -323,7 +323,7 @@ def _on_line(trend: Trend, first: Point, time: float) -> float:
     return trend.start + trend.slope * (time - first.time) / _DAY
 
 
-def _task_of(timed: Sequence[Run], place: float | None, change: float) -> TaskChange | None:
+def _task_of(timed: Sequence[FlowRun], place: float | None, change: float) -> TaskChange | None:
     """Name the task whose time on the critical path changed most, before and after a step.
 
     Without the place of a step, it compares the first third of the runs with the last.
@@ -349,19 +349,19 @@ def _task_of(timed: Sequence[Run], place: float | None, change: float) -> TaskCh
     return most
 
 
-def _median_path(runs: Iterable[Run], task: str) -> float:
+def _median_path(runs: Iterable[FlowRun], task: str) -> float:
     return median(_path(run, task) for run in runs)
 
 
-def _path(run: Run, task: str) -> float:
+def _path(run: FlowRun, task: str) -> float:
     return run.tasks[task].path / 1e9 if task in run.tasks else 0.0
 
 
-def _share(run: Run, task: str) -> float:
+def _share(run: FlowRun, task: str) -> float:
     return run.tasks[task].share if task in run.tasks else 0.0
 
 
-def _tasks(timed: Sequence[Run]) -> tuple[TaskShare, ...]:
+def _tasks(timed: Sequence[FlowRun]) -> tuple[TaskShare, ...]:
     """Tell each task's share over time, the largest first."""
     found = []
     for name in {name for run in timed for name in run.tasks}:
@@ -388,7 +388,7 @@ def _raised(tasks: Sequence[TaskShare]) -> Iterator[TaskShare]:
 
 
 def _calendar(
-    days: Mapping[dt.date, Sequence[Run]], points: Sequence[Point], change: Change | None
+    days: Mapping[dt.date, Sequence[FlowRun]], points: Sequence[Point], change: Change | None
 ) -> tuple[CalendarEffect, ...]:
     """Find weekdays and parts of the month that lie apart, what changed over time set aside.
 
@@ -427,7 +427,7 @@ def _calendar(
 
 
 def _expected(
-    day: dt.date, runs: Sequence[Run], points: Sequence[Point], change: Change | None
+    day: dt.date, runs: Sequence[FlowRun], points: Sequence[Point], change: Change | None
 ) -> float:
     """Tell what a day's duration would be by what changed over time alone."""
     if change is None or change.kind is None:
@@ -470,14 +470,14 @@ def _is_telling(effect: CalendarEffect) -> bool:
 # What fails
 
 
-def _days(runs: Iterable[Run]) -> Iterator[Day]:
+def _days(runs: Iterable[FlowRun]) -> Iterator[Day]:
     for date, of_day in sorted(_by_day(runs).items()):
         finished = [run for run in of_day if run.has_finished]
         if finished:
             yield Day(date, len(finished), sum(run.succeeded for run in finished))
 
 
-def _retries(runs: Sequence[Run]) -> Retries:
+def _retries(runs: Sequence[FlowRun]) -> Retries:
     found = [retry for run in runs for retry in run.retries]
     hours = tuple(_hours(runs))
     raised = statistics.holm([hour.p for hour in hours])
@@ -492,7 +492,7 @@ def _retries(runs: Sequence[Run]) -> Retries:
     )
 
 
-def _hours(runs: Iterable[Run]) -> Iterator[Hour]:
+def _hours(runs: Iterable[FlowRun]) -> Iterator[Hour]:
     """Count by hour the tasks that started, each once in each run, and those of them retried.
 
     Retries of one task in one run have one cause, so they count once, too.
@@ -518,7 +518,7 @@ def _hours(runs: Iterable[Run]) -> Iterator[Hour]:
 # Whether it is the data
 
 
-def _rows(timed: Sequence[Run], change: Change | None) -> Rows | None:
+def _rows(timed: Sequence[FlowRun], change: Change | None) -> RowsEffect | None:
     counted = [run for run in timed if run.rows is not None]
     if len(counted) < ENOUGH_FOR_ROWS:
         return None
@@ -531,11 +531,11 @@ def _rows(timed: Sequence[Run], change: Change | None) -> Rows | None:
     explains = None
     if follows and change is not None and change.kind is not None:
         explains = not _changes_beyond_rows(counted, rows, durations)
-    return Rows(found, follows, explains)
+    return RowsEffect(found, follows, explains)
 
 
 def _changes_beyond_rows(
-    runs: Sequence[Run], rows: Sequence[float], durations: Sequence[float]
+    runs: Sequence[FlowRun], rows: Sequence[float], durations: Sequence[float]
 ) -> bool:
     """Tell whether a change is left of the durations where what the rows explain is taken out."""
     left = dict(zip((run.run_id for run in runs), statistics.without(rows, durations), strict=True))
@@ -549,7 +549,7 @@ def _changes_beyond_rows(
 # What there are too few runs for
 
 
-def _unanswered(timed: Sequence[Run], days: int) -> Iterator[Need]:
+def _unanswered(timed: Sequence[FlowRun], days: int) -> Iterator[Need]:
     counted = sum(run.rows is not None for run in timed)
     runs = "runs that succeeded"
     for need in (

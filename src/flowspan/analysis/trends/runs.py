@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from flowspan import semconv
 from flowspan.analysis.one_trace import analyse
+from flowspan.analysis.root import is_root, root_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,14 +20,6 @@ if TYPE_CHECKING:
 
 UNNAMED: Final = "(no name)"
 """Stands for the flow of runs that do not tell it, as Prefect's own spans do not."""
-
-_RESULTS: Final = {
-    "COMPLETED": "success",
-    "FAILED": "failure",
-    "CRASHED": "error",
-    "CANCELLED": "cancellation",
-}
-_FINISHED: Final = ("success", "failure", "timeout", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +45,7 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class FlowRun:
     """One run of a flow, in however many processes; times in nanoseconds since the epoch.
 
     Attributes:
@@ -88,7 +81,7 @@ class Run:
     @property
     def has_finished(self) -> bool:
         """Whether it counts for the success rate: cancelled runs do not."""
-        return self.result in _FINISHED
+        return self.result in semconv.JUDGED_RESULTS
 
     @property
     def succeeded(self) -> bool:
@@ -101,7 +94,7 @@ def local_time(time: int) -> dt.datetime:
     return dt.datetime.fromtimestamp(time / 1e9, dt.timezone.utc).astimezone()
 
 
-def runs_of(trace: Trace, flow: str | None = None) -> list[Run]:
+def runs_of(trace: Trace, flow: str | None = None) -> list[FlowRun]:
     """List the runs of flows in a trace that no other run called, in order of time.
 
     With a name it lists the runs of this flow, called or not, but for those that it called itself.
@@ -156,23 +149,23 @@ def _is_wanted(span: Span, facts: Mapping[str, Facts], flow: str | None) -> bool
     if flow is not None:
         return flow == (own.flow_name or UNNAMED)
     # A flow that another called is part of its caller's run, also where the caller's span is lost.
-    return span.parent_span_id is None or span.kind == "SERVER"
+    return is_root(span)
 
 
 def _plain_piece(spans: Sequence[Span], flow: str | None) -> list[tuple[Span, list[Span]]]:
-    ids = {span.span_id for span in spans}
-    roots = (span for span in spans if span.parent_span_id not in ids)
-    root = next(roots, spans[0])
+    root = root_of(spans).span
     return [(root, list(spans))] if flow in (None, root.name) else []
 
 
-def _run(run_id: str, pieces: Sequence[tuple[Span, list[Span]]], facts: Mapping[str, Facts]) -> Run:
+def _run(
+    run_id: str, pieces: Sequence[tuple[Span, list[Span]]], facts: Mapping[str, Facts]
+) -> FlowRun:
     members = [span for _, part in pieces for span in part]
     last = max((piece for piece, _ in pieces), key=lambda piece: piece.end)
     own = facts[last.span_id]
     tasks = analyse(members, what_if=False).tasks
     is_plain = own.run_type is None
-    return Run(
+    return FlowRun(
         flow=last.name if is_plain else own.flow_name or UNNAMED,
         run_id=run_id,
         trace_id=last.trace_id,
@@ -197,7 +190,7 @@ def _run(run_id: str, pieces: Sequence[tuple[Span, list[Span]]], facts: Mapping[
 def _result(span: Span, facts: Facts) -> str | None:
     if facts.run_type is None:
         return "failure" if span.failed else "success"
-    return facts.result or _RESULTS.get(facts.state_type or "")
+    return facts.result or semconv.result_of(facts.state_type or "", facts.state_name or "")
 
 
 def _task_name(name: str, run_type: str) -> str:

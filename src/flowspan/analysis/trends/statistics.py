@@ -48,7 +48,7 @@ class Trend:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepChange:
     """A change at once: `index` is of the first value after it, the others are medians."""
 
     index: int
@@ -87,7 +87,7 @@ def trend(times: Sequence[float], values: Sequence[float]) -> Trend | None:
     )
 
 
-def step(values: Sequence[float]) -> Step | None:
+def step(values: Sequence[float]) -> StepChange | None:
     """Find the most likely place of a single change of level.
 
     The test of A. N. Pettitt, "A Non-Parametric Approach to the Change-Point Problem", Applied
@@ -106,7 +106,7 @@ def step(values: Sequence[float]) -> Step | None:
     distance = np.abs(2 * np.cumsum(ranks)[:-1] - before * (n + 1))
     p = min(1.0, 2 * math.exp(-6 * float(distance.max()) ** 2 / (n**3 + n**2)))
     index = int(np.argmax(distance / np.sqrt(before * (n - before)))) + 1
-    return Step(index, float(np.median(y[:index])), float(np.median(y[index:])), p)
+    return StepChange(index, float(np.median(y[:index])), float(np.median(y[index:])), p)
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> Correlation | None:

@@ -39,7 +39,7 @@ class Mark(NamedTuple):
     title: str
 
 
-class Line(NamedTuple):
+class TrendLine(NamedTuple):
     """A line through points."""
 
     points: Sequence[tuple[float, float]]
@@ -70,7 +70,7 @@ class _Axis(NamedTuple):
 
 
 def over_time(
-    marks: Sequence[Mark], lines: Iterable[Line], write: Callable[[float], str], title: str
+    marks: Sequence[Mark], lines: Iterable[TrendLine], write: Callable[[float], str], title: str
 ) -> str:
     """Draw points and lines over time.
 
@@ -140,7 +140,7 @@ def nice_ticks(highest: float, count: int) -> list[float]:
 
 def _xy(
     marks: Sequence[Mark],
-    lines: Iterable[Line],
+    lines: Iterable[TrendLine],
     write: Callable[[float], str],
     title: str,
     ticks: Sequence[tuple[float, str]],

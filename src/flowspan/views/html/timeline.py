@@ -25,20 +25,24 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import orjson
 
 from flowspan import semconv
-from flowspan.analysis import log_places, phases
-from flowspan.analysis import tree as trees
+from flowspan.analysis.phases import CAUSES, OTHER
+from flowspan.analysis.tree import walk
 from flowspan.read import otlp_json as otlp
 from flowspan.text import SECOND, moment
 from flowspan.views.json.timeline import as_object
+from flowspan.views.looks import LOOKS
 from flowspan.views.terminal import timeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from flowspan.analysis.findings import Findings
     from flowspan.analysis.one_trace import Analysis
     from flowspan.analysis.tree import Node, Tree
     from flowspan.read.log_files import Log
     from flowspan.read.span import Span
+    from flowspan.views.looks import Colour
+    from flowspan.views.wishes import Wishes
 
 _SCRIPTS: Final = (
     "format.js",
@@ -52,27 +56,14 @@ _SCRIPTS: Final = (
     "main.js",
 )
 
-# In this order the scripts know them.
-_PHASES: Final = (
-    semconv.WAIT_LATE,
-    semconv.WAIT_INFRASTRUCTURE,
-    semconv.WAIT_QUEUE,
-    semconv.WAIT_DEPENDENCIES,
-    semconv.WAIT_CONCURRENCY,
-    semconv.EXECUTION,
-    semconv.WAIT_RETRY,
-    semconv.WAIT_PAUSE,
-    semconv.ORCHESTRATION,
-    phases.OTHER,
-)
-_PHASE: Final = {name: place for place, name in enumerate(_PHASES)}
-_CAUSE: Final = {name.rpartition(".")[2]: place for name, place in _PHASE.items()}
+_KEYS: Final = tuple(OTHER if phase == OTHER else cause for phase, cause in CAUSES.items())
+"""What the page calls the phases, in the order in which it shows them."""
+_PHASE: Final = {phase: place for place, phase in enumerate(CAUSES)}
+_CAUSE: Final = {key: place for place, key in enumerate(_KEYS)}
 _ROLE: Final = {"run": 0, "attempt": 1, "other": 2}
 _OUTCOME: Final = {
     "success": "good",
-    "failure": "bad",
-    "error": "bad",
-    "timeout": "bad",
+    **dict.fromkeys(semconv.ERROR_RESULTS, "bad"),
     "cancellation": "odd",
     "skip": "odd",
 }
@@ -86,27 +77,17 @@ _EXACT: Final = range(-(2**53) + 1, 2**53)
 _PLACEHOLDER: Final = re.compile(r"\{\{(\w+)\}\}")
 
 
-def to_html(
-    spans: Sequence[Span],
-    analysis: Analysis,
-    logs: Iterable[Log] = (),
-) -> bytes:
-    """Write the page of one trace.
-
-    Args:
-        spans: The spans of the trace, at least one, each id once.
-        analysis: Where its time went. The page tells it with the numbers of
-            ``flowspan timeline --json``.
-        logs: Log records of the trace, in order of time.
-    """
-    tree = trees.build(spans, everything=True)
+def render(findings: Findings, _: Wishes) -> Iterable[bytes]:
+    """Return the page of a trace, with the numbers of ``flowspan timeline --json``."""
+    tree = findings.whole_tree
     page = _Page(tree)
-    data = page.data(analysis) | {
+    data = page.data(findings.analysis) | {
         "head": _head(tree),
-        "numbers": _numbers(analysis),
+        "looks": _looks(),
+        "numbers": _numbers(findings.analysis),
     }
-    details = page.details(log_places.by_span(logs, tree))
-    style = _asset("page.css")
+    details = page.details(findings.logs_by_span)
+    style = _asset("page.css") + _colours()
     script = "".join(["(() => {\n'use strict';\n", *map(_asset, _SCRIPTS), "})();\n"])
     parts = {
         "title": html.escape(f"{data['head']['flow']} {data['head']['run']}".strip()),
@@ -117,7 +98,7 @@ def to_html(
         "data": _embedded(data),
         "details": _embedded(details),
     }
-    return _PLACEHOLDER.sub(lambda found: parts[found[1]], _asset("page.html")).encode()
+    return [_PLACEHOLDER.sub(lambda found: parts[found[1]], _asset("page.html")).encode()]
 
 
 class _Texts:
@@ -146,7 +127,7 @@ class _Page:
 
     def __init__(self, tree: Tree) -> None:
         # What is built with everything holds every span, and nothing but spans.
-        nodes = [cast("Node", node) for node in trees.walk(tree)]
+        nodes = [cast("Node", node) for node in walk(tree)]
         parents = {
             child.key: node.key for node in nodes for child in cast("Sequence[Node]", node.children)
         }
@@ -309,6 +290,38 @@ class _Page:
         return relative if relative in _EXACT else str(relative)
 
 
+def _looks() -> list[dict[str, Any]]:
+    """Say how each phase is drawn and what it is called; see `flowspan.views.looks`."""
+    return [
+        {
+            "key": key,
+            "word": LOOKS[phase].bar.word,
+            "noun": LOOKS[phase].noun,
+            "height": LOOKS[phase].bar.height,
+            "pattern": LOOKS[phase].bar.pattern,
+            "before": phase in semconv.WAITS_BEFORE,
+        }
+        for phase, key in zip(CAUSES, _KEYS, strict=True)
+    ]
+
+
+def _colours() -> str:
+    """Write the colours of the phases as style sheet, for each ground under the page's own rule."""
+    colours: dict[str, Colour] = {}
+    for phase, key in zip(CAUSES, _KEYS, strict=True):
+        bar = LOOKS[phase].bar
+        named = {f"--{key}": bar.ground, f"--{key}-line": bar.line}
+        colours |= {name: colour for name, colour in named.items() if colour is not None}
+    light = "".join(f"{name}:{colour.light};" for name, colour in colours.items())
+    dark = "".join(f"{name}:{colour.dark};" for name, colour in colours.items())
+    return (
+        f":root{{{light}}}\n"
+        f'@media screen{{:root[data-theme="dark"]{{{dark}}}}}\n'
+        "@media screen and (prefers-color-scheme:dark)"
+        f'{{:root:not([data-theme="light"]){{{dark}}}}}\n'
+    )
+
+
 def _numbers(analysis: Analysis) -> dict[str, Any]:
     found = as_object(analysis)
     told = {key: value for key, value in found.items() if key not in _IN_COLUMNS}
@@ -316,9 +329,9 @@ def _numbers(analysis: Analysis) -> dict[str, Any]:
 
 
 def _head(tree: Tree) -> dict[str, Any]:
-    main = tree.main
+    main = tree.about.span
     facts = main.facts
-    node = next(node for node in trees.walk(tree) if node.key == main.span_id)
+    node = next(node for node in walk(tree) if node.key == main.span_id)
     first = min(span.start for span in tree.spans)
     return {
         "flow": facts.flow_name or main.name,

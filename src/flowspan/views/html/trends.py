@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Final
 
 from flowspan.analysis.trends.answers import seconds, weekday_medians
 from flowspan.analysis.trends.runs import local_time
-from flowspan.text import clean, moment
+from flowspan.text import clean, moment, rate
 from flowspan.views.html import charts
-from flowspan.views.html.charts import Bar, Line, Mark
-from flowspan.views.trend_words import duration, growth, percent, rate, sentences
+from flowspan.views.html.charts import Bar, Mark, TrendLine
+from flowspan.views.trend_words import duration, growth, percent, sentences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from flowspan.analysis.trends.answers import FlowTrends, Hour, TaskShare
-    from flowspan.analysis.trends.runs import Run
+    from flowspan.analysis.trends.runs import FlowRun
 
 _LABELED_DAYS: Final = 10
 
@@ -119,21 +119,21 @@ def _duration(flow: FlowTrends) -> str:
     return _figure("Duration over time", chart, f"{len(rows):,} runs", table, note)
 
 
-def _fit(flow: FlowTrends) -> Iterator[Line]:
+def _fit(flow: FlowTrends) -> Iterator[TrendLine]:
     """Draw the change that is certain, through the runs that succeeded."""
     change = flow.change
     if change is None or change.kind is None:
         return
     first, last = flow.timed[0].start, flow.timed[-1].start
     if change.kind == "trend":
-        yield Line([(first, change.before), (last, change.after)], "fit")
+        yield TrendLine([(first, change.before), (last, change.after)], "fit")
         return
     at = next(run.start for run in flow.timed if local_time(run.start).date() == change.date)
     corners = [(first, change.before), (at, change.before), (at, change.after)]
-    yield Line([*corners, (last, change.after)], "fit")
+    yield TrendLine([*corners, (last, change.after)], "fit")
 
 
-def _kind(run: Run) -> str:
+def _kind(run: FlowRun) -> str:
     return "run" if run.succeeded else "failed"
 
 

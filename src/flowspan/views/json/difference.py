@@ -10,7 +10,7 @@ from flowspan.views.headline import difference_headline, remarks
 
 if TYPE_CHECKING:
     from flowspan.analysis.one_trace import Task
-    from flowspan.analysis.two_traces import Change, Difference, Side
+    from flowspan.analysis.two_traces import Difference, PathChange, Side
 
 
 VERSION: Final = 1
@@ -54,7 +54,7 @@ def _plain_side(side: Side) -> dict[str, Any]:
     }
 
 
-def _plain_change(change: Change) -> dict[str, Any]:
+def _plain_change(change: PathChange) -> dict[str, Any]:
     status = "new" if change.before is None else "gone" if change.after is None else "both"
     volume = change.volume
     return {

@@ -8,15 +8,19 @@ from flowspan.analysis.run_metrics import FlowRuns, Report, Runs
 from flowspan.read import otlp_json as otlp
 from flowspan.read.distribution import Distribution
 
+VERSION: Final = 1
+"""Raised when a key changes its meaning or goes; new keys may come without that."""
+
 _DIGITS: Final = 9  # nanoseconds
 
 
 def to_json(report: Report) -> str:
     """Write a report as the documented JSON document.
 
-    ``{"start", "end", "flows": [{"name", "runs", "results", "states", "success_rate", "duration",
-    "waits", "retries", "retried_errors", "rows", "errors", "violations", "tasks"}], "metrics":
-    [{"name", "flow", "task", "attributes", "value", "unit", "time"}]}``: tasks have what flows
+    ``{"version": 1, "start", "end", "flows": [{"name", "runs", "results", "states",
+    "success_rate", "duration", "waits", "retries", "retried_errors", "rows", "errors",
+    "violations", "tasks"}], "metrics": [{"name", "flow", "task", "attributes", "value", "unit",
+    "time"}]}``: tasks have what flows
     have, without violations and tasks. Times are integer nanoseconds since the epoch, durations
     seconds, counts integers. ``name`` is null for the flow of tasks that ran outside of any flow,
     ``success_rate`` a share from 0 to 1, ``duration`` ``{"count", "total", "p50", "p95", "max"}``,
@@ -26,6 +30,7 @@ def to_json(report: Report) -> str:
     first. Values that JSON lacks are the texts "NaN", "Infinity" and "-Infinity".
     """
     document = {
+        "version": VERSION,
         "start": report.start,
         "end": report.end,
         "flows": [_plain_flow(flow) for flow in report.flows],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -17,8 +16,10 @@ from flowspan.views.headline import headline
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from flowspan.analysis.findings import Findings
     from flowspan.analysis.one_trace import Analysis, Task
-    from flowspan.read.span import Span, Trace
+    from flowspan.read.span import Span
+    from flowspan.views.wishes import Wishes
 
 VERSION: Final = 1
 """Of the shape of ``flowspan timeline --json``. Keys may be added; else the number goes up."""
@@ -100,42 +101,27 @@ def _seconds(nanoseconds: int | None) -> float | None:
     return None if nanoseconds is None else nanoseconds / SECOND
 
 
-def to_json(
-    trace: Trace,
-    logs: Mapping[str, Iterable[Log]] | None = None,
-    found: Mapping[str, Any] = MappingProxyType({}),
-) -> bytes:
-    """Write a trace as the documented JSON document; see `json_chunks`."""
-    return b"".join(json_chunks(trace, logs, found))
-
-
-def json_chunks(
-    trace: Trace,
-    logs: Mapping[str, Iterable[Log]] | None = None,
-    found: Mapping[str, Any] = MappingProxyType({}),
-) -> Iterator[bytes]:
+def render(findings: Findings, wishes: Wishes) -> Iterator[bytes]:
     """Yield the documented JSON document of a trace in pieces, so that it is never in memory whole.
 
-    ``{"version", "trace_id", "spans": [{"span_id", "parent_span_id", "name", "kind", "start",
-    "end", "attributes", "links", "events", "status", "resource"}]}``: spans by start time, times
-    integer nanoseconds since the epoch, attributes plain objects, ``parent_span_id`` null for a
-    root, ``status`` ``{"code": "UNSET" | "OK" | "ERROR", "message"}``. Numbers that JSON lacks are
-    the texts "NaN", "Infinity" and "-Infinity", as in OTLP.
-
-    Args:
-        trace: What to write.
-        logs: Log records by the id of the span that they belong to. With it each span has
-            ``"logs"``, a list of the objects that `flowspan.read.log_files` documents.
-        found: Further keys, see `flowspan.views.json.timeline`.
+    ``{"version", "trace_id", ..., "spans": [{"span_id", "parent_span_id", "name", "kind", "start",
+    "end", "attributes", "links", "events", "status", "resource"}]}``, with the keys of `as_object`
+    between: spans by start time, times integer nanoseconds since the epoch, attributes plain
+    objects, ``parent_span_id`` null for a root, ``status`` ``{"code": "UNSET" | "OK" | "ERROR",
+    "message"}``. Numbers that JSON lacks are the texts "NaN", "Infinity" and "-Infinity", as in
+    OTLP. On request each span has ``"logs"``, a list of the objects that `flowspan.read.log_files`
+    documents.
     """
-    head = {"version": VERSION, "trace_id": trace.trace_id, **found}
+    trace = findings.trace
+    logs = findings.logs_by_span if wishes.with_logs else None
+    head = {"version": VERSION, "trace_id": trace.trace_id, **as_object(findings.analysis)}
     yield orjson.dumps(head, option=orjson.OPT_INDENT_2).removesuffix(b"\n}") + b',\n  "spans": ['
     spans = iter(trace.spans)
     separator = b"\n    "
     while chunk := list(itertools.islice(spans, _CHUNK)):
         yield separator + b",\n    ".join(_span_json(span, logs) for span in chunk)
         separator = b",\n    "
-    yield b"\n  ]\n}\n" if trace.spans else b"]\n}\n"
+    yield b"\n  ]\n}\n"
 
 
 def _span_json(span: Span, logs: Mapping[str, Iterable[Log]] | None) -> bytes:

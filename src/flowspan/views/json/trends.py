@@ -14,8 +14,15 @@ from flowspan.views.trend_words import sentences
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from flowspan.analysis.trends.answers import Change, FlowTrends, Point, Retries, Rows, TaskShare
-    from flowspan.analysis.trends.runs import Run
+    from flowspan.analysis.trends.answers import (
+        Change,
+        FlowTrends,
+        Point,
+        Retries,
+        RowsEffect,
+        TaskShare,
+    )
+    from flowspan.analysis.trends.runs import FlowRun
     from flowspan.analysis.trends.statistics import Trend
 
 VERSION: Final = 1
@@ -123,11 +130,11 @@ def _retries(retries: Retries) -> dict[str, Any]:
     }
 
 
-def _rows(rows: Rows) -> dict[str, Any]:
+def _rows(rows: RowsEffect) -> dict[str, Any]:
     return asdict(rows.correlation) | {"follows": rows.follows, "explains": rows.explains}
 
 
-def _run(run: Run) -> dict[str, Any]:
+def _run(run: FlowRun) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "trace_id": run.trace_id,

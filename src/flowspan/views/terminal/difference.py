@@ -6,27 +6,19 @@ from typing import Final
 
 from rich.text import Text
 
+from flowspan import semconv
 from flowspan.analysis.one_trace import Task
-from flowspan.analysis.two_traces import Change, Difference, Volume
+from flowspan.analysis.two_traces import Difference, PathChange, Volume
 from flowspan.text import clean, human, moment
 from flowspan.views.headline import difference_headline, remarks, times
 from flowspan.views.table import Column, cut, fit, lines
+from flowspan.views.terminal.glyphs import Glyphs, glyphs_of
 
 _LEAST_PART: Final = 1_000
 """A change below this part of the longer run is not shown for itself."""
 
 _MIN_NAME: Final = 16
-_OUTCOMES: Final = {"success": "green", "failure": "red", "timeout": "red", "error": "red"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Glyphs:
-    more: str
-    to: str
-
-
-_UNICODE: Final = _Glyphs("…", "→")
-_ASCII: Final = _Glyphs("...", "->")
+_STYLES: Final = {"success": "green", **dict.fromkeys(semconv.ERROR_RESULTS, "red")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +28,7 @@ class _Row:
     label: Text
     before: int
     after: int
-    change: Change | None = None
+    change: PathChange | None = None
 
 
 def draw(
@@ -50,22 +42,18 @@ def draw(
         unicode: False draws with ASCII only, for outputs that cannot show more.
         everything: Also show names that hardly changed.
     """
-    glyphs = _UNICODE if unicode else _ASCII
+    glyphs = glyphs_of(unicode=unicode)
     yield from lines(fit(_sides(found), width), glyphs.more)
     yield Text()
-    yield Text(_fitted(difference_headline(found), unicode=unicode), "bold")
+    yield Text(glyphs.spell(difference_headline(found)), "bold")
     for remark in remarks(found):
         yield Text(clean(remark), "yellow")
     yield Text()
     rows = list(_rows(found, glyphs, everything=everything))
-    columns = _columns(rows, glyphs, unicode=unicode)
+    columns = _columns(rows, glyphs)
     yield from lines(fit(columns, width), glyphs.more)
     yield Text()
     yield cut(Text("A, B, change: time on the critical path", "dim"), width, glyphs.more)
-
-
-def _fitted(text: str, *, unicode: bool) -> str:
-    return text if unicode else text.replace("\u00d7", "x")
 
 
 def _sides(found: Difference) -> list[Column]:
@@ -79,14 +67,14 @@ def _sides(found: Difference) -> list[Column]:
         column("", 0, ("A", "B")),
         column("flow", 1, (side.name for side in sides), "bold"),
         column("run", 4, (side.run_name for side in sides)),
-        Column("result", 3, [Text(clean(r), _OUTCOMES.get(r, "")) for r in results], _MIN_NAME),
+        Column("result", 3, [Text(clean(r), _STYLES.get(r, "")) for r in results], _MIN_NAME),
         Column("duration", 2, [Text(human(side.duration)) for side in sides]),
         column("started", 5, (moment(side.analysis.start) for side in sides), "dim"),
         column("trace", 6, (side.trace_id for side in sides), "dim"),
     ]
 
 
-def _rows(found: Difference, glyphs: _Glyphs, *, everything: bool) -> Iterator[_Row]:
+def _rows(found: Difference, glyphs: Glyphs, *, everything: bool) -> Iterator[_Row]:
     least = max(found.before.duration, found.after.duration) // _LEAST_PART
     shown = [c for c in found.changes if everything or abs(c.path) > least or _is_other(c)]
     for change in shown:
@@ -99,7 +87,7 @@ def _rows(found: Difference, glyphs: _Glyphs, *, everything: bool) -> Iterator[_
     yield _Row(Text("the whole run", "bold"), found.before.duration, found.after.duration)
 
 
-def _is_other(change: Change) -> bool:
+def _is_other(change: PathChange) -> bool:
     """Tell whether there is more or less of it, or it went otherwise."""
     old, new = change.before, change.after
     return old is None or new is None or any(_count(old, new, get) for get in _COUNTS.values())
@@ -120,11 +108,9 @@ def _count(old: Task, new: Task, get: Callable[[Task], int]) -> bool:
     return get(old) != get(new)
 
 
-def _columns(rows: Sequence[_Row], glyphs: _Glyphs, *, unicode: bool) -> list[Column]:
-    def texts(write: Callable[[Change], str]) -> list[Text]:
-        return [
-            Text(_fitted(write(row.change), unicode=unicode) if row.change else "") for row in rows
-        ]
+def _columns(rows: Sequence[_Row], glyphs: Glyphs) -> list[Column]:
+    def texts(write: Callable[[PathChange], str]) -> list[Text]:
+        return [Text(glyphs.spell(write(row.change)) if row.change else "") for row in rows]
 
     return [
         Column("task", 0, [row.label for row in rows], _MIN_NAME),
@@ -149,33 +135,33 @@ def _signed(change: int) -> Text:
     )
 
 
-def _mostly(change: Change) -> str:
+def _mostly(change: PathChange) -> str:
     if change.before is None or change.after is None:
         return "new" if change.before is None else "gone"
     return change.cause or ""
 
 
-def _pair(change: Change | None, get: Callable[[Task], int], glyphs: _Glyphs) -> Text:
+def _pair(change: PathChange | None, get: Callable[[Task], int], glyphs: Glyphs) -> Text:
     """Write a count of both sides, once if it is the same, not at all if it is 0."""
     if change is None:
         return Text()
     old, new = (get(task) if task else 0 for task in (change.before, change.after))
     if old == new:
         return Text(f"{new:,}" if new else "")
-    return Text(f"{old:,} {glyphs.to} {new:,}")
+    return Text(f"{old:,} {glyphs.arrow} {new:,}")
 
 
-def _volume(change: Change, write: Callable[[Volume, _Glyphs], str], glyphs: _Glyphs) -> str:
+def _volume(change: PathChange, write: Callable[[Volume, Glyphs], str], glyphs: Glyphs) -> str:
     return write(change.volume, glyphs) if change.volume else ""
 
 
-def _row_counts(volume: Volume, glyphs: _Glyphs) -> str:
+def _row_counts(volume: Volume, glyphs: Glyphs) -> str:
     old, new = volume.rows
     if old == new:
         return f"{new:,}"
-    return f"{old:,} {glyphs.to} {new:,} ({times(volume.ratio)})"
+    return f"{old:,} {glyphs.arrow} {new:,} ({times(volume.ratio)})"
 
 
-def _rates(volume: Volume, glyphs: _Glyphs) -> str:
+def _rates(volume: Volume, glyphs: Glyphs) -> str:
     old, new = volume.rates
-    return f"{old:,.0f} {glyphs.to} {new:,.0f} ({times(1 / volume.per_row)})"
+    return f"{old:,.0f} {glyphs.arrow} {new:,.0f} ({times(1 / volume.per_row)})"

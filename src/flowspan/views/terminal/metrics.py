@@ -13,8 +13,9 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from flowspan.analysis.run_metrics import CustomMetric, FlowRuns, Report, Runs
-from flowspan.text import clean, human, moment
-from flowspan.views.table import Column, cut, fit, lines
+from flowspan.text import clean, human, moment, rate
+from flowspan.views.table import Column, cut, fit, legend, lines
+from flowspan.views.terminal.glyphs import Glyphs, glyphs_of
 
 _MIN_WIDTH: Final = 48
 _MIN_NAME: Final = 24
@@ -29,20 +30,6 @@ _MEANINGS: Final = {
     "rows out": "rows: of all runs",
     "mean wait": "mean wait: of one run",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Glyphs:
-    success: str
-    failure: str
-    fork: str
-    last: str
-    through: str
-    more: str
-
-
-_UNICODE: Final = _Glyphs("✓", "✗", "├─ ", "└─ ", "│  ", "…")
-_ASCII: Final = _Glyphs("+", "x", "|- ", "`- ", "|  ", "...")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +49,7 @@ def draw(report: Report, *, width: int, unicode: bool = True) -> Iterator[Text]:
         width: Cells that a line may take.
         unicode: False draws with ASCII only, for outputs that cannot show more.
     """
-    glyphs = _UNICODE if unicode else _ASCII
+    glyphs = glyphs_of(unicode=unicode)
     width = max(width, _MIN_WIDTH)
     time = f"from {moment(report.start)} to {moment(report.end)}"
     yield cut(Text(time, "dim"), width, glyphs.more)
@@ -74,7 +61,7 @@ def draw(report: Report, *, width: int, unicode: bool = True) -> Iterator[Text]:
         yield from lines(fit(_metric_columns(report.metrics), width), glyphs.more)
 
 
-def _rows(flows: Sequence[FlowRuns], glyphs: _Glyphs) -> Iterator[_Row]:
+def _rows(flows: Sequence[FlowRuns], glyphs: Glyphs) -> Iterator[_Row]:
     for flow in flows:
         yield _Row(flow, "", glyphs.through if flow.tasks else "   ")
         for number, task in enumerate(flow.tasks.values(), 1):
@@ -83,7 +70,7 @@ def _rows(flows: Sequence[FlowRuns], glyphs: _Glyphs) -> Iterator[_Row]:
             yield _Row(task, guide, under + "   ")
 
 
-def _runs_table(rows: Sequence[_Row], width: int, glyphs: _Glyphs) -> Iterator[Text]:
+def _runs_table(rows: Sequence[_Row], width: int, glyphs: Glyphs) -> Iterator[Text]:
     columns = fit(_runs_columns(rows, glyphs), width)
     titles, *drawn = lines(columns, glyphs.more)
     yield titles
@@ -93,10 +80,10 @@ def _runs_table(rows: Sequence[_Row], width: int, glyphs: _Glyphs) -> Iterator[T
             note = Text().append(row.below, style="dim")
             yield note.append_text(cut(Text(text, style), width - note.cell_len, glyphs.more))
     yield Text()
-    yield from _legend([column.title for column, _ in columns], width)
+    yield from legend((_MEANINGS.get(column.title) for column, _ in columns), width)
 
 
-def _runs_columns(rows: Sequence[_Row], glyphs: _Glyphs) -> list[Column]:
+def _runs_columns(rows: Sequence[_Row], glyphs: Glyphs) -> list[Column]:
     runs = [row.runs for row in rows]
     waits = [_waits(each) for each in runs]
     return [
@@ -138,14 +125,11 @@ def _count(count: int | None) -> Text:
     return Text("" if count is None else f"{count:,}")
 
 
-def _success(rate: float | None, glyphs: _Glyphs) -> Text:
-    """Write a rate in percent; rounded down, since 100 % must mean all."""
-    if rate is None:
+def _success(share: float | None, glyphs: Glyphs) -> Text:
+    if share is None:
         return Text()
-    if rate == 1:
-        return Text(f"{glyphs.success}  100 %", "green")
-    tenths = math.floor(round(rate * 1000, 6))
-    return Text(f"{glyphs.failure} {tenths / 10:4.1f} %", "red")
+    symbol, style = (glyphs.success, "green") if share == 1 else (glyphs.failure, "red")
+    return Text(f"{symbol} {rate(share):>6}", style)
 
 
 def _quantile(runs: Runs, share: float) -> Text:
@@ -164,7 +148,7 @@ def _waits(runs: Runs) -> Text:
     return Text(", ".join(f"{clean(name)} {_human(mean)}" for mean, name in telling))
 
 
-def _width_of_first(lists: Sequence[Text], glyphs: _Glyphs) -> int:
+def _width_of_first(lists: Sequence[Text], glyphs: Glyphs) -> int:
     """Tell the room that the first part of each list needs."""
     firsts = (text.plain.partition(", ") for text in lists)
     return max(
@@ -215,13 +199,3 @@ def _number(value: float) -> str:
         return f"{value:g}"
     decimals = max(2, 5 - math.floor(math.log10(abs(value))))
     return f"{value:,.{decimals}f}".rstrip("0").rstrip(".")
-
-
-def _legend(titles: Sequence[str], width: int) -> Iterator[Text]:
-    line = ""
-    for entry in filter(None, map(_MEANINGS.get, titles)):
-        if line and cell_len(line) + 3 + cell_len(entry) > width:
-            yield Text(line, "dim")
-            line = ""
-        line += f"   {entry}" if line else entry
-    yield Text(line, "dim")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import TYPE_CHECKING, Final
 
-from rich.cells import cell_len
 from rich.text import Text
 
 from flowspan.text import MS, clean, human, percent
-from flowspan.views.table import Column, fit, lines
+from flowspan.views.table import Column, fit, legend, lines
+from flowspan.views.terminal.glyphs import Glyphs, glyphs_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -46,24 +46,24 @@ def draw(analysis: Analysis, *, width: int, unicode: bool, top: int = TOP) -> It
         unicode: False writes ASCII only.
         top: How many tasks to list, those first that hold most of the critical path.
     """
-    more = "…" if unicode else "..."
+    glyphs = glyphs_of(unicode=unicode)
     shown = analysis.tasks[:top]
     if shown:
-        columns = fit(_columns(shown, unicode=unicode), width)
-        yield from lines(columns, more)
+        columns = fit(_columns(shown, glyphs), width)
+        yield from lines(columns, glyphs.more)
         if len(analysis.tasks) > len(shown):
-            yield Text(f"{more} {len(analysis.tasks) - len(shown):,} more: --top", "italic dim")
+            yield Text(
+                f"{glyphs.more} {len(analysis.tasks) - len(shown):,} more: --top", "italic dim"
+            )
         yield Text()
-        if entries := [
-            _MEANINGS[column.title] for column, _ in columns if column.title in _MEANINGS
-        ]:
-            yield from _legend(entries, width)
+        if entries := list(filter(None, (_MEANINGS.get(column.title) for column, _ in columns))):
+            yield from legend(entries, width)
             yield Text()
     for text in _sentences(analysis):
         yield from map(Text, wrap(text, width))
 
 
-def _columns(tasks: Sequence[Task], *, unicode: bool) -> list[Column]:
+def _columns(tasks: Sequence[Task], glyphs: Glyphs) -> list[Column]:
     return [
         Column("task", 0, [_name(task) for task in tasks], _MIN_NAME),
         Column("runs", 4, [Text(f"{task.runs:,}") for task in tasks]),
@@ -71,7 +71,7 @@ def _columns(tasks: Sequence[Task], *, unicode: bool) -> list[Column]:
         Column("path", 3, [_time(task.path) for task in tasks]),
         Column("slack", 6, [_time(task.slack) for task in tasks]),
         Column("drag", 5, [_time(task.drag) for task in tasks]),
-        Column("2× faster" if unicode else "2x faster", 2, [_saved(task) for task in tasks]),
+        Column(glyphs.spell("2× faster"), 2, [_saved(task) for task in tasks]),
         Column("waited, all runs", 7, [_waits(task.waits) for task in tasks], _LEAST_WAITS),
     ]
 
@@ -122,13 +122,3 @@ def _sentences(analysis: Analysis) -> Iterator[str]:
 
 def _parts(amounts: Mapping[Cause, int], whole: int) -> str:
     return ", ".join(f"{cause} {percent(amount / whole)}" for cause, amount in amounts.items())
-
-
-def _legend(entries: Sequence[str], width: int) -> Iterator[Text]:
-    line = ""
-    for entry in entries:
-        if line and cell_len(line) + 3 + cell_len(entry) > width:
-            yield Text(line, "dim")
-            line = ""
-        line += f"   {entry}" if line else entry
-    yield Text(line, "dim")

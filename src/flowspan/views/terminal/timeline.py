@@ -15,14 +15,22 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from flowspan import semconv
+from flowspan.analysis.findings import Findings
+from flowspan.analysis.log_places import by_row
 from flowspan.analysis.one_trace import Analysis
 from flowspan.analysis.phases import CAUSES, OTHER, Segment
+from flowspan.analysis.root import is_root
 from flowspan.analysis.tree import Node, Rest, Tree
+from flowspan.read.facts import waits_of
 from flowspan.read.log_files import Log
 from flowspan.read.span import Span
 from flowspan.text import DAY, HOUR, MINUTE, MS, SECOND, clean, cut, human, moment, percent
 from flowspan.views.headline import headline
+from flowspan.views.looks import LOOKS
+from flowspan.views.terminal import tasks
+from flowspan.views.terminal.glyphs import glyphs_of
 from flowspan.views.terminal.logs import shorten
+from flowspan.views.wishes import Wishes
 
 _NO_LOGS: Final[Mapping[str, Sequence[Log]]] = MappingProxyType({})
 
@@ -38,36 +46,8 @@ _TICK_DISTANCE: Final = 11
 _ALIAS_TAIL: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    glyph: str
-    ascii: str
-    style: str
-    word: str
-
-
-_LOOKS: Final = {
-    semconv.WAIT_LATE: _Look("·", ".", "yellow", "late"),
-    semconv.WAIT_INFRASTRUCTURE: _Look("╍", "+", "blue", "infrastructure"),
-    semconv.WAIT_QUEUE: _Look("─", "-", "dim", "queue"),
-    semconv.WAIT_DEPENDENCIES: _Look("░", ":", "blue", "dependencies"),
-    semconv.WAIT_CONCURRENCY: _Look("▞", "x", "yellow", "concurrency"),
-    semconv.EXECUTION: _Look("█", "#", "green", "execution"),
-    semconv.WAIT_RETRY: _Look("╌", "~", "magenta", "retry wait"),
-    semconv.WAIT_PAUSE: _Look("═", "=", "cyan", "pause"),
-    semconv.ORCHESTRATION: _Look("▒", "%", "dim", "orchestration"),
-    OTHER: _Look("━", "_", "dim", "other span"),
-}
-
-_WAITED: Final = {
-    "late": "for a late start",
-    "infrastructure": "for infrastructure",
-    "queue": "in the queue",
-    "dependencies": "for dependencies",
-    "concurrency": "for concurrency",
-    "retry": "for a retry",
-    "pause": "in a pause",
-}
+# What a row says of each wait that is long enough.
+_WAITED: Final = tuple(LOOKS[wait.attribute].waited for wait in semconv.WAITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +108,23 @@ class _Layout:
     axis: Axis
 
 
+def render(findings: Findings, wishes: Wishes) -> Iterator[Text]:
+    """Yield the lines of a timeline, and those of the summary below it."""
+    tree = findings.whole_tree if wishes.everything else findings.tree
+    yield from draw(
+        tree,
+        width=wishes.width,
+        unicode=wishes.unicode,
+        everything=wishes.everything,
+        logs=by_row(findings.logs_by_span, tree) if wishes.with_logs else _NO_LOGS,
+        analysis=findings.analysis,
+    )
+    yield Text()
+    yield from tasks.draw(
+        findings.analysis, width=wishes.width, unicode=wishes.unicode, top=wishes.top
+    )
+
+
 def draw(
     tree: Tree,
     *,
@@ -155,7 +152,7 @@ def draw(
     layout = _layout(tree, rows, width, shares)
     yield from _header(tree, unicode=unicode)
     if analysis is not None and (found := headline(analysis)):
-        text = found if unicode else found.replace("×", "x")
+        text = glyphs_of(unicode=unicode).spell(found)
         yield from (Text(part, "bold yellow") for part in wrap(text, width))
     yield Text()
     yield _columns(layout)
@@ -205,19 +202,19 @@ def cells(segments: Sequence[Segment], axis: Axis) -> list[str | None]:
 
 
 def _rows(tree: Tree, *, unicode: bool) -> Iterator[_Row]:
-    fork, last, through = ("├─ ", "└─ ", "│  ") if unicode else ("|- ", "`- ", "|  ")
+    glyphs = glyphs_of(unicode=unicode)
     stack: list[tuple[Node | Rest, Node | Rest | None, str, str]]
     stack = [(root, None, "", "") for root in reversed(tree.roots)]
     while stack:
         node, parent, guides, inner = stack.pop()
         children = node.children if isinstance(node, Node) else ()
-        below = inner + (through if children else "   ")
+        below = inner + (glyphs.through if children else "   ")
         yield _Row(node, parent, guides, below)
         if len(inner) > 240:  # noqa: PLR2004 - 80 levels: wider than any column, so cut from the left
             inner = inner[-240:]
         for child in reversed(children):
             is_last = child is children[-1]
-            guide, under = (last, "   ") if is_last else (fork, through)
+            guide, under = (glyphs.last, "   ") if is_last else (glyphs.fork, glyphs.through)
             stack.append((child, node, inner + guide, inner + under))
 
 
@@ -226,8 +223,8 @@ def _shares(analysis: Analysis | None) -> Mapping[str, float]:
     if analysis is None or analysis.start == analysis.end:
         return {}
     shares: Counter[str] = Counter()
-    for stretch in analysis.critical_path:
-        shares[stretch.span_id] += stretch.end - stretch.start
+    for step in analysis.critical_path:
+        shares[step.span_id] += step.end - step.start
     return {span_id: time / (analysis.end - analysis.start) for span_id, time in shares.items()}
 
 
@@ -260,7 +257,7 @@ def _axis(tree: Tree, width: int) -> Axis:
 
 
 def _header(tree: Tree, *, unicode: bool) -> Iterator[Text]:
-    main = tree.main
+    main = tree.about.span
     facts = main.facts
     flow = facts.flow_name or main.attributes.get(semconv.PIPELINE_NAME) or main.name
     is_flow = facts.run_type == "flow"
@@ -268,7 +265,7 @@ def _header(tree: Tree, *, unicode: bool) -> Iterator[Text]:
     if is_flow and facts.run_name and facts.run_name != flow:
         title.append(f"  {clean(facts.run_name)}", style="not bold")
     outcome, word = _outcome(main), _result(main) if main.is_run else ""
-    if main.is_run and not is_flow and main.parent_span_id:  # its flow's span is missing
+    if main.is_run and not is_flow and not tree.about.is_there:  # its flow's span is missing
         outcome, word = _NO_OUTCOME, "not ended"
     if word:
         symbol = outcome.symbol if unicode else outcome.ascii
@@ -345,9 +342,9 @@ def _path_line(analysis: Analysis, layout: _Layout, *, unicode: bool) -> Text:
     for width in filter(None, (layout.share, layout.rows)):
         line.append(" " * (width + _GAP))
     for phase, group in itertools.groupby(cells(segments, layout.axis)):
-        look = _LOOKS[phase] if phase else None
-        glyph = " " if look is None else look.glyph if unicode else look.ascii
-        line.append(glyph * len(list(group)), style="yellow")
+        glyph = LOOKS[phase].glyph if phase else None
+        text = " " if glyph is None else glyph.unicode if unicode else glyph.ascii
+        line.append(text * len(list(group)), style="yellow")
     return line
 
 
@@ -381,9 +378,9 @@ def _line(
         if phase is None:
             line.append(" " * length)
             continue
-        look = _LOOKS[phase]
-        style = "red" if failed and phase in (semconv.EXECUTION, OTHER) else look.style
-        line.append((look.glyph if unicode else look.ascii) * length, style=style)
+        glyph = LOOKS[phase].glyph
+        style = "red" if failed and phase in (semconv.EXECUTION, OTHER) else glyph.style
+        line.append((glyph.unicode if unicode else glyph.ascii) * length, style=style)
     return line
 
 
@@ -479,8 +476,7 @@ def _notes(row: _Row, least: int, told: set[str | None]) -> Iterator[tuple[str, 
     for event in node.span.events:
         if event.name == semconv.SLO_VIOLATED:
             yield f"violates {clean(event.attributes.get(semconv.SLO_DETAIL))}", "yellow"
-    facts = node.span.facts
-    waits = [(getattr(facts, name), where) for name, where in _WAITED.items()]
+    waits = list(zip(waits_of(node.span.facts), _WAITED, strict=True))
     if node.role == "run" and any(length >= least for length, _ in waits):
         parts = [f"{human(length)} {where}" for length, where in waits if length >= MS // 2]
         yield f"waited {', '.join(parts)}", "dim"
@@ -501,18 +497,19 @@ def _totals(rest: Rest) -> str:
 
 def _missing(node: Node) -> str:
     parent = node.missing_parent
-    if node.span.kind in ("SERVER", "CONSUMER"):
+    if is_root(node.span):
         return f"called by span {parent}, which is not in these files"
     return f"its parent {parent} is not in these files: not ended yet, or killed"
 
 
 def _legend(drawn: Container[str], width: int, *, unicode: bool) -> Iterator[Text]:
     line = Text()
-    for phase, look in _LOOKS.items():
+    for phase in CAUSES:
         if phase not in drawn:
             continue
-        entry = Text(look.glyph if unicode else look.ascii, style=look.style)
-        entry.append(f" {look.word}", style="not bold dim")
+        glyph = LOOKS[phase].glyph
+        entry = Text(glyph.unicode if unicode else glyph.ascii, style=glyph.style)
+        entry.append(f" {glyph.word}", style="not bold dim")
         if line and line.cell_len + 3 + entry.cell_len > width:
             yield line
             line = Text()

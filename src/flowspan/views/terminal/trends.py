@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from rich.text import Text
 
 from flowspan.analysis.trends.answers import seconds
-from flowspan.text import clean, moment
+from flowspan.text import clean, moment, rate
 from flowspan.views.table import Column, cut, fit, lines
-from flowspan.views.trend_words import duration, growth, percent, rate, sentences
+from flowspan.views.terminal.glyphs import Glyphs, glyphs_of
+from flowspan.views.trend_words import duration, growth, percent, sentences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -31,19 +32,6 @@ _EXPLANATION: Final = (
     "pp: percentage points",
     "certain is what has a p-value below 0.01",
 )
-
-
-class _Glyphs(NamedTuple):
-    levels: str
-    fork: str
-    last: str
-    through: str
-    more: str
-    arrow: str
-
-
-_UNICODE: Final = _Glyphs("▁▂▃▄▅▆▇█", "├─ ", "└─ ", "│  ", "…", "→")
-_ASCII: Final = _Glyphs("_.-=+*%#", "|- ", "`- ", "|  ", "...", "->")
 
 
 class _Row(NamedTuple):
@@ -65,7 +53,7 @@ def draw(flows: Sequence[FlowTrends], *, width: int, unicode: bool = True) -> It
         width: Cells that a line may take.
         unicode: False draws with ASCII only, for outputs that cannot show more.
     """
-    glyphs = _UNICODE if unicode else _ASCII
+    glyphs = glyphs_of(unicode=unicode)
     width = max(width, _MIN_WIDTH)
     start = min(flow.runs[0].start for flow in flows)
     end = max(run.end for flow in flows for run in flow.runs)
@@ -79,8 +67,7 @@ def draw(flows: Sequence[FlowTrends], *, width: int, unicode: bool = True) -> It
         for _ in block:
             yield next(rows)
         for sentence in sentences(flow):
-            text = sentence.text.replace("→", glyphs.arrow)
-            yield from _bullet(text, _TONES[sentence.tone], width)
+            yield from _bullet(glyphs.spell(sentence.text), _TONES[sentence.tone], width)
         yield Text()
     for line in wrap("; ".join(_EXPLANATION), width):
         yield Text(line, "dim")
@@ -98,7 +85,7 @@ def _columns(blocks: Iterable[Iterable[_Row]]) -> list[Column]:
     ]
 
 
-def _rows(flow: FlowTrends, start: int, end: int, glyphs: _Glyphs) -> Iterator[_Row]:
+def _rows(flow: FlowTrends, start: int, end: int, glyphs: Glyphs) -> Iterator[_Row]:
     middle = flow.median
     values = [(float(run.start), seconds(run)) for run in flow.timed]
     yield _Row(

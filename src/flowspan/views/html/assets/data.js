@@ -4,14 +4,11 @@ const data = JSON.parse(byId("data").textContent);
 const numbers = data.numbers;
 const count = data.rows.name.length;
 
-// Of each phase the share of the path is named by the same word.
-const PHASES = [
-  "late", "infrastructure", "queue", "dependencies", "concurrency",
-  "execution", "retry", "pause", "orchestration", "other",
-];
+// Of each phase the share of the path is named by the same word. The waits before a span come first.
+const PHASES = data.looks.map((look) => look.key);
 const EXECUTION = PHASES.indexOf("execution");
 const OTHER = PHASES.indexOf("other");
-const WAITS_BEFORE = 3;
+const WAITS_BEFORE = data.looks.filter((look) => look.before).length;
 const RUN = 0;
 const ATTEMPT = 1;
 

@@ -1,36 +1,15 @@
 // How each phase looks: its colour, and a pattern that tells it apart without colour.
 
-const WORDS = [
-  "late start", "infrastructure", "queue", "dependencies", "concurrency",
-  "execution", "retry wait", "pause", "orchestration", "other span",
-];
-const TOLD = [
-  "a late start", "infrastructure", "the queue", "dependencies", "a concurrency slot",
-  "execution", "a retry", "a pause", "orchestration", "a span that is no run",
-];
+const WORDS = data.looks.map((look) => look.word);
+const NOUNS = data.looks.map((look) => look.noun);
 
 const TILE = 8;
-// Lines within a tile, [x1, y1, x2, y2, width]. Those of thin bars, which lie anywhere on a tile, run
-// from its top to its bottom.
-const PATTERNS = [
-  [[1, 0, 1, 8, 2], [5, 0, 5, 8, 2]],
-  [[3, 0, 3, 8, 6]],
-  [[4, 0, 4, 8, 8]],
-  [[1, 2, 3, 2, 2], [5, 6, 7, 6, 2]],
-  [[-2, 2, 2, -2, 2.2], [-2, 10, 10, -2, 2.2], [6, 10, 10, 6, 2.2]],
-  [],
-  [[1.5, 0, 1.5, 8, 3]],
-  [[-2, 6, 2, 10, 1.6], [-2, -2, 10, 10, 1.6], [6, -2, 10, 2, 1.6]],
-  [[2, 0, 2, 8, 1], [6, 0, 6, 8, 1]],
-  [],
-];
-// Height of a bar, of the twelve pixels there are.
-const HEIGHTS = [4, 4, 3, 12, 12, 12, 4, 12, 12, 8];
 const BAR = 12;
-const FAILED = 10; // the look of execution that failed
+const FAILED = PHASES.length; // the look of execution that failed
 const LOOKS = [...PHASES.keys(), FAILED];
-PATTERNS.push([]);
-HEIGHTS.push(BAR);
+// Lines within a tile, [x1, y1, x2, y2, width].
+const PATTERNS = [...data.looks.map((look) => look.pattern), []];
+const HEIGHTS = [...data.looks.map((look) => look.height), BAR];
 
 const KEYS = [...PHASES, "failed"];
 const isThin = (look) => HEIGHTS[look] < 8;

@@ -121,10 +121,10 @@ function taskCell(task, [, field, write]) {
 function waitsCell(task) {
   const parts = causes.filter((cause) => task.waits[cause]);
   return element("td", { class: "number" }, ...parts.map((cause) =>
-    element("span", { class: "wait", title: TOLD[causes.indexOf(cause)] },
+    element("span", { class: "wait", title: NOUNS[causes.indexOf(cause)] },
       swatch(causes.indexOf(cause)),
       element("span", { "data-field": `waits.${cause}`, "data-value": task.waits[cause], text: ` ${seconds(task.waits[cause])}` }),
-      element("span", { class: "unseen", text: ` for ${TOLD[causes.indexOf(cause)]} ` }))),
+      element("span", { class: "unseen", text: ` for ${NOUNS[causes.indexOf(cause)]} ` }))),
   parts.length ? "" : "·");
 }
 

@@ -1,0 +1,163 @@
+"""The places that traces are read from. All of them answer the same questions.
+
+Nothing heavy is imported before a place is asked. One more place is one more class, and an option
+that makes it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from flowspan.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    import httpx
+
+    from flowspan.read.lines import Problem
+    from flowspan.read.log_files import Logs
+    from flowspan.read.span import Trace
+
+_HOW_TO_GET_SPANS: Final = (
+    "Run a flow that calls flowspan.instrument() first: with no OTEL_* endpoint set it writes its\n"
+    "spans to .flowspan/ in its working directory. Or name a file or folder with --file PATH."
+)
+_HOW_TO_REACH_JAEGER: Final = (
+    "Name the URL of Jaeger's UI, with the base path if it has one. Flows send their spans there\n"
+    "with OTEL_EXPORTER_OTLP_ENDPOINT naming a Collector, or Jaeger's own OTLP receiver."
+)
+
+
+class TraceSource(Protocol):
+    """A place with traces.
+
+    Attributes:
+        name: What messages call it.
+        advice: What a user can do where nothing is found.
+        can_be_read_again: False where all of it is gone after the first reading.
+        searches_by_flow: Whether `traces` leaves out what has no run of the flow. Then nobody knows
+            which other flows there are.
+        default_since: The age of the oldest traces to read unless a user names one. None for all.
+        log_folder: The folder with the log lines of the traces. None where there are none.
+    """
+
+    name: str
+    advice: str
+    can_be_read_again: bool
+    searches_by_flow: bool
+    default_since: str | None
+    log_folder: Path | None
+
+    def load(self, wanted: str, *, flow: str | None = None, since: int = 0) -> Trace:
+        """Read one trace.
+
+        Args:
+            wanted: A trace id (32 hex digits), the id of a flow or task run in the trace (a UUID),
+                or ``latest`` for the trace whose run ended last, ``latest~1`` for the one before.
+            flow: The latest is the latest with a run of this flow.
+            since: And one that ended then or later, in nanoseconds since the epoch.
+
+        Raises:
+            ValueError: `wanted` is none of these.
+            SourceError: There is nothing to read.
+            UnknownRunError: There is no such trace.
+        """
+
+    def traces(
+        self, problems: list[Problem], *, flow: str | None = None, since: int = 0
+    ) -> Iterator[Trace]:
+        """Read every trace that ended at a time or later.
+
+        Args:
+            problems: What could not be read is added.
+            flow: Only traces with a run of this flow are needed.
+            since: In nanoseconds since the epoch.
+
+        Raises:
+            SourceError: There is nothing to read.
+        """
+
+    def logs(self, trace_id: str) -> Logs:
+        """Read the log lines of a trace.
+
+        Raises:
+            SourceError: There are none here.
+        """
+
+
+class FileSource:
+    """A file of spans, a folder of such files, or standard input."""
+
+    advice = _HOW_TO_GET_SPANS
+    searches_by_flow = False
+    default_since: str | None = None
+
+    def __init__(self, path: Path) -> None:
+        from flowspan.read.texts import STDIN  # noqa: PLC0415 - heavy
+
+        self._path = path
+        self.can_be_read_again = path != STDIN
+        self.name = str(path) if path != STDIN else "Standard input"
+        folder = path if path.is_dir() else path.parent
+        self.log_folder = folder if path != STDIN else None
+
+    def load(self, wanted: str, *, flow: str | None = None, since: int = 0) -> Trace:
+        """Read one trace."""
+        from flowspan.read import trace_files  # noqa: PLC0415 - heavy
+
+        return trace_files.load(self._path, wanted, flow=flow, since=since)
+
+    def traces(
+        self,
+        problems: list[Problem],
+        *,
+        flow: str | None = None,  # noqa: ARG002 - only reading a trace tells its flows
+        since: int = 0,
+    ) -> Iterator[Trace]:
+        """Read every trace that ended at a time or later, the oldest files first."""
+        from flowspan.read import trace_files  # noqa: PLC0415 - heavy
+
+        return trace_files.traces(self._path, problems, since)
+
+    def logs(self, trace_id: str) -> Logs:
+        """Read the log lines of a trace from the folder of its spans."""
+        from flowspan.read import log_files  # noqa: PLC0415 - heavy
+
+        if self.log_folder is None:
+            raise SourceError(f"{self.name} has spans and no log lines.")
+        return log_files.load_trace(log_files.find_files(self.log_folder), trace_id)
+
+
+class JaegerSource:
+    """The query API of a Jaeger."""
+
+    name = "Jaeger"
+    advice = _HOW_TO_REACH_JAEGER
+    can_be_read_again = True
+    searches_by_flow = True
+    default_since: str | None = "30d"  # its API has no "ever"
+    log_folder: Path | None = None
+
+    def __init__(self, url: httpx.URL, headers: Mapping[str, str]) -> None:
+        self._url = url
+        self._headers = headers
+
+    def load(self, wanted: str, *, flow: str | None = None, since: int = 0) -> Trace:
+        """Read one trace."""
+        from flowspan.read import jaeger  # noqa: PLC0415 - heavy
+
+        return jaeger.load(self._url, wanted, headers=self._headers, flow=flow, since=since)
+
+    def traces(
+        self, problems: list[Problem], *, flow: str | None = None, since: int = 0
+    ) -> Iterator[Trace]:
+        """Read every trace that ended at a time or later, the latest first."""
+        from flowspan.read import jaeger  # noqa: PLC0415 - heavy
+
+        return jaeger.load_all(self._url, problems, headers=self._headers, flow=flow, since=since)
+
+    def logs(self, trace_id: str) -> Logs:  # noqa: ARG002 - it has none of any trace
+        """Raise an error: Jaeger holds spans only."""
+        raise SourceError(f"{self.name} has spans and no log lines.")

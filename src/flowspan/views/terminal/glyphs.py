@@ -1,0 +1,30 @@
+"""The glyphs of terminals that show Unicode, and of those that do not."""
+
+from typing import Final, NamedTuple
+
+
+class Glyphs(NamedTuple):
+    """What stands for what; `levels` are those of a sparkline, the lowest first."""
+
+    more: str
+    times: str
+    arrow: str
+    fork: str
+    last: str
+    through: str
+    success: str
+    failure: str
+    levels: str
+
+    def spell(self, sentence: str) -> str:
+        """Return a sentence of flowspan's own with these glyphs."""
+        return sentence.replace(_UNICODE.times, self.times).replace(_UNICODE.arrow, self.arrow)
+
+
+_UNICODE: Final = Glyphs("…", "×", "→", "├─ ", "└─ ", "│  ", "✓", "✗", "▁▂▃▄▅▆▇█")
+_ASCII: Final = Glyphs("...", "x", "->", "|- ", "`- ", "|  ", "+", "x", "_.-=+*%#")
+
+
+def glyphs_of(*, unicode: bool) -> Glyphs:
+    """Return the glyphs of an output that shows Unicode, or only ASCII."""
+    return _UNICODE if unicode else _ASCII
