@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Tally:
-    """Counts one run, and keeps those informed that watch objectives: its own, and its callers'."""
+    """Counts one run, and reports it to what watches objectives: its own and its callers'."""
 
     def __init__(self, run: Run, span: Span, metrics: RunMetrics, caller: Tally | None) -> None:
         """Count `run` as active; `caller` is the tally of the calling run, if that is here."""
@@ -44,15 +44,16 @@ class Tally:
             self.watches += (run.watch,)
         metrics.taken_up(run, self.context)
 
-    def begin_watch(self, speaking: Callable[[], AbstractContextManager[None]]) -> None:
+    def begin_watch(
+        self, watch: Watch, speaking: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         """Begin to watch the run's objectives; what is logged of them is logged `speaking`."""
         run = self._run
-        if run.watch is not None:
-            run.watch.begin(self._violate, speaking, late=run.late, time_running=run.time_running)
+        watch.begin(self._violate, speaking, late=run.late, time_running=run.time_running)
 
     def enter_state(self, state: State) -> None:
         """Start or stop the time in Running states."""
-        if state.is_running:
+        if state.type == semconv.RUNNING:
             self._start(state.time)
         else:
             self.stop(state.time)
