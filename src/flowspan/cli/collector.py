@@ -44,9 +44,7 @@ def config(
             show_default=False,
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite edited files in DIR.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite edited files in DIR.")] = False,
 ) -> None:
     """Print the command line of a Collector.
 

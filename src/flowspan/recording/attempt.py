@@ -78,7 +78,7 @@ class Attempt:
             EXCEPTION_MESSAGE: message,
             EXCEPTION_STACKTRACE: redact_text("".join(stacktrace)),
         }
-        span.add_event("exception", masked, timestamp=now)  # the SDK's own event would not be masked
+        span.add_event("exception", masked, timestamp=now)  # the SDK's event would not be masked
         if self.span is not None:
             self._mark(qualified_name(exception), message)
 

@@ -407,8 +407,7 @@ class RunRecorder:
 
 
 def current_recorder(context: Context | None = None) -> RunRecorder | None:
-    """Return the recorder of the run that the calling code runs in, or of a `context` if given.
-    """
+    """Return the recorder of the run that the calling code, or a given `context`, is in."""
     recorder = context_api.get_value(_RECORDER_KEY, context)
     return recorder if isinstance(recorder, RunRecorder) else None
 

@@ -80,7 +80,7 @@ def register_rows(kind: type, function: Callable[[Any], int | None]) -> None:
     Raises:
         TypeError: `kind` is not a class, or `function` is not callable, or is asynchronous.
     """
-    if not issubclass(type(kind), type):  # on Python 3.10, isinstance() accepts list[int] as a class
+    if not issubclass(type(kind), type):  # isinstance() accepts list[int] on Python 3.10
         raise TypeError(
             f"register_rows(kind, function) takes a class first, not {kind!r}: pass the class "
             "whose instances hold rows, such as register_rows(Batch, len)"
