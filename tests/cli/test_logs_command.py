@@ -281,7 +281,10 @@ def test_a_timeline_without_lines_says_why(flowspan: Run, tmp_path: Path) -> Non
     assert (done.exit_code, "RUN etl" in done.stdout) == (0, True)
     assert done.stderr == "flowspan: .flowspan holds no log lines of this trace.\n"
     done = flowspan("timeline", trace_id, "--logs", "--level", "INFO")
-    assert done.stderr == "flowspan: .flowspan holds no log lines of this trace at this level or above.\n"
+    assert (
+        done.stderr
+        == "flowspan: .flowspan holds no log lines of this trace at this level or above.\n"
+    )
 
 
 def test_damaged_logs_are_told_beside_the_timeline(flowspan: Run, tmp_path: Path) -> None:
