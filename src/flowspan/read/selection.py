@@ -82,7 +82,7 @@ def parse_wanted(wanted: str) -> tuple[str | None, str | None]:
         run_id = str(uuid.UUID(text))
     except ValueError:
         raise ValueError(
-            f"{wanted!r} is no trace id (32 hex digits), no run id (a UUID) and not {LATEST!r}."
+            f"{wanted!r} is not a trace id (32 hex digits), a run id (a UUID) or {LATEST!r}."
         ) from None
     # A UUID without dashes looks like a trace id, so it may be either.
     return (text if otlp.TRACE_ID.fullmatch(text) else None), run_id
