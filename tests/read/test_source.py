@@ -43,7 +43,7 @@ def test_a_place_that_searches_by_flow_leaves_out_others(places: list[TraceSourc
 def test_every_place_says_what_is_missing(places: list[TraceSource]) -> None:
     """An id that is none, and one that is not there."""
     for place in places:
-        with pytest.raises(ValueError, match="no trace id"):
+        with pytest.raises(ValueError, match="not a trace id"):
             place.load("nonsense")
         with pytest.raises(UnknownRunError, match="holds no trace or run"):
             place.load("0" * 31 + "1")

@@ -61,7 +61,7 @@ def test_what_is_certain_but_tiny_is_not_called_a_change() -> None:
     assert found.change is not None
     assert found.change.kind is None
     assert found.change.p < 0.001
-    assert "no change of its duration worth a word: " in told(found)
+    assert "no notable change of duration: " in told(found)
 
 
 def test_failed_runs_do_not_count_as_fast_ones() -> None:
