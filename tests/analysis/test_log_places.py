@@ -42,9 +42,9 @@ class Trace:
 
     def rows(self, *, everything: bool = False) -> dict[str, list[str]]:
         """List messages by the name of their row."""
-        made = self.tree(everything=everything)
-        placed = log_places.by_row(log_places.by_span(self.logged(), made.spans), made)
-        names = {node.key: node for node in tree.walk(made)}
+        built = self.tree(everything=everything)
+        placed = log_places.by_row(log_places.by_span(self.logged(), built.spans), built)
+        names = {node.key: node for node in tree.walk(built)}
         rests = {key for key, node in names.items() if isinstance(node, tree.Rest)}
         return {
             ("rest" if key in rests else name): messages
@@ -125,8 +125,8 @@ def test_circles_and_long_chains_of_hidden_spans_end(tmp_path: Path) -> None:
     circle = [raw_span(n, parentSpanId=f"{n ^ 1:016x}", name="c") for n in (9000, 9001)]
     file = tmp_path / "traces.jsonl"
     file.write_text(raw_line(raw_span(1), *chain, *many, *circle))
-    made = tree.build(trace_files.load(file).spans)
-    records = {span.span_id: [span.span_id] for span in made.spans}
-    rows = log_places._rows(made)
+    built = tree.build(trace_files.load(file).spans)
+    records = {span.span_id: [span.span_id] for span in built.spans}
+    rows = log_places._rows(built)
     assert rows.keys() >= records.keys()
-    assert set(rows.values()) <= {node.key for node in tree.walk(made)}
+    assert set(rows.values()) <= {node.key for node in tree.walk(built)}

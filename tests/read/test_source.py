@@ -60,7 +60,7 @@ def test_only_folders_have_log_lines_and_only_standard_input_is_read_once(
     assert [place.can_be_read_again for place in (files, server, stdin)] == [True, True, False]
     with pytest.raises(SourceError, match=r"logs\*\.jsonl"):
         files.logs("ab" * 16)
-    with pytest.raises(SourceError, match="Jaeger has spans and no log lines"):
+    with pytest.raises(SourceError, match="Jaeger has spans but no log lines"):
         server.logs("ab" * 16)
-    with pytest.raises(SourceError, match="Standard input has spans and no log lines"):
+    with pytest.raises(SourceError, match="Standard input has spans but no log lines"):
         stdin.logs("ab" * 16)

@@ -48,10 +48,10 @@ def short(folder: Path, **options: Any) -> list[str]:
 
 def drawn(folder: Path, width: int = 100, **options: Any) -> list[str]:
     """Draw the timeline of the flow run with its log lines."""
-    made = tree.build(trace_files.load(folder).spans)
-    found = log_files.load_trace(log_files.find_files(folder), made.about.span.trace_id).logs
-    rows = log_places.by_row(log_places.by_span(found, made.spans), made)
-    return [line.plain.rstrip() for line in timeline.draw(made, width=width, logs=rows, **options)]
+    built = tree.build(trace_files.load(folder).spans)
+    found = log_files.load_trace(log_files.find_files(folder), built.about.span.trace_id).logs
+    rows = log_places.by_row(log_places.by_span(found, built.spans), built)
+    return [line.plain.rstrip() for line in timeline.draw(built, width=width, logs=rows, **options)]
 
 
 def test_a_record_is_a_line(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def draw(folder: Path, root: Plan, width: int = 100, *, unicode: bool = True) ->
 
 def lines(file: Path, width: int, *, unicode: bool = True) -> list[str]:
     """Draw the trace in a file and return its lines."""
-    made = tree.build(trace_files.load(file).spans)
-    return [text.plain.rstrip() for text in timeline.draw(made, width=width, unicode=unicode)]
+    built = tree.build(trace_files.load(file).spans)
+    return [text.plain.rstrip() for text in timeline.draw(built, width=width, unicode=unicode)]
 
 
 def body(drawn: list[str]) -> list[str]:

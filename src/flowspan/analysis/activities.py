@@ -133,7 +133,7 @@ def gather(spans: Collection[Span]) -> Activities:
     rows = {span.span_id: row for row, span in enumerate(ordered)}
     for run, tries in attempts.items():  # a run called whatever its attempts called
         rows |= dict.fromkeys((attempt.span_id for attempt in tries), rows[run])
-    made = Activities(
+    activities = Activities(
         spans=ordered,
         facts=facts,
         rows=rows,
@@ -141,16 +141,16 @@ def gather(spans: Collection[Span]) -> Activities:
         attempts={rows[run]: tries for run, tries in attempts.items()},
         has_runs=any(known.run_type is not None for known in facts),
     )
-    _find_root(made)
-    _find_earlier(made)
-    _order(made)
-    _cut(made)
-    _find_submits(made)
-    _find_executions(made)
-    for children in made.children.values():
+    _find_root(activities)
+    _find_earlier(activities)
+    _order(activities)
+    _cut(activities)
+    _find_submits(activities)
+    _find_executions(activities)
+    for children in activities.children.values():
         children.reverse()  # if several end together, the longest comes last
-        children.sort(key=made.ends.__getitem__)
-    return made
+        children.sort(key=activities.ends.__getitem__)
+    return activities
 
 
 def _by_start(spans: Iterable[Span]) -> list[Span]:
@@ -188,59 +188,59 @@ def _without_attempts(ordered: list[Span]) -> tuple[list[Span], dict[str, list[S
     return [span for span in ordered if span.span_id not in ids], attempts
 
 
-def _find_root(made: Activities) -> None:
+def _find_root(activities: Activities) -> None:
     """Find the row that the trace is about; if its span is missing, add a row for it."""
-    root = root_of(made.spans, made.rows)
-    if NONE not in made.parents:  # all spans form circles
-        made.parents[0] = NONE
-    made.root_id, made.has_root = root.span_id, root.is_there
-    made.start, made.end = root.start, root.end
+    root = root_of(activities.spans, activities.rows)
+    if NONE not in activities.parents:  # all spans form circles
+        activities.parents[0] = NONE
+    activities.root_id, activities.has_root = root.span_id, root.is_there
+    activities.start, activities.end = root.start, root.end
     if root.is_there:
-        made.root = made.rows[root.span_id]
+        activities.root = activities.rows[root.span_id]
         return
-    made.root = len(made.spans)
-    for row, span in enumerate(made.spans):
-        if made.parents[row] == NONE and span.parent_span_id == root.span_id:
-            made.parents[row] = made.root
-    made.spans.append(root.span)
-    made.facts.append(Facts())
-    made.parents.append(NONE)
+    activities.root = len(activities.spans)
+    for row, span in enumerate(activities.spans):
+        if activities.parents[row] == NONE and span.parent_span_id == root.span_id:
+            activities.parents[row] = activities.root
+    activities.spans.append(root.span)
+    activities.facts.append(Facts())
+    activities.parents.append(NONE)
 
 
-def _find_earlier(made: Activities) -> None:
+def _find_earlier(activities: Activities) -> None:
     """Connect the spans of runs that went through several processes."""
-    ids = [known.run_id for known in made.facts if known.run_id is not None]
+    ids = [known.run_id for known in activities.facts if known.run_id is not None]
     if len(set(ids)) == len(ids):
         return
     first: dict[str, int] = {}
     several: dict[int, list[int]] = {}
-    for row, known in enumerate(made.facts):
+    for row, known in enumerate(activities.facts):
         if known.run_id is not None and (same := first.setdefault(known.run_id, row)) != row:
             several.setdefault(same, [same]).append(row)
     for same_run in several.values():
-        made.earlier |= {later: row for row, later in itertools.pairwise(same_run)}
+        activities.earlier |= {later: row for row, later in itertools.pairwise(same_run)}
 
 
-def _order(made: Activities) -> None:
+def _order(activities: Activities) -> None:
     """Order the rows so that callers come first; the first row of a circle becomes a root."""
     below: dict[int, list[int]] = {}
-    for row, parent in enumerate(made.parents):
+    for row, parent in enumerate(activities.parents):
         if parent != NONE:
             below.setdefault(parent, []).append(row)
-    order = [row for row, parent in enumerate(made.parents) if parent == NONE]
+    order = [row for row, parent in enumerate(activities.parents) if parent == NONE]
     _descend(order, below)
-    if len(order) < len(made.parents):
+    if len(order) < len(activities.parents):
         seen = set(order)
-        for row in range(len(made.parents)):
+        for row in range(len(activities.parents)):
             if row not in seen:
-                below[made.parents[row]].remove(row)  # cut the circle here
-                made.parents[row] = NONE
+                below[activities.parents[row]].remove(row)  # cut the circle here
+                activities.parents[row] = NONE
                 circle = [row]
                 _descend(circle, below)
                 seen.update(circle)
                 order += circle
-    made.callers_first = order
-    made.children = below
+    activities.callers_first = order
+    activities.children = below
 
 
 def _descend(rows: list[int], below: Mapping[int, Sequence[int]]) -> None:
@@ -250,53 +250,57 @@ def _descend(rows: list[int], below: Mapping[int, Sequence[int]]) -> None:
             rows.extend(below[row])
 
 
-def _cut(made: Activities) -> None:
+def _cut(activities: Activities) -> None:
     """Clip every interval to that of its caller, starting at the roots."""
-    starts = made.starts = [span.start for span in made.spans]
-    ends = made.ends = [max(span.start, span.end) for span in made.spans]
-    if not made.has_root:
-        starts[made.root], ends[made.root] = made.start, made.end
-    parents = made.parents
+    starts = activities.starts = [span.start for span in activities.spans]
+    ends = activities.ends = [max(span.start, span.end) for span in activities.spans]
+    if not activities.has_root:
+        starts[activities.root], ends[activities.root] = activities.start, activities.end
+    parents = activities.parents
     if not any(
         parent != NONE and (start < starts[parent] or end > ends[parent])
         for parent, start, end in zip(parents, starts, ends, strict=True)
     ):
         return
-    for row in made.callers_first:
+    for row in activities.callers_first:
         parent = parents[row]
         if parent == NONE:
             continue
         low, high, start, end = starts[parent], ends[parent], starts[row], ends[row]
         if low <= start and end <= high:
             continue
-        if start >= high or end <= low or (end > high and _was_left_alone(made, row)):
-            made.forgotten.add(row)
+        if start >= high or end <= low or (end > high and _was_left_alone(activities, row)):
+            activities.forgotten.add(row)
         else:
             starts[row], ends[row] = max(start, low), min(end, high)
-    for caller in {parents[row] for row in made.forgotten}:
-        waited_for = [row for row in made.children[caller] if row not in made.forgotten]
-        made.children[caller] = waited_for
+    for caller in {parents[row] for row in activities.forgotten}:
+        waited_for = [row for row in activities.children[caller] if row not in activities.forgotten]
+        activities.children[caller] = waited_for
 
 
-def _find_submits(made: Activities) -> None:
+def _find_submits(activities: Activities) -> None:
     """Find when each was asked for: after its caller started and its earlier process ended."""
-    starts = made.starts
-    waited = map(sum, map(_waits_before, made.facts))
-    submits = made.submits = [start - wait for start, wait in zip(starts, waited, strict=True)]
-    for row, parent in enumerate(made.parents):
+    starts = activities.starts
+    waited = map(sum, map(_waits_before, activities.facts))
+    submits = activities.submits = [
+        start - wait for start, wait in zip(starts, waited, strict=True)
+    ]
+    for row, parent in enumerate(activities.parents):
         if parent == NONE:
             submits[row] = starts[row]
         elif submits[row] < starts[parent]:
             submits[row] = min(starts[parent], starts[row])
-    for row, earlier in made.earlier.items():
-        submits[row] = min(starts[row], max(submits[row], made.ends[earlier]))
+    for row, earlier in activities.earlier.items():
+        submits[row] = min(starts[row], max(submits[row], activities.ends[earlier]))
 
 
-def _find_executions(made: Activities) -> None:
+def _find_executions(activities: Activities) -> None:
     """Find when each began to execute, and for how long; by default, all the time."""
-    begins, executions = made.begins, made.executions
-    waited = map(sum, map(_waits_at_start, made.facts))
-    for known, start, wait, end in zip(made.facts, made.starts, waited, made.ends, strict=True):
+    begins, executions = activities.begins, activities.executions
+    waited = map(sum, map(_waits_at_start, activities.facts))
+    for known, start, wait, end in zip(
+        activities.facts, activities.starts, waited, activities.ends, strict=True
+    ):
         begin = start + wait
         since, execution = known.running_since, known.execution
         if since is not None and since > begin and not _waited_between(known):
@@ -309,15 +313,15 @@ def _find_executions(made: Activities) -> None:
         executions.append(room if execution > room else max(0, execution))
 
 
-def _was_left_alone(made: Activities, row: int) -> bool:
+def _was_left_alone(activities: Activities, row: int) -> bool:
     """Check whether a run outlived its caller in the same process, so the caller did not wait.
 
     The two ends may come from different clocks: the Prefect server's and the process's.
     """
-    parent = made.parents[row]
+    parent = activities.parents[row]
     return (
-        made.spans[row].end - made.spans[parent].end > _CLOCKS_DIFFER
-        and made.facts[row].run_type is not None
-        and made.facts[parent].run_type is not None
-        and made.spans[row].resource == made.spans[parent].resource
+        activities.spans[row].end - activities.spans[parent].end > _CLOCKS_DIFFER
+        and activities.facts[row].run_type is not None
+        and activities.facts[parent].run_type is not None
+        and activities.spans[row].resource == activities.spans[parent].resource
     )

@@ -60,17 +60,21 @@ class _Gate(NamedTuple):
 class Network:
     """The activities of a trace as a network whose times can be changed."""
 
-    def __init__(self, made: Activities) -> None:
-        """Build the network from the times in `made`."""
-        self._made = made
-        self._begins = list(made.begins)
+    def __init__(self, activities: Activities) -> None:
+        """Build the network from the times in `activities`."""
+        self._activities = activities
+        self._begins = list(activities.begins)
         self._gates = self._find_gates()
-        awaited = ((row, made.awaited(row)) for row, gate in self._gates.items() if gate.upstream)
+        awaited = (
+            (row, activities.awaited(row)) for row, gate in self._gates.items() if gate.upstream
+        )
         self._awaited = {row: found for row, found in awaited if found}
-        callers = {parent for parent in made.parents if parent != NONE} | {*made.children}
-        self._working = {row: _working(made, row) for row in callers}
-        self._is_waited_for = [parent != NONE for parent in made.parents]
-        for row in made.forgotten:
+        callers = {parent for parent in activities.parents if parent != NONE} | {
+            *activities.children
+        }
+        self._working = {row: _working(activities, row) for row in callers}
+        self._is_waited_for = [parent != NONE for parent in activities.parents]
+        for row in activities.forgotten:
             self._is_waited_for[row] = False
         self._events = self._order_events()
         # Since when the caller was on its own before each call, and each row before its end.
@@ -78,15 +82,20 @@ class Network:
 
     def _find_gates(self) -> dict[int, _Gate]:
         """Find what each row waited for, without the rows that waited for no other row."""
-        made = self._made
-        holders = Holders(made)
-        starts, ends, submits, begins = made.starts, made.ends, made.submits, self._begins
+        activities = self._activities
+        holders = Holders(activities)
+        starts, ends, submits, begins = (
+            activities.starts,
+            activities.ends,
+            activities.submits,
+            self._begins,
+        )
         gates = {}
-        waited = map(sum, map(_waits_at_start, made.facts))
-        for row, (known, wait) in enumerate(zip(made.facts, waited, strict=True)):
+        waited = map(sum, map(_waits_at_start, activities.facts))
+        for row, (known, wait) in enumerate(zip(activities.facts, waited, strict=True)):
             start, end = starts[row], ends[row]
             ready = min(end, start + known.dependencies)
-            upstream = made.upstream(row)
+            upstream = activities.upstream(row)
             if upstream:
                 # How long the engine worked first is unknown, so they may have ended after that.
                 room = end - (known.execution or 0) - _waited_inside(known) + known.dependencies
@@ -95,7 +104,7 @@ class Network:
             if known.dependencies:
                 ready = max((ready, *(ends[one] for one in upstream)))
             begin = begins[row] = min(end, ready + wait - known.dependencies)
-            before = made.earlier.get(row, NONE)
+            before = activities.earlier.get(row, NONE)
             if before == NONE and start > submits[row]:
                 before = holders.of_lane(row, submits[row], start)
             holder = NONE
@@ -118,32 +127,37 @@ class Network:
 
     def _order_events(self) -> list[int]:
         """Order all calls, begins and ends by time; at the same time, ends come first."""
-        made, begins, children = self._made, self._begins, self._made.children
+        activities, begins, children = self._activities, self._begins, self._activities.children
         keys = [0] * (3 * len(begins))
-        keys[::3] = [4 * call + 1 for call in made.submits]
+        keys[::3] = [4 * call + 1 for call in activities.submits]
         keys[_BEGINS::3] = [4 * begin + 1 for begin in begins]
         # But no row ends before it begins.
         keys[_ENDS::3] = [
             4 * end + (0 if end > begin else 3)
-            for end, begin in zip(made.ends, begins, strict=True)
+            for end, begin in zip(activities.ends, begins, strict=True)
         ]
         key = keys.__getitem__
         # At the same time, callers begin before their calls and end after them.
         begun = [
             event
-            for row in made.callers_first
+            for row in activities.callers_first
             for event in ((3 * row, 3 * row + _BEGINS) if row in children else (3 * row,))
         ]
         begun.sort(key=key)
-        ended = [3 * row + _ENDS for row in reversed(made.callers_first)]
+        ended = [3 * row + _ENDS for row in reversed(activities.callers_first)]
         ended.sort(key=key)
         # Python merges two concatenated sorted lists in linear time.
         return sorted(ended + begun, key=key)
 
     def _find_own_time(self) -> tuple[list[int], list[int]]:
         """Find since when each caller was on its own before each call, and before its end."""
-        made = self._made
-        parents, ends, submits, awaited = made.parents, made.ends, made.submits, self._awaited
+        activities = self._activities
+        parents, ends, submits, awaited = (
+            activities.parents,
+            activities.ends,
+            activities.submits,
+            self._awaited,
+        )
         seen = list(self._begins)
         before_call = list(submits)
         before_end = list(ends)
@@ -166,10 +180,15 @@ class Network:
 
         Rows that nobody waited for have `UNLIMITED` slack.
         """
-        made, begins, awaited = self._made, self._begins, self._awaited
-        parents, children, ends, submits = made.parents, made.children, made.ends, made.submits
+        activities, begins, awaited = self._activities, self._begins, self._awaited
+        parents, children, ends, submits = (
+            activities.parents,
+            activities.children,
+            activities.ends,
+            activities.submits,
+        )
         latest = [2 * UNLIMITED + end for end in ends]  # latest end of each
-        latest[made.root] = made.end
+        latest[activities.root] = activities.end
         called = list(submits)  # latest call of each
         going = list(ends)  # latest time for a caller to reach the current event
         joined = list(ends)  # latest end of the rows that it waited for before that
@@ -203,7 +222,7 @@ class Network:
         """Return the latest call of a row that begins at `begun`, and limit what it waited for."""
         gate = self._gates.get(row)
         if gate is None:
-            return begun - (self._begins[row] - self._made.submits[row])
+            return begun - (self._begins[row] - self._activities.submits[row])
         if gate.holder == NONE:
             begun -= gate.held
         else:
@@ -220,15 +239,15 @@ class Network:
 
     def bound(self, rows: Collection[int], share: int, slacks: Sequence[int]) -> int:
         """Return an upper bound of `saving`: the time of the rows without slack."""
-        made = self._made
+        activities = self._activities
         most = sum(
-            made.ends[row] - made.starts[row]
-            if row in made.children
-            else self._made.executions[row]
+            activities.ends[row] - activities.starts[row]
+            if row in activities.children
+            else self._activities.executions[row]
             for row in rows
             if slacks[row] == 0
         )
-        return min(most // share, made.end - made.start)
+        return min(most // share, activities.end - activities.start)
 
     def saving(  # noqa: C901 - the mirror image of slacks(), and as hot
         self, rows: Collection[int], share: int, slacks: Sequence[int]
@@ -241,15 +260,20 @@ class Network:
             slacks: The result of `slacks`.
         """
         bound = self.bound(rows, share, slacks)
-        made, begins, awaited = self._made, self._begins, self._awaited
-        parents, children, ends, submits = made.parents, made.children, made.ends, made.submits
+        activities, begins, awaited = self._activities, self._begins, self._awaited
+        parents, children, ends, submits = (
+            activities.parents,
+            activities.children,
+            activities.ends,
+            activities.submits,
+        )
         faster = [False] * len(ends)
         for row in rows:
             faster[row] = True
         ended = list(ends)  # the new end of each
         called = list(submits)  # the new call of each
-        going = list(made.starts)  # the time that a caller has reached
-        joined = list(made.starts)  # the last end among the rows that it waits for
+        going = list(activities.starts)  # the time that a caller has reached
+        joined = list(activities.starts)  # the last end among the rows that it waits for
         for event in self._events:
             row, kind = divmod(event, 3)
             parent = parents[row]
@@ -263,7 +287,7 @@ class Network:
                 else:
                     own = end - begins[row]
                     if faster[row]:
-                        own -= self._made.executions[row] // share
+                        own -= self._activities.executions[row] // share
                     end = self._begin(row, called[row], ended) + own
                 ended[row] = end
                 if self._is_waited_for[row]:
@@ -279,7 +303,7 @@ class Network:
                 else:
                     now = max(going[parent], joined[parent]) + own
                 called[row] = going[parent] = now
-        return max(0, ends[made.root] - ended[made.root])
+        return max(0, ends[activities.root] - ended[activities.root])
 
     def _own_time(self, row: int, since: int, until: int, share: int) -> int:
         """Return how long a caller takes between two moments without a share of its execution."""
@@ -292,7 +316,7 @@ class Network:
         """Return when a row called at `called` begins, given the ends of the others."""
         gate = self._gates.get(row)
         if gate is None:
-            return called + self._begins[row] - self._made.submits[row]
+            return called + self._begins[row] - self._activities.submits[row]
         if gate.before == NONE:
             called += gate.queued
         else:
@@ -307,9 +331,9 @@ class Network:
         return max(ready, ended[gate.holder] + gate.held)
 
 
-def _working(made: Activities, row: int) -> tuple[int, int]:
+def _working(activities: Activities, row: int) -> tuple[int, int]:
     """Return when a row that calls others began and finished executing."""
-    executed = [one for one in segments(made, row) if one.cause == "execution"]
+    executed = [one for one in segments(activities, row) if one.cause == "execution"]
     if not executed:
-        return made.ends[row], made.ends[row]
+        return activities.ends[row], activities.ends[row]
     return executed[0].start, executed[-1].end

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from flowspan.read.span import Trace
 
 _HOW_TO_GET_SPANS: Final = (
-    "Run a flow that calls flowspan.instrument() first: with no OTEL_* endpoint set it writes its\n"
-    "spans to .flowspan/ in its working directory. Or name a file or folder with --file PATH."
+    "First run a flow that calls flowspan.instrument(). It writes its spans to .flowspan/ in its\n"
+    "working directory, unless OTEL_TRACES_EXPORTER or an OTLP endpoint sends them elsewhere. Or\n"
+    "name another file or folder with --file PATH."
 )
 _HOW_TO_REACH_JAEGER: Final = (
     "Name the URL of Jaeger's UI, with the base path if it has one. Flows send their spans there\n"
@@ -126,7 +127,7 @@ class FileSource:
         from flowspan.read import log_files  # noqa: PLC0415 - heavy
 
         if self.log_folder is None:
-            raise SourceError(f"{self.name} has spans and no log lines.")
+            raise SourceError(f"{self.name} has spans but no log lines.")
         return log_files.load_trace(log_files.find_files(self.log_folder), trace_id)
 
 
@@ -160,4 +161,4 @@ class JaegerSource:
 
     def logs(self, trace_id: str) -> Logs:  # noqa: ARG002 - Jaeger has no log lines
         """Raise an error: Jaeger stores only spans."""
-        raise SourceError(f"{self.name} has spans and no log lines.")
+        raise SourceError(f"{self.name} has spans but no log lines.")
