@@ -39,13 +39,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from flowspan.read.span import Span
+from run_spans import make_span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from flowspan.analysis.one_trace import Step
+    from flowspan.read.span import Span
 
 MICROSECOND = 1_000
 FIXTURES = "fixtures/critical_path"
@@ -61,21 +62,8 @@ class Plain(NamedTuple):
 
     def span(self, number: int) -> Span:
         """Return the span that flowspan's reader returns."""
-        return Span(
-            trace_id="ab" * 16,
-            span_id=self.id,
-            parent_span_id=self.parent,
-            name=f"span {number}",
-            kind="INTERNAL",
-            start=self.start * MICROSECOND,
-            end=self.end * MICROSECOND,
-            attributes={},
-            events=(),
-            links=(),
-            status="UNSET",
-            status_message="",
-            resource={},
-        )
+        start, end = self.start * MICROSECOND, self.end * MICROSECOND
+        return make_span(self.id, self.parent, start, end, name=f"span {number}")
 
 
 Section: TypeAlias = tuple[str, int, int]

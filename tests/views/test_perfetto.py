@@ -4,8 +4,9 @@ import json
 from typing import Any
 
 from hypothesis import given
-from made_spans import START, run, span, span_id, trace, traces
+from made_spans import run, span, span_id, trace, traces
 from rendered import rendered
+from run_spans import EPOCH
 from trace_events import Event, check
 
 from flowspan.analysis.one_trace import analyse
@@ -56,10 +57,10 @@ def test_spans_are_slices_with_their_attributes() -> None:
     assert (made["load"]["ts"], made["load"]["dur"]) == (1_000, 4_000)
     assert (made["RUN etl"]["cat"], made["load"]["cat"]) == ("flow", "task,failed")
     arguments = made["load"]["args"]
-    assert (arguments["start_ns"], arguments["end_ns"]) == (START + MS + 999, START + 5 * MS)
+    assert (arguments["start_ns"], arguments["end_ns"]) == (EPOCH + MS + 999, EPOCH + 5 * MS)
     assert arguments["attributes"]["a"] == [1, 2]
     assert (arguments["span_id"], arguments["parent_span_id"]) == (span_id(2), span_id(1))
-    assert document["otherData"] == {"trace_id": "ab" * 16, "start_ns": START}
+    assert document["otherData"] == {"trace_id": "ab" * 16, "start_ns": EPOCH}
 
 
 def test_what_a_run_calls_lies_inside_its_slice() -> None:

@@ -56,7 +56,7 @@ def traces(draw: st.DrawFn) -> list[Span]:
                 attributes=attributes,
                 upstream=draw(st.lists(anybody, max_size=3)),
                 failed=draw(st.booleans()),
-                resource=f"process {process}",
+                resource={"service.name": f"process {process}"},
             )
         )
     return spans
