@@ -59,7 +59,7 @@ def span_id(number: int) -> str:
 
 @st.composite
 def traces(draw: st.DrawFn) -> Trace:
-    """Draw traces with ties, overlaps, circles, threads, processes and children that stick out."""
+    """Draw traces with ties, overlaps, circles, threads, processes and children out of range."""
     count = draw(st.integers(1, 25))
     times = st.integers(0, 40).map(lambda n: n * 250)  # quarters of a microsecond
     spans: list[Span] = []

@@ -5,7 +5,7 @@ the package ``criticalpath`` of jaegertracing/jaeger (8498073f, August 2026; sin
 
 1. Fit the children into their parents, from the root down. A child that begins at or after its
    parent's end, or ends at or before its parent's start, is dropped with everything below it;
-   other parts that stick out are cut off. So a child that outlives its parent counts up to the
+   other parts outside the parent are cut off. So a child that outlives its parent counts up to the
    parent's end.
 2. Begin at the end of the root. From a moment inside a span, the span waited for the child that
    ended last until then: from that end to the moment, the path is the span itself; then it
@@ -154,7 +154,7 @@ def right_answers(spans: Sequence[Plain], root: Plain) -> set[Sections]:
 
 
 def _fitted(children: Iterable[Plain], parent: Plain) -> Iterator[Plain]:
-    """Cut off what sticks out of the parent; spans without length are then on no path."""
+    """Clip spans to their parent; spans without length are then on no path."""
     for child in children:
         start, end = max(child.start, parent.start), min(child.end, parent.end)
         if start < end:

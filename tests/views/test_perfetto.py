@@ -1,4 +1,4 @@
-"""What is written for Perfetto and speedscope."""
+"""The document for Perfetto and speedscope."""
 
 import json
 from typing import Any
@@ -25,7 +25,7 @@ def export(made: Trace) -> dict[str, Any]:
 
 
 def slices(document: dict[str, Any]) -> dict[str, Event]:
-    """Return the slices of spans by name, without those of the critical path."""
+    """Return the slices of spans by name, without the critical path."""
     return {
         event["name"]: event
         for event in document["traceEvents"]
@@ -64,7 +64,7 @@ def test_spans_are_slices_with_their_attributes() -> None:
 
 
 def test_what_a_run_calls_lies_inside_its_slice() -> None:
-    """On the same track, since that is how the format says who called whom."""
+    """It is on the same track, because nesting shows the caller in this format."""
     made = slices(
         export(
             trace(
@@ -78,7 +78,7 @@ def test_what_a_run_calls_lies_inside_its_slice() -> None:
 
 
 def test_what_overlaps_goes_onto_a_track_of_its_own() -> None:
-    """And a run that is over leaves its track to the next."""
+    """A run that ended leaves its track to the next."""
     document = export(
         trace(
             run(1, 0, 10 * MS, type_="flow", name="flow"),
@@ -94,7 +94,7 @@ def test_what_overlaps_goes_onto_a_track_of_its_own() -> None:
 
 
 def test_no_slice_lies_inside_one_that_did_not_call_it() -> None:
-    """Though it would fit there."""
+    """This holds even if it would fit there."""
     made = slices(
         export(
             trace(
@@ -108,7 +108,7 @@ def test_no_slice_lies_inside_one_that_did_not_call_it() -> None:
 
 
 def test_threads_and_processes_are_tracks() -> None:
-    """Named as OpenTelemetry names them; who tells no thread is in that of its caller."""
+    """They have OpenTelemetry's names; a span without a thread is in its caller's."""
     worker = {"service.name": "worker", "process.pid": 42, "service.instance.id": "w"}
     pool = {"thread.id": 7, "thread.name": "pool-0"}
     document = export(
@@ -128,7 +128,7 @@ def test_threads_and_processes_are_tracks() -> None:
 
 
 def test_the_critical_path_has_a_track() -> None:
-    """It fills the time of the root, and each piece says on what it was spent."""
+    """It fills the time of the root, and each piece names its cause."""
     made = trace(
         run(1, 0, 10 * MS, type_="flow", name="flow"),
         run(2, 2 * MS, 9 * MS, name="task", parent=1),
@@ -145,7 +145,7 @@ def test_the_critical_path_has_a_track() -> None:
 
 
 def test_arrows_lead_from_a_run_to_those_that_used_its_result() -> None:
-    """But not back in time, where clocks differ, nor to spans that are not there."""
+    """Arrows do not point back in time or to missing spans."""
     document = export(
         trace(
             run(1, 0, 10 * MS, type_="flow", name="flow"),
@@ -168,7 +168,7 @@ def test_arrows_lead_from_a_run_to_those_that_used_its_result() -> None:
 
 @given(traces())
 def test_whatever_the_trace_the_format_holds(made: Trace) -> None:
-    """Every span is there once, to the microsecond."""
+    """Every span occurs once, exact to the microsecond."""
     document = export(made)
     found = {
         event["args"]["span_id"]: event
@@ -184,7 +184,7 @@ def test_whatever_the_trace_the_format_holds(made: Trace) -> None:
 
 
 def test_thousands_of_runs_at_once_are_no_trouble() -> None:
-    """Each has a track of its own."""
+    """Each has its own track."""
     spans = [run(1, 0, 10**9, type_="flow")]
     spans += [run(n, n, 10**9 - n, parent=1, name="mapped") for n in range(2, 5_002)]
     document = export(trace(*spans))

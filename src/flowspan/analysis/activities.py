@@ -1,13 +1,12 @@
-"""Put the spans of a trace in columns: who called whom, and from when to when each counts.
+"""Put the spans of a trace in columns: the caller of each, and the interval that counts.
 
-An activity is a span that is not an attempt; what happened inside an attempt belongs to its run.
-Rows are numbered by start time. Everything here takes time that grows linearly with the number of
-spans, but for sorting, and nothing recurses.
+An activity is a span that is not an attempt; whatever ran inside an attempt belongs to its run.
+Rows are numbered by start time. Apart from sorting, everything here takes linear time in the number
+of spans, and nothing recurses.
 
-Where only times and parents are known, the intervals are those that Jaeger's critical path uses
+If only times and parents are known, the intervals are those of Jaeger's critical path
 (https://github.com/jaegertracing/jaeger-ui/tree/main/packages/jaeger-ui/src/components/TracePage/CriticalPath):
-what sticks out of the caller's interval is cut off, and what lies outside it altogether was not
-waited for.
+a child is clipped to its caller's interval, and nobody waited for a child entirely outside it.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ if TYPE_CHECKING:
     from flowspan.read.span import Span
 
 NONE: Final = -1
-"""A row that does not exist."""
+"""Stands for no row."""
 
-_CLOCKS_DIFFER: Final = 1_000_000_000  # nanoseconds at most, one may hope
+_CLOCKS_DIFFER: Final = 1_000_000_000  # nanoseconds; assumed maximum clock skew
 
 _waits_before: Final = lengths_at("before")
 _waits_at_start: Final = lengths_at("start")
@@ -42,27 +41,28 @@ class Activities:
     """The activities of a trace, one list for each property; times in nanoseconds since the epoch.
 
     Attributes:
-        spans: The span of each row. The row that stands in for a missing root has the span of its
-            first child, of which nothing may be taken.
-        facts: What each span tells.
+        spans: The span of each row. The row of a missing root holds the span of its first child as
+            a placeholder; do not read it.
+        facts: The facts of each span.
         rows: The row of each span by its id; that of its run for an attempt.
         parents: The row of the caller, `NONE` for roots.
-        attempts: The attempts of a run, in order of time, by its row.
-        earlier: The row of the same run in an earlier process, by row.
-        callers_first: All rows, each behind that of its caller.
-        children: The rows that each called and waited for, in the order of their ends, by row.
+        attempts: By the row of a run, its attempts in order of time.
+        earlier: By row, the row of the same run in an earlier process.
+        callers_first: All rows, each after its caller.
+        children: By row, the rows that it called and waited for, in order of their ends.
         forgotten: The rows that nobody waited for: they lie outside their caller, or outlived it.
-        starts: When the interval of each begins.
-        ends: When it ends.
-        submits: When each was asked for: its start, less what it waited before that.
-        begins: When it began to execute, as far as that is known.
-        executions: How long it executed, were it to have called nothing.
-        root: The row that the trace is about; of a run in several processes it is the last.
-        root_id: The id of its span, which is missing from the trace if `has_root` is False.
-        start: When the root started, in its first process.
-        end: When it ended.
-        has_root: Whether its span is there.
-        has_runs: Whether any span is that of a run.
+        starts: The start of each interval.
+        ends: The end of each interval.
+        submits: The time each was asked for: its start less the waits before it.
+        begins: The time each began to execute, as far as it is known.
+        executions: How long each executed, including the time of its calls.
+        root: The row that the trace is about; the last one if the run went through several
+            processes.
+        root_id: The id of the root's span, which is missing from the trace if `has_root` is False.
+        start: The root's start, in its first process.
+        end: The root's end.
+        has_root: Whether the root's span is in the trace.
+        has_runs: Whether any span belongs to a run.
     """
 
     spans: list[Span]
@@ -88,7 +88,7 @@ class Activities:
     _calls: dict[int, list[int]] = field(default_factory=dict)
 
     def upstream(self, row: int) -> list[int]:
-        """Return the rows of the runs whose results a row consumed or waited for."""
+        """Return the rows of the runs that a row waited for or whose results it consumed."""
         links = self.spans[row].upstream
         if not links or (row == self.root and not self.has_root):
             return []
@@ -97,9 +97,9 @@ class Activities:
     def awaited(self, row: int) -> list[int]:
         """Return the runs that the caller of a row is known to have waited for before it called.
 
-        If what a row consumed ended after its caller had called anything else, then that is what
-        the caller was waiting for, whatever else ended meanwhile; unless something else ended so
-        late that the call rather followed that. Empty if nothing is known.
+        If a run that the row consumed ended after the caller's previous call, the caller was
+        waiting for that run, whatever else ended meanwhile. The exception: another run ended so
+        late that the call more likely followed that one. Empty if nothing is known.
         """
         parent, call, ends = self.parents[row], self.submits[row], self.ends
         if parent == NONE:
@@ -127,11 +127,11 @@ class Activities:
 
 
 def gather(spans: Collection[Span]) -> Activities:
-    """Put the spans of one trace, at least one, each id once, in columns."""
+    """Put the spans of one trace in columns. Pass at least one, and each id once."""
     ordered, attempts = _without_attempts(_by_start(spans))
     facts = [span.facts for span in ordered]
     rows = {span.span_id: row for row, span in enumerate(ordered)}
-    for run, tries in attempts.items():  # what they called, their run called
+    for run, tries in attempts.items():  # a run called whatever its attempts called
         rows |= dict.fromkeys((attempt.span_id for attempt in tries), rows[run])
     activities = Activities(
         spans=ordered,
@@ -148,16 +148,16 @@ def gather(spans: Collection[Span]) -> Activities:
     _find_submits(activities)
     _find_executions(activities)
     for children in activities.children.values():
-        children.reverse()  # of those that end together, the longest is to be the last
+        children.reverse()  # if several end together, the longest comes last
         children.sort(key=activities.ends.__getitem__)
     return activities
 
 
 def _by_start(spans: Iterable[Span]) -> list[Span]:
-    """Sort by start; of spans that start together the one that ends last comes first."""
+    """Sort by start; if spans start together, the one that ends last comes first."""
     ordered = sorted(spans, key=attrgetter("start"))
     starts = [span.start for span in ordered]
-    # Few do, and a key of three parts costs more than the rest of it.
+    # Few start together, and sorting all by a key of three parts costs more than the rest.
     together = [row for row, (a, b) in enumerate(itertools.pairwise(starts)) if a == b]
     for _, group in itertools.groupby(together, key=starts.__getitem__):
         first, *more = group
@@ -168,7 +168,7 @@ def _by_start(spans: Iterable[Span]) -> list[Span]:
 
 
 def _without_attempts(ordered: list[Span]) -> tuple[list[Span], dict[str, list[Span]]]:
-    """Put the attempts of runs aside, by the id of their run; one whose run is missing stays."""
+    """Set attempts aside by the id of their run; an attempt stays if its run is missing."""
     apart = [
         span for span in ordered if span.facts.attempt is not None and span.facts.run_type is None
     ]
@@ -189,9 +189,9 @@ def _without_attempts(ordered: list[Span]) -> tuple[list[Span], dict[str, list[S
 
 
 def _find_root(activities: Activities) -> None:
-    """Take over what the trace is about; of a missing root, make a row with what it called."""
+    """Find the row that the trace is about; if its span is missing, add a row for it."""
     root = root_of(activities.spans, activities.rows)
-    if NONE not in activities.parents:  # all of them in circles
+    if NONE not in activities.parents:  # all spans form circles
         activities.parents[0] = NONE
     activities.root_id, activities.has_root = root.span_id, root.is_there
     activities.start, activities.end = root.start, root.end
@@ -222,7 +222,7 @@ def _find_earlier(activities: Activities) -> None:
 
 
 def _order(activities: Activities) -> None:
-    """Order the rows so that callers come first; of callers in a circle, the first is a root."""
+    """Order the rows so that callers come first; the first row of a circle becomes a root."""
     below: dict[int, list[int]] = {}
     for row, parent in enumerate(activities.parents):
         if parent != NONE:
@@ -233,7 +233,7 @@ def _order(activities: Activities) -> None:
         seen = set(order)
         for row in range(len(activities.parents)):
             if row not in seen:
-                below[activities.parents[row]].remove(row)  # of one circle, where it is cut
+                below[activities.parents[row]].remove(row)  # cut the circle here
                 activities.parents[row] = NONE
                 circle = [row]
                 _descend(circle, below)
@@ -244,14 +244,14 @@ def _order(activities: Activities) -> None:
 
 
 def _descend(rows: list[int], below: Mapping[int, Sequence[int]]) -> None:
-    """Add to `rows` what lies below them, row by row."""
+    """Extend `rows` with their descendants."""
     for row in rows:
         if row in below:
             rows.extend(below[row])
 
 
 def _cut(activities: Activities) -> None:
-    """Cut every interval to that of its caller, from the roots on."""
+    """Clip every interval to that of its caller, starting at the roots."""
     starts = activities.starts = [span.start for span in activities.spans]
     ends = activities.ends = [max(span.start, span.end) for span in activities.spans]
     if not activities.has_root:
@@ -279,7 +279,7 @@ def _cut(activities: Activities) -> None:
 
 
 def _find_submits(activities: Activities) -> None:
-    """Tell when each was asked for; not before its caller was, or before it left a process."""
+    """Find when each was asked for: after its caller started and its earlier process ended."""
     starts = activities.starts
     waited = map(sum, map(_waits_before, activities.facts))
     submits = activities.submits = [
@@ -295,7 +295,7 @@ def _find_submits(activities: Activities) -> None:
 
 
 def _find_executions(activities: Activities) -> None:
-    """Tell when each began to execute, and for how long; what does not say so, did all the time."""
+    """Find when each began to execute, and for how long; by default, all the time."""
     begins, executions = activities.begins, activities.executions
     waited = map(sum, map(_waits_at_start, activities.facts))
     for known, start, wait, end in zip(
@@ -314,9 +314,9 @@ def _find_executions(activities: Activities) -> None:
 
 
 def _was_left_alone(activities: Activities, row: int) -> bool:
-    """Tell whether a run outlived its caller in the same process, which did not wait for it then.
+    """Check whether a run outlived its caller in the same process, so the caller did not wait.
 
-    Prefect's server may tell the end of the one, and the process that of the other.
+    The two ends may come from different clocks: the Prefect server's and the process's.
     """
     parent = activities.parents[row]
     return (

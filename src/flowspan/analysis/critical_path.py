@@ -1,24 +1,24 @@
 """Find the critical path of a trace: the chain of work and waits that made it take so long.
 
-The path is walked backwards from the end of the root. Where only times and parents are known, the
-rule is Jaeger's
+The walk goes backwards from the end of the root. If only times and parents are known, it follows
+Jaeger's rule
 (https://github.com/jaegertracing/jaeger-ui/tree/main/packages/jaeger-ui/src/components/TracePage/CriticalPath):
-before a moment, a span was held up by the child that ended last before it; what no child explains
-is its own time.
+before a moment, a span was held up by the child that ended last before it; time that no child
+explains is the span's own.
 
     parent   |===========================|      path, from right to left: parent, c, parent, a,
     a          |-------|                        parent. b ended before a did, so nobody had to
     b          |----|                           wait for it.
     c                       |-----|
 
-Runs tell more, and the walk follows what they tell:
+Spans of runs carry more, and the walk uses it:
 
-    waited for dependencies   to the upstream run, by link, that ended last
+    waited for dependencies   to the linked upstream run that ended last
     waited for concurrency    to the run with the same tag, or else name, that ended last meanwhile
     waited in a queue         to the run that left the same worker thread last meanwhile
     an earlier process        to the span of the same run there
 
-Wherever the walk goes, it goes on from the moment where it is, so its steps tile the root.
+The walk never skips time when it moves to another row, so its steps tile the root.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _Key = TypeVar("_Key")
 
 
 class RowStep(NamedTuple):
-    """A step of the path, and the row that held it up."""
+    """A step of the path, and the row that held the trace up."""
 
     row: int
     cause: Cause
@@ -51,12 +51,12 @@ class RowStep(NamedTuple):
 
 
 def walk(activities: Activities) -> list[RowStep]:
-    """Return the critical path: steps in order of time, without gap or overlap, over the root."""
+    """Return the critical path: steps in order of time that tile the root without gaps."""
     return _Walk(activities).steps()
 
 
 def segments(activities: Activities, row: int) -> list[Segment]:
-    """Tell what the time of a row was spent on, from when it was asked for until its end."""
+    """Return what the time of a row was spent on, from when it was asked for until its end."""
     start, end = activities.starts[row], activities.ends[row]
     if row == activities.root and not activities.has_root:
         return [Segment(semconv.ORCHESTRATION, start, end)]
@@ -81,9 +81,9 @@ def segments(activities: Activities, row: int) -> list[Segment]:
 def _with_wait_until_upstream_ended(
     activities: Activities, row: int, own: list[Segment]
 ) -> list[Segment]:
-    """Put the engine's own time before a wait for dependencies that ended after the wait's place.
+    """Put the engine's own time first if the dependencies ended after the wait's place.
 
-    The span tells how long it waited, not since when; a bar shows the wait first.
+    The span records how long it waited, not since when; a bar shows the wait first.
     """
     for place, (wait, after) in enumerate(itertools.pairwise(own)):
         if wait.cause == "dependencies" and after.cause == "orchestration":
@@ -109,7 +109,7 @@ def _within(parts: Iterable[Segment], low: int, high: int) -> Iterator[Segment]:
 
 
 class _Walk:
-    """Where the walk is, and where it has been: it enters each row once, so that it ends."""
+    """The walk's position, and the rows that it entered. It enters each row once, so it ends."""
 
     def __init__(self, activities: Activities) -> None:
         self._activities = activities
@@ -120,7 +120,7 @@ class _Walk:
         self._entered = {activities.root}
         self._segments: dict[int, list[Segment]] = {}
         self._left: dict[int, int] = {}  # how many children of a row may still be entered
-        self._awaited = NONE  # what a caller is known to have waited for
+        self._awaited = NONE  # the run that a caller is known to have waited for
 
     def steps(self) -> list[RowStep]:
         """Walk back to the start of the root."""
@@ -132,14 +132,14 @@ class _Walk:
             place = bisect_left(own, self._now, key=_end_of)
             if not own or self._now <= own[0].start:
                 self._leave(row)
-            elif place == len(own):  # what it called went on without it
+            elif place == len(own):  # rows that it called outlasted its own segments
                 self._spend("orchestration", own[-1].end)
             else:
                 self._follow(own[place])
         return self._backwards[::-1]
 
     def _follow(self, segment: Segment) -> None:
-        """Go to what held the row up last in `segment`; what nothing explains is its own time."""
+        """Go to the row that held this one up last in `segment`; otherwise it is its own time."""
         found = self._holder(segment)
         if found == NONE:
             self._spend(segment.cause, segment.start)
@@ -162,14 +162,14 @@ class _Walk:
                 return NONE
 
     def _latest(self, rows: Iterable[int], since: int) -> int:
-        """Return which ended last, be it later than now: then clocks differ."""
+        """Return the row that ended last, even if that is after now, as when clocks differ."""
         ends = self._activities.ends
         fresh = (row for row in rows if row not in self._entered)
         last = max(fresh, key=ends.__getitem__, default=NONE)
         return last if last != NONE and ends[last] > since else NONE
 
     def _last_child(self, row: int, since: int) -> int:
-        """Return the child that ended last before now; one that is known to be waited for wins."""
+        """Return the child that ended last before now, or the one known to be waited for."""
         awaited, self._awaited = self._awaited, NONE
         ends = self._activities.ends
         if awaited not in self._entered and awaited != NONE and since < ends[awaited] <= self._now:
@@ -185,7 +185,7 @@ class _Walk:
         return NONE
 
     def _leave(self, row: int) -> None:
-        """Go to what was before the row: its earlier process, or else its caller."""
+        """Go to what came before the row: its earlier process, or else its caller."""
         activities = self._activities
         earlier = activities.earlier.get(row, NONE)
         parent = activities.parents[row]
@@ -204,7 +204,7 @@ class _Walk:
             self._row = parent
 
     def _spend(self, cause: Cause, since: int) -> None:
-        """Go back to a moment, and note what the time until now was spent on."""
+        """Go back to a moment, and record what the time until now was spent on."""
         since = max(since, self._activities.start)
         if since < self._now:
             self._backwards.append(RowStep(self._row, cause, since, self._now))
@@ -216,19 +216,19 @@ class _Walk:
 
 
 class Holders:
-    """Who may have held what a run waited for; sorted when it is first asked for."""
+    """The runs that may have held a slot or thread that another run waited for, sorted lazily."""
 
     def __init__(self, activities: Activities) -> None:
-        """Look among the runs of `activities`."""
+        """Search the runs of `activities`."""
         self._activities = activities
 
     def of_slot(
         self, row: int, since: int, until: int, without: Container[int] = frozenset()
     ) -> int:
-        """Return the run that left the slot which `row` got: it ended last between two times.
+        """Return the run whose slot `row` got: the one that ended last between two times.
 
-        Runs with a tag in common are asked first, then those of the same name. `NONE` if no run
-        ended in that time, or only some of `without`.
+        Runs that share a tag come first, then runs of the same name. `NONE` if no run outside
+        `without` ended in that time.
         """
         tags = self._activities.facts[row].tags
         found = [self._last(self._by_tag.get(tag), since, until, without) for tag in tags]
@@ -241,7 +241,7 @@ class Holders:
     def of_lane(
         self, row: int, since: int, until: int, without: Container[int] = frozenset()
     ) -> int:
-        """Return the run that left the worker thread of `row`, in the same way."""
+        """Return the run that left the worker thread of `row` last between two times, or `NONE`."""
         lane = self._activities.facts[row].lane
         if lane is None:
             return NONE
@@ -277,14 +277,14 @@ class Holders:
 
     @cached_property
     def _runs(self) -> list[int]:
-        """All runs in the order of their ends."""
+        """All runs in order of their ends."""
         rows = (
             row for row, known in enumerate(self._activities.facts) if known.run_type is not None
         )
         return sorted(rows, key=self._activities.ends.__getitem__)
 
     def _runs_by(self, keys: Callable[[int], Iterable[_Key]]) -> Mapping[_Key, _Group]:
-        """List the runs by what they share, and their ends, in the order of these."""
+        """Group the runs by the keys they share, in order of their ends."""
         ends = self._activities.ends
         groups: dict[_Key, _Group] = {}
         for row in self._runs:
@@ -298,7 +298,7 @@ class Holders:
 
 
 class _Group(NamedTuple):
-    """Some runs, and when each ended, in that order."""
+    """Some runs and their ends, in order of the ends."""
 
     rows: list[int]
     ends: list[int]
