@@ -23,9 +23,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "matrix"
 MEASURES_AND_LOGS = (
-    "tests/recording/test_metrics.py::test_every_path_counts_its_runs[flow-async]",
-    "tests/recording/test_metrics.py::test_every_path_counts_its_runs[task-sync]",
-    "tests/log_capture/test_logs_export.py::test_every_logger_everywhere[thread_pool]",
+    "tests/recording/test_instruments.py::test_every_path_counts_its_runs[flow-async]",
+    "tests/recording/test_instruments.py::test_every_path_counts_its_runs[task-sync]",
+    "tests/log_capture/test_log_export.py::test_every_logger_everywhere[thread_pool]",
 )
 # A test of each thing that another Python may break.
 FEW = (
@@ -46,8 +46,8 @@ ALL = (
     "tests/_prefect/test_edges.py",
     "tests/_prefect/test_engine_paths.py",
     "tests/test_instrument.py",
-    "tests/log_capture/test_logs_export.py",
-    "tests/recording/test_metrics.py",
+    "tests/log_capture/test_log_export.py",
+    "tests/recording/test_instruments.py",
     "tests/_prefect/test_prefect_3_9.py",
     "tests/_prefect/test_processes.py",
     "tests/views/test_analysis_shown.py",

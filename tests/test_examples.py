@@ -296,13 +296,13 @@ failing()
     done = run_demo(tmp_path, with_flow(tmp_path / "failing.py", failing))
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
-        "Running failing.py on a temporary Prefect server, some 20 seconds ..."
+        "Running failing.py on a temporary Prefect server, for about 20 seconds ..."
     ]
     assert done.stderr.startswith("Traceback")
     assert done.stderr.count("Traceback") == 1
     assert done.stderr.splitlines()[-2:] == [
         "LookupError: no flights today",
-        "flowspan: the flow failed. Prefect's log may tell more: flowspan demo --log INFO",
+        "flowspan: the flow failed. To see Prefect's log, run: flowspan demo --log INFO",
     ]
     assert not (tmp_path / ".flowspan" / "report.html").exists()
 

@@ -1,7 +1,7 @@
-"""Hold what flowspan uses of OpenTelemetry's private parts against what is installed.
+"""Check the private parts of OpenTelemetry that flowspan uses against what is installed.
 
-Each has one entry in the table: where it is used, why, and a check that it still is what it was. No
-other private part is used: the last tests look through the sources for that.
+Each has one entry in the table: where it is used, why, and a check that it has not changed. The
+last tests search the sources to make sure that no other private part is used.
 """
 
 import ast
@@ -55,10 +55,10 @@ SOURCES = [
 ]
 GRPC = (OTLPSpanExporter, OTLPMetricExporter, OTLPLogExporter)
 OTHERS = {
-    # structlog's, which it documents for the authors of loggers, and namedtuple's
+    # structlog's, documented for authors of loggers, and namedtuple's
     *("_process_event", "_processors", "_context", "_logger", "_name", "_record"),
     *("_file", "_write", "_replace", "_asdict"),
-    # What BaseInstrumentor asks of its subclasses
+    # What BaseInstrumentor requires of subclasses
     *("_instrument", "_uninstrument"),
 }
 """Private names that are no part of OpenTelemetry, or meant to be used."""
@@ -66,7 +66,7 @@ OTHERS = {
 
 @dataclass(frozen=True)
 class Private:
-    """A private part of OpenTelemetry, or one that is public in name and not documented."""
+    """A private part of OpenTelemetry, or a public but undocumented one."""
 
     name: str
     used_in: str
@@ -157,7 +157,7 @@ def metric_exporters_have_preferences() -> bool:
 
 
 def exporters_make_their_stubs_anew() -> bool:
-    """The exporter makes its client with `_stub`, from a channel, and calls Export() of it."""
+    """The exporter creates its client with `_stub`, from a channel, and calls its Export()."""
     for kind in GRPC:
         exporter: Any = kind(endpoint="http://127.0.0.1:1", insecure=True)
         made: list[Any] = []
@@ -315,7 +315,7 @@ PRIVATE = [
 
 @pytest.mark.parametrize("private", PRIVATE, ids=lambda private: private.name)
 def test_private_part_is_what_it_was(private: Private) -> None:
-    """What flowspan uses and OpenTelemetry does not promise is there, and behaves as it did."""
+    """Each part that OpenTelemetry does not promise still exists and behaves as before."""
     versions = f"OpenTelemetry {version('opentelemetry-sdk')} changed {private.name}"
     assert private.check(), f"{versions}, used in {private.used_in}: {private.why}."
 
@@ -328,7 +328,7 @@ def is_private(name: str) -> bool:
 
 
 def own_names(tree: ast.AST) -> set[str]:
-    """Return the private names that a file gives to what is its own."""
+    """Return the private names that a file itself defines."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -346,7 +346,7 @@ def own_names(tree: ast.AST) -> set[str]:
 
 
 def private_names(path: Path) -> Iterator[str]:
-    """Yield the private names of others that a file uses: attributes, imports and as texts."""
+    """Yield the foreign private names that a file uses: as attributes, imports and texts."""
     tree = ast.parse(path.read_text("utf-8"))
     own = own_names(tree)
     for node in ast.walk(tree):
@@ -369,7 +369,7 @@ def private_imports(node: ast.ImportFrom) -> Iterator[str]:
 
 
 def private_texts(node: ast.AST) -> Iterator[str]:
-    """Yield the names of modules, and what is given to getattr() or held against __name__."""
+    """Yield the names of modules, and texts given to getattr() or compared with __name__."""
     if isinstance(node, ast.Constant):
         text = str(node.value)
         if text.startswith("opentelemetry.") and "._" in text:
@@ -382,11 +382,11 @@ def private_texts(node: ast.AST) -> Iterator[str]:
 
 
 def test_every_private_part_is_listed() -> None:
-    """No source uses a private name of others that the table lacks; the table has none too many."""
+    """The table has exactly the foreign private names that the sources use."""
     used = {name: path for path in SOURCES for name in private_names(path)}
     assert {"_stub", "_queue", "opentelemetry._logs", "_SUPPRESS_INSTRUMENTATION_KEY"} <= set(used)
     listed = {private.name for private in PRIVATE}
-    own = {"_patched"}  # of PrefectInstrumentor, asked by name whether it has been set
+    own = {"_patched"}  # of PrefectInstrumentor, looked up by name to see if it is set
     unlisted = {name: str(used[name]) for name in set(used) - listed - OTHERS - own}
     assert unlisted == {}
     inherited = {name for _, names in shared_with_bases() for name in names}
@@ -394,7 +394,7 @@ def test_every_private_part_is_listed() -> None:
 
 
 def shared_with_bases() -> Iterator[tuple[type, set[str]]]:
-    """Yield our subclasses of OpenTelemetry's classes with the private names that both use."""
+    """Yield our subclasses of OpenTelemetry's classes, with the private names that both use."""
     for path in SOURCES:
         name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
         module = importlib.import_module(name.removesuffix(".__init__"))
@@ -406,7 +406,7 @@ def shared_with_bases() -> Iterator[tuple[type, set[str]]]:
 
 
 def names_of_self(kind: type) -> set[str]:
-    """Return the private methods of a class, and what its methods use of ``self``."""
+    """Return the private methods of a class, and the private names that they use on ``self``."""
     methods = [one for one in vars(kind).values() if inspect.isfunction(one)]
     return {method.__name__ for method in methods if is_private(method.__name__)} | {
         node.attr
@@ -420,7 +420,7 @@ def names_of_self(kind: type) -> set[str]:
 
 
 def test_no_subclass_takes_a_private_name_unawares() -> None:
-    """Where a class of ours shares a private name with its base in the SDK, it means to."""
+    """If a class of ours shares a private name with its base in the SDK, it is on purpose."""
     listed = {private.name for private in PRIVATE}
     taken = {kind.__name__: names - listed - OTHERS for kind, names in shared_with_bases()}
     assert {name: names for name, names in taken.items() if names} == {}
@@ -430,7 +430,7 @@ def test_no_subclass_takes_a_private_name_unawares() -> None:
     "package", ["opentelemetry-instrumentation", "opentelemetry-exporter-otlp-json-file"]
 )
 def test_beta_packages_have_an_upper_bound(package: str) -> None:
-    """What may change with any release is not used for ever; what is installed is in the range."""
+    """Packages that may change in any release have one, and the installed one is in range."""
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))[
         "project"
     ]

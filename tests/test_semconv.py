@@ -1,4 +1,4 @@
-"""The table of waits: every other list of them follows it."""
+"""The table of waits, which every other list of waits follows."""
 
 from collections import Counter
 from itertools import pairwise
@@ -18,7 +18,7 @@ NAMES = [wait.name for wait in semconv.WAITS]
 
 
 def test_each_wait_has_one_row() -> None:
-    """Each attribute of a wait is in the table once, and no other."""
+    """The table has each attribute of a wait once, and nothing else."""
     attributes = {
         value
         for name, value in vars(semconv).items()
@@ -31,7 +31,7 @@ def test_each_wait_has_one_row() -> None:
 
 
 def test_waits_stand_in_the_order_in_which_they_happen() -> None:
-    """Those before the span come first; so the legend, the page and sums can go by the table."""
+    """Waits before the span come first; the legend, the page and sums use this order."""
     places = get_args(semconv.Place)
     order = [places.index(wait.place) for wait in semconv.WAITS]
     assert all(first <= second for first, second in pairwise(order))
@@ -39,13 +39,13 @@ def test_waits_stand_in_the_order_in_which_they_happen() -> None:
 
 
 def test_each_wait_has_a_field() -> None:
-    """What a reader finds in the attribute, the analysis finds in the field of that name."""
+    """The field that the analysis reads has the name of the attribute."""
     fields = {field.name: field.default for field in msgspec.structs.fields(Facts)}
     assert {name: fields.get(name) for name in NAMES} == dict.fromkeys(NAMES, 0)
 
 
 def test_each_phase_has_a_look() -> None:
-    """Waits have all words; no two phases look alike, with and without Unicode, or by pattern."""
+    """Waits have all words; no two phases look alike, with or without Unicode, or by pattern."""
     assert LOOKS.keys() == CAUSES.keys()
     for wait in semconv.WAITS:
         look = LOOKS[wait.attribute]
@@ -60,7 +60,7 @@ def test_each_phase_has_a_look() -> None:
 
 
 def test_the_collector_skips_every_wait() -> None:
-    """The redaction looks at none: numbers are no secrets, and to look takes most of its time."""
+    """The redaction skips these numbers, because checking them takes most of its time."""
     base = yaml.safe_load((ROOT / "collector/base.yaml").read_text(encoding="utf-8"))
     ignored = base["processors"]["redaction"]["ignored_keys"]
     listed = [key for key in ignored if key.startswith(semconv.WAIT_PREFIX)]

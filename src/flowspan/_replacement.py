@@ -1,4 +1,4 @@
-"""An attribute of a class or module that is replaced for a while."""
+"""Replace an attribute of a class or module for a while."""
 
 from typing import Any, Final
 
@@ -6,13 +6,13 @@ _INHERITED: Final = object()
 
 
 class Replacement:
-    """Puts `value` in the place of an attribute, and restores exactly what was there.
+    """Replaces an attribute with `value`, and restores exactly what was there.
 
-    What an owner only inherits is not left behind as a copy of its own.
+    If the owner only inherited the attribute, restoring leaves no copy on it.
     """
 
     def __init__(self, owner: Any, name: str, value: Any) -> None:
-        """Note what is there; `install` replaces it."""
+        """Note the current value; `install` replaces it."""
         self.owner = owner
         self.name = name
         self._value = value
@@ -20,7 +20,7 @@ class Replacement:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether nobody has replaced it again, such as to wrap it."""
+        """Whether the attribute is still `value`, and not replaced or wrapped by others."""
         return vars(self.owner).get(self.name) is self._value
 
     def install(self) -> None:
@@ -28,7 +28,7 @@ class Replacement:
         setattr(self.owner, self.name, self._value)
 
     def restore(self) -> None:
-        """Put back what was there, whatever is there now."""
+        """Restore the original, whatever the current value is."""
         if self._original is _INHERITED:
             delattr(self.owner, self.name)
         else:

@@ -1,4 +1,4 @@
-"""Hold the table of patches against the installed Prefect, and leave no trace of them."""
+"""Check the table of patches against the installed Prefect, and that undoing them restores it."""
 
 import importlib
 import inspect
@@ -17,7 +17,7 @@ from flowspan._prefect import PATCHES, EngineTelemetry, Patch
 
 INSTALLED = Version(version("prefect"))
 
-# The parameters that the wrappers rely on, by function; self is left out.
+# The parameters that the wrappers use, by function, without self.
 PARAMETERS = {
     "handle_exception": ["exc"],
     "handle_timeout": ["exc"],
@@ -36,7 +36,7 @@ def owner_of(patch: Patch) -> Any:
 
 @pytest.mark.parametrize("patch", PATCHES, ids=lambda p: f"{p.module}:{p.owner}.{p.name}")
 def test_target_is_what_we_wrap(patch: Patch) -> None:
-    """Each target is there, is a function of its owner, and takes what the wrapper reads."""
+    """Each target exists, is a function of its owner, and takes what the wrapper reads."""
     advice = (
         f"Prefect {INSTALLED} changed {patch.module}:{patch.owner or ''}.{patch.name}. Read its "
         "source, adapt the wrapper in flowspan/_prefect/patches.py, and give the patch an `until` "
@@ -54,7 +54,7 @@ def test_target_is_what_we_wrap(patch: Patch) -> None:
 
 
 def test_telemetry_interface() -> None:
-    """The engines' telemetry object has no method that ours does not answer."""
+    """Our telemetry object has every method of the engines' own."""
     theirs = {
         name
         for name, value in vars(RunTelemetry).items()
@@ -68,7 +68,7 @@ def test_telemetry_interface() -> None:
 
 
 def test_uninstrument_restores_prefect_exactly() -> None:
-    """After uninstrument() every owner has the very objects, in the very order, that it had."""
+    """After uninstrument() every owner has the same objects in the same order as before."""
     owners = {id(owner): owner for owner in map(owner_of, PATCHES)}
     before = {key: list(vars(owner).items()) for key, owner in owners.items()}
     for _ in range(2):
@@ -81,7 +81,7 @@ def test_uninstrument_restores_prefect_exactly() -> None:
 
 
 def is_same(items: list[tuple[str, Any]], others: list[tuple[str, Any]]) -> bool:
-    """Compare by identity: a wrapper says that it equals what it wraps."""
+    """Compare by identity, since a wrapper claims to equal what it wraps."""
     return len(items) == len(others) and all(
         name == other_name and value is other
         for (name, value), (other_name, other) in zip(items, others, strict=True)
@@ -108,7 +108,7 @@ def test_instrument_twice_patches_once() -> None:
 def test_missing_target_is_reported_and_survived(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A Prefect that lacks a target runs as ever; one line says what is missing."""
+    """If Prefect lacks a target, flows still run, and one line says what is missing."""
     from flowspan import _prefect
 
     gone = Patch("prefect.task_engine", "SyncTaskRunEngine", "vanished", PATCHES[0].wrapper)
@@ -123,7 +123,7 @@ def test_missing_target_is_reported_and_survived(
 def test_patches_of_other_prefects_are_left_out(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A function that another Prefect has is neither wrapped nor missed in this one."""
+    """A function that only another Prefect has is neither wrapped nor reported missing."""
     from flowspan import _prefect
 
     engine, wrapper = ("prefect.task_engine", "SyncTaskRunEngine"), PATCHES[0].wrapper
@@ -144,6 +144,6 @@ def test_patches_of_other_prefects_are_left_out(
     [("3.6.10", False), ("3.6.11", True), ("3.9.0rc1", True), ("3.9.0", False), ("3.10.0", False)],
 )
 def test_range_of_a_patch(installed: str, *, applies: bool) -> None:
-    """A patch is for its `since` and what follows, up to what precedes its `until`."""
+    """A patch applies from its `since` up to the release before its `until`."""
     patch = Patch("prefect.flows", None, "x", PATCHES[0].wrapper, since="3.6.11", until="3.9.0")
     assert patch.applies_to(Version(installed)) is applies

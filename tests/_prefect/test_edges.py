@@ -1,4 +1,4 @@
-"""Where engines, contexts and transactions end in unusual ways: no span is lost or left open."""
+"""Engines, contexts and transactions that end in unusual ways: no span is lost or left open."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ def recording(**options: Any) -> tuple[TracerProvider, RecordedSpans]:
 
 
 class Meeting:
-    """Where so many coroutines wait for one another."""
+    """A point where a number of coroutines wait for one another."""
 
     def __init__(self, size: int) -> None:
         self.missing = size
@@ -73,7 +73,7 @@ def slow(x: int = 0) -> int:
 
 
 def test_run_that_outlives_its_transaction(spans: RecordedSpans) -> None:
-    """A run submitted in a transaction that is over before the run is has its span."""
+    """A run submitted in a transaction that ends before the run does has its span."""
     is_over = threading.Event()
     submitted: list[Any] = []
 
@@ -104,7 +104,7 @@ def test_run_that_outlives_its_transaction(spans: RecordedSpans) -> None:
 
 
 def test_rollback_hook_that_raises(spans: RecordedSpans) -> None:
-    """When a rollback hook of the user's breaks off the rollback, the run's span still ends."""
+    """If a user's rollback hook breaks off the rollback, the run's span still ends."""
 
     @task
     def write() -> None:
@@ -125,7 +125,7 @@ def test_rollback_hook_that_raises(spans: RecordedSpans) -> None:
 
 
 def test_subflow_whose_result_is_reused(spans: RecordedSpans) -> None:
-    """A retried flow that reads a finished subflow's result does not run it, so no span says so."""
+    """A retried flow that reads a finished subflow's result makes no span for it."""
     attempts: list[int] = []
 
     @flow(persist_result=True)
@@ -145,7 +145,7 @@ def test_subflow_whose_result_is_reused(spans: RecordedSpans) -> None:
 
 
 def test_instrument_from_many_threads(prefect_server: str) -> None:
-    """However many threads call it at once, instrument() patches once."""
+    """instrument() patches once, however many threads call it at once."""
     options = {"tracer_provider": TracerProvider()}
     threads = [threading.Thread(target=flowspan.instrument, kwargs=options) for _ in range(8)]
     for thread in threads:
@@ -160,7 +160,7 @@ def test_instrument_from_many_threads(prefect_server: str) -> None:
 
 
 def test_adoption_of_a_second_flow(prefect_server: str) -> None:
-    """Two flows that run at once and both begin with instrument() are both taken up."""
+    """Two concurrent flows that both start with instrument() are both adopted."""
     provider, spans = recording()
     begun, instrumented = Meeting(2), Meeting(2)
 
@@ -185,7 +185,7 @@ def test_adoption_of_a_second_flow(prefect_server: str) -> None:
 
 @pytest.mark.parametrize("native", [True, False])
 def test_adoption_leaves_no_context_behind(prefect_server: str, *, native: bool) -> None:
-    """After an adopted flow that was retried, nothing of it is left in the caller's context."""
+    """An adopted flow that was retried leaves nothing in the caller's context."""
     provider, spans = recording()
 
     @flow(retries=1)
@@ -207,7 +207,7 @@ def test_adoption_leaves_no_context_behind(prefect_server: str, *, native: bool)
 
 
 def test_adoption_of_a_task_that_times_out(prefect_server: str) -> None:
-    """An adopted task run ends with its state even where Prefect's telemetry is not told."""
+    """An adopted task run ends with its state even if Prefect's telemetry is not told."""
     provider, spans = recording()
 
     @task(timeout_seconds=5)  # instrument() asks the API meanwhile
@@ -231,7 +231,7 @@ def test_adoption_of_a_task_that_times_out(prefect_server: str) -> None:
 
 
 def test_adoption_from_a_subflow(prefect_server: str) -> None:
-    """Called in a subflow, instrument() takes up the flow that called it, too."""
+    """instrument() in a subflow also adopts the flow that called it."""
     provider, spans = recording()
 
     @flow
@@ -253,7 +253,7 @@ def test_adoption_from_a_subflow(prefect_server: str) -> None:
 
 
 def test_adopted_async_flow_writes_its_label(prefect_server: str) -> None:
-    """The label that lets other processes join the trace is written for adopted flows, too."""
+    """Adopted flows also write the label that lets other processes join the trace."""
     provider, spans = recording()
 
     @flow
@@ -271,7 +271,7 @@ def test_adopted_async_flow_writes_its_label(prefect_server: str) -> None:
 
 
 def test_cancellation_while_the_engine_is_entered(spans: RecordedSpans) -> None:
-    """A flow that is cancelled at any moment of its beginning leaves no span open."""
+    """A flow that is cancelled at any moment of its start leaves no span open."""
 
     @flow
     async def main() -> None:
@@ -290,7 +290,7 @@ def test_cancellation_while_the_engine_is_entered(spans: RecordedSpans) -> None:
 
 
 def test_overlapping_waits_count_once(spans: RecordedSpans) -> None:
-    """What several coroutines of one flow wait for at the same time is not added up."""
+    """Simultaneous waits of several coroutines of one flow are not added up."""
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name("narrow-gate", limit=1)
 
@@ -315,7 +315,7 @@ def test_overlapping_waits_count_once(spans: RecordedSpans) -> None:
     asyncio.run(main())
     a = attributes(spans.one("RUN main"))
     assert 0 <= a[semconv.EXECUTION] < seconds(spans.one("RUN main"))
-    # The last one waited while the second had the slot; some waited until the last one had it.
+    # The last one waited while the second had the slot; others waited until the last one had it.
     assert held[1].seconds < a[semconv.WAIT_CONCURRENCY] < (held[2].start - min(asked)) / 1e9
     assert_true_to_api(spans)
 
@@ -326,7 +326,7 @@ class _Unprintable:
 
 
 def test_parameters_that_cannot_be_rendered(prefect_server: str) -> None:
-    """A parameter that fails, nests itself or is huge costs the span nothing else."""
+    """A parameter that fails, contains itself or is huge costs the span nothing else."""
     provider, spans = recording()
     loop: list[Any] = []
     loop.append(loop)
@@ -368,7 +368,7 @@ def test_baggage_reaches_span_processors(prefect_server: str) -> None:
 
 
 def test_spans_made_while_waiting_for_upstream_runs(spans: RecordedSpans) -> None:
-    """What is traced while a run waits for a future lies in that run."""
+    """Spans made while a run waits for a future are inside that run."""
     tracer = spans.provider.get_tracer("user")
 
     @flow
@@ -390,7 +390,7 @@ def test_spans_made_while_waiting_for_upstream_runs(spans: RecordedSpans) -> Non
 
 
 def test_deferred_task(spans: RecordedSpans) -> None:
-    """A task run that was deferred and is served later has its whole history and its queue wait."""
+    """A task run that is deferred and served later has its whole history and its queue wait."""
     from prefect.task_engine import run_task_sync
 
     waiting, delayed = Timed(), Timed()
@@ -406,7 +406,7 @@ def test_deferred_task(spans: RecordedSpans) -> None:
 
 
 def test_observer_forgets(spans: RecordedSpans) -> None:
-    """A process that runs flows for ever keeps nothing of those that have ended."""
+    """A process that runs flows forever keeps nothing of those that have ended."""
 
     @flow
     def inner() -> int:
@@ -426,7 +426,7 @@ def test_observer_forgets(spans: RecordedSpans) -> None:
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_ended_runs_hold_no_memory(spans: RecordedSpans, kind: str) -> None:
-    """A task's argument and result are free once the task has ended, without garbage collection."""
+    """A task's argument and result are freed when the task ends, without garbage collection."""
 
     class Frame:
         pass
@@ -468,7 +468,7 @@ def test_ended_runs_hold_no_memory(spans: RecordedSpans, kind: str) -> None:
 
 
 def test_suspension_of_an_unserved_flow(spans: RecordedSpans) -> None:
-    """A run that is left without a final state ends where its engine leaves it, without result."""
+    """A run without a final state ends when its engine leaves it, without a result."""
 
     @flow
     def main() -> None:
@@ -484,7 +484,7 @@ def test_suspension_of_an_unserved_flow(spans: RecordedSpans) -> None:
 
 
 def test_flush_of_an_async_flow_lets_others_run(prefect_server: str) -> None:
-    """While the end of an asynchronous flow is exported, its event loop goes on."""
+    """The event loop continues while the end of an asynchronous flow is exported."""
     flushing, ticked = threading.Event(), threading.Event()
     ticked_meanwhile: list[bool] = []
 

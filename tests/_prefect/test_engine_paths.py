@@ -1,4 +1,4 @@
-"""Every behaviour of Prefect's engines, on all eight of their paths, held against the API."""
+"""Every behaviour of Prefect's engines, on all eight of their paths, compared with the API."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ def assert_true_to_api(spans: RecordedSpans, name: str = "main") -> None:
 
 
 class Outage(BaseException):
-    """Below Exception, as KeyboardInterrupt is."""
+    """An exception that is not an `Exception`, like KeyboardInterrupt."""
 
 
 @each_path
@@ -66,7 +66,7 @@ def test_success(spans: RecordedSpans, level: str, kind: str) -> None:
 
 @each_path
 def test_the_thread_that_runs_it(spans: RecordedSpans, level: str, kind: str) -> None:
-    """A run tells the thread in which its function was called."""
+    """A run has the thread in which its function was called."""
     threads: list[threading.Thread] = []
     make(level, kind, lambda: threads.append(threading.current_thread()))()
     found = attributes(spans.one(span_name(level)))
@@ -96,7 +96,7 @@ def test_failure(spans: RecordedSpans, level: str, kind: str) -> None:
 
 @each_path
 def test_retry(spans: RecordedSpans, level: str, kind: str) -> None:
-    """A run that succeeds on its second attempt shows both, and has no exception of its own."""
+    """A run that succeeds on its second attempt shows both, and has no exception itself."""
     attempts: list[float] = []
 
     def fail_once() -> str:
@@ -123,7 +123,7 @@ def test_retry(spans: RecordedSpans, level: str, kind: str) -> None:
     assert semconv.ERROR_TYPE not in attributes(span)
     assert attributes(span)[semconv.RUN_COUNT] == 2
     assert "AwaitingRetry" in states(span)
-    # The states say how long that was: Prefect counts the delay from some time before the first.
+    # The states have the actual delay: Prefect counts it from a moment before the first state.
     again = time_of(span, "Running" if level == "flow" else "Retrying")
     waited = (again - time_of(span, "AwaitingRetry")) / 1e9
     assert attributes(span)[semconv.WAIT_RETRY] == pytest.approx(waited)
@@ -134,7 +134,7 @@ def test_retry(spans: RecordedSpans, level: str, kind: str) -> None:
 
 @each_path
 def test_retries_exhausted(spans: RecordedSpans, level: str, kind: str) -> None:
-    """A run that fails on every attempt is a failure; each exception stands on its attempt."""
+    """A run that fails on every attempt is a failure; each exception is on its attempt."""
 
     def fail() -> None:
         raise ValueError("always")
@@ -152,7 +152,7 @@ def test_retries_exhausted(spans: RecordedSpans, level: str, kind: str) -> None:
 
 @each_path
 def test_crash(spans: RecordedSpans, level: str, kind: str) -> None:
-    """A run that is ended by an exception below Exception is an error, and its span ends."""
+    """A run that is ended by an exception that is no `Exception` is an error, and its span ends."""
 
     def crash() -> None:
         raise Outage("power")
@@ -206,7 +206,7 @@ def test_timeout(spans: RecordedSpans, level: str, kind: str) -> None:
 
 
 def test_timeout_of_an_attempt(spans: RecordedSpans) -> None:
-    """An attempt that times out and is retried keeps its exception to itself."""
+    """If an attempt times out and is retried, only the attempt has the exception."""
     attempts: list[int] = []
 
     @task(timeout_seconds=1, retries=1)
@@ -223,7 +223,7 @@ def test_timeout_of_an_attempt(spans: RecordedSpans) -> None:
 @pytest.mark.parametrize("kind", ["generator", "async_generator"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_generator_that_is_not_exhausted(spans: RecordedSpans, level: str, kind: str) -> None:
-    """A generator whose consumer stops early ends its span with the state that Prefect gave it."""
+    """If a generator's consumer stops early, its span ends with the state from Prefect."""
     if kind == "generator":
 
         def numbers() -> Any:
@@ -263,15 +263,15 @@ def test_generator_that_is_not_exhausted(spans: RecordedSpans, level: str, kind:
                 return await async_take_one(async_step)
 
             asyncio.run(main())
-    # An asynchronous one fails (Prefect calls a method on it that it does not have), a
-    # synchronous one completes, and its transaction is rolled back: the API's word is the truth.
+    # An asynchronous one fails, because Prefect calls a method that it lacks. A synchronous one
+    # completes, and its transaction is rolled back. The API decides what is right.
     assert result(spans.one(span_name(level))) in {"success", "failure"}
     assert_true_to_api(spans)
 
 
 @pytest.mark.parametrize("kind", ["generator", "async_generator"])
 def test_consumer_of_a_generator_is_not_inside_it(spans: RecordedSpans, kind: str) -> None:
-    """What a flow does between two items of a generator task belongs to the flow."""
+    """Spans that a flow makes between two items of a generator task are the flow's."""
     tracer = spans.provider.get_tracer("user")
 
     def produce() -> None:
@@ -303,7 +303,7 @@ def test_consumer_of_a_generator_is_not_inside_it(spans: RecordedSpans, kind: st
 @pytest.mark.parametrize("kind", ["sync", "async"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_returned_states(spans: RecordedSpans, level: str, kind: str) -> None:
-    """A run that returns a Failed state is a failure, one that returns Cancelled is cancelled."""
+    """A run that returns a Failed state is a failure; one that returns Cancelled is cancelled."""
     for make_state, expected in (
         (lambda: Failed(message="not today"), "failure"),
         (lambda: Cancelled(message="called off"), "cancellation"),
@@ -350,7 +350,7 @@ def test_upstream_failure_is_a_skip(spans: RecordedSpans) -> None:
 
 
 def test_links_name_the_inputs(spans: RecordedSpans) -> None:
-    """A run is linked once to each upstream run, with the names of the inputs it came by."""
+    """A run is linked once to each upstream run, with the names of its inputs."""
 
     @task
     def make_list(n: int) -> list[int]:
@@ -430,7 +430,7 @@ def test_nested_and_mapped_runs(spans: RecordedSpans) -> None:
 
 
 def test_async_concurrency(spans: RecordedSpans) -> None:
-    """Tasks that run at the same time in one event loop do not mix up their spans."""
+    """Concurrent tasks in one event loop do not mix up their spans."""
     tracer = spans.provider.get_tracer("user")
 
     @task
@@ -484,7 +484,7 @@ def test_cached_result(spans: RecordedSpans) -> None:
 
 
 def test_rollback(spans: RecordedSpans) -> None:
-    """A run that a transaction rolls back later ends in that state; one that is kept does not."""
+    """A run that a transaction rolls back later ends in that state; others do not."""
 
     @task
     def write(x: int) -> int:
@@ -547,7 +547,7 @@ def test_rollback_in_async_tasks(spans: RecordedSpans) -> None:
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_pause_and_resume(spans: RecordedSpans, kind: str) -> None:
-    """A pause inside the process is a wait of its own, not execution, with both transitions."""
+    """A pause inside the process is a wait, not execution, and has both transitions."""
 
     def is_paused() -> bool:
         with get_client(sync_client=True) as client:
@@ -598,7 +598,7 @@ def test_pause_and_resume(spans: RecordedSpans, kind: str) -> None:
 
 
 def test_waits_of_tasks(spans: RecordedSpans) -> None:
-    """Waiting for a worker thread, an upstream result and a retry are told apart."""
+    """Waits for a worker thread, an upstream result and a retry are separate."""
     goes_on = threading.Event()
     is_busy, submitted, began, outside = Timed(), Timed(), Timed(), Timed()
     waits: list[Timed] = []
@@ -634,7 +634,7 @@ def test_waits_of_tasks(spans: RecordedSpans) -> None:
     waited = attributes(spans.one("waiting"))[semconv.WAIT_DEPENDENCIES]
     assert is_busy.seconds < waits[0].seconds <= waited < outside.seconds
     in_queue = attributes(spans.one("queued"))[semconv.WAIT_QUEUE]
-    # Prefect's id of the run tells milliseconds.
+    # Prefect's run id has the time in milliseconds.
     assert is_busy.seconds < in_queue <= (began.start - submitted.start) / 1e9 + 0.001
     assert semconv.WAIT_DEPENDENCIES not in attributes(spans.one("queued"))
     assert not [
@@ -644,14 +644,14 @@ def test_waits_of_tasks(spans: RecordedSpans) -> None:
 
 
 def test_concurrency_waits(spans: RecordedSpans, refused: dict[str, threading.Event]) -> None:
-    """Waiting for a slot counts, for a tag or in the function; a tag without limit does not."""
+    """A wait for a slot counts, for a tag or in the function; a tag without a limit has none."""
     with get_client(sync_client=True) as client:
         client.create_concurrency_limit(tag="narrow", concurrency_limit=1)
         client.upsert_global_concurrency_limit_by_name("pool", limit=1)
     held: dict[str, list[Timed]] = {"tagged": [], "inside": []}
 
     def hold(name: str, limit: str) -> None:
-        """Keep the slot until somebody else has been refused one, and some time more."""
+        """Keep the slot until someone else has been refused it, and a little longer."""
         assert held[name] or refused[limit].wait(PATIENCE)
         slept = Timed()
         held[name].append(slept)
@@ -692,7 +692,7 @@ def test_concurrency_waits(spans: RecordedSpans, refused: dict[str, threading.Ev
 
 
 def test_hooks_do_not_move_the_end(spans: RecordedSpans) -> None:
-    """A span ends at the final state, not after the hooks that answer to it."""
+    """A span ends at the final state, not after the hooks that it triggers."""
     began: list[int] = []
 
     def hook(*_: Any) -> None:
@@ -716,7 +716,7 @@ def test_hooks_do_not_move_the_end(spans: RecordedSpans) -> None:
 
 
 def test_run_attributes(spans: RecordedSpans) -> None:
-    """Run spans carry who they are, by names that dashboards rely on."""
+    """Run spans identify their run, by names that dashboards rely on."""
 
     @task(tags=["extract"], task_run_name="load-{table}")
     def load(table: str, rows: list[int]) -> None:
@@ -758,7 +758,7 @@ def test_run_attributes(spans: RecordedSpans) -> None:
 
 
 def test_task_without_a_flow(spans: RecordedSpans) -> None:
-    """A task that is called outside any flow is the root of a trace of its own."""
+    """A task that is called outside any flow is the root of its own trace."""
 
     @task
     def inner() -> int:

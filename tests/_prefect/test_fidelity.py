@@ -1,4 +1,4 @@
-"""The heart of the product: telemetry tells the same as Prefect's API, whatever a flow does."""
+"""The heart of the product: telemetry matches Prefect's API, whatever a flow does."""
 
 import os
 
@@ -9,7 +9,7 @@ from random_flows import Program, programs, run
 from reconcile import Totals, reconcile
 from support import RecordedMetrics, RecordedSpans, attributes
 
-# The same flows each time, so that a change is judged by itself; a number of one's own searches on.
+# The same flows each time, so that only changes matter; set FIDELITY_EXAMPLES to search further.
 EXAMPLES = os.environ.get("FIDELITY_EXAMPLES")
 
 
@@ -26,7 +26,7 @@ def test_telemetry_is_true_to_the_api(
 ) -> None:
     """Every run in the API has one span with its state, parent, upstream runs, events and times.
 
-    Metrics count the same runs by state, the same retries, and the same time in Running states.
+    Metrics have the same runs by state, the same retries, and the same time in Running states.
     """
     spans.clear()
     before = Totals.of(metrics)

@@ -1,6 +1,6 @@
-"""Where Prefect 3.9.1 runs, fails and rolls back otherwise than the releases before it did.
+"""Differences in how Prefect 3.9.1 runs, fails and rolls back, compared with earlier releases.
 
-The tests hold on every release: what is new is expected from 3.9.1 on, what was before that.
+The tests pass on every release: they expect the new behaviour from 3.9.1 on, the old one before.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ def assert_true_to_api(spans: RecordedSpans) -> None:
 def make_returning(
     level: str, kind: str, body: Callable[[], Any], **options: Any
 ) -> Callable[[], Any]:
-    """Make what runs `body` and returns what that returns; a generator does so at its end."""
+    """Return a function that returns the result of `body`; a generator does so at its end."""
     if kind != "generator":
         return make(level, kind, body, **options)
 
@@ -71,9 +71,9 @@ def make_returning(
 
 
 def in_turn(spans: RecordedSpans, *outcomes: str | Exception) -> Callable[[], Any]:
-    """Make a function that each time, in a span of its own, does what the next outcome says.
+    """Return a function that at each call, in its own span, produces the next outcome.
 
-    It raises an exception, returns Failed with a message, or returns something else for "done".
+    It raises an exception, returns Failed with a message, or returns another value for "done".
     """
     left = list(outcomes)
 
@@ -102,7 +102,7 @@ def assert_failed_by_return(attempt: ReadableSpan, message: str | None) -> None:
 def test_returned_failure_is_retried(
     spans: RecordedSpans, metrics: RecordedMetrics, level: str, kind: str
 ) -> None:
-    """An attempt that returned Failed is marked so, and the run goes on with the next one."""
+    """An attempt that returned Failed is marked as failed, and the next one follows."""
     body = in_turn(spans, "not yet", "done")
     make_returning(level, kind, body, retries=2, retry_delay_seconds=1)()
     span = spans.one(span_name(level))
@@ -113,7 +113,7 @@ def test_returned_failure_is_retried(
     assert span.status.status_code.name == second.status.status_code.name == "UNSET"
     assert semconv.ERROR_TYPE not in {*attributes(span), *attributes(second)}
     assert exceptions(span) == exceptions(second) == []
-    # Of a task's failed attempt Prefect keeps no message.
+    # Prefect keeps no message of a task's failed attempt.
     assert_failed_by_return(first, "not yet" if level == "flow" else None)
     assert attributes(span)[semconv.RUN_COUNT] == 2
 
@@ -135,7 +135,7 @@ def test_returned_failure_is_retried(
 def test_returned_failures_exhaust_retries(
     spans: RecordedSpans, metrics: RecordedMetrics, level: str, kind: str
 ) -> None:
-    """A run whose last attempt returns Failed is a failure, and each of its attempts is one."""
+    """If its last attempt returns Failed, a run is a failure, and so is each attempt."""
     body = in_turn(spans, ValueError("raised"), "first", "last")
     with contextlib.suppress(Exception):
         make_returning(level, kind, body, retries=2)()
@@ -159,7 +159,7 @@ def test_returned_failures_exhaust_retries(
 @pytest.mark.skipif(IS_NEW, reason="3.9.1 runs it again")
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_returned_failure_is_left_to_wait(spans: RecordedSpans, kind: str) -> None:
-    """A flow run that the engine leaves in AwaitingRetry has no result; its attempt failed."""
+    """A flow run left in AwaitingRetry has no result; its attempt failed."""
     body = in_turn(spans, "not yet")
     with contextlib.suppress(Exception):
         make("flow", kind, body, retries=1)()
@@ -172,7 +172,7 @@ def test_returned_failure_is_left_to_wait(spans: RecordedSpans, kind: str) -> No
 
 @retries_returned_failures
 def test_timeout_before_the_next_attempt(spans: RecordedSpans) -> None:
-    """A flow run that times out while it waits to be run again is a timeout, not an attempt's."""
+    """If a flow run times out while it waits for a retry, the run is a timeout, not an attempt."""
 
     @flow(retries=1, retry_delay_seconds=1, timeout_seconds=0.5)
     def main() -> Any:
@@ -193,7 +193,7 @@ def test_timeout_before_the_next_attempt(spans: RecordedSpans) -> None:
 def test_rollback_of_a_returned_failure(
     spans: RecordedSpans, metrics: RecordedMetrics, kind: str, around: str
 ) -> None:
-    """A task that returns Failed is rolled back before it enters that state, and has one end."""
+    """A task that returns Failed is rolled back before it enters that state, and ends once."""
     state_at_rollback: list[str | None] = []
     step = make_task(kind, lambda: Failed(message="half done"))
 
@@ -243,7 +243,7 @@ def test_rollback_of_a_returned_failure(
 @pytest.mark.parametrize("retries", [0, 1])
 @pytest.mark.parametrize("kind", ["generator", "async_generator"])
 def test_error_after_the_final_state(spans: RecordedSpans, kind: str, retries: int) -> None:
-    """An error in a flow that has its final state changes the run only where Prefect says so."""
+    """An error in a flow with a final state changes the run only if Prefect says so."""
 
     @flow(retries=retries)
     def main() -> Any:

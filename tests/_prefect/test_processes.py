@@ -1,4 +1,4 @@
-"""Runs in processes of their own: scripts, served flows, workers, signals, pools and forks."""
+"""Runs in separate processes: scripts, served flows, workers, signals, pools and forks."""
 
 import shutil
 import signal
@@ -54,7 +54,7 @@ def reaches(run_id: UUID, name: str) -> FlowRun:
 
 
 def spans_of(folder: Path, run_id: UUID | str) -> RecordedSpans:
-    """The spans of the trace whose root is a flow run, once that run's own span is written."""
+    """Return the spans of a flow run's trace, once the run's own span is written."""
 
     def check() -> RecordedSpans | None:
         recorded = embedded_spans(folder)
@@ -71,7 +71,7 @@ def spans_of(folder: Path, run_id: UUID | str) -> RecordedSpans:
 
 @pytest.fixture(scope="module")
 def served(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder that the flows of a serving process write their spans to."""
+    """Serve flows in a process; return the folder of their spans."""
     folder = tmp_path_factory.mktemp("served")
     command = (sys.executable, "pipelines.py", "serve")
     log = folder / "serve.log"
@@ -87,7 +87,7 @@ def served(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def test_script(prefect_server: str, tmp_path: Path) -> None:
-    """A script with two lines of flowspan leaves its trace in files, true to the API."""
+    """A script with two lines of flowspan leaves its trace in files, matching the API."""
     done = run_script("pipelines.py", "etl", env=environment(tmp_path))
     assert done.returncode == 0, done.stderr
     spans = embedded_spans(tmp_path)
@@ -100,7 +100,7 @@ def test_script(prefect_server: str, tmp_path: Path) -> None:
 
 
 def test_served_flow(served: Path) -> None:
-    """A flow under serve() has a true trace, with its deployment and the waits before it ran."""
+    """A flow under serve() has a correct trace, with its deployment and the waits before it."""
     run_id = create_run("etl/served", rows=5).id
     reaches(run_id, "Completed")
     spans = spans_of(served, run_id)
@@ -118,7 +118,7 @@ def test_served_flow(served: Path) -> None:
 
 
 def test_cancelled_flow(served: Path) -> None:
-    """A served flow that is cancelled exports what it knows before its process is gone."""
+    """A served flow that is cancelled exports what it knows before its process ends."""
     run_id = create_run("sleeper/served").id
     reaches(run_id, "Running")
     eventually(lambda: task_runs_of(run_id), "the sleeping task")
@@ -151,7 +151,7 @@ def task_runs_of(run_id: UUID) -> list[Any]:
 
 
 def test_suspended_and_resumed_flow(served: Path) -> None:
-    """A run that a second process continues has a span for each, linked, in the same trace."""
+    """A run that a second process continues has one span for each, linked, in the same trace."""
     run_id = create_run("suspender/served").id
     reaches(run_id, "Suspended")
     first_part = spans_of(served, run_id)
@@ -193,7 +193,7 @@ def test_suspended_and_resumed_flow(served: Path) -> None:
 
 
 def test_run_deployment_joins_the_trace(served: Path, tmp_path: Path) -> None:
-    """A run that a flow starts by its deployment lies in the caller's trace, below the caller."""
+    """A run that a flow starts by its deployment is below the caller in its trace."""
     done = run_script("pipelines.py", "caller", env=environment(served))
     assert done.returncode == 0, done.stderr
 
@@ -217,7 +217,7 @@ def test_run_deployment_joins_the_trace(served: Path, tmp_path: Path) -> None:
 
 
 def test_process_worker(prefect_server: str, tmp_path: Path) -> None:
-    """A flow that a worker of a process pool runs has the same trace, with its pool and queue."""
+    """A flow run by a process worker has the same trace, with its pool and queue."""
     env = environment(tmp_path)
     prefect = (sys.executable, "-m", "prefect")
     subprocess.run(
@@ -254,7 +254,7 @@ def test_process_worker(prefect_server: str, tmp_path: Path) -> None:
     reason="opentelemetry-distro is not installed",
 )
 def test_opentelemetry_instrument(prefect_server: str, tmp_path: Path) -> None:
-    """Under opentelemetry-instrument a flow needs no line of flowspan, and nothing is lost."""
+    """Under opentelemetry-instrument a flow needs no line of flowspan, and loses no span."""
     with http_sink() as sink:
         env = environment(
             tmp_path,
@@ -283,7 +283,7 @@ def test_opentelemetry_instrument(prefect_server: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["sleeper", "threaded_sleeper"])
 def test_terminated_script(prefect_server: str, tmp_path: Path, name: str) -> None:
-    """A script that is sent SIGTERM dies of it, with its spans written, as Prefect sees it.
+    """A script that gets SIGTERM dies of it, with its spans written, matching Prefect's API.
 
     Prefect before 3.8.4 kills the process before the run gets a state: it stays Running.
     """
@@ -313,7 +313,7 @@ def test_terminated_script(prefect_server: str, tmp_path: Path, name: str) -> No
 
 
 def test_process_pool(prefect_server: str, tmp_path: Path) -> None:
-    """Tasks in the processes of a pool lie below the flow that submitted them."""
+    """Tasks in pool processes are below the flow that submitted them."""
     done = run_script("pooled.py", "pooled", env=environment(tmp_path))
     assert done.returncode == 0, done.stderr
     spans = embedded_spans(tmp_path)
@@ -324,7 +324,7 @@ def test_process_pool(prefect_server: str, tmp_path: Path) -> None:
 
 
 def test_process_that_runs_several_tasks(prefect_server: str, tmp_path: Path) -> None:
-    """A process of a pool, whose environment Prefect resets after each task, records them all."""
+    """A pool process records all its tasks, though Prefect resets its environment after each."""
     trace_id, parent_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     env = environment(tmp_path, TRACEPARENT=f"00-{trace_id}-{parent_id}-01")
     done = run_script("pooled.py", "one_worker", env=env)
@@ -341,7 +341,7 @@ def test_process_that_runs_several_tasks(prefect_server: str, tmp_path: Path) ->
 
 
 def test_process_that_a_task_instruments(prefect_server: str, tmp_path: Path) -> None:
-    """A task that calls instrument() in a process of a pool has later ones there recorded, too."""
+    """If a task calls instrument() in a pool process, its later tasks are recorded too."""
     done = run_script("pooled_inside.py", env=environment(tmp_path))
     assert done.returncode == 0, done.stderr
     spans = embedded_spans(tmp_path)

@@ -1,4 +1,4 @@
-"""flowspan doctor tells a user what is wrong before a flow does."""
+"""``flowspan doctor`` finds mistakes before a flow runs into them."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ def examined(tmp_path: Path, **variables: str) -> Result:
 
 
 def test_all_is_well(tmp_path: Path) -> None:
-    """With the embedded default everything is in order, and each question has its answer."""
+    """With the embedded default, all checks pass and each question is answered."""
     done = doctor(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     for answer in ("is supported", "functions of Prefect", "traces.jsonl", "duplicates"):
@@ -40,7 +40,7 @@ def test_all_is_well(tmp_path: Path) -> None:
 
 
 def test_endpoint_that_answers(tmp_path: Path) -> None:
-    """An OTLP endpoint is named and said to answer."""
+    """It names an OTLP endpoint and says that it answers."""
     with http_sink() as sink:
         done = doctor(
             tmp_path,
@@ -53,7 +53,7 @@ def test_endpoint_that_answers(tmp_path: Path) -> None:
 
 
 def test_dead_endpoint(tmp_path: Path) -> None:
-    """An endpoint that does not answer is an error with the reason."""
+    """An endpoint that does not answer is an error, with the reason."""
     with refusing_endpoint() as endpoint:
         done = doctor(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
     assert done.returncode == 1
@@ -72,7 +72,7 @@ def test_dead_endpoint(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes(tmp_path: Path, variables: dict[str, str], said: str) -> None:
-    """A bad variable, an unknown exporter and a doubled route are each named."""
+    """It reports a bad variable, an unknown exporter and a doubled route."""
     done = examined(tmp_path, **variables)
     assert done.exit_code == 1
     assert said in " ".join(done.stdout.split())
@@ -80,14 +80,14 @@ def test_mistakes(tmp_path: Path, variables: dict[str, str], said: str) -> None:
 
 
 def test_who_exports_log_records(tmp_path: Path) -> None:
-    """Where OpenTelemetry's own instrumentations are installed, it says what becomes of lines."""
+    """It says what OpenTelemetry's own instrumentations do if they are installed."""
     said = " ".join(examined(tmp_path, FLOWSPAN_LOG_LEVEL="warning").stdout.split())
     assert "flowspan exports the lines of every logger from WARNING up" in said
     assert "opentelemetry-instrumentation-logging is installed" in said
     assert "opentelemetry-instrumentation-structlog is installed" in said
     disabled = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "logging, structlog"}
     said = " ".join(examined(tmp_path, **disabled).stdout.split())
-    assert "from INFO up, with the run's ids; nothing is installed that would" in said
+    assert "from INFO up, with the run's ids; nothing else that is installed would" in said
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_who_exports_log_records(tmp_path: Path) -> None:
     ],
 )
 def test_nobody_exports_log_records(tmp_path: Path, variables: dict[str, str], said: str) -> None:
-    """Where log records go nowhere it says why, and of nobody that they export them."""
+    """If log records go nowhere, it says why, and names no exporter."""
     done = examined(tmp_path, **variables)
     assert done.exit_code == 0, done.stdout
     assert said in " ".join(done.stdout.split())
@@ -109,7 +109,7 @@ def test_nobody_exports_log_records(tmp_path: Path, variables: dict[str, str], s
 
 @pytest.mark.parametrize("variable", ["FLOWSPAN_ENABLED=false", "OTEL_SDK_DISABLED=true"])
 def test_switched_off(tmp_path: Path, variable: str) -> None:
-    """Being switched off is worth knowing, and no error."""
+    """A switched-off flowspan is reported, but not as an error."""
     name, value = variable.split("=")
     done = examined(tmp_path, **{name: value})
     assert done.exit_code == 0, done.stdout
@@ -117,7 +117,7 @@ def test_switched_off(tmp_path: Path, variable: str) -> None:
 
 
 def test_unsupported_prefect(tmp_path: Path) -> None:
-    """Another major version of Prefect is an error, and says what to install."""
+    """Another major version of Prefect is an error; it says what to install."""
     (tmp_path / "prefect-4.0.0.dist-info").mkdir()
     (tmp_path / "prefect-4.0.0.dist-info" / "METADATA").write_text(
         "Name: prefect\nVersion: 4.0.0\n"
@@ -128,7 +128,7 @@ def test_unsupported_prefect(tmp_path: Path) -> None:
 
 
 def test_second_instrumentor(tmp_path: Path) -> None:
-    """Another package that instruments Prefect would double the spans, and is named."""
+    """It names another package that instruments Prefect and would double the spans."""
     info = tmp_path / "prefect_spans-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Name: prefect-spans\nVersion: 1.0\n")

@@ -17,13 +17,13 @@ FILES = [found for found in vars(formats).values() if isinstance(found, Format) 
 
 
 def findings() -> Findings:
-    """Make what there is to know of a small trace."""
+    """Return the findings of a small trace."""
     return Findings(trace(run(1, 0, 9_000, type_="flow"), run(2, 1_000, 5_000, parent=1)))
 
 
 @pytest.mark.parametrize("one", FILES, ids=lambda one: one.option)
 def test_each_format_is_an_option_and_a_view(one: Format) -> None:
-    """Whose pieces are bytes, and which says what to do with the file."""
+    """The view returns bytes, and a message says what to do with the file."""
     command: Any = typer.main.get_command(app)
     options = [name for found in command.commands["timeline"].params for name in found.opts]
     assert one.option in options
@@ -32,13 +32,13 @@ def test_each_format_is_an_option_and_a_view(one: Format) -> None:
 
 
 def test_the_terminal_has_lines_and_json_has_bytes() -> None:
-    """They are rows of the same table."""
+    """Both are rows of the same table."""
     assert all(isinstance(line, Text) for line in formats.TERMINAL.render(findings(), Wishes()))
     assert b"".join(formats.JSON.render(findings(), Wishes())).startswith(b'{\n  "version": 1')
 
 
 def test_all_formats_of_a_trace_share_one_analysis() -> None:
-    """It is made for the first; the trees only for those that draw them."""
+    """The first format triggers it; trees are built only for formats that draw them."""
     shared = findings()
     list(formats.JSON.render(shared, Wishes()))
     analysis = shared.analysis

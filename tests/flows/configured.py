@@ -1,6 +1,6 @@
-"""Flows that log in every way: in pool processes, and as Prefect shows it on a terminal.
+"""Flows that log in every way: in pool processes, and as on Prefect's terminal.
 
-The first argument names the flow, others the functions to call before: ``configure`` or ``setup``.
+The first argument names the flow, the others functions to call first: ``configure`` or ``setup``.
 """
 
 import gc
@@ -34,7 +34,7 @@ def step(n: int) -> int:
 
 @flow(task_runner=ProcessPoolTaskRunner(max_workers=2))  # type: ignore[arg-type] # it is Prefect's own
 def pooled() -> int:
-    log.info("in the flow")  # so that the logger is one that has been used when it is sent
+    log.info("in the flow")  # so that the logger has been used before it is sent
     return sum(future.result() for future in step.map([1, 2]))
 
 
@@ -51,6 +51,6 @@ if __name__ == "__main__":
         assert {type(item) for item in logging.getLogger("uvicorn").handlers} == {
             logs.StderrHandler
         }
-        setup_logging(incremental=False)  # like Prefect, if it misses one of its handlers
+        setup_logging(incremental=False)  # as Prefect does if one of its handlers is missing
     logging.getLogger("library").warning("outside")
     globals()[sys.argv[1]]()

@@ -1,4 +1,4 @@
-"""Three runs of a flow that succeed, and one that fails; its exception is caught."""
+"""Run a flow three times with success, and once with a failure; catch its exception."""
 
 import contextlib
 

@@ -1,4 +1,4 @@
-"""A flow with short tasks, one after the other. It first prints its run."""
+"""A flow of short tasks, one after the other; it prints its run first."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""A flow that only Prefect itself traces, to the file in the first argument."""
+"""A flow that only Prefect traces, to the file in the first argument."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A flow without flowspan: opentelemetry-instrument adds it."""
+"""A flow without flowspan; opentelemetry-instrument adds it."""
 
 from prefect import flow, task
 

@@ -1,4 +1,4 @@
-"""A flow whose tasks run in pool processes, and one that forks a process."""
+"""A flow whose tasks run in pool processes, and a flow that forks a process."""
 
 import multiprocessing
 import sys

@@ -1,4 +1,4 @@
-"""A flow that logs a few lines, and a line after it; maybe one in a forked child."""
+"""A flow that logs a few lines, and one line after it; optionally one in a forked child."""
 
 import logging
 import multiprocessing

@@ -43,7 +43,7 @@ def test_a_place_that_searches_by_flow_leaves_out_others(places: list[TraceSourc
 def test_every_place_says_what_is_missing(places: list[TraceSource]) -> None:
     """An id that is none, and one that is not there."""
     for place in places:
-        with pytest.raises(ValueError, match="no trace id"):
+        with pytest.raises(ValueError, match="not a trace id"):
             place.load("nonsense")
         with pytest.raises(UnknownRunError, match="holds no trace or run"):
             place.load("0" * 31 + "1")
@@ -60,7 +60,7 @@ def test_only_folders_have_log_lines_and_only_standard_input_is_read_once(
     assert [place.can_be_read_again for place in (files, server, stdin)] == [True, True, False]
     with pytest.raises(SourceError, match=r"logs\*\.jsonl"):
         files.logs("ab" * 16)
-    with pytest.raises(SourceError, match="Jaeger has spans and no log lines"):
+    with pytest.raises(SourceError, match="Jaeger has spans but no log lines"):
         server.logs("ab" * 16)
-    with pytest.raises(SourceError, match="Standard input has spans and no log lines"):
+    with pytest.raises(SourceError, match="Standard input has spans but no log lines"):
         stdin.logs("ab" * 16)

@@ -1,4 +1,4 @@
-"""The life of a recorder, as flowspan.recording.recorder draws it: its states, what they write."""
+"""The life of a recorder, as drawn in flowspan.recording.recorder: states and what they write."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ START = 1_000
 
 
 class Life:
-    """A tracer whose spans and metrics stay here, and the details of its runs."""
+    """A tracer whose spans and metrics are kept here, and the details of its runs."""
 
     def __init__(self) -> None:
         self._spans, self._reader = InMemorySpanExporter(), InMemoryMetricReader()
@@ -79,7 +79,7 @@ def completed(recorder: RunRecorder) -> None:
 
 
 def never_tried(_: RunRecorder) -> None:
-    """The engine leaves the run before its first attempt."""
+    """Leave the run before its first attempt."""
 
 
 def left_while_trying(recorder: RunRecorder) -> None:
@@ -99,7 +99,7 @@ def left_between_attempts(recorder: RunRecorder) -> None:
 def test_every_way_to_the_end(
     live: Callable[[RunRecorder], None], *, awaits_rollback: bool
 ) -> None:
-    """From wherever a run is left, all spans end once, nested, and the run is no longer active."""
+    """However a run is left, all spans end once, nested, and the run is no longer active."""
     life = Life()
     recorder = life.begin()
     live(recorder)
@@ -128,7 +128,7 @@ def test_every_way_to_the_end(
 
 
 def test_attempts_do_not_overlap() -> None:
-    """The state after a failed attempt ends its span; the next attempt starts one of its own."""
+    """The state after a failed attempt ends its span; the next attempt starts its own."""
     life = Life()
     recorder = life.begin()
     left_between_attempts(recorder)
@@ -153,7 +153,7 @@ def test_attempts_do_not_overlap() -> None:
 
 
 def test_failure_below_is_counted_once() -> None:
-    """An error that comes up from a task is that of the task, not of the flow once more."""
+    """A task's error that its flow raises too is not counted again for the flow."""
     life = Life()
     flow = life.begin("flow")
     flow.begin_attempt(START)
@@ -168,7 +168,7 @@ def test_failure_below_is_counted_once() -> None:
 
 
 def test_rollback_after_the_engine_has_left() -> None:
-    """A state that a transaction sets after the engine has left is the one that the run ends in."""
+    """A run ends in the state that a transaction sets after the engine has left."""
     life = Life()
     recorder = life.begin()
     completed(recorder)
@@ -185,7 +185,7 @@ def test_rollback_after_the_engine_has_left() -> None:
 
 
 def test_span_ends_whatever_fails() -> None:
-    """If the run cannot be described, or counted, its span still ends, and holds what is known."""
+    """If a run cannot be described or counted, its span still ends with what is known."""
     life = Life()
 
     class Broken(Life):

@@ -1,4 +1,4 @@
-"""Rows are counted from real libraries' objects, without importing or computing anything."""
+"""Rows are counted in objects of real libraries, without importing or computing anything."""
 
 import collections
 import contextlib
@@ -31,7 +31,7 @@ from flowspan.recording.rows import count_rows, register_rows
 
 @pytest.fixture(autouse=True)
 def fresh_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one test registers, and what it makes fail, is not known to the next."""
+    """Forget what a test registers, and the failures that it causes."""
     monkeypatch.setattr(rows, "_counters", rows._Counters({}))
     monkeypatch.setattr(rows, "_contained", Containment("rows"))
 
@@ -40,7 +40,7 @@ def fresh_rules(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_unexpected_failure(
     request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> Iterator[None]:
-    """Only tests that ask for the fixture `failures` may make a counting function fail."""
+    """Fail a test in which a counting function fails, unless it uses the fixture `failures`."""
     yield
     if "failures" not in request.fixturenames:
         assert not _reported(caplog.get_records("call"))
@@ -48,7 +48,7 @@ def no_unexpected_failure(
 
 @pytest.fixture
 def failures(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """The messages of the failures reported so far."""
+    """Return the messages of the failures reported so far."""
     return lambda: _reported(caplog.records)
 
 
@@ -81,7 +81,7 @@ class Flight(Base):
 
 
 def _look_alike(package: str, name: str, **members: object) -> Any:
-    """An instance of a class called `name` of a library that is not installed here."""
+    """Return an instance of a class `name` of a library that is not installed here."""
     return type(name, (), {"__module__": package, **members})()
 
 
@@ -89,7 +89,7 @@ def _look_alike(package: str, name: str, **members: object) -> Any:
 
 
 class Measured(pd.DataFrame):  # type: ignore[misc]
-    """A subclass as GeoDataFrame is one."""
+    """A subclass, like GeoDataFrame."""
 
 
 @pytest.mark.parametrize(
@@ -120,18 +120,18 @@ def test_frames_tables_and_arrays(value: object, expected: int | None) -> None:
 
 
 def test_exact_integers() -> None:
-    """The count is a plain int, which every exporter takes, also where a library has its own."""
+    """The count is a plain int, which every exporter takes, even if a library has its own type."""
     register_rows(Order, lambda order: np.int64(order.number))  # type: ignore[arg-type,return-value]
     assert type(count_rows(Order(7))) is int
 
 
 def test_same_name_elsewhere() -> None:
-    """A class that only shares its name with a known one is not taken for it."""
+    """A class that only shares its name with a known one is not counted."""
     assert count_rows(_look_alike("shop", "DataFrame", __len__=lambda _: 5)) is None
     assert count_rows(_look_alike("pandasql.frame", "DataFrame", __len__=lambda _: 5)) is None
 
 
-# What is lazy
+# Lazy objects
 
 
 def _fail(*_: object) -> Any:
@@ -139,7 +139,7 @@ def _fail(*_: object) -> Any:
 
 
 def test_dask_is_not_computed() -> None:
-    """A Dask data frame whose partitions cannot even be computed is met with None."""
+    """A Dask data frame whose partitions cannot be computed gives None."""
     frame = dd.from_delayed([delayed(_fail)()], meta={"a": "int64"}, verify_meta=False)
     assert count_rows(frame) is None
     assert count_rows(frame["a"]) is None
@@ -148,7 +148,7 @@ def test_dask_is_not_computed() -> None:
 
 
 def test_polars_lazy_frames_are_not_collected() -> None:
-    """A Polars LazyFrame whose plan raises is met with None."""
+    """A Polars LazyFrame whose plan raises gives None."""
     lazy = pl.LazyFrame({"a": [1]}).map_batches(_fail, schema={"a": pl.Int64})
     assert count_rows(lazy) is None
     with pytest.raises(Exception, match="computed"):
@@ -156,7 +156,7 @@ def test_polars_lazy_frames_are_not_collected() -> None:
 
 
 def test_duckdb_relations_are_not_executed() -> None:
-    """A DuckDB relation whose query raises is met with None, though it has a length."""
+    """A DuckDB relation whose query raises gives None, although it has a length."""
     with duckdb.connect() as connection:
         relation = connection.sql("SELECT error('computed') FROM range(3)")
         assert count_rows(relation) is None
@@ -165,7 +165,7 @@ def test_duckdb_relations_are_not_executed() -> None:
 
 
 def test_duckdb_results() -> None:
-    """What DuckDB has fetched counts; the connection itself, its only cursor, knows no count."""
+    """Rows fetched from DuckDB count; the connection, its only cursor, has no count."""
     with duckdb.connect() as connection:
         assert count_rows(connection.execute("SELECT * FROM range(3)")) is None
         assert count_rows(connection.execute("SELECT * FROM range(3)").fetchall()) == 3
@@ -173,13 +173,13 @@ def test_duckdb_results() -> None:
 
 
 def test_spark_like_frames_are_not_counted() -> None:
-    """Spark has no method to count without a job, whatever its frames are derived from."""
+    """Spark cannot count without a job, whatever its frames derive from."""
     for package in ("pyspark.sql.dataframe", "pyspark.sql.connect.dataframe", "pyspark.pandas"):
         assert count_rows(_look_alike(package, "DataFrame", count=_fail, __len__=_fail)) is None
 
 
 def test_generators_are_left_alone() -> None:
-    """A generator is not rows, and all its items are still there afterwards."""
+    """A generator has no rows, and keeps all its items."""
     items = ({"n": n} for n in range(3))
     assert count_rows(items) is None
     assert len(list(items)) == 3
@@ -207,7 +207,7 @@ def test_generators_are_left_alone() -> None:
     ids=lambda record: type(record).__name__,
 )
 def test_lists_and_tuples_of_records(record: object) -> None:
-    """Each kind of record makes rows of the list or tuple it is in, but is not rows itself."""
+    """Records of each kind make a list or tuple rows, but are not rows themselves."""
     assert count_rows([record, record, record]) == 3
     assert count_rows((record, record)) == 2
     assert count_rows(record) is None
@@ -226,7 +226,7 @@ def test_empty_collections(empty: object) -> None:
 
 
 def test_records_of_records() -> None:
-    """A named tuple or a driver's row is one record, also where its first field is one too."""
+    """A named tuple or a driver's row is one record, even if its first field is one too."""
     assert count_rows(Point({"a": 1}, {"b": 2})) is None
     dict_row = type("DictRow", (list,), {"__module__": "psycopg2.extras"})
     assert count_rows(dict_row([{"a": 1}])) is None
@@ -234,7 +234,7 @@ def test_records_of_records() -> None:
 
 
 def test_subclasses_of_collections() -> None:
-    """A list type of one's own counts as a list."""
+    """A user's list type counts as a list."""
 
     class Orders(list[Order]):
         pass
@@ -264,7 +264,7 @@ def test_subclasses_of_collections() -> None:
         [pd.DataFrame({"a": [1]})],
         Order,
         len,
-        pytest.param(object(), id="object()"),  # an address would differ from process to process
+        pytest.param(object(), id="object()"),  # an address would differ between processes
         SimpleNamespace(rowcount=5),
     ],
     ids=lambda value: repr(value).replace("\n", " ")[:30],
@@ -275,7 +275,7 @@ def test_what_is_not_rows(value: object) -> None:
 
 
 def test_long_lists_are_not_traversed() -> None:
-    """Only the first item of a list is looked at."""
+    """Only the first item of a list is read."""
 
     class Watched(list[Any]):
         seen = 0
@@ -294,7 +294,7 @@ def test_long_lists_are_not_traversed() -> None:
 
 
 def test_sqlite_cursors() -> None:
-    """A DB-API cursor knows what it wrote, and says nothing of what it selects."""
+    """A DB-API cursor has a count of what it wrote, but not of what it selects."""
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         assert count_rows(connection) is None
         assert count_rows(connection.execute("CREATE TABLE t (n)")) is None
@@ -308,7 +308,7 @@ def test_sqlite_cursors() -> None:
 
 
 def test_sqlite_rows() -> None:
-    """A list of sqlite3.Row is rows, one of them is not."""
+    """A list of sqlite3.Row is rows; a single one is not."""
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         connection.row_factory = sqlite3.Row
         fetched = connection.execute("SELECT 1 AS n UNION SELECT 2").fetchall()
@@ -321,21 +321,21 @@ def test_sqlite_rows() -> None:
     [(0, 0), (12, 12), (-1, None), (None, None), (2**64 - 1, None), ("5", None)],
 )
 def test_cursors_of_other_drivers(rowcount: object, expected: int | None) -> None:
-    """Drivers set rowcount on the instance, and have several ways to say that it is unknown."""
+    """Drivers set rowcount on the instance, and have several values for unknown."""
     cursor = _look_alike("pymysql.cursors", "SSCursor", execute=_fail, executemany=_fail)
     cursor.rowcount = rowcount
     assert count_rows(cursor) == expected
 
 
 def test_connections_are_not_cursors() -> None:
-    """What executes statements but has no rowcount, as asyncpg's connections, is not rows."""
+    """Objects that execute statements but lack a rowcount, like asyncpg's, have no rows."""
     connection = _look_alike("asyncpg.connection", "Connection", execute=_fail, executemany=_fail)
     assert count_rows(connection) is None
 
 
 @pytest.fixture
 def engine() -> Iterator[sa.Engine]:
-    """A SQLite database with one empty table."""
+    """Return a SQLite database with one empty table."""
     engine = sa.create_engine("sqlite://")
     Base.metadata.create_all(engine)
     yield engine
@@ -343,7 +343,7 @@ def engine() -> Iterator[sa.Engine]:
 
 
 def test_sqlalchemy_core(engine: sa.Engine) -> None:
-    """Results of INSERT and UPDATE count what they wrote; of a SELECT, what was fetched counts."""
+    """Results of INSERT and UPDATE count the rows written; of a SELECT, the rows fetched."""
     flights = [{"id": n, "delay": n} for n in range(5)]
     with engine.begin() as connection:
         assert count_rows(connection.execute(sa.insert(Flight), flights)) == 5
@@ -364,7 +364,7 @@ def test_sqlalchemy_core(engine: sa.Engine) -> None:
 
 
 def test_sqlalchemy_orm(engine: sa.Engine) -> None:
-    """Lists of ORM objects are rows; a result that was not fetched and a single object are not."""
+    """Lists of ORM objects are rows; unfetched results and single objects are not."""
     with Session(engine) as session:
         session.add_all([Flight(id=1, delay=5), Flight(id=2, delay=7)])
         session.flush()
@@ -376,7 +376,7 @@ def test_sqlalchemy_orm(engine: sa.Engine) -> None:
         assert count_rows(session) is None
 
 
-# dbt, as dbt-core 1.10 lays its results out
+# dbt results, with the structure of dbt-core 1.10
 
 
 def _dbt_node(unique_id: str, **response: object) -> SimpleNamespace:
@@ -395,14 +395,14 @@ _DBT_NODES = [
 
 
 def test_dbt_results() -> None:
-    """The rows that seeds, models and snapshots affected are summed, where adapters report them."""
+    """The rows affected by seeds, models and snapshots are summed, if adapters report them."""
     run = _look_alike("dbt.artifacts.schemas.run.v5.run", "RunExecutionResult", results=_DBT_NODES)
     assert count_rows(run) == 45
     assert count_rows(_look_alike("dbt.cli.main", "dbtRunnerResult", result=run)) == 45
 
 
 def test_dbt_artifacts() -> None:
-    """run_results.json, as dbt reads it, names the nodes directly."""
+    """In run_results.json, as dbt reads it, nodes are named directly."""
     node = SimpleNamespace(unique_id="model.shop.orders", adapter_response={"rows_affected": 7})
     module = "dbt.artifacts.schemas.run.v5.run"
     assert count_rows(_look_alike(module, "RunResultsArtifact", results=[node])) == 7
@@ -410,19 +410,19 @@ def test_dbt_artifacts() -> None:
 
 @pytest.mark.parametrize("result", [None, True, ["model.shop.orders"], SimpleNamespace(nodes={})])
 def test_dbt_commands_without_rows(result: object) -> None:
-    """What deps, debug, ls and parse return holds no rows."""
+    """Results of deps, debug, ls and parse have no rows."""
     outcome = _look_alike("dbt.cli.main", "dbtRunnerResult", result=result, success=True)
     assert count_rows(outcome) is None
 
 
 def test_dbt_adapters_without_counts() -> None:
-    """Where an adapter reports no rows, their number is unknown, not 0."""
+    """If an adapter reports no rows, their number is unknown, not 0."""
     nodes = [_dbt_node("model.shop.orders", _message="OK"), _DBT_NODES[-1]]
     run = _look_alike("dbt.artifacts.schemas.run.v5.run", "RunExecutionResult", results=nodes)
     assert count_rows(run) is None
 
 
-# Types of one's own
+# Custom types
 
 
 class Batch:
@@ -434,7 +434,7 @@ class SmallBatch(Batch):
 
 
 def test_registered_types() -> None:
-    """A registered function counts the type and its subclasses, also those already met."""
+    """A registered function counts the type and its subclasses, even those already seen."""
     assert count_rows(SmallBatch()) is None
     register_rows(Batch, lambda batch: batch.size)
     assert count_rows(Batch()) == 4
@@ -442,14 +442,14 @@ def test_registered_types() -> None:
 
 
 def test_the_most_derived_registration_wins() -> None:
-    """A subclass's own function wins over its base's, in whatever order they came."""
+    """A subclass's own function overrides its base's, in either order."""
     register_rows(SmallBatch, lambda _: 10)
     register_rows(Batch, lambda _: 20)
     assert (count_rows(SmallBatch()), count_rows(Batch())) == (10, 20)
 
 
 def test_registering_again_replaces() -> None:
-    """The last function registered for a type is the one that counts."""
+    """The last function registered for a type is used."""
     register_rows(Batch, lambda _: 1)
     assert count_rows(SmallBatch()) == 1
     register_rows(Batch, lambda _: None)
@@ -457,7 +457,7 @@ def test_registering_again_replaces() -> None:
 
 
 def test_registered_types_override_the_built_in_rules() -> None:
-    """Even a list or a data frame can be counted another way."""
+    """Even lists and data frames can be counted differently."""
     register_rows(pd.DataFrame, lambda frame: frame.size)
     register_rows(list, len)
     assert count_rows(Measured({"a": [1, 2], "b": [3, 4]})) == 4
@@ -478,13 +478,13 @@ def test_registered_types_override_the_built_in_rules() -> None:
     ],
 )
 def test_bad_registrations(kind: Any, function: Any, advice: str) -> None:
-    """Bad arguments are refused at once, with what to pass instead."""
+    """Bad arguments raise at once, with what to pass instead."""
     with pytest.raises(TypeError, match=advice):
         register_rows(kind, function)
 
 
 def test_coroutine_functions_are_refused() -> None:
-    """A function that would have to be awaited is refused at once."""
+    """A function that must be awaited is refused at once."""
 
     async def count(_: object) -> int:
         return 1
@@ -494,7 +494,7 @@ def test_coroutine_functions_are_refused() -> None:
 
 
 def test_registering_while_counting() -> None:
-    """Registrations from many threads are all kept, while others count."""
+    """Registrations from many threads are all kept while others count."""
     kinds = [type(f"Kind{n}", (), {}) for n in range(64)]
     done = threading.Event()
 
@@ -523,7 +523,7 @@ def test_registering_while_counting() -> None:
 
 
 def test_a_counting_function_that_raises(failures: Callable[[], list[str]]) -> None:
-    """It costs the user nothing: no rows, one report, however often it is asked."""
+    """It gives no rows and one report, however often it is called."""
 
     def count(_: Batch) -> int:
         raise LookupError("no footer")
@@ -540,7 +540,7 @@ def test_a_counting_function_that_raises(failures: Callable[[], list[str]]) -> N
 def test_a_counting_function_that_returns_no_count(
     returned: Any, failures: Callable[[], list[str]]
 ) -> None:
-    """Anything but an integer from 0 up is reported with the function's name, and not counted."""
+    """Anything but an integer from 0 up is reported with the function's name."""
 
     def count_batch(_: Batch) -> int:
         return returned  # type: ignore[no-any-return]
@@ -553,7 +553,7 @@ def test_a_counting_function_that_returns_no_count(
 
 
 def test_a_report_computes_nothing(failures: Callable[[], list[str]]) -> None:
-    """A lazy object returned by mistake is not computed for the report either."""
+    """A lazy object returned by mistake is not computed for the report."""
     register_rows(Batch, lambda _: _look_alike("duckdb", "Relation", __repr__=_fail))
     assert count_rows(Batch()) is None
     (message,) = failures()
@@ -561,7 +561,7 @@ def test_a_report_computes_nothing(failures: Callable[[], list[str]]) -> None:
 
 
 def test_what_is_not_an_exception_passes() -> None:
-    """A KeyboardInterrupt while counting is the user's wish."""
+    """A KeyboardInterrupt while counting reaches the user."""
 
     def count(_: Batch) -> int:
         raise KeyboardInterrupt
@@ -572,7 +572,7 @@ def test_what_is_not_an_exception_passes() -> None:
 
 
 def test_hostile_types(failures: Callable[[], list[str]]) -> None:
-    """A type that cannot be hashed and a list that cannot be read cost the user nothing."""
+    """A type that cannot be hashed and a list that cannot be read do no harm."""
 
     class Unhashable(type):
         __hash__ = None  # type: ignore[assignment]
@@ -587,7 +587,7 @@ def test_hostile_types(failures: Callable[[], list[str]]) -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """A process that makes types forever does not keep them all."""
+    """A process that creates types forever does not keep them all."""
     for n in range(3000):
         count_rows(type(f"Made{n}", (), {})())
     assert len(rows._counters) <= 1024
@@ -595,7 +595,7 @@ def test_memory_is_bounded() -> None:
 
 
 def test_rules_are_found_once_per_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second value of a type costs one look-up."""
+    """The second value of a type costs one lookup."""
     met: list[object] = [1, "text", None, [1]]
     assert [count_rows(value) for value in met] == [None] * 4
     monkeypatch.setattr(rows._Counters, "_find", _fail)
@@ -603,7 +603,7 @@ def test_rules_are_found_once_per_type(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_imported() -> None:
-    """Counting imports none of the libraries that it knows."""
+    """Counting imports none of the known libraries."""
     program = """if True:
         import sys
         from flowspan.recording.rows import count_rows, register_rows

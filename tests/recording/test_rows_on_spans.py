@@ -19,13 +19,13 @@ FRAME = pd.DataFrame({"x": range(5)})
 
 
 def rows(span: Any) -> tuple[Any, Any]:
-    """The rows that went in and came out."""
+    """Return the input and output rows."""
     return attributes(span).get(semconv.ROWS_INPUT), attributes(span).get(semconv.ROWS_OUTPUT)
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_result_and_arguments_are_counted(spans: RecordedSpans, kind: str) -> None:
-    """A task that takes and gives tables shows their rows, and how many a second came out."""
+    """A task that takes and returns tables has their rows, and output rows per second."""
     slept = Timed()
 
     @task(cache_policy=NO_CACHE)
@@ -51,7 +51,7 @@ def test_result_and_arguments_are_counted(spans: RecordedSpans, kind: str) -> No
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_told_takes_the_place_of_what_is_counted(spans: RecordedSpans, kind: str) -> None:
-    """record_rows() overrides the count, adds up, and tells named rows apart."""
+    """record_rows() overrides the count, adds up, and keeps names apart."""
 
     def body() -> pd.DataFrame:
         flowspan.record_rows(10)
@@ -66,7 +66,7 @@ def test_what_is_told_takes_the_place_of_what_is_counted(spans: RecordedSpans, k
 
 
 def test_what_is_no_table_has_no_rows(spans: RecordedSpans) -> None:
-    """Texts, numbers and dicts say nothing about rows, and neither does a failure."""
+    """Texts, numbers and dicts have no rows, and neither has a failure."""
 
     @task
     def text(x: int) -> str:
@@ -86,7 +86,7 @@ def test_what_is_no_table_has_no_rows(spans: RecordedSpans) -> None:
 
 
 def test_rows_count_once(spans: RecordedSpans) -> None:
-    """A cached result counts nothing, and of several attempts the one that succeeds counts."""
+    """A cached result counts nothing; of several attempts, only the successful one counts."""
     attempts: list[int] = []
 
     @task(cache_policy=INPUTS, persist_result=True, name="cached")
@@ -113,7 +113,7 @@ def test_rows_count_once(spans: RecordedSpans) -> None:
 
 
 def test_rows_of_a_flow_are_those_of_its_leaves(spans: RecordedSpans) -> None:
-    """A flow's rows are what its last runs gave: not what was consumed, nor what tasks called."""
+    """A flow's output is that of its last runs: not what was consumed, nor what tasks called."""
 
     @task(cache_policy=NO_CACHE)
     def extract(n: int) -> list[dict[str, int]]:
@@ -142,7 +142,7 @@ def test_rows_of_a_flow_are_those_of_its_leaves(spans: RecordedSpans) -> None:
 
 
 def test_a_new_type_can_be_taught(spans: RecordedSpans) -> None:
-    """register_rows() teaches a type; what it raises costs only the count."""
+    """register_rows() adds a type; if its function raises, only the count is lost."""
 
     class Batch:
         def __init__(self, size: int) -> None:
@@ -181,13 +181,13 @@ def test_a_new_type_can_be_taught(spans: RecordedSpans) -> None:
     ],
 )
 def test_bad_calls_are_loud(arguments: Any, error: type[Exception], said: str) -> None:
-    """A bad number or direction fails where it is told, with what is wanted."""
+    """A bad number or direction raises in the call, with what to pass."""
     with pytest.raises(error, match=said):
         flowspan.record_rows(*arguments)
 
 
 def test_outside_a_run_nothing_happens() -> None:
-    """A task's function can be called by a test of its own, without Prefect and flowspan."""
+    """A test can call a task's function without Prefect and flowspan."""
     flowspan.record_rows(3)
     asyncio.run(_tell())
 

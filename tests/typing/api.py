@@ -32,14 +32,14 @@ from flowspan.settings import Settings
 
 
 class Batch:
-    """A user's own container of rows."""
+    """A user's container of rows."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
 
 
 def set_up() -> None:
-    """Instrument with nothing, with providers and with settings."""
+    """Call instrument() without arguments, with providers and with settings."""
     instrument()
     instrument(
         tracer_provider=TracerProvider(),
@@ -57,14 +57,14 @@ def set_up() -> None:
 
 
 def find(flow_run_id: UUID) -> None:
-    """Ask where a trace can be seen."""
+    """Get the URL of a trace."""
     assert_type(trace_url(flow_run_id), str | None)
     assert_type(trace_url(str(flow_run_id)), str | None)
     trace_url(17)  # type: ignore[arg-type]
 
 
 def count(rows: list[int]) -> None:
-    """Record rows, and teach flowspan a container."""
+    """Record rows, and register a container."""
     record_rows(len(rows))
     record_rows(3, "input", name="flights")
     record_rows(3, direction="output")
@@ -76,7 +76,7 @@ def count(rows: list[int]) -> None:
 
 
 def measure() -> None:
-    """Record values of one's own."""
+    """Record custom values."""
     record_metric("loaded", 3)
     record_metric("loaded", 0.5, "s", {"table": "flights", "day": 3, "is_full": True})
     record_metric("loaded", 0.5, unit="{row}", attributes=None)
@@ -87,7 +87,7 @@ def measure() -> None:
 
 
 def log() -> None:
-    """Set logging up at once, or piece by piece."""
+    """Set up logging in one call, or piece by piece."""
     configure()
     configure("json", datadog=True)
     configure(format="console")
@@ -98,7 +98,7 @@ def log() -> None:
 
 
 def instrument_as_opentelemetry_does() -> None:
-    """Use the instrumentor by OpenTelemetry's own interface."""
+    """Use the instrumentor through OpenTelemetry's interface."""
     instrumentor = PrefectInstrumentor()
     instrumentor.instrument(tracer_provider=TracerProvider())
     instrumentor.uninstrument()

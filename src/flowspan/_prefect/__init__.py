@@ -1,11 +1,11 @@
-"""All that touches a private detail of Prefect, so that a new release of it changes this alone.
+"""All code that uses private details of Prefect, so that a new release of it changes only this.
 
-Prefect's run engines hand each start, state change and end of a run to a telemetry object. An
+Prefect's run engines report each start, state change and end of a run to a telemetry object. An
 `EngineTelemetry` takes its place, so Prefect's own spans are replaced rather than doubled
-(`telemetry`), and a few methods around it tell what that object does not hear: when the engine is
-entered and left, when the user's function is, and what is waited for (`patches`). Where a run comes
-from is in `origin`, what is said of it in `description`, what becomes of what it prints in
-`prints`. The seams have had the same shape from Prefect 3.6.0 on.
+(`telemetry`). Wrappers around a few functions report the rest: when the engine and the user's
+function are entered and left, and what is waited for (`patches`). `origin` finds where a run comes
+from, `description` describes it, and `prints` finds the logger of what it prints. These parts of
+Prefect have not changed since 3.6.0.
 """
 
 from flowspan._prefect.adopt import adopt_running

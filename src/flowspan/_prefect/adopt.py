@@ -1,4 +1,4 @@
-"""Take up runs that were already running when Prefect was instrumented."""
+"""Adopt runs that were already running when Prefect was instrumented."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ENGINES: Final = (SyncTaskRunEngine, AsyncTaskRunEngine, FlowRunEngine, AsyncFl
 
 
 def adopt_running(observer: EngineObserver) -> None:
-    """Take up the runs whose engines called the code that is running now."""
+    """Adopt the runs whose engines called the code that is running now."""
     frame, engines = sys._getframe(), []  # noqa: SLF001 - the only way to reach the engines
     while frame is not None:
         engine = frame.f_locals.get("engine") if "engine" in frame.f_code.co_varnames else None

@@ -1,4 +1,4 @@
-"""What is said of a run: its names, attributes, upstream runs, and waits before its start."""
+"""Describe a run: its names, attributes, upstream runs, and waits before its start."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from flowspan._prefect.origin import Origin
     from flowspan.objectives.watch import Watch
 
-# A run id tells milliseconds, and to look at upstream runs takes part of one, whether or not there
-# is anything to wait for.
+# A run id has milliseconds, and looking at upstream runs takes a fraction of one, even if there is
+# nothing to wait for.
 SHORTEST_WAIT: Final = 1_000_000
 _UUID7: Final = 7
 _MILLISECOND: Final = 1_000_000
@@ -35,7 +35,7 @@ _MILLISECOND: Final = 1_000_000
 
 @dataclass(slots=True)
 class Past:
-    """What the API knows of a run from before the engine took it up."""
+    """What the API knows about a run from before the engine took it up."""
 
     states: list[PrefectState] = field(default_factory=list)
     deployment: DeploymentResponse | None = None
@@ -43,7 +43,7 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What is said of a run, from its engine and what the API told; the base of both kinds."""
+    """The description of a run, from its engine and the API; the base of both kinds."""
 
     engine: Any
     run: Any
@@ -56,12 +56,12 @@ class Description:
     def time_running(self) -> int:
         """Nanoseconds in Running states before the engine took the run up."""
         if any(state.is_final() for state in self.past.states):
-            return 0  # what was before an end has been told, even if the run was begun anew
+            return 0  # time before an end has been recorded, even if the run was started again
         seconds: float = self.run.total_run_time.total_seconds()
         return round(seconds * NANOSECONDS)
 
     def attributes(self) -> dict[str, AttributeValue]:
-        """Describe the run at its end; what flow and task runs have in common."""
+        """Return the attributes that flow and task runs have in common; called at the end."""
         run = self.engine.flow_run if hasattr(self.engine, "flow") else self.run
         attributes: dict[str, AttributeValue] = {
             name: redact(value, name)
@@ -72,7 +72,7 @@ class Description:
         attributes[semconv.RUN_NAME] = run.name
         attributes[semconv.RUN_COUNT] = run.run_count
         attributes[semconv.TAGS] = run.tags
-        # By now the engine has replaced futures by their results.
+        # By now the engine has replaced futures with their results.
         parameters: Mapping[str, Any] = self.engine.parameters or self.given or {}
         if self.observer.settings.capture_parameters == "values":
             for name, value in parameters.items():
@@ -118,18 +118,18 @@ class FlowRunDescription(Description):
         return attributes
 
     def upstream(self, origin: Origin) -> dict[str, list[str]]:
-        """Return the upstream runs of a subflow with the names of the inputs they came by."""
+        """Return the upstream runs of a subflow, with the names of the inputs they came in by."""
         if not origin.is_called:
             return {}
-        # Finding them once more would not do: Prefect knows a result by its address, which may
-        # belong to another object by now (https://github.com/PrefectHQ/prefect/issues/20558).
+        # They cannot be looked up again: Prefect finds a result by its address, which another
+        # object may have by now (https://github.com/PrefectHQ/prefect/issues/20558).
         inputs = self.observer.take_inputs(self.run.parent_task_run_id)
         context = FlowRunContext.get()
         caller = context.flow_run.id if context is not None and context.flow_run else None
         return names_by_run_id(inputs, self.observer.subflows_of(caller))
 
     def identify(self) -> dict[str, AttributeValue]:
-        """Tell the run by its id and its name, which may be set after its start."""
+        """Return the run's id and name; the name may be set after its start."""
         identity: dict[str, AttributeValue] = {
             semconv.FLOW_NAME: self.flow_name,
             semconv.FLOW_RUN_ID: str(self.run.id),
@@ -148,18 +148,18 @@ class FlowRunDescription(Description):
         return {semconv.WAIT_LATE: first - expected, semconv.WAIT_INFRASTRUCTURE: start - first}
 
     def watch(self) -> Watch | None:
-        """Return what watches the objectives of the run, if it has any."""
+        """Return the watch over the run's objectives, if it has any."""
         return watch_for(self.run, self.engine.flow, self.observer.settings)
 
     def late(self, start: int) -> float | None:
-        """Tell how many seconds behind its schedule the run is when it is first taken up."""
+        """Return how many seconds behind schedule the run is when it is first taken up."""
         expected = self._expected_start()
         if self.run_count > 0 or expected is None or not before_pick_up(self.past.states):
             return None
         return max(0, start - expected) / NANOSECONDS
 
     def _expected_start(self) -> int | None:
-        """Tell when the run was to start, or to go on; the API keeps the first of these times."""
+        """Return when the run should have started or resumed; the API keeps only the first."""
         expected = self.run.expected_start_time
         for state in before_pick_up(self.past.states):
             if self.run_count > 0 and state.type.value == "SCHEDULED":
@@ -172,7 +172,7 @@ class TaskRunDescription(Description):
     deployment_name = None
 
     def identify(self) -> dict[str, AttributeValue]:
-        """Tell the run and its flow run by their ids and names, which may be set later."""
+        """Return the ids and names of the run and its flow run; names may be set later."""
         identity: dict[str, AttributeValue] = {
             semconv.TASK_NAME: self.task_name,
             semconv.TASK_RUN_ID: str(self.run.id),
@@ -180,14 +180,14 @@ class TaskRunDescription(Description):
         }
         if self.run.flow_run_id is not None:
             identity[semconv.FLOW_RUN_ID] = str(self.run.flow_run_id)
-        context = FlowRunContext.get()  # in a process pool it has come over, too
+        context = FlowRunContext.get()  # process pools get it too
         if context is not None and context.flow_run is not None and context.flow is not None:
             identity[semconv.FLOW_NAME] = context.flow.name
             identity[semconv.FLOW_RUN_NAME] = context.flow_run.name
         return identity
 
     def watch(self) -> None:
-        """Return nothing: objectives are those of flow runs."""
+        """Return nothing: only flow runs have objectives."""
 
     def late(self, _start: int) -> None:
         """Return nothing: task runs have no schedule."""
@@ -220,7 +220,7 @@ class TaskRunDescription(Description):
         return attributes
 
     def upstream(self, _origin: Origin) -> dict[str, list[str]]:
-        """Return the upstream runs with the names of the inputs they came by."""
+        """Return the upstream runs, with the names of the inputs they came in by."""
         subflows = self.observer.subflows_of(self.run.flow_run_id)
         return names_by_run_id(self.run.task_inputs, subflows)
 
@@ -245,7 +245,7 @@ def as_state(state: PrefectState) -> State:
 
 
 def nanoseconds(moment: datetime) -> int:
-    # A float holds microseconds of our age exactly once they are rounded.
+    # A float holds today's times in microseconds exactly, once they are rounded.
     return round(moment.timestamp() * 1_000_000) * 1000
 
 
@@ -254,7 +254,7 @@ def seconds(waits: Mapping[str, int]) -> dict[str, float]:
 
 
 def before_pick_up(history: Iterable[PrefectState]) -> list[PrefectState]:
-    """Return the states after the last one that an earlier process of the run has recorded."""
+    """Return the states after the last one that an earlier process of the run recorded."""
     states: list[PrefectState] = []
     for state in sorted(history, key=lambda state: state.timestamp):
         states = [*states, state] if state.type.value in {"SCHEDULED", "PENDING"} else []
@@ -262,9 +262,9 @@ def before_pick_up(history: Iterable[PrefectState]) -> list[PrefectState]:
 
 
 def names_by_run_id(inputs: Inputs, subflows: Mapping[str, str]) -> dict[str, list[str]]:
-    """Turn Prefect's upstream runs by input name into the names by upstream run.
+    """Map each upstream run to its input names, from Prefect's upstream runs by input name.
 
-    A subflow takes the place of the task run that stands for it in its parent.
+    A task run that stands for a subflow is replaced by the subflow.
     """
     names: dict[str, list[str]] = {}
     for name, upstreams in inputs.items():

@@ -1,4 +1,4 @@
-"""What objectives need of Prefect: the history of a flow, the run's log, an event."""
+"""Connect objectives to Prefect: the history of a flow, the run's log, an event."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from flowspan.settings import Settings
 
 _FINISHED: Final = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED)
-_PAGE: Final = 200  # what Prefect's API gives at most
+_PAGE: Final = 200  # the most that Prefect's API returns at once
 
 
 def watch_for(run: FlowRun, flow: Flow[Any, Any], settings: Settings) -> Watch | None:
-    """Return what watches the objectives of a flow run; None if it has none."""
+    """Return the watch over a flow run's objectives; None if it has none."""
     objectives = objectives_for(settings.slo, flow.name, run.tags)
     if objectives is None:
         return None
@@ -57,7 +57,7 @@ def _report(run: FlowRun, flow: Flow[Any, Any], violation: Violation) -> None:
         resource={
             "prefect.resource.id": f"prefect.flow-run.{run.id}",
             "prefect.resource.name": run.name,
-            semconv.SLO_OBJECTIVE: violation.objective,  # what an automation can match on
+            semconv.SLO_OBJECTIVE: violation.objective,  # an automation can match it
         },
         related=related,
         payload={
@@ -78,13 +78,13 @@ def _related(kind: str, identity: UUID, name: str | None = None) -> dict[str, st
 
 
 def _read_history(run: FlowRun, success_rate: SuccessRate) -> tuple[int, int]:
-    """Ask the API how many of a flow's last finished runs succeeded, and how many there were.
+    """Ask the API for the numbers of succeeded and of all finished runs of a flow.
 
-    `run` itself, the last of those that `success_rate` looks back at, is not among them.
+    `run` itself is not counted, although `success_rate` includes it.
     """
     flow = FlowFilter.model_validate({"id": {"any_": [run.flow_id]}})
     others: dict[str, Any] = {"id": {"not_any_": [run.id]}}
-    # A client of our own, since this is not the engine's thread: with settings there is no sharing.
+    # This is not the engine's thread, so it needs its own client: one with settings is not shared.
     with get_client(httpx_settings={}, sync_client=True) as client:
         if success_rate.days is not None:
             since = datetime.now(timezone.utc) - timedelta(days=success_rate.days)

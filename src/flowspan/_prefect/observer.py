@@ -1,4 +1,4 @@
-"""Watch the engines of Prefect, and pass what happens in a run to its recorder."""
+"""Keep what the telemetry of all engines in this process shares."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _Recent(dict[K, V]):
 
 
 class EngineObserver:
-    """Watches all engines of this process on behalf of one `RunTracer`."""
+    """The state shared by all engines of this process, on behalf of one `RunTracer`."""
 
     def __init__(self, tracer: RunTracer, settings: Settings, flush: Callable[[], object]) -> None:
         """Record on `tracer`; `flush` is called when a top-level flow run ends."""
@@ -52,18 +52,18 @@ class EngineObserver:
         self._inputs = _Recent[str, "Inputs"]()
 
     def subflows_of(self, flow_run_id: object) -> Mapping[str, str]:
-        """Return a flow run's subflows by the task runs that stand for them in Prefect's API."""
+        """Return a flow run's subflows, by the task runs that stand for them in Prefect's API."""
         return self._subflows.get(str(flow_run_id), {})
 
     def remember_subflow(self, run: FlowRun) -> None:
-        """Note which task run stands for a subflow, until the flow that calls it is left."""
+        """Note which task run stands for a subflow, until the calling flow is left."""
         context = FlowRunContext.get()
         caller = str(context.flow_run.id) if context and context.flow_run else None
         if caller in self.tracer.active:
             self._subflows.setdefault(caller, {})[str(run.parent_task_run_id)] = str(run.id)
 
     def remember_inputs(self, run: TaskRun) -> None:
-        """Keep the inputs of a task run that the API made: it may come to stand for a subflow."""
+        """Keep the inputs of a task run that the API created: it may stand for a subflow."""
         self._inputs[str(run.id)] = run.task_inputs
 
     def take_inputs(self, task_run_id: object) -> Inputs:
@@ -76,18 +76,18 @@ class EngineObserver:
             self._foreign_trace_ids[flow_run_id] = trace_id
 
     def forget(self, flow_run_id: str) -> None:
-        """Drop what only the runs of a flow run that has ended needed."""
+        """Drop what only the runs inside a flow run needed, once that has ended."""
         self._subflows.pop(flow_run_id, None)
 
     def trace_id_of(self, flow_run_id: str) -> int:
-        """Return the trace id of a flow run, by its id if this process knows no better."""
+        """Return the trace id of a flow run, derived from its id if no other is known."""
         return self._foreign_trace_ids.get(flow_run_id) or derive_trace_id(flow_run_id)
 
     def url_of_task_run(self, run_id: str) -> str | None:
-        """Return where a task run can be seen; None if there is no UI."""
+        """Return the URL of a task run in Prefect's UI; None if there is no UI."""
         return self._url_of_any.replace(str(_ANY_ID), run_id) or None
 
     @cached_property
     def _url_of_any(self) -> str:
-        # Prefect reads several settings to make one; that is too slow for every task run.
+        # Prefect reads several settings for each URL, which is too slow for every task run.
         return url_for("task-run", obj_id=_ANY_ID) or ""

@@ -1,4 +1,4 @@
-"""Where a run comes from: its trace, its parent's span, an earlier process of its own."""
+"""Find where a run comes from: its trace, its parent's span, an earlier process of its own."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from flowspan.recording.recorder import RunRecorder
 
-# Beside Prefect's own label, and hidden from users like it by its prefix: the remote parent that a
-# run had before its own trace parent took that label's place. A later process needs it.
+# The label for a run's remote parent, whose place in Prefect's own label the run's trace parent
+# takes; a later process needs it. Like Prefect's, the prefix hides it from users.
 PARENT_LABEL: Final = "__FLOWSPAN_PARENT"
 
 _propagator = TraceContextTextMapPropagator()
@@ -41,7 +41,7 @@ _propagator = TraceContextTextMapPropagator()
 class Origin:
     """Where a run comes from: its trace, its parent's span, an earlier process of its own.
 
-    `keep` is the trace parent to remember in a label for a later process of the same run.
+    `keep` is the trace parent to keep in a label for a later process of the same run.
     """
 
     trace_id: int
@@ -53,17 +53,17 @@ class Origin:
 
 
 def origin_of_root(run: FlowRun | TaskRun, replaced: RunTelemetry) -> Origin:
-    """Find the remote parent of a run that no run of this process or its pool called, if any."""
+    """Return the origin of a run that no other run called: its remote parent, if any."""
     run_id = str(run.id)
-    # A run that is adopted may have a span of Prefect's own, which ours replaces. It is the current
-    # one, and its ids are in the label.
+    # An adopted run may have a span of Prefect's own, which ours replaces. That is the current
+    # span, and its ids are in the label.
     is_begun = replaced.span is not None
     remote = parse_traceparent(run.labels.get(LABELS_TRACEPARENT_KEY))
     if is_begun:
         remote = getattr(replaced.span, "parent", None)
     own_ids = {derive_span_id(run_id, count) for count in range(run.run_count + 1)}
     if remote is not None and remote.span_id in own_ids:
-        # An earlier process of this run wrote the label over the one of its parent.
+        # An earlier process of this run has overwritten its parent's label.
         kept = run.labels.get(PARENT_LABEL)
         parent = parse_traceparent(kept)
         return Origin(

@@ -1,4 +1,4 @@
-"""The functions of Prefect that are wrapped, and what their wrappers tell."""
+"""The functions of Prefect that are wrapped, and their wrappers."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _FUTURES_SEARCHED: Final = 1000
 
 
 class _Bracket:
-    """Wraps what an engine's context manager returns; a subclass says what lies around it.
+    """Wraps a context manager of an engine; subclasses define what happens around it.
 
-    Serves ``with`` and ``async with`` alike, since both pairs of methods only delegate.
+    Works with ``with`` and ``async with``, since both pairs of methods only delegate.
     """
 
     def __init__(self, manager: Any, telemetry: EngineTelemetry) -> None:
@@ -85,7 +85,7 @@ class _Bracket:
         try:
             value = await self._manager.__aenter__()
         except BaseException:
-            # Such as a cancellation; it takes __aexit__ with it.
+            # For example a cancellation; __aexit__ will not be called.
             with contained:
                 self._left()
             raise
@@ -109,7 +109,7 @@ class _Bracket:
 
 
 class _WholeRun(_Bracket):
-    """Around ``initialize_run``: from the engine taking the run up to the engine leaving it."""
+    """Around ``initialize_run``: from when the engine takes the run up to when it leaves it."""
 
     _remaining: Callable[[], object] | None = None
 
@@ -176,11 +176,11 @@ class _Attempt(_Bracket):
 
 
 class _MortalAttempt(_Attempt):
-    """Around `run_context` of a flow, where Prefect leaves it by sending itself a signal.
+    """Around a flow's `run_context`, if Prefect leaves it by sending itself a signal.
 
-    Prefect before 3.8.4 turns SIGTERM into an exception there, inside `run_context`, which then
-    repeats the signal with the handler of before. By default it kills the process, before any state
-    is set and before `initialize_run` is left. So this is the last that is heard of the run.
+    Before 3.8.4, Prefect turns SIGTERM into an exception inside `run_context`, which then repeats
+    the signal with the previous handler. By default that kills the process, before any state is
+    set and before `initialize_run` is left. So this is the last chance to end the run.
     """
 
     _is_mortal = False
@@ -197,7 +197,7 @@ class _MortalAttempt(_Attempt):
 
 
 def _is_meant_to_stop() -> bool:
-    """Whether Prefect's runner stops this process, which then lives until it has a state."""
+    """Return whether Prefect's runner stops this process, which then lives to set a state."""
     try:
         from prefect._internal.control_listener import get_intent  # noqa: PLC0415 - not in 3.6.0
     except ImportError:
@@ -206,7 +206,7 @@ def _is_meant_to_stop() -> bool:
 
 
 class _TaskTransaction(_Bracket):
-    """Around ``transaction_context``, inside which a task's function is called."""
+    """Around ``transaction_context``, in which a task's function is called."""
 
     def _entered(self, value: Any) -> None:
         self._telemetry.transaction = value
@@ -276,7 +276,7 @@ def _rolled_back(_observer: EngineObserver) -> Wrapper:
 
 
 def _holds_future(value: object) -> bool:
-    """Whether a future is among the first thousand items of `value`, as deep as they nest."""
+    """Return whether a future is among the first thousand items of `value`, at any depth."""
     pending = [value]
     for _ in range(_FUTURES_SEARCHED):
         if not pending:
@@ -304,8 +304,8 @@ def _waits_for(inputs: str) -> Callable[[EngineObserver], Wrapper]:
                 waits = _holds_future(getattr(engine, inputs))
             outer, start = context_api.get_current(), time_ns()
             if telemetry.recorder is not None:
-                # Prefect links upstream runs to the current span. Ours has those links already, so
-                # it is represented by one that records nothing.
+                # Prefect links upstream runs to the current span. Ours already has these links, so
+                # a span that records nothing takes its place.
                 span = NonRecordingSpan(telemetry.recorder.span_context)
                 context_api.attach(set_span_in_context(span))
             try:
@@ -323,7 +323,7 @@ def _waits_for(inputs: str) -> Callable[[EngineObserver], Wrapper]:
 
 
 def _slot_acquired(start: int, response: Any) -> None:
-    """Account the wait for a concurrency slot, unless the answer was that there is no limit."""
+    """Record the wait for a concurrency slot, unless the response says that there is no limit."""
     with contained:
         recorder, has_limits = current_recorder(), getattr(response, "limits", response)
         if recorder is not None and (response is None or has_limits):
@@ -339,7 +339,7 @@ def _acquires_slots(_observer: EngineObserver) -> Wrapper:
 
 
 def _saw_state(observer: EngineObserver, flow_run_id: Any, state: PrefectState | None) -> None:
-    """Record a transition into or out of Paused, which the engine itself is not told of."""
+    """Record a transition into or out of Paused, which the engine does not report."""
     recorder = observer.tracer.active.get(str(flow_run_id))
     if recorder is None or recorder.state is None or state is None:
         return
@@ -360,7 +360,7 @@ def _saw_new_task_run(observer: EngineObserver, result: Any, _arguments: dict[st
 
 
 def _looks_at(look: Look) -> Callable[[EngineObserver], Wrapper]:
-    """Wrap a function whose result, and keyword arguments, `look` is shown."""
+    """Wrap a function, and pass its result and keyword arguments to `look`."""
 
     def wrapper(observer: EngineObserver) -> Wrapper:
         def looked_at(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
@@ -379,7 +379,7 @@ def _looks_at(look: Look) -> Callable[[EngineObserver], Wrapper]:
 def _observed(
     wrapped: Callable[..., Any], args: Any, kwargs: Any, tell: Callable[[Any], None]
 ) -> Any:
-    """Call a function and `tell` its result, or None where it raises; it may be asynchronous."""
+    """Call a function and `tell` its result, or None if it raises; it may be asynchronous."""
     result = None
     try:
         result = wrapped(*args, **kwargs)
@@ -400,7 +400,7 @@ async def _observed_later(awaitable: Awaitable[Any], tell: Callable[[Any], None]
 
 
 def _gives_no_tracer(_observer: EngineObserver) -> Wrapper:
-    # Each engine asks for a tracer when it is made, before its telemetry can be replaced.
+    # Each engine gets a tracer when it is created, before its telemetry can be replaced.
     return lambda _wrapped, _instance, _args, _kwargs: NO_TRACER
 
 
@@ -414,7 +414,7 @@ def _runs_generator(_observer: EngineObserver) -> Wrapper:
 
 
 def _in_own_context(generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    """Run `generator` with a current span of its own, which its consumer does not see.
+    """Run `generator` with its own current span, which its consumer does not see.
 
     Python runs a generator in the context of whoever resumes it (PEP 568 was not accepted).
     """
@@ -432,7 +432,7 @@ def _in_own_context(generator: Generator[Any, Any, Any]) -> Generator[Any, Any, 
             context_api.attach(outer)
         try:
             sent = yield item
-        except BaseException as error:  # noqa: BLE001 - all of it belongs to the generator
+        except BaseException as error:  # noqa: BLE001 - the generator handles all
             resume = _throwing(generator, error)
         else:
             resume = _sending(generator, sent)
@@ -463,7 +463,7 @@ async def _in_own_context_async(generator: AsyncGenerator[Any, Any]) -> AsyncGen
             context_api.attach(outer)
         try:
             sent = yield item
-        except BaseException as error:  # noqa: BLE001 - all of it belongs to the generator
+        except BaseException as error:  # noqa: BLE001 - the generator handles all
             step, arguments = generator.athrow, (error,)
         else:
             step, arguments = generator.asend, (sent,)
@@ -471,10 +471,10 @@ async def _in_own_context_async(generator: AsyncGenerator[Any, Any]) -> AsyncGen
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """One function of Prefect that is wrapped: `name` of the class or module `owner`.
+    """One function of Prefect that is wrapped: `name` of the class `owner`, or of the module.
 
-    It is there from Prefect `since` on, and no longer from `until` on. A function that a later
-    Prefect renames has two patches, of which each Prefect gets one.
+    It exists from Prefect `since` on, and no longer from `until` on. If a later Prefect renames a
+    function, there are two patches, and each Prefect gets one of them.
     """
 
     module: str
@@ -485,13 +485,13 @@ class Patch:
     until: str | None = None
 
     def applies_to(self, prefect: Version) -> bool:
-        """Whether that Prefect has the function."""
+        """Return whether that Prefect has the function."""
         is_gone = self.until is not None and prefect >= Version(self.until)
         return prefect >= Version(self.since) and not is_gone
 
     @property
     def target(self) -> str:
-        """What is wrapped, as a dotted name."""
+        """The dotted name of the function."""
         return ".".join(part for part in (self.module, self.owner, self.name) if part)
 
 
@@ -517,7 +517,7 @@ _TASK_ENGINE: Final = "prefect.task_engine"
 _FLOW_ENGINE: Final = "prefect.flow_engine"
 _CLIENT: Final = "prefect.client.orchestration._flow_runs.client"
 
-_SURVIVES_RUN_CONTEXT: Final = "3.8.4"  # a flow that is sent SIGTERM
+_SURVIVES_RUN_CONTEXT: Final = "3.8.4"  # from here on, a flow that gets SIGTERM
 
 PATCHES: Final = (
     *_engine_patches(_TASK_ENGINE, "SyncTaskRunEngine"),

@@ -1,4 +1,4 @@
-"""Where Prefect hands what a run with `log_prints` prints."""
+"""Find the logger that gets the prints of a run with `log_prints`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 def print_logger() -> logging.Logger | None:
-    """Return the logger that Prefect's `print` uses here; None if it really prints."""
+    """Return the logger that `print` goes to here; None if it really prints."""
     of_flow, of_task = FlowRunContext.get(), TaskRunContext.get()
     context = of_task or of_flow
     if of_flow is not None and of_task is not None and of_flow.flow_run is not None:
-        # In a subflow that a task calls Prefect has both contexts, and takes the flow's.
+        # In a subflow called by a task, Prefect has both contexts and uses the flow's.
         is_subflow = of_flow.flow_run.id != of_task.task_run.flow_run_id
         context = of_flow if is_subflow else of_task
     if context is None or not context.log_prints:

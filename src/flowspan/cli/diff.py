@@ -21,7 +21,7 @@ def diff(
         str,
         typer.Argument(
             metavar="TRACE_A",
-            help="The run to compare with: an id as for 'flowspan timeline', a file, or (default) "
+            help="Run to compare with: an id as for 'flowspan timeline', a file, or (default) "
             "latest~1, the run before the latest.",
             show_default=False,
         ),
@@ -30,7 +30,7 @@ def diff(
         str,
         typer.Argument(
             metavar="TRACE_B",
-            help="The run to explain, likewise, by default the latest.",
+            help="Run to explain, named in the same ways. Default: the latest.",
             show_default=False,
         ),
     ] = "latest",
@@ -39,30 +39,30 @@ def diff(
         Path,
         typer.Option(
             envvar="FLOWSPAN_DIR",
-            help="File of OTLP JSON or protobuf, or folder of such files (traces*.jsonl where"
-            " there are some).",
+            help="File of OTLP JSON or protobuf, or folder of such files (only traces*.jsonl"
+            " if there are any).",
         ),
     ] = FOLDER,
     jaeger: Jaeger = None,
     flow: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Count only runs of this flow as the latest.", show_default=False
+            metavar="NAME", help="Choose the latest among runs of this flow.", show_default=False
         ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything as one JSON document instead.")
     ] = False,
     everything: Annotated[
-        bool, typer.Option("--all", help="Show tasks that hardly changed, too.")
+        bool, typer.Option("--all", help="Also show tasks that hardly changed.")
     ] = False,
 ) -> None:
     """Explain why one run took longer than another.
 
-    What counts is the change of each task's time on the critical path: these changes, with that of
-    the flow's own time, add up to the change of the duration.
+    Each task is compared by its time on the critical path. These changes and that of the flow's
+    own time add up to the change of the duration.
 
-    Exits with 1 if there is no such run, or if something in its source could not be read.
+    Exits with 1 if there is no such run, or if part of its source could not be read.
     """
     from flowspan.analysis import two_traces  # noqa: PLC0415 - heavy
     from flowspan.views.json import difference  # noqa: PLC0415 - heavy
@@ -70,7 +70,7 @@ def diff(
     source = source_of(context, file, jaeger)
     if not source.can_be_read_again:
         raise typer.BadParameter(
-            f"{source.name} can be read but once: write it to a file.", param_hint="--file"
+            f"{source.name} can be read only once: save it to a file.", param_hint="--file"
         )
     before, after = (_load_side(source, wanted, flow) for wanted in (trace_a, trace_b))
     found = two_traces.compare(before, after)
@@ -85,9 +85,9 @@ def diff(
 
 
 def _load_side(source: "TraceSource", wanted: str, flow: str | None) -> "Trace":
-    """Load one of two traces. A file that is named in place of an id holds it by itself.
+    """Load one of two traces, from a file of its own if `wanted` names one.
 
-    The flow counts only where the latest run is wanted.
+    `flow` matters only if the latest run is wanted.
     """
     from flowspan.read.selection import LATEST, is_wanted, steps_back  # noqa: PLC0415 - heavy
 

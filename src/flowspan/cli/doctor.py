@@ -8,13 +8,13 @@ from flowspan.cli.output import PIPED_WIDTH
 
 
 def doctor() -> None:
-    """Check what would be recorded here, where it would go, and what would double it.
+    """Check what would be recorded, where it would go, and what would record it twice.
 
     Exits with 1 if something is wrong.
     """
     from rich.console import Console  # noqa: PLC0415 - only the commands that print need it
-    from rich.table import Table  # noqa: PLC0415 - likewise
-    from rich.text import Text  # noqa: PLC0415 - likewise
+    from rich.table import Table  # noqa: PLC0415 - same reason
+    from rich.text import Text  # noqa: PLC0415 - same reason
 
     from flowspan.cli.examination import Verdict, examine  # noqa: PLC0415 - imports Prefect
 

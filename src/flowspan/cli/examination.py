@@ -1,4 +1,4 @@
-"""Check an environment: what would be recorded, where it would go, what would double it."""
+"""Check an environment: what would be recorded, where it would go, what would record it twice."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LOG_INSTRUMENTATIONS: Final = {
 
 
 class Verdict(Enum):
-    """What a finding means; only the last is an error."""
+    """The result of a check; only `WRONG` is an error."""
 
     WELL = "✓"
     NOTE = "·"
@@ -86,7 +86,7 @@ def examine() -> Iterator[Finding]:
 
 
 def _examine_prefect() -> Generator[Finding, None, bool]:
-    """Yield what is installed; return whether flowspan can be applied to it."""
+    """Check the installed Prefect; return whether flowspan supports it."""
     try:
         installed = version("prefect")
     except PackageNotFoundError:
@@ -111,11 +111,11 @@ def _examine_patches() -> Iterator[Finding]:
         else:
             found[patch.module] += 1
     if missing:
-        detail = f"{', '.join(missing)} changed in this Prefect: look for a newer flowspan"
+        detail = f"{', '.join(missing)} changed in this Prefect: upgrade flowspan"
         yield Finding("patches", Verdict.WRONG, detail)
     else:
         places = ", ".join(f"{count} in {module}" for module, count in found.items())
-        detail = f"instrument() wraps {found.total()} functions of Prefect, all there: {places}"
+        detail = f"instrument() wraps {found.total()} functions of Prefect, all found: {places}"
         yield Finding("patches", Verdict.WELL, detail)
 
 
@@ -146,19 +146,19 @@ def _examine_signals(
 
 
 def _examine_log_exporters(settings: Settings) -> Iterator[Finding]:
-    """Say who exports what is logged: flowspan, unless the application has OpenTelemetry do it."""
+    """Check who exports log lines: flowspan, unless the application has OpenTelemetry do it."""
     level = logging.getLevelName(settings.log_level)
     others = [name for name in _LOG_INSTRUMENTATIONS if _is_instrumented(name)]
     detail = f"flowspan exports the lines of every logger from {level} up, with the run's ids"
     if not others:
-        detail += "; nothing is installed that would export them, too"
+        detail += "; nothing else that is installed would export them"
     yield Finding("who logs", Verdict.WELL, detail)
     for name in others:
         yield Finding(
             "who logs",
             Verdict.NOTE,
-            f"opentelemetry-instrumentation-{name} is installed: where opentelemetry-instrument or "
-            f"the application makes it active, {_LOG_INSTRUMENTATIONS[name]}, and flowspan only "
+            f"opentelemetry-instrumentation-{name} is installed: if opentelemetry-instrument or "
+            f"the application activates it, {_LOG_INSTRUMENTATIONS[name]}, and flowspan only "
             "adds the run's attributes to them",
         )
 
@@ -176,7 +176,7 @@ def _examine_duplicates(signals: Sequence[routes.SignalRoute]) -> Iterator[Findi
     if not found:
         native = os.environ.get("PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY")
         also = f" (PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY={native})" if native else ""
-        detail = f"none: Prefect's own spans are replaced{also}, nothing else makes any"
+        detail = f"none: Prefect's own spans are replaced{also}, nothing else records any"
         yield Finding("duplicates", Verdict.WELL, detail)
 
 
@@ -190,4 +190,4 @@ def _duplicates(signals: Sequence[routes.SignalRoute]) -> Iterator[str]:
     used = Counter((route.signal, route.destination) for route in signals)
     for (signal, place), count in used.items():
         if count > 1:
-            yield f"{signal} go to {place} {count} times: name one exporter for it only"
+            yield f"{signal} go to {place} {count} times: name only one exporter for it"

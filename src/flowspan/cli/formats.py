@@ -25,10 +25,10 @@ class Format:
     Attributes:
         view: The module whose ``render(findings, wishes)`` writes it: lines of text for the
             terminal, else pieces of bytes. Imported only when the format is asked for.
-        option: The option that asks for it.
-        help: What it writes, if to a file: the help of the option.
-        done: What to say about a written file, and what to do with it.
-        goes_with_json: Whether one run of the command may write it beside ``--json``.
+        option: Its option on the command line.
+        help: What a file in this format is; completes the help of the option.
+        done: The message about a written file: where it is, and how to open it.
+        goes_with_json: Whether it can be combined with ``--json``.
     """
 
     view: str
@@ -39,12 +39,12 @@ class Format:
 
     @property
     def path(self) -> Any:
-        """The option, as Typer has it."""
-        help_ = f"Also write {self.help}; to - for standard output."
+        """The option as a Typer parameter."""
+        help_ = f"Also write {self.help}; - for standard output."
         return typer.Option(self.option, metavar="PATH", help=help_, show_default=False)
 
     def render(self, findings: Findings, wishes: Wishes) -> Iterable[Any]:
-        """Return what there is to write."""
+        """Return the lines or bytes to write."""
         pieces: Iterable[Any] = import_module(self.view).render(findings, wishes)
         return pieces
 
@@ -54,7 +54,7 @@ JSON: Final = Format("flowspan.views.json.timeline", "--json")
 HTML: Final = Format(
     "flowspan.views.html.timeline",
     "--html",
-    "a page for the browser, with its log lines",
+    "a page for the browser, with log lines",
     "the page is in {path}: open it in a browser.",
     goes_with_json=True,
 )
@@ -73,10 +73,10 @@ DOT: Final = Format(
 
 
 def check(files: Mapping[Format, Path], *, as_json: bool) -> None:
-    """Refuse what cannot go together.
+    """Check that the chosen formats can be combined.
 
     Raises:
-        typer.BadParameter: Which is what, and what to do instead.
+        typer.BadParameter: They cannot; the message says what to do instead.
     """
     refused = [
         one.option for one, path in files.items() if path == STDOUT or not one.goes_with_json
@@ -96,9 +96,9 @@ def check(files: Mapping[Format, Path], *, as_json: bool) -> None:
 def write(
     findings: Findings, wishes: Wishes, files: Mapping[Format, Path], *, as_json: bool
 ) -> None:
-    """Print the trace, unless a file takes standard output, and write files; exit if one cannot be.
+    """Print the trace, unless a file goes to standard output, and write the files.
 
-    Says on stderr where each file is, and what to do with it.
+    Prints on stderr where each file is and how to open it. Exits if one cannot be written.
     """
     if as_json:
         write_file(STDOUT, JSON.render(findings, wishes))

@@ -21,7 +21,7 @@ def logs(
         str,
         typer.Argument(
             metavar="FLOW_RUN_ID|TRACE_ID|latest",
-            help="The id of a flow run or of a trace, or (default) the trace that logged last.",
+            help="Id of a flow run or of a trace, or (default) the trace that logged last.",
             show_default=False,
         ),
     ] = "latest",
@@ -53,15 +53,14 @@ def logs(
 ) -> None:
     """Print the log lines of a run, in order of time.
 
-    Of a flow run these are its own and those of its tasks; of the one that a trace begins with,
-    those of the whole trace. Nothing is cut; stacks of exceptions and further lines of a message
-    are indented.
+    For a flow run: its lines and its tasks'. For the first run of a trace: all lines of the trace.
+    Nothing is cut. Stack traces and further lines of a message are indented.
 
-    Exits with 1 if there is no such run or task, or if something in the files could not be read.
+    Exits with 1 if there is no such run or task, or if part of the files could not be read.
     """
     from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
-    from flowspan.read import log_files  # noqa: PLC0415 - likewise
-    from flowspan.read.selection import UnknownRunError  # noqa: PLC0415 - likewise
+    from flowspan.read import log_files  # noqa: PLC0415 - same reason
+    from flowspan.read.selection import UnknownRunError  # noqa: PLC0415 - same reason
 
     floor = floor_of(level)
     try:
@@ -80,7 +79,7 @@ def logs(
         fail(_no_task(task, found.logs))
     shown = log_files.at_least(of_task, floor)
     if not shown:
-        note("no line of this run is of this level or above.")
+        note("this run has no lines of this level or above.")
     _print_logs(shown, as_json=as_json)
     if found.problems:
         output.warn(found.problems)
@@ -92,14 +91,14 @@ def _no_task(name: str, logs: "Iterable[Log]") -> str:
 
     tasks = sorted({clean(log.task_names[0]) for log in logs if log.task_names})
     lines = [f"  {task}" for task in tasks] or ["  none"]
-    return "\n".join([f"no line of this run is of task {name!r}. Tasks with lines are:", *lines])
+    return "\n".join([f"this run has no lines of task {name!r}. Tasks with lines:", *lines])
 
 
 def _print_logs(logs: "Sequence[Log]", *, as_json: bool) -> None:
     if as_json:
         import orjson  # noqa: PLC0415 - only this needs it
 
-        from flowspan.read.log_files import as_object  # noqa: PLC0415 - likewise
+        from flowspan.read.log_files import as_object  # noqa: PLC0415 - same reason
 
         for log in logs:
             typer.echo(orjson.dumps(as_object(log), option=orjson.OPT_APPEND_NEWLINE), nl=False)
@@ -110,5 +109,5 @@ def _print_logs(logs: "Sequence[Log]", *, as_json: bool) -> None:
         for line in write(logs):
             if console.is_terminal:
                 console.print(line, soft_wrap=True)
-            else:  # a tenth of the time, which counts where there are many
+            else:  # ten times faster, which matters for many lines
                 console.file.write(f"{line.plain}\n")

@@ -36,7 +36,7 @@ def main() -> None:
     except Exception as error:
         from flowspan.errors import SourceError  # noqa: PLC0415 - only this failure needs it
 
-        # Details of spans stay in their file until they are shown; it may be gone by then.
+        # Details of spans are read only when they are shown; the file may be gone by then.
         if not isinstance(error, SourceError):
             raise
         note(str(error))

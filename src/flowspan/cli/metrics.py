@@ -30,13 +30,14 @@ def metrics(
         bool, typer.Option("--json", help="Print everything as one JSON document instead.")
     ] = False,
 ) -> None:
-    """Show how the runs of each flow and task went, added up over all processes.
+    """Show results and durations of the runs of each flow and task, over all processes.
 
-    The success rate is the share of success among success, failure, timeout and error: cancelled
-    and skipped runs do not count. Durations are the time in Running states, cached and skipped runs
-    left out; p50 and p95 are estimated from the buckets of histograms, by linear interpolation.
+    The success rate is the share of successes among runs that ended in success, failure, timeout
+    or error; cancelled and skipped runs do not count. Durations are the time in Running states,
+    without cached and skipped runs. p50 and p95 are estimated from the buckets of histograms by
+    linear interpolation.
 
-    Exits with 1 if there are no metrics, or if something in the files could not be read.
+    Exits with 1 if there are no metrics, or if part of the files could not be read.
     """
     from flowspan.analysis import run_metrics  # noqa: PLC0415 - only this command needs it
     from flowspan.errors import SourceError  # noqa: PLC0415 - only two commands need it
@@ -64,9 +65,9 @@ def metrics(
 
 
 HOW_TO_GET_METRICS: Final = (
-    "Run a flow that calls flowspan.instrument() first: with no OTEL_METRICS_EXPORTER and no OTLP\n"
-    "endpoint set, which would send them elsewhere, it writes its metrics to .flowspan/ in its\n"
-    "working directory. Or name a file or folder with --file PATH."
+    "First run a flow that calls flowspan.instrument(). It writes its metrics to .flowspan/ in\n"
+    "its working directory, unless OTEL_METRICS_EXPORTER or an OTLP endpoint sends them\n"
+    "elsewhere. Or name another file or folder with --file PATH."
 )
 
 
@@ -74,4 +75,4 @@ def _no_metrics(file: Path, flow: str | None, known: "Sequence[str]") -> str:
     if flow is None or not known:
         return f"{file} holds no metrics of runs yet.\n{HOW_TO_GET_METRICS}"
     names = "\n".join(f"  {name}" for name in known)
-    return f"{file} holds no flow {flow!r}. The flows there are:\n{names}"
+    return f"{file} holds no flow {flow!r}. Its flows:\n{names}"

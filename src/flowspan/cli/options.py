@@ -1,4 +1,4 @@
-"""The options that say which traces to read, for the commands that have them, and reading one."""
+"""The options that choose which traces to read, shared by several commands."""
 
 import datetime as dt
 import os
@@ -23,8 +23,8 @@ File: TypeAlias = Annotated[
     typer.Option(
         "--file",
         envvar="FLOWSPAN_DIR",
-        help="File of OTLP JSON or protobuf, folder of such files (traces*.jsonl where there"
-        " are some), or - for standard input.",
+        help="File of OTLP JSON or protobuf, folder of such files (only traces*.jsonl if there"
+        " are any), or - for standard input.",
     ),
 ]
 
@@ -39,26 +39,26 @@ Jaeger: TypeAlias = Annotated[
 ]
 
 SINCE_HELP: Final = (
-    "Look at runs that ended since then: an age such as 30d or 12h, or a date such as 2026-11-01."
+    "Only runs that ended since then: an age such as 30d or 12h, or a date such as 2026-11-01."
 )
 
 WANTED: Final = "TRACE_ID|FLOW_RUN_ID|latest"
-"""What names a trace."""
+"""How the help names the argument for a trace."""
 
 _HEADERS: Final = "FLOWSPAN_JAEGER_HEADERS"
 
 
 def source_of(context: typer.Context, file: Path, jaeger: str | None) -> "TraceSource":
-    """Make the source that the options name. ``--file`` may stand in the environment beside.
+    """Return the source that the options name; ``--jaeger`` wins over ``FLOWSPAN_DIR``.
 
     Raises:
-        typer.BadParameter: Both are on the command line, or one of them cannot be one.
+        typer.BadParameter: Both options are given, or the URL or the headers are not valid.
     """
     if jaeger is None:
         return FileSource(file)
     given = context.get_parameter_source("file")
     if given is not None and given.name == "COMMANDLINE":
-        raise typer.BadParameter("Spans come from one or the other.", param_hint="--file, --jaeger")
+        raise typer.BadParameter("Use one or the other.", param_hint="--file, --jaeger")
     return _jaeger(jaeger)
 
 
@@ -79,7 +79,7 @@ def _jaeger(text: str) -> JaegerSource:
 def load_trace(
     source: "TraceSource", wanted: str, flow: str | None = None, since: int = 0
 ) -> "Trace":
-    """Load a trace, or say why there is none, and exit."""
+    """Load a trace; if that fails, print why and exit."""
     from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
     from flowspan.read.selection import UnknownRunError  # noqa: PLC0415 - heavy
 
@@ -95,10 +95,10 @@ def load_trace(
 
 
 def read_since_option(text: str | None) -> int:
-    """Return a time in nanoseconds since the epoch; 0, the beginning, where no text is given.
+    """Return a time in nanoseconds since the epoch; 0 if no text is given.
 
     Raises:
-        typer.BadParameter: It is no such text.
+        typer.BadParameter: The text is neither an age nor a date.
     """
     from flowspan.read.selection import parse_since  # noqa: PLC0415 - heavy
 

@@ -1,4 +1,4 @@
-"""How commands print: to a terminal as wide as it is, to a pipe plainly, warnings on stderr."""
+"""How commands print: as wide as the terminal, plainly to a pipe, warnings on stderr."""
 
 import os
 import sys
@@ -16,30 +16,30 @@ if TYPE_CHECKING:
     from flowspan.read.lines import Problem
 
 PIPED_WIDTH: Final = 120
-"""Cells of a line where there is no terminal to tell."""
+"""Width of a line in cells if the output is not a terminal."""
 
 STDOUT: Final = Path("-")
-"""Stands for standard output where a file is asked for."""
+"""The path that stands for standard output."""
 
 _WARNINGS_SHOWN: Final = 10
 
 
 def note(message: str) -> None:
-    """Say something that the user should know."""
+    """Print a message on stderr."""
     typer.echo(f"flowspan: {message}", err=True)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
-    """Say why the command cannot go on, and exit."""
+    """Print why the command cannot go on, and exit."""
     note(message)
     raise typer.Exit(code)
 
 
 def console() -> "Console":
-    """Make a console as wide as the terminal; a pipe has no width, so it gets a stable one."""
+    """Return a console as wide as the terminal, or of a fixed width for a pipe."""
     from rich.console import Console  # noqa: PLC0415 - heavy, and only drawing needs it
 
-    if hasattr(sys.stdout, "reconfigure"):  # a name may hold what the output's encoding lacks
+    if hasattr(sys.stdout, "reconfigure"):  # the output's encoding may lack a character of a name
         sys.stdout.reconfigure(errors="replace")
     columns = os.environ.get("COLUMNS", "")
     width = None
@@ -49,13 +49,13 @@ def console() -> "Console":
 
 
 def print_lines(lines: "Iterable[Text]", console: "Console") -> None:
-    """Print lines that are already as wide as they may be."""
+    """Print lines that already fit the width."""
     for line in lines:
         console.print(line, no_wrap=True, overflow="crop", crop=True)
 
 
 def draw(view: "Callable[..., Iterable[Text]]", found: object) -> None:
-    """Print the lines of a view, as wide as the terminal, and in ASCII if it shows no more."""
+    """Print the lines of a view, as wide as the terminal, in ASCII if it shows nothing else."""
     screen = console()
     print_lines(view(found, width=screen.width, unicode=shows_unicode(screen)), screen)
 
@@ -66,7 +66,7 @@ def shows_unicode(screen: "Console") -> bool:
 
 
 def write_file(path: Path, pieces: "Iterable[bytes]") -> None:
-    """Write a file, or to standard output; exit where that cannot be."""
+    """Write to a file or to standard output; exit if the file cannot be written."""
     if path == STDOUT:
         sys.stdout.flush()
         sys.stdout.buffer.writelines(pieces)
@@ -79,7 +79,7 @@ def write_file(path: Path, pieces: "Iterable[bytes]") -> None:
 
 
 def warn(problems: "Sequence[Problem]") -> None:
-    """Say what could not be read: the first few, and how many more there are."""
+    """Print what could not be read: the first few problems, and how many more there are."""
     for problem in problems[:_WARNINGS_SHOWN]:
         typer.echo(f"flowspan: warning: {problem}", err=True)
     if len(problems) > _WARNINGS_SHOWN:

@@ -32,7 +32,7 @@ def timeline(
         str,
         typer.Argument(
             metavar=WANTED,
-            help="A trace id, the id of any run in it, or (default) the run that ended last; "
+            help="Trace id, id of any run in it, or (default) the run that ended last; "
             "latest~1 is the one before.",
             show_default=False,
         ),
@@ -52,19 +52,19 @@ def timeline(
     ] = False,
     everything: Annotated[
         bool,
-        typer.Option("--all", help="Collapse nothing, whatever the number of spans or log lines."),
+        typer.Option("--all", help="Collapse nothing, however many spans or log lines."),
     ] = False,
     top: Annotated[
-        int, typer.Option(metavar="N", min=0, help="List so many tasks by their share.")
+        int, typer.Option(metavar="N", min=0, help="List the N tasks with the largest share.")
     ] = 10,
     with_logs: Annotated[
-        bool, typer.Option("--logs", help="Show log lines below the spans they belong to.")
+        bool, typer.Option("--logs", help="Show log lines below their spans.")
     ] = False,
     level: Annotated[
         str | None,
         typer.Option(
             metavar="LEVEL",
-            help="Show log lines of this level, e.g. WARNING, or above.",
+            help="With --logs: only lines of this level, e.g. WARNING, or above.",
             show_default=False,
         ),
     ] = None,
@@ -72,18 +72,18 @@ def timeline(
     perfetto: Annotated[Path | None, formats.PERFETTO.path] = None,
     dot: Annotated[Path | None, formats.DOT.path] = None,
 ) -> None:
-    """Show where the time of a run went.
+    """Show where a run spent its time.
 
-    Log lines come from the logs*.jsonl files beside those of the spans, and their times count from
-    the left edge of the bars. 'flowspan logs' shows them in full.
+    --logs reads the logs*.jsonl files next to those of the spans. Times of log lines count from the
+    left edge of the bars. 'flowspan logs' prints the lines in full.
 
-    The URL of Jaeger is that of its UI, base path included, and may hold a user and a password.
-    FLOWSPAN_JAEGER_HEADERS, such as 'Authorization=Bearer%20TOKEN,x-tenant=etl', is sent along.
+    --jaeger takes the URL of Jaeger's UI with its base path, and with user and password if needed.
+    Set FLOWSPAN_JAEGER_HEADERS to send headers, e.g. 'Authorization=Bearer%20TOKEN,x-tenant=etl'.
 
-    --html PATH writes a page that needs no other file and no network, with every span, the log
-    lines that lie beside the spans, and the same numbers as --json.
+    --html PATH writes a page that works offline and needs no other file. It has every span, the log
+    lines next to the spans, and the same numbers as --json.
 
-    Exits with 1 if there is no such trace, or if something in its source could not be read.
+    Exits with 1 if there is no such trace, or if part of its source could not be read.
     """
     from flowspan.analysis.findings import Findings  # noqa: PLC0415 - heavy
     from flowspan.read.selection import steps_back  # noqa: PLC0415 - heavy
@@ -93,13 +93,13 @@ def timeline(
     files = {one: path for one, path in chosen.items() if path is not None}
     formats.check(files, as_json=as_json)
     if level is not None and not with_logs:
-        raise typer.BadParameter("It is the level of log lines: add --logs.", param_hint="--level")
+        raise typer.BadParameter("Only log lines have a level: add --logs.", param_hint="--level")
     source = source_of(context, file, jaeger)
     if with_logs and source.log_folder is None:
-        raise typer.BadParameter(f"{source.name} has spans and no log lines.", param_hint="--logs")
+        raise typer.BadParameter(f"{source.name} has spans but no log lines.", param_hint="--logs")
     if not (flow is None and since is None) and steps_back(trace) is None:
         raise typer.BadParameter(
-            "They choose among the latest runs: leave out the id.", param_hint="--flow, --since"
+            "They choose the latest run: leave out the id.", param_hint="--flow, --since"
         )
     floor = floor_of(level)
     found = load_trace(source, trace, flow, read_since_option(since))
@@ -115,7 +115,7 @@ def timeline(
 
 
 def _logs_beside(source: "TraceSource", trace_id: str, floor: int) -> "Logs":
-    """Read the log lines of a trace that lie beside its spans."""
+    """Read the log lines of a trace from the files next to its spans."""
     from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
     from flowspan.read import log_files  # noqa: PLC0415 - heavy
 
@@ -126,13 +126,13 @@ def _logs_beside(source: "TraceSource", trace_id: str, floor: int) -> "Logs":
         return log_files.Logs((), ())
     shown = log_files.at_least(found.logs, floor)
     if not shown:
-        what = "no log lines of this trace" + (" and level." if floor else ".")
+        what = "no log lines of this trace" + (" at this level or above." if floor else ".")
         note(f"{source.log_folder} holds {what}")
     return replace(found, logs=tuple(shown))
 
 
 def _logs_if_any(source: "TraceSource", trace_id: str, *, wanted: bool) -> "Logs":
-    """Read the log lines of a trace, if they are wanted and there are any beside its spans."""
+    """Read the log lines of a trace if they are wanted and there are any next to its spans."""
     from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
     from flowspan.read.log_files import Logs  # noqa: PLC0415 - heavy
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from flowspan.read.span import Trace
 
 _LISTED: Final = 20
-_TRACES_TO_KNOW: Final = 50  # of a source that searches by flow, to tell which flows it has
+_TRACES_TO_KNOW: Final = 50  # read to list the flows of a source that searches by flow
 
 
 def trends(
@@ -33,7 +33,7 @@ def trends(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Show only this flow, also where another flow called it.",
+            help="Show only this flow, including runs that another flow called.",
             show_default=False,
         ),
     ] = None,
@@ -41,8 +41,8 @@ def trends(
         str | None,
         typer.Option(
             metavar="AGE|DATE",
-            help=f"{SINCE_HELP} By default all in files, "
-            f"and {JaegerSource.default_since} of Jaeger.",
+            help=f"{SINCE_HELP} Default: all runs in files, "
+            f"{JaegerSource.default_since} in Jaeger.",
             show_default=False,
         ),
     ] = None,
@@ -52,7 +52,7 @@ def trends(
             metavar="SHARE",
             min=0,
             max=1,
-            help="Share of runs that should succeed each day, e.g. 0.95, in place of the flow's "
+            help="Share of runs that should succeed each day, e.g. 0.95. Default: the flow's "
             "min_success_rate.",
             show_default=False,
         ),
@@ -63,7 +63,7 @@ def trends(
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Also write a page with charts; to - for standard output.",
+            help="Also write a page with charts; - for standard output.",
             show_default=False,
         ),
     ] = None,
@@ -71,14 +71,14 @@ def trends(
         bool, typer.Option("--json", help="Print everything as one JSON document instead.")
     ] = False,
 ) -> None:
-    """Show how the runs of flows change: slower or faster, since when, and why.
+    """Show how flows change over time: slower or faster, since when, and why.
 
-    Durations are those of runs that succeeded. Steady change is tested by Mann and Kendall, with
-    the slope of Theil and Sen; a step by Pettitt; weekdays by Kruskal and Wallis. What is not
-    significant at 0.01 is not called a change. Days and hours are local.
+    Durations are those of successful runs. Tests: Mann-Kendall for a steady change, with the
+    Theil-Sen slope; Pettitt for a step; Kruskal-Wallis for weekdays. A change is reported only if
+    p < 0.01. Days and hours are local.
 
     Needs scipy: pip install 'flowspan[trends]'. Exits with 1 if there are no such runs, or if
-    something in their source could not be read.
+    part of their source could not be read.
     """
     if as_json and html == STDOUT:
         raise typer.BadParameter(
@@ -136,9 +136,9 @@ def _traces(
 
 
 def _runs(traces: Iterable[Trace], flow: str | None) -> tuple[list[FlowRun], set[str]]:
-    """List all runs, and the names of all flows there are.
+    """List all runs and the names of all flows.
 
-    Traces that have nothing of Prefect's count only where no other has, either.
+    Traces that are not Prefect's count only if there are no others.
     """
     from flowspan.analysis.trends.runs import flow_names, runs_of  # noqa: PLC0415 - heavy
 
@@ -152,7 +152,7 @@ def _runs(traces: Iterable[Trace], flow: str | None) -> tuple[list[FlowRun], set
 
 
 def _answers(runs: Sequence[FlowRun], target: float | None) -> list[FlowTrends]:
-    """Answer for each flow, the one with the latest run first."""
+    """Return the answers for each flow, starting with the one that ran last."""
     from flowspan.analysis.trends.answers import answer  # noqa: PLC0415 - heavy
 
     by_flow: dict[str, list[FlowRun]] = {}
@@ -163,14 +163,14 @@ def _answers(runs: Sequence[FlowRun], target: float | None) -> list[FlowTrends]:
 
 
 def _targets(by_flow: dict[str, list[FlowRun]]) -> dict[str, float]:
-    """Read what flows promise of their success, by the tags of their latest run, too."""
+    """Return the objective for the success rate of each flow, by name or latest run's tags."""
     from flowspan.objectives.promises import objectives_for  # noqa: PLC0415 - heavy
-    from flowspan.settings import Settings  # noqa: PLC0415 - likewise
+    from flowspan.settings import Settings  # noqa: PLC0415 - same reason
 
     try:
         slo = Settings().slo
     except ValueError as error:
-        fail(f"{error}\nName a target yourself: --target 0.95.")
+        fail(f"{error}\nOr name the target yourself: --target 0.95.")
     found = {}
     for name, runs in by_flow.items():
         promised = objectives_for(slo, name, runs[0].tags)
@@ -180,7 +180,7 @@ def _targets(by_flow: dict[str, list[FlowRun]]) -> dict[str, float]:
 
 
 def _no_runs(source: TraceSource, flow: str | None, since: int, known: set[str]) -> str:
-    from flowspan.read.selection import LATEST, missing_runs  # noqa: PLC0415 - likewise
+    from flowspan.read.selection import LATEST, missing_runs  # noqa: PLC0415 - same reason
     from flowspan.text import clean  # noqa: PLC0415 - only a failure needs it
 
     message = f"{source.name} holds no {missing_runs(LATEST, flow, since)}."
@@ -189,4 +189,4 @@ def _no_runs(source: TraceSource, flow: str | None, since: int, known: set[str])
     names = sorted(map(clean, known))
     more = [f"  and {len(names) - _LISTED:,} more"] if len(names) > _LISTED else []
     listed = [f"  {name}" for name in names[:_LISTED]]
-    return "\n".join([f"{message} The flows there are:", *listed, *more])
+    return "\n".join([f"{message} Its flows:", *listed, *more])

@@ -1,10 +1,10 @@
-"""Keep the calls of gRPC out of the way of forks.
+"""Keep gRPC calls from overlapping with forks.
 
 gRPC prepares a process for a fork only if no thread is waiting inside one of its calls. Otherwise
-it prints a line to stderr and skips its preparations, and the forked process may crash in what it
-inherits (https://github.com/grpc/grpc/blob/master/doc/fork_support.md). An export may take seconds,
-and a flow may fork at any time, so a fork first lets the calls under way end. Those that do not end
-soon are cancelled, and made again once the process has forked.
+it prints a line to stderr and skips its preparations, and the forked process may crash
+(https://github.com/grpc/grpc/blob/master/doc/fork_support.md). An export may take seconds, and a
+flow may fork at any time, so a fork first waits for running calls. Calls that do not end soon are
+cancelled, and repeated after the fork.
 """
 
 import contextlib
@@ -17,15 +17,15 @@ from functools import cache
 from typing import Any, Final
 
 _PATIENCE: Final = 0.3
-"""Seconds that a call may take before a fork cancels it; as long may the fork wait for its end."""
+"""Seconds from its start after which a fork cancels a call; the fork waits for it until then."""
 _GRACE: Final = 0.2
-"""Seconds that it waits for them to end once they are cancelled; hardly any are needed."""
+"""Seconds that a fork waits for cancelled calls to end; they usually end at once."""
 
 
 def hold_back(exporter: Any) -> None:
-    """Let forks hold back the calls of one of OpenTelemetry's gRPC exporters, from now on."""
-    # Private, since no argument reaches the channel. The exporter makes a stub for each channel
-    # that it opens, the first of them in its __init__.
+    """Let forks wait for, or cancel, the calls of one of OpenTelemetry's gRPC exporters."""
+    # This uses private parts, because no argument reaches the channel. The exporter creates a stub
+    # for each channel that it opens, the first in its __init__.
     make_stub = exporter._stub  # noqa: SLF001
     exporter._stub = lambda channel: _Stub(make_stub(channel))  # noqa: SLF001
     exporter._client = exporter._stub(exporter._channel)  # noqa: SLF001
@@ -33,7 +33,7 @@ def hold_back(exporter: Any) -> None:
 
 
 class _Stub:
-    """Makes the one call of an exporter, which cancels it at a fork and makes it again."""
+    """Makes the one call of an exporter, and repeats it if a fork has cancelled it."""
 
     def __init__(self, stub: Any) -> None:
         self._export = stub.Export
@@ -43,8 +43,8 @@ class _Stub:
             FutureCancelledError,
         )
 
-        # Others wait inside gRPC themselves, but need no thread, which at its exit Python starts
-        # no longer. By then nobody forks.
+        # While it exits, Python starts no threads, which cancellable calls need. Nothing forks
+        # then, so wait inside gRPC.
         if not threading.main_thread().is_alive():
             return self._export(request, metadata=metadata, timeout=timeout)
         since = time.monotonic()
@@ -60,7 +60,7 @@ class _Stub:
 
 @dataclass(eq=False)
 class _Call:
-    """A call under way; `since` is when the first of those began that were made for it."""
+    """A running call; `since` is the start of its first try."""
 
     future: Any
     since: float
@@ -68,7 +68,7 @@ class _Call:
 
 
 class _Calls:
-    """The calls under way in this process; a fork lets none start until it is over."""
+    """The running calls of this process; none can start during a fork."""
 
     def __init__(self) -> None:
         self._starting = threading.RLock()
@@ -82,7 +82,7 @@ class _Calls:
         return call.future
 
     def _end(self, call: _Call) -> None:
-        self._under_way.discard(call)  # a forked process has none of its parent's
+        self._under_way.discard(call)  # a forked process has no calls of its parent
         call.ended.set()
 
     def before_fork(self) -> None:
@@ -97,7 +97,7 @@ class _Calls:
             call.ended.wait(max(0.0, deadline - time.monotonic()))
 
     def after_fork(self) -> None:
-        with contextlib.suppress(RuntimeError):  # another thread forks just now, and has it
+        with contextlib.suppress(RuntimeError):  # another thread is forking, and holds it
             self._starting.release()
 
 
@@ -106,10 +106,10 @@ _calls = _Calls()
 
 @cache
 def _register() -> None:
-    # Only now, after gRPC has registered its own: what is registered last is called first.
+    # After gRPC has registered its own hooks: the last one registered is called first.
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(
             before=_calls.before_fork,
             after_in_parent=_calls.after_fork,
-            after_in_child=_calls.__init__,  # type: ignore[misc] # the child begins with none
+            after_in_child=_calls.__init__,  # type: ignore[misc] # the child starts with none
         )

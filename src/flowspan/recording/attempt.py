@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from flowspan.recording.run import State
 
-# What an attempt has failed with that neither an exception nor its state names.
+# The error type of a failed attempt if neither an exception nor its state gives one.
 _FAILED: Final = "Failed"
 # States that a run enters after an attempt that failed, if it has retries left.
 _RETRY_STATE_NAMES: Final = frozenset({"AwaitingRetry", "Retrying"})
@@ -33,18 +33,20 @@ _FIRST_RUN: Final = "__flowspan_run_id__"
 class Attempt:
     """One attempt of a run, with a span of its own if the run allows retries.
 
-    It is open until the user's function is left (`is_over`), and it ends when the run enters the
-    next state, or ends: that state says whether the attempt failed where no exception does.
+    It is open until the user's function is left (`is_over`). It ends when the run enters its next
+    state, or ends. If there is no exception, that state says whether the attempt failed.
 
-    The number with which a run is taken up is that of no attempt. It stands for the time before the
-    first one, has no span, and leaves its exception on the run's.
+    Before the first attempt, a run has one with the number that it was taken up with. That one has
+    no span and puts its exception on the run's.
 
     Attributes:
         number: From 1 up, over all processes that have taken the run up.
         span: Its span, until it ends.
         is_over: Whether the user's function is left, or need not be called.
-        exception: What it was ended by, if by an exception; it outlives the attempt.
+        exception: The exception that ended it, if any; it outlives the attempt.
     """
+
+    __slots__ = ("exception", "is_over", "number", "span")
 
     def __init__(self, number: int, span: Span | None = None) -> None:
         self.number = number
@@ -53,11 +55,11 @@ class Attempt:
         self.exception: BaseException | None = None
 
     def error_type(self, state_name: str = _FAILED) -> str:
-        """Name what the attempt failed with: its exception's class, or else `state_name`."""
+        """Return the class of the attempt's exception, or `state_name` if it has none."""
         return qualified_name(self.exception) if self.exception is not None else state_name
 
     def outcome(self, state: State | None) -> Outcome | None:
-        """Return how the run ends if it does so in `state`; None if that is no end."""
+        """Return how the run ends if `state` is its last; None if that is not an end."""
         result = semconv.result_of(state.type, state.name) if state is not None else None
         if state is None or result is None:
             return None
@@ -78,7 +80,7 @@ class Attempt:
             EXCEPTION_MESSAGE: message,
             EXCEPTION_STACKTRACE: redact_text("".join(stacktrace)),
         }
-        span.add_event("exception", masked, timestamp=now)  # what the SDK does would not be masked
+        span.add_event("exception", masked, timestamp=now)  # the SDK's event would not be masked
         if self.span is not None:
             self._mark(qualified_name(exception), message)
 
@@ -100,10 +102,9 @@ class Attempt:
             self.span = None
 
     def claim_exception(self, run_id: str) -> bool:
-        """Return whether its exception was raised by this run, not by one that this run called.
+        """Return whether this run raised the exception, not a run that it called.
 
-        The first run to ask leaves its id on the exception, which goes with a copy from another
-        process, too.
+        The first run to ask leaves its id on the exception. A copy from another process keeps it.
         """
         if getattr(self.exception, _FIRST_RUN, run_id) != run_id:
             return False
@@ -118,7 +119,7 @@ class Attempt:
 
 
 def qualified_name(exception: BaseException) -> str:
-    """Name an exception's class as the semantic conventions for ``error.type`` do."""
+    """Return the name of an exception's class as OpenTelemetry's ``error.type`` has it."""
     kind = type(exception)
     return (
         kind.__qualname__

@@ -1,4 +1,4 @@
-"""The gauges of the user's own metrics."""
+"""Gauges for the user's own metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_CUSTOM_SERIES: Final = 2000
 
 
 class CustomGauges:
-    """The gauges of the user's own metrics, bounded in their number and in that of their series."""
+    """Gauges for the user's own metrics, with limits on the number of names and series."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
@@ -31,10 +31,10 @@ class CustomGauges:
     def set(
         self, name: str, value: float, unit: str, attributes: Attributes, context: Context
     ) -> None:
-        """Set a gauge, unless there are too many names; too many series lose their attributes."""
-        # No lock: a fork might inherit it taken, and a log handler that hears a warning of ours may
-        # measure, too. At worst there are a few more than the bounds say.
-        key = name.lower()  # OpenTelemetry takes names that differ in case only for the same
+        """Set a gauge, unless there are too many names; further series lose their attributes."""
+        # No lock: a fork could inherit it locked, and a log handler that gets one of our warnings
+        # may measure too. Without it, the limits may be exceeded by a few.
+        key = name.lower()  # OpenTelemetry ignores the case of names
         if (gauge := self._gauge(key, name, unit)) is not None:
             gauge.set(value, self._bounded(key, attributes), context)
 
@@ -43,7 +43,7 @@ class CustomGauges:
             if len(self._by_name) >= _MOST_CUSTOM_NAMES:
                 self._warn_once(
                     "names",
-                    f"There are {_MOST_CUSTOM_NAMES} metrics already; {name} and others that come "
+                    f"There are {_MOST_CUSTOM_NAMES} metrics already; {name} and further ones "
                     "are left out. Put what varies into attributes, not into names.",
                 )
                 return None
@@ -69,7 +69,7 @@ class CustomGauges:
         if len(self._series) >= _MOST_CUSTOM_SERIES:
             self._warn_once(
                 "series",
-                f"Metrics of your own have {_MOST_CUSTOM_SERIES} combinations of attributes; "
+                f"Your metrics have {_MOST_CUSTOM_SERIES} combinations of attributes; "
                 "further ones lose theirs. Leave out what is different in every run.",
             )
             names = (semconv.FLOW_NAME, semconv.TASK_NAME)

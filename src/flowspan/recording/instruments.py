@@ -1,8 +1,8 @@
-"""Every instrument, in one class; recorders are its only callers.
+"""All instruments, in one class that only recorders call.
 
-What is measured never carries the id or the random name of a run, so the number of series is
-bounded by the number of flows and tasks. Names and units follow OpenTelemetry's conventions for
-CI/CD pipelines (https://opentelemetry.io/docs/specs/semconv/cicd/cicd-metrics/) where these fit.
+No metric carries the id or the random name of a run, so the number of series depends only on the
+number of flows and tasks. Where they fit, names and units follow OpenTelemetry's conventions for
+CI/CD pipelines (https://opentelemetry.io/docs/specs/semconv/cicd/cicd-metrics/).
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ DURATION_BUCKETS: Final = (
     *(_MINUTE, 2 * _MINUTE, 5 * _MINUTE, 10 * _MINUTE, 30 * _MINUTE),
     *(_HOUR, 2 * _HOUR, 4 * _HOUR, 8 * _HOUR, 12 * _HOUR, 24 * _HOUR),
 )
-"""Upper bounds in seconds, from 10 ms to 24 h: OpenTelemetry's own end at 10,000 s."""
+"""Upper bounds in seconds, from 10 ms to 24 h; OpenTelemetry's default ends at 10,000 s."""
 ROW_BUCKETS: Final = (0, *(10**power for power in range(11)))
 """Upper bounds in rows: none, then powers of ten."""
 
 
 class RunMetrics:
-    """The instruments, on one meter; durations are seconds."""
+    """The instruments, on one meter; durations are in seconds."""
 
     def __init__(self, provider: MeterProvider | None = None) -> None:
-        """Make the instruments on a meter of `provider`, or of the global one if that is None."""
+        """Create the instruments on a meter of `provider`, or of the global one if it is None."""
         meter = get_meter("flowspan", __version__, provider)
         self._pipeline_duration = meter.create_histogram(
             semconv.METRIC_PIPELINE_RUN_DURATION,
@@ -101,11 +101,11 @@ class RunMetrics:
         self._custom = CustomGauges(meter)
 
     def taken_up(self, run: Run, context: Context) -> None:
-        """An engine has taken `run` up."""
+        """Record that an engine has taken `run` up."""
         self._count_active(run, 1, context, semconv.PIPELINE_RUN_PENDING)
 
     def executing(self, run: Run, pending: float | None, context: Context) -> None:
-        """A flow run has entered its first Running state here, after `pending` seconds if known."""
+        """Record a flow run's first Running state here, after `pending` seconds if known."""
         self._count_active(run, -1, context, semconv.PIPELINE_RUN_PENDING)
         self._count_active(run, 1, context, semconv.PIPELINE_RUN_EXECUTING)
         if pending is not None:
@@ -113,19 +113,19 @@ class RunMetrics:
             self._pipeline_duration.record(pending, attributes, context)
 
     def left(self, run: Run, context: Context, *, has_executed: bool) -> None:
-        """The engine has left `run`."""
+        """Record that the engine has left `run`."""
         state = semconv.PIPELINE_RUN_EXECUTING if has_executed else semconv.PIPELINE_RUN_PENDING
         self._count_active(run, -1, context, state)
 
     def retried(self, run: Run, error_type: str, context: Context) -> None:
-        """The engine begins another attempt, since one has failed."""
+        """Record that the engine starts another attempt after one that failed."""
         if not run.is_flow:
             attributes = {**run.names, semconv.ERROR_TYPE: error_type}
             self._task_retries.add(1, attributes, context)
 
     def error(self, run: Run, error_type: str, context: Context) -> None:
-        """An error has ended an attempt of a flow or task run, be it the last one or not."""
-        if run.flow_name is not None:  # a task run by itself is part of no pipeline
+        """Record an error that ended an attempt of a flow or task run, the last one or not."""
+        if run.flow_name is not None:  # a task run outside a flow is not part of a pipeline
             attributes = {
                 semconv.PIPELINE_NAME: run.flow_name,
                 semconv.FLOW_NAME: run.flow_name,
@@ -134,21 +134,21 @@ class RunMetrics:
             self._pipeline_errors.add(1, attributes, context)
 
     def waited(self, run: Run, attribute: str, seconds: float, context: Context) -> None:
-        """A task run has waited in all `seconds` for the reason that the span's attribute tells."""
+        """Record the total `seconds` that a task run waited, by the span's attribute."""
         if run.is_flow or attribute not in _TASK_WAITS:
             return
         attributes = {**run.names, semconv.WAIT_TYPE: _TASK_WAITS[attribute]}
         self._task_wait.record(seconds, attributes, context)
 
     def moved(self, run: Run, attribute: str, rows: int, context: Context) -> None:
-        """A task run had `rows` in the direction that the span's attribute tells."""
+        """Record the `rows` of a task run in one direction, by the span's attribute."""
         if not run.is_flow:
             direction = attribute.removeprefix(semconv.ROWS_PREFIX)
             attributes = {**run.names, semconv.ROWS_DIRECTION: direction}
             self._task_rows.record(rows, attributes, context)
 
     def ended(self, run: Run, outcome: Outcome, duration: float | None, context: Context) -> None:
-        """A run has ended for good, after `duration` in Running states, if it was in any."""
+        """Record the end of a run, after `duration` in Running states if it was in any."""
         attributes: Attributes = {
             **run.names,
             semconv.RUN_STATE_NAME: outcome.state_name,
@@ -169,7 +169,7 @@ class RunMetrics:
             duration_of.record(duration, attributes, context)
 
     def violated(self, run: Run, objective: str, context: Context) -> None:
-        """A flow run has broken an objective."""
+        """Record that a flow run has violated an objective."""
         self._violations.add(1, {**run.names, semconv.SLO_OBJECTIVE: objective}, context)
 
     def measured(
@@ -182,7 +182,7 @@ class RunMetrics:
         *,
         context: Context,
     ) -> None:
-        """The user's code has measured something of its own in `run`."""
+        """Record a measurement of the user's own in `run`."""
         self._custom.set(name, value, unit, {**attributes, **run.names}, context)
 
     def _count_active(self, run: Run, change: int, context: Context, state: str) -> None:
@@ -199,7 +199,7 @@ def _pipeline(run: Run, state: str) -> Attributes:
     name = run.flow_name or ""
     return {
         semconv.PIPELINE_NAME: name,
-        semconv.FLOW_NAME: name,  # what all other metrics can be selected by
+        semconv.FLOW_NAME: name,  # all other metrics can be selected by it
         semconv.PIPELINE_RUN_STATE: state,
     }
 

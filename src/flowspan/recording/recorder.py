@@ -1,8 +1,9 @@
-"""The life of one run as spans, as told by whoever watches the engine; knows nothing of Prefect.
+"""Record the life of one run as spans; this module does not depend on Prefect.
 
-A `RunRecorder` is told what happened and when (states, attempts, the user's function entered and
-left, waits) and writes the run's span, one span for each attempt of a run that allows retries, and
-the account of where the time went. All times are integer nanoseconds since the epoch.
+The code that watches the engine tells a `RunRecorder` what happened and when: states, attempts,
+waits, and when the user's function is entered and left. The recorder writes the run's span, a span
+for each attempt if the run allows retries, and the account of where the time went. All times are
+integer nanoseconds since the epoch.
 
 The states of a recorder, and what moves it from one to the next::
 
@@ -27,22 +28,21 @@ The states of a recorder, and what moves it from one to the next::
                     starts or stops the time in Running states; a flow run's first Running state
                     counts it as executing
     await_rollback  counts the run as no longer active
-    finish          the same, unless that is done, and all else, in the order given there
+    finish          the same, unless already done, and the rest, in the order given there
 
 What always holds:
 
 - The run's span is open until FINISHED, and until then the run is in `RunTracer.active`.
 - An attempt's span lies inside the run's, and no two of them overlap.
-- A run is counted as active in HELD and nowhere else.
-- A state is recorded once. One may come in any phase: a transaction rolls back a run that has
-  left its engine, and after FINISHED a state only changes what `state` returns.
+- A run is counted as active in HELD only.
+- A state is recorded once. It may come in any phase: a transaction may roll back a run that its
+  engine has left. After FINISHED a state only changes what `state` returns.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from enum import Enum
 from time import time_ns
 from typing import TYPE_CHECKING, Final
 
@@ -84,15 +84,20 @@ if TYPE_CHECKING:
 _contained = Containment("recorder")
 _RECORDER_KEY: Final = context_api.create_key("flowspan-recorder")
 _SPEAKING_KEY: Final = context_api.create_key("flowspan-speaking")
-# One for all: the SDK hands out the same tracer again for the same name.
+# Shared, because the SDK returns the same tracer for the same name.
 _ids: Final = DerivedIdGenerator()
+
+# Drawn at the head of this module
+_HELD: Final = "the engine has it"
+_AWAITING_ROLLBACK: Final = "the engine has left it; a transaction may still change its state"
+_FINISHED: Final = "its span has ended"
 
 
 class RunTracer:
     """Starts recorders on one tracer and knows those that are active in this process."""
 
     def __init__(self, provider: TracerProvider, metrics: RunMetrics) -> None:
-        """Take a tracer of `provider`; derive its ids if it is the SDK's, else leave its own."""
+        """Get a tracer of `provider`; derive its ids if it is the SDK's, else keep its own."""
         self._tracer: Tracer = provider.get_tracer("flowspan", __version__)
         self.metrics = metrics
         self.active: dict[str, RunRecorder] = {}
@@ -126,7 +131,7 @@ class RunTracer:
         _ids.expect(trace_id, span_id)
         return self._tracer.start_span(
             name,
-            # The current context but for its span, whose child this is not.
+            # The current context without its span, which is not the parent.
             context=parent if parent is not None else set_span_in_context(INVALID_SPAN),
             kind=kind,
             attributes=attributes,
@@ -134,24 +139,16 @@ class RunTracer:
         )
 
     def finish_descendants(self, ancestor: RunRecorder, *, everything: bool) -> None:
-        """End the spans below `ancestor` that still await a rollback, or all of them."""
+        """End the spans below `ancestor` that still await a rollback, or `everything` below it."""
         for recorder in tuple(self.active.values()):
             if (everything or recorder.awaits_rollback) and recorder.is_below(ancestor):
                 recorder.finish()
 
     def finish_all(self) -> None:
-        """End every span that is still open, as the process is about to end."""
+        """End every span that is still open, because the process is about to end."""
         for recorder in tuple(self.active.values()):
             with _contained:
                 recorder.finish()
-
-
-class Phase(Enum):
-    """Who a run is with in this process; drawn at the head of this module."""
-
-    HELD = "the engine has it"
-    AWAITING_ROLLBACK = "the engine has left it, but a transaction may still change its state"
-    FINISHED = "its span has ended"
 
 
 class RunRecorder:
@@ -177,7 +174,7 @@ class RunRecorder:
             attributes=run.sampling_attributes,
         )
         self._thread = threading.current_thread()
-        self._phase = Phase.HELD
+        self._phase: str = _HELD
         self._states = States()
         self._attempt = Attempt(run.run_count)
         self._account = Account()
@@ -186,7 +183,8 @@ class RunRecorder:
         self._identity: Attributes | None = None
         tally_of_caller: Tally | None = caller.tally if caller is not None else None
         self.tally: Tally = Tally(run, self.span, tracer.metrics, tally_of_caller)
-        self.tally.begin_watch(self.speaking)
+        if run.watch is not None:
+            self.tally.begin_watch(run.watch, self.speaking)
 
     # What it knows
 
@@ -197,7 +195,7 @@ class RunRecorder:
 
     @property
     def innermost_span_context(self) -> SpanContext:
-        """The ids of the attempt's span where there is one, or else of the run's."""
+        """The ids of the attempt's span if there is one, otherwise of the run's."""
         return self._innermost_span.get_span_context()
 
     @property
@@ -212,17 +210,17 @@ class RunRecorder:
 
     @property
     def awaits_rollback(self) -> bool:
-        """Whether the engine has left the run, whose state a transaction may still change."""
-        return self._phase is Phase.AWAITING_ROLLBACK
+        """Whether the engine has left the run, but a transaction may still change its state."""
+        return self._phase == _AWAITING_ROLLBACK
 
     @property
     def is_finished(self) -> bool:
         """Whether the run's span has ended."""
-        return self._phase is Phase.FINISHED
+        return self._phase == _FINISHED
 
     @property
     def log_attributes(self) -> Attributes:
-        """What log records of this run carry: the names and ids of its flow and task runs."""
+        """The attributes of this run's log records: names and ids of its flow and task runs."""
         if self._identity is not None:
             return self._identity.copy()
         if self._details is None:  # the run has ended
@@ -232,7 +230,7 @@ class RunRecorder:
             **(flow.log_attributes if flow is not None else {}),
             **self._details.identify(),
         }
-        # Until it executes, Prefect may still name the run, and elsewhere not all may be known.
+        # Prefect may still rename the run until it executes; other callers may not know all names.
         if self._account.is_executing and current_recorder() is self:
             self._identity = identity.copy()
         return identity
@@ -245,12 +243,12 @@ class RunRecorder:
         return caller is not None
 
     def as_context(self) -> Context:
-        """Return the current context with the attempt's span in it, or else the run's."""
+        """Return the current context with the attempt's span, or the run's if there is none."""
         return set_span_in_context(self._innermost_span, context_api.set_value(_RECORDER_KEY, self))
 
     @contextlib.contextmanager
     def speaking(self) -> Iterator[None]:
-        """Make what flowspan logs meanwhile lines of this run, even if that has ended."""
+        """Attribute what flowspan logs meanwhile to this run, even if it has ended."""
         token = context_api.attach(context_api.set_value(_SPEAKING_KEY, self, self.as_context()))
         try:
             yield
@@ -266,7 +264,7 @@ class RunRecorder:
                 self.span.add_link(link.context, link.attributes)
 
     def enter_state(self, state: State) -> None:
-        """Record that the run entered `state`; a state told twice is recorded once."""
+        """Record that the run entered `state`; a repeated state is recorded once."""
         if not self._states.enter(state):
             return
         self._account.enter_state(state)
@@ -276,9 +274,10 @@ class RunRecorder:
             self.span.add_event(state.name, state.attributes, timestamp=state.time)
 
     def begin_attempt(self, now: int) -> None:
-        """Record that the engine begins an attempt at `now`."""
+        """Record that the engine starts an attempt at `now`."""
         number = self._attempt.number + 1
         if number > self.run.run_count + 1:
+            self._attempt.end(now)  # unless a state has done so
             self.tally.retry(self._attempt)
         span = None
         if self.run.allows_retries:
@@ -299,18 +298,18 @@ class RunRecorder:
     def end_execution(self, now: int) -> bool:
         """Record that the user's function is left at `now`; the next state ends the attempt.
 
-        Returns whether it had been entered, which it is not for a result from the cache.
+        Returns whether it had been entered; for a cached result it is not.
         """
         self._attempt.is_over = True
         return self._account.end_execution(now)
 
     def fail(self, exception: BaseException, now: int) -> None:
-        """Record on the attempt, or on a run without any, the exception that ended it."""
+        """Record the exception that ended the attempt, or a run without attempts."""
         self.end_execution(now)
         self._attempt.fail(exception, now, self.span)
 
     def wait(self, attribute: str, start: int, end: int) -> None:
-        """Account a wait by its attribute; one inside the user's function is not execution."""
+        """Record a wait, by its attribute; inside the user's function it is not execution."""
         self._account.wait(attribute, start, end)
 
     def measure(
@@ -322,34 +321,34 @@ class RunRecorder:
     # How it ends
 
     def leave_as(self, state: State) -> None:
-        """Conclude with a `state` that the run will enter only after this process has left it."""
+        """End with a `state` that the run will enter only after this process has left it."""
         self._states.left_as = state
 
     def await_rollback(self) -> None:
-        """Record that the engine leaves the run, whose state a transaction may still change."""
-        self._move_to(Phase.AWAITING_ROLLBACK)
+        """Record that the engine leaves the run, but a transaction may still change its state."""
+        self._move_to(_AWAITING_ROLLBACK)
 
     def finish(self) -> None:
-        """End the run's span at its final state's time, or now if it has none; only once.
+        """End the run's span, once: at the time of its final state, or now if it has none.
 
         The order matters:
 
-        1. The phase comes first, so that nothing is counted twice, whatever fails below.
+        1. The phase comes first, so that nothing is counted twice, whatever fails later.
         2. The attempt and the time in Running states end before anything reads a duration.
-        3. The flow around gets the rows and the failure before it finishes itself.
+        3. The calling flow gets the rows and the failure before it finishes itself.
         4. The objectives are judged once result, duration and rows are known, and before the span
            ends, since a violation is an event on it.
-        5. The span ends last, and always. What describes it calls Prefect, so it may fail.
+        5. The span ends last, and always. Describing it calls Prefect, so that may fail.
         """
         if self.is_finished:
             return
         state = self._states.conclusion
         now = time_ns()
-        # Prefect's server stamps the states of flow runs: its clock may lag behind this one.
+        # Prefect's server sets the times of flow run states; its clock may be behind ours.
         end = max(state.time if state and state.is_final else now, self.run.start)
         outcome = self._attempt.outcome(state)
         try:
-            self._move_to(Phase.FINISHED)
+            self._move_to(_FINISHED)
             self.end_execution(min(now, end))
             self._attempt.end(end)
             self.tally.stop(end)
@@ -357,7 +356,7 @@ class RunRecorder:
                 self.caller.rows.add_called(self.run.id, self.rows)
             self.tally.end(self._attempt, outcome, self._account.waits, self.rows)
             if self.run.watch is not None:
-                self._identity = self.log_attributes  # what it reports may come later
+                self._identity = self.log_attributes  # a violation may be reported later
                 self.tally.judge(outcome, self.rows)
         finally:
             self._end_span(state, outcome, end)
@@ -368,11 +367,11 @@ class RunRecorder:
     def _innermost_span(self) -> Span:
         return self._attempt.span or self.span
 
-    def _move_to(self, phase: Phase) -> None:
+    def _move_to(self, phase: str) -> None:
         left, self._phase = self._phase, phase
-        if phase is Phase.FINISHED:
+        if phase == _FINISHED:
             self._tracer.active.pop(self.run.id, None)
-        if left is Phase.HELD:
+        if left == _HELD:
             self.tally.leave()
 
     def _end_span(self, state: State | None, outcome: Outcome | None, end: int) -> None:
@@ -406,18 +405,15 @@ class RunRecorder:
 
 
 def current_recorder(context: Context | None = None) -> RunRecorder | None:
-    """Return the recorder of the run that the calling code runs in, if there is one.
-
-    Or else of the run whose `context` is given.
-    """
+    """Return the recorder of the run that the calling code, or a given `context`, is in."""
     recorder = context_api.get_value(_RECORDER_KEY, context)
     return recorder if isinstance(recorder, RunRecorder) else None
 
 
 def speaking_recorder(context: Context | None = None) -> RunRecorder | None:
-    """Return the recorder of the run whose line it is that the calling code logs.
+    """Return the recorder of the run that a line logged now belongs to.
 
-    Not that of a run that has ended: in a thread or a callback code may outlive it in its context.
+    A run that has ended does not count: threads and callbacks may outlive it in its context.
     """
     recorder = current_recorder(context)
     if recorder is None or not recorder.is_finished:

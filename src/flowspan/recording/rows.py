@@ -1,7 +1,7 @@
-"""How many rows an object holds, told from its type alone.
+"""Count the rows of an object, by its type alone.
 
-No library is imported for it and nothing lazy is computed: a type is recognised by the name and
-the top-level package of any class it derives from, so subclasses such as GeoDataFrame count too.
+This imports no library and computes nothing lazy. It recognises a type by the name and the
+top-level package of any of its base classes, so subclasses such as GeoDataFrame count too.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 _Counter = Callable[[Any], int | None]
 
-_MOST_TYPES = 1024  # of which the counter is remembered; code that makes types may go on forever
+_MOST_TYPES = 1024  # remembered with their counters; code may create types without end
 _MOST_ROWS = 2**63 - 1  # OTLP's integers end here
 _COLLECTIONS = (list, tuple, set, frozenset)
-# What their classes carry: dataclasses, Pydantic 2 and 1, attrs, msgspec, SQLAlchemy's ORM.
+# Attributes of the classes of dataclasses, Pydantic 2 and 1, attrs, msgspec, SQLAlchemy's ORM.
 _RECORD_MARKS = (
     "__dataclass_fields__",
     "__pydantic_validator__",
@@ -36,7 +36,7 @@ _RECORD_MARKS = (
     "__struct_fields__",
     "__mapper__",
 )
-# What database drivers call theirs: sqlite3, SQLAlchemy, pyodbc, BigQuery; asyncpg; psycopg2.
+# Names of database rows: sqlite3, SQLAlchemy, pyodbc, BigQuery; asyncpg; psycopg2.
 _RECORD_NAMES = frozenset({"Row", "Record", "DictRow"})
 _DBT_WRITES = frozenset({"model", "seed", "snapshot"})
 
@@ -45,23 +45,23 @@ _registering = threading.Lock()
 
 
 def count_rows(value: object) -> int | None:
-    """Return how many rows `value` holds; None if it holds none or only computing would tell.
+    """Return how many rows `value` holds; None if it is not rows or must be computed first.
 
     - pandas, Polars: the length of a DataFrame or Series. PyArrow: `num_rows` of a Table or
       RecordBatch. NumPy: the first axis; an array without axes has no rows.
     - Lists, tuples and sets of records: their length, if their first item is a mapping, a tuple,
       an instance of a dataclass, of a Pydantic, attrs, msgspec or ORM class, or a driver's row.
-      An empty one holds 0 rows, whatever it was meant for: an extraction that found nothing
-      must show. Lists of numbers, strings or lists are not rows, nor is a record itself.
+      An empty one holds 0 rows, because an extraction that found nothing must show. Lists of
+      numbers, strings or lists are not rows, nor is a record itself.
     - Database cursors and SQLAlchemy results: their `rowcount`, where the driver knows it
       (PEP 249 has -1 where it does not).
     - dbt results: the `rows_affected` that adapters report, summed over models, seeds and
-      snapshots. Tests only select. Some adapters report none, and Snowflake's a 1 for each table.
-    - None for everything else, such as what is lazy: DuckDB relations, Polars LazyFrames, Dask and
-      Spark data frames, generators. `register_rows` teaches further types.
+      snapshots. Tests only select. Some adapters report none; Snowflake's reports 1 per table.
+    - None for everything else, including lazy types: DuckDB relations, Polars LazyFrames, Dask
+      and Spark data frames, generators. `register_rows` adds further types.
 
-    It takes constant time, except that it visits each dbt node. It raises no `Exception`: a
-    failure is reported once, and the answer is None.
+    It takes constant time, except that it visits each dbt node. It never raises an `Exception`:
+    a failure is reported once, and the result is None.
     """
     with _contained:
         counter = _counters[type(value)]
@@ -73,15 +73,14 @@ def count_rows(value: object) -> int | None:
 def register_rows(kind: type, function: Callable[[Any], int | None]) -> None:
     """Let `function` count the rows of every instance of `kind` and of its subclasses.
 
-    It takes the instance and returns an integer from 0 up, or None if it does not know. It wins
-    over the built-in rules; of several, the one of the most derived class does; registering a
-    class again replaces its function. Classes that only claim to be subclasses of an abstract
-    class (``ABC.register``) are not reached.
+    It takes the instance and returns an integer from 0 up, or None if it does not know. It
+    overrides the built-in rules. The function of the most derived class wins; registering a class
+    again replaces its function. Virtual subclasses (``ABC.register``) are not counted.
 
     Raises:
-        TypeError: `kind` is no class, or `function` is none that returns a number when called.
+        TypeError: `kind` is not a class, or `function` is not callable, or is asynchronous.
     """
-    if not issubclass(type(kind), type):  # isinstance() takes list[int] for a class on Python 3.10
+    if not issubclass(type(kind), type):  # isinstance() accepts list[int] on Python 3.10
         raise TypeError(
             f"register_rows(kind, function) takes a class first, not {kind!r}: pass the class "
             "whose instances hold rows, such as register_rows(Batch, len)"
@@ -102,7 +101,7 @@ def register_rows(kind: type, function: Callable[[Any], int | None]) -> None:
 
 
 def _unknown(_: object) -> None:
-    """Say that a value is not rows, or that only computing would tell how many."""
+    """Return None: the value is not rows, or would have to be computed."""
 
 
 def _first_axis(array: Any) -> int | None:
@@ -110,7 +109,7 @@ def _first_axis(array: Any) -> int | None:
 
 
 def _rowcount(cursor: Any) -> int | None:
-    # PyMySQL's unbuffered cursors have 2**64 - 1 for "unknown".
+    # In PyMySQL's unbuffered cursors, 2**64 - 1 means "unknown".
     count = getattr(cursor, "rowcount", None)
     return count if isinstance(count, int) and 0 <= count <= _MOST_ROWS else None
 
@@ -123,14 +122,14 @@ def _records(collection: Any) -> int | None:
 
 
 def _dbt_rows(outcome: Any) -> int | None:
-    # dbtRunnerResult.result is a RunExecutionResult; other commands have lists and manifests there.
+    # dbtRunnerResult.result is a RunExecutionResult; for other commands, a list or a manifest.
     nodes = getattr(getattr(outcome, "result", outcome), "results", ())
     affected = [
         node.adapter_response.get("rows_affected")
         for node in nodes
         if getattr(node, "node", node).unique_id.partition(".")[0] in _DBT_WRITES
     ]
-    # Text, -1 and None all stand for "unknown" there.
+    # Text, -1 and None all mean "unknown" here.
     known = [count for count in affected if isinstance(count, int) and count >= 0]
     return sum(known) if known else None
 
@@ -173,8 +172,8 @@ class _Counters(dict[type, _Counter]):
                 return rule
         if issubclass(kind, _COLLECTIONS) and (kind is tuple or not _is_record(kind)):
             return _records
-        # PEP 249 asks both of every cursor, and those that OpenTelemetry wraps have them too;
-        # DuckDB's relations have only the first, which runs the query.
+        # PEP 249 requires both of a cursor, and cursors that OpenTelemetry wraps have them too.
+        # DuckDB's relations have only `execute`, which runs the query.
         if hasattr(kind, "execute") and hasattr(kind, "executemany"):
             return _rowcount
         return _unknown
@@ -195,7 +194,7 @@ def _checked(count: Any, counter: _Counter) -> int:
         rows = int(count)
         if 0 <= rows <= _MOST_ROWS:
             return rows
-    # Not the repr of what is no number: that of a DuckDB relation executes it.
+    # Only numbers are shown by their repr: that of a DuckDB relation would execute it.
     returned = repr(count) if isinstance(count, (int, float)) else f"a {type(count).__name__}"
     name = getattr(counter, "__qualname__", type(counter).__qualname__)
     raise ValueError(
@@ -208,9 +207,9 @@ _counters = _Counters({})
 
 
 class Rows:
-    """How many rows went into a run and came out of it.
+    """The rows that went into a run and came out of it.
 
-    What the user tells replaces what was counted. A flow run holds what came out of its leaves: the
+    Numbers from the user replace counted ones. The output of a flow run is that of its leaves: the
     runs that it called itself and whose results no other run consumed.
     """
 
@@ -222,30 +221,30 @@ class Rows:
         self._told_by_name: dict[str, int] = {}
 
     def consume(self, run_ids: Iterable[str]) -> None:
-        """Note whose results a run consumes that this flow run called: they are no leaves."""
+        """Note the runs whose results a called run consumes: they are not leaves."""
         self._consumed.update(run_ids)
 
     def add_called(self, run_id: str, rows: Rows) -> None:
-        """Add what came out of a run that this flow run called, which has ended."""
+        """Add the output of a run that this flow run called and that has ended."""
         self._of_called[run_id] = rows.total(semconv.ROWS_OUTPUT)
 
     def count(self, direction: str, rows: int | None) -> None:
-        """Set what was counted, by the attribute of the direction."""
+        """Set the counted rows of a direction, given by its attribute."""
         if rows is not None:
             self._counted[direction] = rows
 
     def tell(self, direction: str, rows: int, name: str | None) -> None:
-        """Add what the user tells, by the attribute of the direction."""
+        """Add rows that the user reports for a direction, given by its attribute."""
         self._told[direction] = self._told.get(direction, 0) + rows
         if name is not None:
             key = f"{direction}.{name}"
             self._told_by_name[key] = self._told_by_name.get(key, 0) + rows
 
     def total(self, direction: str) -> int | None:
-        """Return the rows of one direction, None if they are not known."""
+        """Return the rows of one direction; None if unknown."""
         if (told := self._told.get(direction)) is not None:
             return told
-        if direction == semconv.ROWS_OUTPUT:
+        if self._of_called and direction == semconv.ROWS_OUTPUT:
             called = self._of_called.items()
             known = [n for run_id, n in called if n is not None and run_id not in self._consumed]
             if known:
@@ -253,12 +252,12 @@ class Rows:
         return self._counted.get(direction)
 
     def attributes(self, execution: float) -> Attributes:
-        """Return the rows, and the rows that came out in a second of `execution`."""
+        """Return the rows, and the output rows per second of `execution`."""
         attributes: Attributes = dict(self._told_by_name)
-        for direction in (semconv.ROWS_INPUT, semconv.ROWS_OUTPUT):
-            if (rows := self.total(direction)) is not None:
-                attributes[direction] = rows
-        rows = self.total(semconv.ROWS_OUTPUT)
-        if rows is not None and execution > 0:
-            attributes[semconv.ROWS_PER_SECOND] = rows / execution
+        if (rows := self.total(semconv.ROWS_INPUT)) is not None:
+            attributes[semconv.ROWS_INPUT] = rows
+        if (rows := self.total(semconv.ROWS_OUTPUT)) is not None:
+            attributes[semconv.ROWS_OUTPUT] = rows
+            if execution > 0:
+                attributes[semconv.ROWS_PER_SECOND] = rows / execution
         return attributes

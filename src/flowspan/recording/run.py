@@ -1,4 +1,4 @@
-"""What is known of a run: what it is, the states it enters, how it ends."""
+"""The facts about a run: what it is, the states it enters, how it ends."""
 
 from __future__ import annotations
 
@@ -41,18 +41,13 @@ class State(NamedTuple):
     time: int
 
     @property
-    def is_running(self) -> bool:
-        """Whether the time in it is part of the run's duration."""
-        return self.type == semconv.RUNNING
-
-    @property
     def is_final(self) -> bool:
-        """Whether it is one that Prefect does not leave again by itself."""
+        """Whether Prefect does not leave it again by itself."""
         return self.type in semconv.FINAL_STATE_TYPES
 
     @property
     def attributes(self) -> Attributes:
-        """What the event of a transition into it carries."""
+        """The attributes of the event that records a transition into it."""
         return {
             semconv.STATE_TYPE: self.type,
             semconv.STATE_NAME: self.name,
@@ -66,8 +61,10 @@ class States:
 
     Attributes:
         last: The last one.
-        left_as: The one that it will enter only after this process has left it, if that is known.
+        left_as: The one that it will enter only after this process has left it, if known.
     """
+
+    __slots__ = ("_seen", "last", "left_as")
 
     def __init__(self) -> None:
         self.last: State | None = None
@@ -76,11 +73,11 @@ class States:
 
     @property
     def conclusion(self) -> State | None:
-        """The state to conclude with."""
+        """The state that the run ends with."""
         return self.left_as or self.last
 
     def enter(self, state: State) -> bool:
-        """Make `state` the last one; False if it has been entered before, by its id."""
+        """Make `state` the last one; return False if its id has been seen before."""
         if state.id in self._seen:
             return False
         self._seen.add(state.id)
@@ -89,10 +86,10 @@ class States:
 
 
 class Details(Protocol):
-    """What is known of a run, but may change until it ends."""
+    """The facts about a run that may change until it ends."""
 
     def identify(self) -> Attributes:
-        """Return the ids and present names of the run and of its flow run, as of now."""
+        """Return the ids and current names of the run and of its flow run."""
 
     def attributes(self) -> Attributes:
         """Return the attributes of the run's span; called once, at its end, if it is recorded."""
@@ -100,7 +97,7 @@ class Details(Protocol):
 
 @dataclass(frozen=True)
 class Run:
-    """What is known of a run when the engine takes it up.
+    """The facts about a run that are known when the engine takes it up.
 
     Attributes:
         id: The flow or task run's id.
@@ -109,15 +106,15 @@ class Run:
         kind: The kind of its span.
         start: When the engine took the run up in this process.
         trace_id: The trace of a run without a parent.
-        parent: Context that holds the parent's span, if there is one, here or in another process.
+        parent: Context with the parent's span, if there is one, here or in another process.
         run_count: How often the run had been running when the engine took it up.
         allows_retries: Whether each attempt gets a span of its own.
         upstream: The ids of the runs that it consumes.
-        deployment_name: The name of the deployment that a flow run is of.
+        deployment_name: The name of a flow run's deployment.
         waits_before: Seconds waited before `start`, by attribute name.
         time_running: Nanoseconds in Running states before the engine took it up.
-        is_adopted: Whether it was running already when it was taken up.
-        watch: What watches the objectives of a flow run, if it has any.
+        is_adopted: Whether it was already running when it was taken up.
+        watch: The watch over a flow run's objectives, if it has any.
         late: Seconds behind its schedule at `start`, if it has one.
     """
 
@@ -155,13 +152,13 @@ class Run:
 
     @cached_property
     def names(self) -> Attributes:
-        """The names of its flow and task, as all its metrics carry them."""
+        """The names of its flow and task, as on all its metrics."""
         names = {semconv.FLOW_NAME: self.flow_name, semconv.TASK_NAME: self.task_name}
         return {key: name for key, name in names.items() if name is not None}
 
     @property
     def sampling_attributes(self) -> Attributes:
-        """The few attributes that a sampler gets to see."""
+        """The few attributes that a sampler sees."""
         attributes = dict(self.names)
         attributes[semconv.RUN_TYPE] = "flow" if self.is_flow else "task"
         if self.is_flow:

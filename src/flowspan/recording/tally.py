@@ -1,4 +1,4 @@
-"""What is counted of one run: its metrics, its time in Running states, and its objectives."""
+"""The counts of one run: its metrics, its time in Running states, and its objectives."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 
 class Tally:
-    """Counts one run, and keeps those informed that watch objectives: its own, and its callers'."""
+    """Counts one run, and informs the watches over its own and its callers' objectives."""
 
     def __init__(self, run: Run, span: Span, metrics: RunMetrics, caller: Tally | None) -> None:
         """Count `run` as active; `caller` is the tally of the calling run, if that is here."""
         self._run = run
         self._span = span
-        # With the run's span, so that exemplars lead from a metric to the trace.
+        # It has the run's span, so that exemplars lead from a metric to the trace.
         self.context = set_span_in_context(span)
         self._metrics = metrics
         self._caller = caller
@@ -44,15 +44,16 @@ class Tally:
             self.watches += (run.watch,)
         metrics.taken_up(run, self.context)
 
-    def begin_watch(self, speaking: Callable[[], AbstractContextManager[None]]) -> None:
-        """Begin to watch the run's objectives; what is logged of them is logged `speaking`."""
+    def begin_watch(
+        self, watch: Watch, speaking: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        """Start to watch the run's objectives; log their violations inside `speaking`."""
         run = self._run
-        if run.watch is not None:
-            run.watch.begin(self._violate, speaking, late=run.late, time_running=run.time_running)
+        watch.begin(self._violate, speaking, late=run.late, time_running=run.time_running)
 
     def enter_state(self, state: State) -> None:
         """Start or stop the time in Running states."""
-        if state.is_running:
+        if state.type == semconv.RUNNING:
             self._start(state.time)
         else:
             self.stop(state.time)
@@ -62,7 +63,7 @@ class Tally:
             self._metrics.executing(self._run, self._pending(now), self.context)
         self._running.start(now)
         if self._run.watch is not None:
-            # The server stamps the states of flow runs, whose clock may be another.
+            # The server sets the times of flow run states; its clock may differ from ours.
             since = now if self._run.is_adopted else time_ns()
             self._run.watch.resume(self._running.total, since)
 
@@ -76,7 +77,7 @@ class Tally:
                 watch.task_ran(self._run.task_name, since, now)
 
     def retry(self, failed: Attempt) -> None:
-        """Count the error of an attempt after which the engine begins another."""
+        """Count a retry, and the error of the attempt before it."""
         self._count_error(failed, failed.error_type())
         self._metrics.retried(self._run, failed.error_type(), self.context)
 
@@ -87,13 +88,13 @@ class Tally:
         self._metrics.measured(self._run, name, value, unit, attributes, context=self.context)
 
     def leave(self) -> None:
-        """Count the run as active no longer."""
+        """Count the run as no longer active."""
         self._metrics.left(self._run, self.context, has_executed=self._running.has_run)
 
     def end(
         self, attempt: Attempt, outcome: Outcome | None, waits: Mapping[str, float], rows: Rows
     ) -> None:
-        """Count the run, whose last attempt is given, with its waits in seconds and its rows."""
+        """Count the run at its end: its last attempt, its waits in seconds, and its rows."""
         metrics, run, context = self._metrics, self._run, self.context
         for attribute, waited in (*run.waits_before.items(), *waits.items()):
             metrics.waited(run, attribute, waited, context)
@@ -106,18 +107,18 @@ class Tally:
             metrics.ended(run, outcome, self._duration, context)
 
     def judge(self, outcome: Outcome | None, rows: Rows) -> None:
-        """Judge the run by its objectives, now that it has ended."""
+        """Check the run's objectives at its end."""
         if self._run.watch is not None:
             result = outcome.result if outcome is not None else None
             self._run.watch.end(result, self._duration, rows.total(semconv.ROWS_OUTPUT))
 
     def note_failure_below(self) -> None:
-        """Note that a run that this one called has failed: its error may come up here."""
+        """Note that a run called by this one has failed: its error may be raised here too."""
         self._has_failed_below = True
 
     @property
     def _duration(self) -> float | None:
-        """Seconds in Running states; None if there was none."""
+        """Seconds in Running states; None if the run was in none."""
         return self._running.seconds if self._running.has_run else None
 
     def _pending(self, now: int) -> float | None:
@@ -128,7 +129,7 @@ class Tally:
         return sum(run.waits_before.values()) + max(0, now - run.start) / NANOSECONDS
 
     def _count_error(self, attempt: Attempt, error_type: str) -> None:
-        """Count the error of an attempt, unless it came up from a run below that had it first."""
+        """Count the error of an attempt, unless it came from a run below that counted it."""
         if attempt.exception is None:
             is_own = not self._has_failed_below
         else:

@@ -1,4 +1,4 @@
-"""What a recorder keeps account of: where the time went, and how long a run was running."""
+"""Account for a run's time: where it went, and how long the run was in Running states."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from flowspan.units import NANOSECONDS
 if TYPE_CHECKING:
     from flowspan.recording.run import Attributes, State
 
-# States that a run waits in, by the wait that they begin; the next state ends it.
+# The wait that each waiting state begins, by the state's name; the next state ends it.
 _WAIT_BY_STATE_NAME: Final = {wait.state: wait.attribute for wait in semconv.WAITS if wait.state}
 
 
 class Stopwatch:
-    """How long a run has been in Running states, in nanoseconds, as Prefect's total run time."""
+    """A run's time in Running states in nanoseconds, like Prefect's total run time."""
 
     def __init__(self, before: int) -> None:
         self.total = before  # until it was last stopped
@@ -29,12 +29,12 @@ class Stopwatch:
         return self.total / NANOSECONDS
 
     def start(self, now: int) -> None:
-        """Go on counting; one Running state may follow another."""
+        """Start to count; one Running state may follow another."""
         self.has_run = True
         self._since = now if self._since is None else self._since
 
     def stop(self, now: int) -> int | None:
-        """Count no longer; return since when it was counting, if it was."""
+        """Stop counting; return since when it has counted, if it has."""
         since, self._since = self._since, None
         if since is not None:
             self.total += max(0, now - since)
@@ -42,10 +42,10 @@ class Stopwatch:
 
 
 class Account:
-    """Where the time of a run went; each moment counts once, for a wait before execution.
+    """Where the time of a run went; each moment counts once, as a wait rather than as execution.
 
-    Waits of several threads or coroutines of one run may overlap. They are told when they end, so
-    the intervals that are accounted already lie in the order of their ends.
+    Waits of several threads or coroutines of one run may overlap. They are reported when they end,
+    so the intervals are in the order of their ends.
     """
 
     def __init__(self) -> None:
@@ -69,22 +69,24 @@ class Account:
 
     def enter_state(self, state: State) -> None:
         """End the wait that the last state began, and begin that of `state`, if it is one."""
-        self._end_state_wait(state.time)
+        if self._state_wait is not None:
+            self._end_state_wait(*self._state_wait, state.time)
         if wait := _WAIT_BY_STATE_NAME.get(state.name):
             self._state_wait = (wait, state.time)
 
     def begin_execution(self, now: int) -> None:
-        """Begin to count execution."""
+        """Start to count execution."""
         self._since = now
 
     def end_execution(self, now: int) -> bool:
-        """Count what has been executed since it began, less what was waited meanwhile.
+        """Count the execution since its start, without the waits in it.
 
-        Returns whether it had begun.
+        Returns whether it had started.
         """
         if self._since is None:
             return False
-        self._end_state_wait(now)
+        if self._state_wait is not None:
+            self._end_state_wait(*self._state_wait, now)
         with self._lock:
             if self._since is not None:
                 waited = sum(
@@ -99,7 +101,7 @@ class Account:
         """Count the part of a wait that no other wait has been counted for."""
         with self._lock:
             if self._since is None:
-                # What a thread waited while the function ran was counted as its execution.
+                # A thread's wait while the function ran has been counted as execution.
                 start = max(start, self._until)
             merged = (start, end)
             length = end - start
@@ -117,7 +119,7 @@ class Account:
         return {wait: nanoseconds / NANOSECONDS for wait, nanoseconds in self._waits.items()}
 
     def attributes(self, duration: int) -> Attributes:
-        """Return the account in seconds; the engine's own share is what remains of `duration`."""
+        """Return the account in seconds; the rest of `duration` is the engine's own share."""
         account: Attributes = {**self.waits}
         if self._execution is not None:
             account[semconv.EXECUTION] = self._execution / NANOSECONDS
@@ -125,8 +127,6 @@ class Account:
         account[semconv.ORCHESTRATION] = max(0, rest) / NANOSECONDS
         return account
 
-    def _end_state_wait(self, now: int) -> None:
-        if self._state_wait is not None:
-            wait, since = self._state_wait
-            self._state_wait = None
-            self.wait(wait, since, max(since, now))
+    def _end_state_wait(self, wait: str, since: int, now: int) -> None:
+        self._state_wait = None
+        self.wait(wait, since, max(since, now))

@@ -12,7 +12,7 @@ from flowspan.collector import layers, program
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three layers, and no Collector on PATH."""
+    """Write three layers, and leave no Collector on PATH."""
     made = tmp_path / "my config"
     made.mkdir()
     (made / "base.yaml").write_text("receivers: {}\n")
@@ -40,7 +40,7 @@ def collector(folder: Path, script: str, name: str = "otelcol-contrib") -> Path:
 
 
 def test_config_prints_a_command_line(folder: Path) -> None:
-    """Fit for a shell, with what has to be set on stderr, and with the Collector that is there."""
+    """It names the Collector on PATH; variables to set are listed on stderr."""
     done = flowspan("config", "--backend", "local", "--backend", "acme")
     paths = [str(folder / f"{name}.yaml") for name in ("base", "local", "acme")]
     options = [word for path in paths for word in ("--config", path)]
@@ -53,7 +53,7 @@ def test_config_prints_a_command_line(folder: Path) -> None:
 
 
 def test_config_writes_files_for_mounting(folder: Path, tmp_path: Path) -> None:
-    """The command line names these; what was edited stays, unless told otherwise."""
+    """The command line names the copies; edited ones stay without --force."""
     there = tmp_path / "there"
     arguments = ("config", "--backend", "local", "--output", there)
     done = flowspan(*arguments)
@@ -68,7 +68,7 @@ def test_config_writes_files_for_mounting(folder: Path, tmp_path: Path) -> None:
 
 
 def test_config_says_why_it_cannot_write(tmp_path: Path) -> None:
-    """A file is no folder."""
+    """A file is in the place of the folder."""
     (tmp_path / "file").touch()
     done = flowspan("config", "--backend", "local", "--output", tmp_path / "file")
     assert (done.exit_code, done.stdout) == (1, "")
@@ -92,14 +92,14 @@ def test_config_says_why_it_cannot_write(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: tuple[str, ...], words: str) -> None:
-    """An unknown backend is answered with those there are."""
+    """An unknown backend gets a list of the known ones."""
     done = flowspan(*arguments)
     assert (done.exit_code, done.stdout) == (2, "")
     assert words in done.stderr
 
 
 def test_check_asks_the_collector(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With all layers, in order, and the variables that are set here."""
+    """It gets all layers in order, and the environment's variables."""
     path = collector(folder, 'echo "$KEY" "$@" > "$0.asked"')
     monkeypatch.setenv("KEY", "k")
     done = flowspan("check", "--backend", "local", "--backend", "acme")
@@ -110,7 +110,7 @@ def test_check_asks_the_collector(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_check_fails_with_what_the_collector_says(folder: Path) -> None:
-    """And with the version that the layers are for, since an old one knows other names."""
+    """It adds the version that the layers are for: old Collectors know other names."""
     path = collector(folder, "echo Error: no such thing >&2; exit 1")
     done = flowspan("check", "--backend", "local")
     assert (done.exit_code, done.stdout) == (1, "")
@@ -123,7 +123,7 @@ def test_check_fails_with_what_the_collector_says(folder: Path) -> None:
 
 
 def test_check_fails_where_a_variable_is_missing(folder: Path) -> None:
-    """Even if the Collector would start without."""
+    """This holds even if the Collector would start without it."""
     collector(folder, "exit 0")
     done = flowspan("check", "--backend", "acme")
     assert (done.exit_code, done.stdout) == (1, "")
@@ -131,7 +131,7 @@ def test_check_fails_where_a_variable_is_missing(folder: Path) -> None:
 
 
 def test_check_without_a_collector_says_what_to_install(folder: Path) -> None:
-    """With an exit code of its own; the variables are told all the same."""
+    """It has its own exit code, and still lists missing variables."""
     done = flowspan("check", "--backend", "acme")
     assert (done.exit_code, done.stdout) == (3, "")
     assert "KEY must be set" in done.stderr
@@ -139,11 +139,11 @@ def test_check_without_a_collector_says_what_to_install(folder: Path) -> None:
     assert "--binary PATH" in done.stderr
     done = flowspan("check", "--backend", "local", "--binary", folder / "base.yaml")
     assert (done.exit_code, done.stdout) == (3, "")
-    assert f"{folder / 'base.yaml'} is no program" in done.stderr
+    assert f"{folder / 'base.yaml'} is not a program" in done.stderr
 
 
 def test_check_takes_the_collector_that_is_named(folder: Path) -> None:
-    """A path, or a name on PATH."""
+    """--binary takes a path or a name on PATH."""
     collector(folder, "exit 1")
     path = collector(folder, "exit 0", "mine")
     for binary in (path, "mine"):
@@ -151,7 +151,7 @@ def test_check_takes_the_collector_that_is_named(folder: Path) -> None:
 
 
 def test_check_does_not_wait_forever(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor does it fall over a program that cannot be run."""
+    """A program that cannot be run gets the same exit code."""
     monkeypatch.setattr(program, "TIMEOUT", 0.2)
     collector(folder, "exec /bin/sleep 20")
     done = flowspan("check", "--backend", "local")

@@ -1,4 +1,4 @@
-"""The command, as users run it."""
+"""``flowspan timeline``, as users run it."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from flowspan._version import __version__
 
 
 def test_the_last_run_is_drawn_from_the_embedded_files(tmp_path: Path) -> None:
-    """With no argument it needs no more than the folder it is started in."""
+    """Without arguments it needs only the folder it is started in."""
     write(embedded(tmp_path), run("RUN etl", 0, 10, run("load", 1, 5)))
     done = flowspan("timeline", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -43,7 +43,7 @@ main()
 
 
 def test_a_file_that_is_overwritten_while_it_is_shown_is_an_error(tmp_path: Path) -> None:
-    """Said in a sentence, whatever was printed until then; a large file is not held in memory."""
+    """One sentence says so, whatever has been printed; large files are not held in memory."""
     file = tmp_path / "traces.jsonl"
     generated_traces.write(file, 1_000)
     done = subprocess.run(
@@ -57,7 +57,7 @@ def test_a_file_that_is_overwritten_while_it_is_shown_is_an_error(tmp_path: Path
 
 
 def test_a_pipe_gets_plain_text_of_a_stable_width(tmp_path: Path) -> None:
-    """120 cells without colour, unless COLUMNS says otherwise."""
+    """120 cells without colour, unless COLUMNS is set."""
     write(embedded(tmp_path), run("RUN etl", 0, 10))
     for environment, width in (({}, 120), ({"COLUMNS": "80"}, 80), ({"COLUMNS": "x"}, 120)):
         out = flowspan("timeline", cwd=tmp_path, **environment).stdout
@@ -66,13 +66,13 @@ def test_a_pipe_gets_plain_text_of_a_stable_width(tmp_path: Path) -> None:
 
 
 def test_colour_comes_with_a_terminal(tmp_path: Path) -> None:
-    """FORCE_COLOR stands for one here."""
+    """FORCE_COLOR stands in for a terminal."""
     write(embedded(tmp_path), run("RUN etl", 0, 10))
     assert "\x1b[32m" in flowspan("timeline", cwd=tmp_path, FORCE_COLOR="1", TERM="xterm").stdout
 
 
 def test_an_output_without_unicode_gets_ascii(tmp_path: Path) -> None:
-    """Names that cannot be shown there become question marks, not a traceback."""
+    """Other characters become question marks, not a traceback."""
     write(embedded(tmp_path), run("RUN größe", 0, 10, run("load", 1, 5)))
     done = flowspan("timeline", cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert done.returncode == 0
@@ -82,7 +82,7 @@ def test_an_output_without_unicode_gets_ascii(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["file", "folder", "environment"])
 def test_the_source_can_be_named(tmp_path: Path, how: str) -> None:
-    """A file, a folder, or FLOWSPAN_DIR."""
+    """By a file, a folder, or FLOWSPAN_DIR."""
     file = tmp_path / "traces-old.jsonl"
     write(file, run("RUN etl", 0, 10))
     arguments = {"file": ("--file", file), "folder": ("--file", tmp_path)}.get(how, ())
@@ -104,7 +104,7 @@ def test_a_run_is_chosen_by_its_id(tmp_path: Path) -> None:
 
 
 def test_json_is_the_only_thing_on_stdout(tmp_path: Path) -> None:
-    """It holds every span, also those that the tree leaves out."""
+    """It holds every span, including those that the tree leaves out."""
     tasks = [run("load", n, n + 1, Plan("GET", n, n + 0.5)) for n in range(30)]
     file = embedded(tmp_path)
     trace_id = write(file, run("RUN etl", 0, 60, *tasks)).trace_id
@@ -121,7 +121,7 @@ def test_json_is_the_only_thing_on_stdout(tmp_path: Path) -> None:
 
 
 def test_nothing_to_read_says_what_to_do(tmp_path: Path) -> None:
-    """No folder, an empty folder and an empty file are told apart."""
+    """No folder, an empty folder and an empty file have different messages."""
     for arguments, words in (
         ((), ".flowspan does not exist."),
         (("--file", tmp_path), "holds no traces*.jsonl file, nor any other of OTLP spans."),
@@ -136,7 +136,7 @@ def test_nothing_to_read_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_an_unknown_id_lists_traces_that_are_there(tmp_path: Path) -> None:
-    """The latest five, the latest first."""
+    """It lists the latest five, the latest first."""
     file = embedded(tmp_path)
     ids = [write(file, run(f"RUN etl {n}", n, n + 1)).trace_id for n in range(7)]
     for unknown in ("0" * 31 + "1", str(uuid.uuid4())):
@@ -148,14 +148,14 @@ def test_an_unknown_id_lists_traces_that_are_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [("timeline", "nonsense"), ("timeline", "--no"), ("no",)])
 def test_wrong_usage_exits_with_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    """As everywhere on the command line."""
+    """All commands do so."""
     done = flowspan(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Usage: " in done.stderr
 
 
 def test_warnings_are_bounded(tmp_path: Path) -> None:
-    """Ten are told, the others counted; the spans are drawn."""
+    """Ten are printed, the others counted; the spans are drawn."""
     embedded(tmp_path).write_text("bad\n" * 1_500 + raw_line(raw_span(1)))
     done = flowspan("timeline", cwd=tmp_path)
     assert done.returncode == 1
@@ -166,7 +166,7 @@ def test_warnings_are_bounded(tmp_path: Path) -> None:
 
 
 def test_ten_thousand_spans_are_a_page(tmp_path: Path) -> None:
-    """All of them count, few of them are shown, `--all` shows each."""
+    """All are counted, few are shown, and `--all` shows each."""
     tasks = [run("load", n / 100, n / 100 + 1, run_name=f"load-{n}") for n in range(9_999)]
     write(embedded(tmp_path), run("RUN etl", 0, 101, *tasks))
     page = flowspan("timeline", cwd=tmp_path).stdout
@@ -177,7 +177,7 @@ def test_ten_thousand_spans_are_a_page(tmp_path: Path) -> None:
 
 
 def test_help_and_version(tmp_path: Path) -> None:
-    """Both answer on stdout."""
+    """Both print to stdout."""
     assert flowspan("--version", cwd=tmp_path).stdout == f"flowspan {__version__}\n"
     out = flowspan("--help", cwd=tmp_path).stdout
     assert "timeline" in out
@@ -186,7 +186,7 @@ def test_help_and_version(tmp_path: Path) -> None:
 
 
 def test_the_timeline_needs_neither_prefect_nor_the_sdk(tmp_path: Path) -> None:
-    """It starts at once, and works on files from elsewhere."""
+    """The command starts at once, and works on files from elsewhere."""
     code = (
         "import sys, flowspan.cli.main, flowspan.read.jaeger, flowspan.views.terminal.timeline\n"
         "print([name for name in ('prefect', 'opentelemetry.sdk') if name in sys.modules])"

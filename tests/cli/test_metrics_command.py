@@ -1,4 +1,4 @@
-"""The command, as users run it."""
+"""``flowspan metrics``, as users run it."""
 
 import json
 import subprocess
@@ -41,12 +41,12 @@ def record(file: Path, *flows: str) -> Path:
 
 
 def embedded(folder: Path) -> Path:
-    """Name the live file of the folder that flowspan's embedded default writes to."""
+    """Return the path of the file that flowspan's embedded default writes to."""
     return folder / ".flowspan" / "metrics.jsonl"
 
 
 def test_the_embedded_files_are_summed_up(run: Run, tmp_path: Path) -> None:
-    """With no argument it needs no more than the folder it is started in."""
+    """Without arguments it needs only the folder it is started in."""
     record(embedded(tmp_path), "nightly")
     record(tmp_path / ".flowspan" / "metrics-20260101T000000.000000Z-0a1b2c3d.jsonl", "nightly")
     done = run()
@@ -58,7 +58,7 @@ def test_the_embedded_files_are_summed_up(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_pipe_gets_plain_text_of_a_stable_width(run: Run, tmp_path: Path) -> None:
-    """120 cells without colour, unless COLUMNS says otherwise."""
+    """120 cells without colour, unless COLUMNS is set."""
     record(embedded(tmp_path), "flow-" + "x" * 500)
     for environment, width in (({}, 120), ({"COLUMNS": "80"}, 80), ({"COLUMNS": "x"}, 120)):
         out = run(**environment).stdout
@@ -67,13 +67,13 @@ def test_a_pipe_gets_plain_text_of_a_stable_width(run: Run, tmp_path: Path) -> N
 
 
 def test_colour_comes_with_a_terminal(run: Run, tmp_path: Path) -> None:
-    """FORCE_COLOR stands for one here."""
+    """FORCE_COLOR stands in for a terminal."""
     record(embedded(tmp_path), "nightly")
     assert "\x1b[32m✓" in run(FORCE_COLOR="1", TERM="xterm").stdout
 
 
 def test_an_output_without_unicode_gets_ascii(run: Run, tmp_path: Path) -> None:
-    """Names that cannot be shown there become question marks, not a traceback."""
+    """Other characters become question marks, not a traceback."""
     record(embedded(tmp_path), "größe")
     done = run(charset="ascii")
     assert done.exit_code == 0
@@ -83,7 +83,7 @@ def test_an_output_without_unicode_gets_ascii(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["file", "folder", "environment"])
 def test_the_source_can_be_named(run: Run, tmp_path: Path, how: str) -> None:
-    """A file, a folder, or FLOWSPAN_DIR."""
+    """By a file, a folder, or FLOWSPAN_DIR."""
     file = record(tmp_path / "metrics-old.jsonl", "nightly")
     arguments = {"file": ("--file", file), "folder": ("--file", tmp_path)}.get(how, ())
     environment = {"FLOWSPAN_DIR": str(tmp_path)} if how == "environment" else {}
@@ -93,7 +93,7 @@ def test_the_source_can_be_named(run: Run, tmp_path: Path, how: str) -> None:
 
 
 def test_one_flow_can_be_chosen(run: Run, tmp_path: Path) -> None:
-    """By its name, as everywhere in Prefect."""
+    """By its name."""
     record(embedded(tmp_path), "nightly", "hourly")
     out = run("--flow", "nightly").stdout
     assert "load-nightly" in out
@@ -101,19 +101,19 @@ def test_one_flow_can_be_chosen(run: Run, tmp_path: Path) -> None:
 
 
 def test_an_unknown_flow_lists_those_there_are(run: Run, tmp_path: Path) -> None:
-    """In alphabetical order."""
+    """They are in alphabetical order."""
     record(embedded(tmp_path), "nightly", "hourly")
     done = run("--flow", "weekly")
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
-        "flowspan: .flowspan holds no flow 'weekly'. The flows there are:",
+        "flowspan: .flowspan holds no flow 'weekly'. Its flows:",
         "  hourly",
         "  nightly",
     ]
 
 
 def test_json_is_the_only_thing_on_stdout(run: Run, tmp_path: Path) -> None:
-    """What cannot be read is told on stderr, and by the exit code."""
+    """Problems are reported on stderr and by the exit code."""
     file = record(embedded(tmp_path), "größe", "hourly")
     with file.open("a") as stream:
         stream.write('{"resourceMetrics": [{"resou')
@@ -127,7 +127,7 @@ def test_json_is_the_only_thing_on_stdout(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_table_is_shown_beside_warnings(run: Run, tmp_path: Path) -> None:
-    """Ten are told, the others counted."""
+    """Ten warnings are printed, the others counted."""
     file = record(embedded(tmp_path), "nightly")
     with file.open("a") as stream:
         stream.write("bad\n" * 1_500)
@@ -140,7 +140,7 @@ def test_the_table_is_shown_beside_warnings(run: Run, tmp_path: Path) -> None:
 
 
 def test_nothing_to_read_says_what_to_do(run: Run, tmp_path: Path) -> None:
-    """No folder, an empty folder, and files without a run are told apart."""
+    """No folder, an empty folder and files without runs have different messages."""
     (tmp_path / "empty").touch()
     (tmp_path / "other").write_text(raw_line({"name": "http.server.duration"}))
     for arguments, words in (
@@ -159,7 +159,7 @@ def test_nothing_to_read_says_what_to_do(run: Run, tmp_path: Path) -> None:
 
 
 def test_files_of_nothing_but_damage_say_so(run: Run, tmp_path: Path) -> None:
-    """The warnings come before the failure."""
+    """Warnings come before the error."""
     embedded(tmp_path).parent.mkdir()
     embedded(tmp_path).write_text("bad\n")
     done = run()
@@ -170,14 +170,14 @@ def test_files_of_nothing_but_damage_say_so(run: Run, tmp_path: Path) -> None:
 
 
 def test_help_says_what_a_success_is(run: Run) -> None:
-    """And how p50 and p95 come about."""
+    """It also says how p50 and p95 are estimated."""
     out = " ".join(run("--help").stdout.split())
     assert "cancelled and skipped runs do not count" in out
     assert "linear interpolation" in out
 
 
 def test_the_report_needs_neither_prefect_nor_the_sdk(tmp_path: Path) -> None:
-    """It starts at once, and works on files from elsewhere."""
+    """The command starts at once, and works on files from elsewhere."""
     code = (
         "import sys, flowspan.cli.main, flowspan.views.terminal.metrics\n"
         "print([name for name in ('prefect', 'opentelemetry.sdk') if name in sys.modules])"

@@ -44,12 +44,12 @@ def flowspan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def embedded(folder: Path, signal: str = "logs") -> Path:
-    """Name the live file of the folder that flowspan's embedded default writes to."""
+    """Return the path of the file that flowspan's embedded default writes to."""
     return folder / ".flowspan" / f"{signal}.jsonl"
 
 
 def pipeline(file: Path) -> Path:
-    """Log a flow with a task that fails and a subflow, and another flow before."""
+    """Log a flow with a failing task and a subflow, after another flow."""
     with closing(Process(file)) as process:
         process.log("begin", 0)
         process.log("loading", 1, attributes=of_run(task_run="load-0"), rows=3, level="DEBUG")
@@ -64,13 +64,13 @@ def pipeline(file: Path) -> Path:
 
 
 def messages(result: Result) -> list[str]:
-    """List the first words of the messages, one for each record."""
+    """Return the first word of the message of each record."""
     lines = [line.split() for line in result.stdout.splitlines() if line[:1].isdigit()]
     return [line[3] for line in lines]
 
 
 def traced(folder: Path, *children: Plan) -> tuple[str, dict[str, str]]:
-    """Write the spans of a flow to the embedded file; return the ids of trace and spans."""
+    """Write a flow's spans to the embedded file; return its trace id and span ids."""
     file = embedded(folder, "traces")
     file.parent.mkdir()
     written = write(file, run("RUN etl", 0, 10, *children, run_id=FLOW_RUN))
@@ -80,7 +80,7 @@ def traced(folder: Path, *children: Plan) -> tuple[str, dict[str, str]]:
 def test_the_latest_lines_are_printed_from_the_embedded_files(
     flowspan: Run, tmp_path: Path
 ) -> None:
-    """With no argument it needs no more than the folder it is started in, and no spans."""
+    """Without arguments it needs only the folder it is started in, and no spans."""
     pipeline(embedded(tmp_path))
     done = flowspan("logs")
     assert (done.exit_code, done.stderr) == (0, "")
@@ -96,7 +96,7 @@ def test_the_latest_lines_are_printed_from_the_embedded_files(
 
 
 def test_runs_are_chosen_by_their_ids(flowspan: Run, tmp_path: Path) -> None:
-    """The id of a flow run, or a trace's."""
+    """By the id of a flow run or of a trace."""
     pipeline(embedded(tmp_path))
     assert messages(flowspan("logs", OTHER_RUN)) == ["other"]
     assert messages(flowspan("logs", SUBFLOW_RUN)) == ["sum"]
@@ -107,23 +107,23 @@ def test_runs_are_chosen_by_their_ids(flowspan: Run, tmp_path: Path) -> None:
 
 
 def test_lines_are_chosen_by_task_and_level(flowspan: Run, tmp_path: Path) -> None:
-    """Both together, too; that none is grave enough is no failure."""
+    """Both can be combined; finding no line is not a failure."""
     pipeline(embedded(tmp_path))
     assert messages(flowspan("logs", "--level", "warning")) == ["failed", "sum"]
     assert messages(flowspan("logs", "--task", "load")) == ["loading", "failed"]
     assert messages(flowspan("logs", "--task", "load-0", "--level", "ERROR")) == ["failed"]
     done = flowspan("logs", "--level", "CRITICAL")
     assert (done.exit_code, done.stdout) == (0, "")
-    assert done.stderr == "flowspan: no line of this run is of this level or above.\n"
+    assert done.stderr == "flowspan: this run has no lines of this level or above.\n"
 
 
 def test_an_unknown_task_is_told_those_with_lines(flowspan: Run, tmp_path: Path) -> None:
-    """By name, and in alphabetical order."""
+    """They are listed by name, in alphabetical order."""
     pipeline(embedded(tmp_path))
     done = flowspan("logs", "--task", "save")
     assert (done.exit_code, done.stdout) == (1, "")
     first, *tasks = done.stderr.splitlines()
-    assert "no line of this run is of task 'save'" in first
+    assert "this run has no lines of task 'save'" in first
     assert tasks == ["  load"]
     assert flowspan("logs", OTHER_RUN, "--task", "save").stderr.splitlines()[1:] == ["  none"]
 
@@ -132,7 +132,7 @@ def test_an_unknown_task_is_told_those_with_lines(flowspan: Run, tmp_path: Path)
 def test_an_unknown_level_is_told_those_there_are(
     flowspan: Run, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
-    """It is wrong usage, as everywhere on the command line."""
+    """It is a usage error, as for other options."""
     pipeline(embedded(tmp_path))
     done = flowspan(*command, "--level", "LOUD")
     assert (done.exit_code, done.stdout) == (2, "")
@@ -141,7 +141,7 @@ def test_an_unknown_level_is_told_those_there_are(
 
 
 def test_an_unknown_run_is_told_those_with_lines(flowspan: Run, tmp_path: Path) -> None:
-    """The latest first, by their ids and names."""
+    """They are listed by id and name, the latest first."""
     pipeline(embedded(tmp_path))
     done = flowspan("logs", TASK_RUN.replace("d", "e"))
     assert (done.exit_code, done.stdout) == (1, "")
@@ -153,7 +153,7 @@ def test_an_unknown_run_is_told_those_with_lines(flowspan: Run, tmp_path: Path) 
 
 
 def test_nothing_to_read_says_what_to_do(flowspan: Run, tmp_path: Path) -> None:
-    """No folder, no file of logs and an empty file are told apart."""
+    """No folder, no log file and an empty file have different messages."""
     (tmp_path / "empty").touch()
     for arguments, words in (
         ((), ".flowspan does not exist."),
@@ -171,7 +171,7 @@ def test_nothing_to_read_says_what_to_do(flowspan: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["file", "folder", "environment"])
 def test_the_source_can_be_named(flowspan: Run, tmp_path: Path, how: str) -> None:
-    """A file, a folder, or FLOWSPAN_DIR."""
+    """By a file, a folder, or FLOWSPAN_DIR."""
     file = pipeline(tmp_path / "logs-old.jsonl")
     arguments = {"file": ("--file", file), "folder": ("--file", tmp_path)}.get(how, ())
     environment = {"FLOWSPAN_DIR": str(tmp_path)} if how == "environment" else {}
@@ -179,7 +179,7 @@ def test_the_source_can_be_named(flowspan: Run, tmp_path: Path, how: str) -> Non
 
 
 def test_damage_is_told_beside_the_lines(flowspan: Run, tmp_path: Path) -> None:
-    """And it is a failure, as a script cannot know what is missing."""
+    """The command fails, since a script cannot know what is missing."""
     with pipeline(embedded(tmp_path)).open("a") as stream:
         stream.write(raw_line(raw_log(1))[:40])
     for command in (("logs",), ("logs", "--json")):
@@ -190,7 +190,7 @@ def test_damage_is_told_beside_the_lines(flowspan: Run, tmp_path: Path) -> None:
 
 
 def test_a_pipe_gets_the_same_whatever_the_terminal_is(flowspan: Run, tmp_path: Path) -> None:
-    """Plain text, neither wrapped nor cut."""
+    """It gets plain text, neither wrapped nor cut."""
     with closing(Process(embedded(tmp_path))) as process:
         process.log("m" * 500, value="v" * 500)
     plain = flowspan("logs").stdout
@@ -211,7 +211,7 @@ def test_an_output_without_unicode_gets_what_it_can_show(flowspan: Run, tmp_path
 
 
 def test_json_is_an_object_a_line(flowspan: Run, tmp_path: Path) -> None:
-    """Of the lines that were asked for."""
+    """Only the lines that were asked for are printed."""
     pipeline(embedded(tmp_path))
     out = flowspan("logs", "--json", "--level", "WARNING").stdout
     failed, summed = map(json.loads, out.splitlines())
@@ -221,7 +221,7 @@ def test_json_is_an_object_a_line(flowspan: Run, tmp_path: Path) -> None:
 
 
 def test_the_timeline_shows_lines_on_request(flowspan: Run, tmp_path: Path) -> None:
-    """Below their spans; without the option it is as it was."""
+    """They appear below their spans; without the option nothing changes."""
     trace_id, span_ids = traced(tmp_path, run("load", 1, 5))
     with closing(Process(embedded(tmp_path), trace_id)) as process:
         process.log("begin", 0.5, span_id=span_ids["RUN etl"])
@@ -238,7 +238,7 @@ def test_the_timeline_shows_lines_on_request(flowspan: Run, tmp_path: Path) -> N
 
 
 def test_all_shows_every_line(flowspan: Run, tmp_path: Path) -> None:
-    """Otherwise many are a handful."""
+    """Without --all, only a handful of many lines is shown."""
     trace_id, span_ids = traced(tmp_path)
     with closing(Process(embedded(tmp_path), trace_id)) as process:
         for number in range(1_000):
@@ -248,7 +248,7 @@ def test_all_shows_every_line(flowspan: Run, tmp_path: Path) -> None:
 
 
 def test_spans_in_json_have_their_lines_on_request(flowspan: Run, tmp_path: Path) -> None:
-    """Each span has a list, which may be empty; without the option none has."""
+    """Each span has a list, perhaps an empty one; without the option none has."""
     trace_id, span_ids = traced(tmp_path, run("load", 1, 5))
     with closing(Process(embedded(tmp_path), trace_id)) as process:
         process.log("loading", 2, span_id=span_ids["load"], rows=3)
@@ -261,7 +261,7 @@ def test_spans_in_json_have_their_lines_on_request(flowspan: Run, tmp_path: Path
 
 
 def test_lines_are_found_beside_a_named_file_of_spans(flowspan: Run, tmp_path: Path) -> None:
-    """Both have their place in one folder."""
+    """Both files are in one folder."""
     trace_id, _ = traced(tmp_path)
     with closing(Process(embedded(tmp_path), trace_id)) as process:
         process.log("begin")
@@ -270,7 +270,7 @@ def test_lines_are_found_beside_a_named_file_of_spans(flowspan: Run, tmp_path: P
 
 
 def test_a_timeline_without_lines_says_why(flowspan: Run, tmp_path: Path) -> None:
-    """It is drawn all the same, since nothing of it is missing."""
+    """It is still drawn, since no span is missing."""
     trace_id, _ = traced(tmp_path)
     done = flowspan("timeline", "--logs")
     assert (done.exit_code, "RUN etl" in done.stdout) == (0, True)
@@ -281,11 +281,14 @@ def test_a_timeline_without_lines_says_why(flowspan: Run, tmp_path: Path) -> Non
     assert (done.exit_code, "RUN etl" in done.stdout) == (0, True)
     assert done.stderr == "flowspan: .flowspan holds no log lines of this trace.\n"
     done = flowspan("timeline", trace_id, "--logs", "--level", "INFO")
-    assert done.stderr == "flowspan: .flowspan holds no log lines of this trace and level.\n"
+    assert (
+        done.stderr
+        == "flowspan: .flowspan holds no log lines of this trace at this level or above.\n"
+    )
 
 
 def test_damaged_logs_are_told_beside_the_timeline(flowspan: Run, tmp_path: Path) -> None:
-    """As damaged spans are."""
+    """They are reported as damaged spans are."""
     traced(tmp_path)
     embedded(tmp_path).write_text("bad\n")
     done = flowspan("timeline", "--logs")
@@ -295,7 +298,7 @@ def test_damaged_logs_are_told_beside_the_timeline(flowspan: Run, tmp_path: Path
 
 
 def test_a_level_alone_is_wrong_usage(flowspan: Run, tmp_path: Path) -> None:
-    """It is that of log lines."""
+    """It needs --logs."""
     traced(tmp_path)
     done = flowspan("timeline", "--level", "ERROR")
     assert (done.exit_code, done.stdout) == (2, "")
@@ -304,7 +307,7 @@ def test_a_level_alone_is_wrong_usage(flowspan: Run, tmp_path: Path) -> None:
 
 
 def test_lines_need_neither_prefect_nor_the_sdk(tmp_path: Path) -> None:
-    """They are there at once, and on machines that run no flows."""
+    """The command starts at once, and works where no flow runs."""
     with closing(Process(embedded(tmp_path))) as process:
         process.log("begin")
     code = (

@@ -1,4 +1,4 @@
-"""The command, as users run it."""
+"""``flowspan trends``, as users run it."""
 
 import json
 import os
@@ -18,7 +18,7 @@ FLOWS = Path(__file__).parents[1] / "flows"
 
 
 def sixty_days(file: Path) -> None:
-    """Write a flow whose load takes half as long again from the thirtieth day on, and another."""
+    """Write two flows; the load of one takes 1.5 times as long from the thirtieth day on."""
     factor = noise(2)
     with time_zone(ZONE):
         write_days(
@@ -35,7 +35,7 @@ def sixty_days(file: Path) -> None:
 
 
 def test_each_flow_has_its_table_and_its_answers(tmp_path: Path) -> None:
-    """The flow that ran last comes first, and too few runs say what they need."""
+    """The flow that ran last comes first; if runs are too few, it says how many it needs."""
     sixty_days(embedded(tmp_path))
     done = flowspan("trends", "--target", "0.95", cwd=tmp_path, TZ=ZONE)
     assert (done.returncode, done.stderr) == (0, "")
@@ -57,7 +57,7 @@ def test_each_flow_has_its_table_and_its_answers(tmp_path: Path) -> None:
 
 
 def test_an_output_without_unicode_gets_ascii(tmp_path: Path) -> None:
-    """And a narrow one loses columns, not the flow's name."""
+    """A narrow output loses columns, but not the flow's name."""
     sixty_days(embedded(tmp_path))
     done = flowspan("trends", cwd=tmp_path, PYTHONIOENCODING="ascii", COLUMNS="50")
     assert done.returncode == 0
@@ -68,7 +68,7 @@ def test_an_output_without_unicode_gets_ascii(tmp_path: Path) -> None:
 
 
 def test_json_is_the_only_thing_on_stdout(tmp_path: Path) -> None:
-    """Also where a page is written, and a line is broken, which the exit code tells."""
+    """This holds if a page is written and if a line is broken, which the exit code shows."""
     file = embedded(tmp_path)
     sixty_days(file)
     with file.open("a") as stream:
@@ -86,7 +86,7 @@ def test_json_is_the_only_thing_on_stdout(tmp_path: Path) -> None:
 
 
 def test_the_page_can_go_to_standard_output(tmp_path: Path) -> None:
-    """Then nothing else does, and JSON may not."""
+    """Nothing else is printed then, and --json is refused."""
     sixty_days(embedded(tmp_path))
     done = flowspan("trends", "--html", "-", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -97,7 +97,7 @@ def test_the_page_can_go_to_standard_output(tmp_path: Path) -> None:
 
 
 def test_since_leaves_out_what_ended_before(tmp_path: Path) -> None:
-    """By a local date, or by an age."""
+    """By a local date or an age."""
     sixty_days(embedded(tmp_path))
     arguments = ("trends", "--json", "--flow", "nightly", "--since")
     done = flowspan(*arguments, "2026-10-25", cwd=tmp_path, TZ=ZONE)
@@ -112,7 +112,7 @@ def test_since_leaves_out_what_ended_before(tmp_path: Path) -> None:
 
 
 def test_the_target_is_what_the_flow_promises(tmp_path: Path) -> None:
-    """In flowspan.toml, by its name or a tag; an option comes first."""
+    """It is in flowspan.toml, by flow name or tag; the option wins."""
     sixty_days(embedded(tmp_path))
     (tmp_path / "flowspan.toml").write_text("[slo.nightly]\nmin_success_rate = 0.9\n")
 
@@ -130,18 +130,18 @@ def test_the_target_is_what_the_flow_promises(tmp_path: Path) -> None:
 
 
 def test_an_unknown_flow_tells_of_the_known(tmp_path: Path) -> None:
-    """By name, each once, and only those."""
+    """Each is listed once, by name."""
     file = embedded(tmp_path)
     sixty_days(file)
     write(file, Plan("GET /health", 0, 1))
     done = flowspan("trends", "--flow", "nigthly", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert ".flowspan holds no run of 'nigthly'. The flows there are:" in done.stderr
+    assert ".flowspan holds no run of 'nigthly'. Its flows:" in done.stderr
     assert done.stderr.splitlines()[-3:] == ["  GET /health", "  nightly", "  weekly"]
 
 
 def test_no_runs_say_what_to_do(tmp_path: Path) -> None:
-    """No folder, and a time without runs."""
+    """There is no folder, or no run since a date."""
     done = flowspan("trends", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert ".flowspan does not exist." in done.stderr
@@ -156,22 +156,22 @@ def test_no_runs_say_what_to_do(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (("--since", "yesterday"), "neither an age such as 30d or 12h nor a date"),
-        (("--since", "9999-01-01"), "lies in the future"),
-        (("--since", "1969-01-01"), "lies before 1970"),
+        (("--since", "9999-01-01"), "is in the future"),
+        (("--since", "1969-01-01"), "is before 1970"),
         (("--target", "95"), "--target"),
         (("--jaeger", "localhost"), "no URL"),
         (("--jaeger", "http://127.0.0.1:1", "--file", "."), "one or the other"),
     ],
 )
 def test_wrong_usage_exits_with_2(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
-    """Before anything is read."""
+    """Nothing is read before."""
     done = flowspan("trends", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in " ".join(done.stderr.replace("│", " ").split())
 
 
 def test_without_scipy_it_says_how_to_get_it(tmp_path: Path) -> None:
-    """And every other command goes on without."""
+    """All other commands still work."""
     write(embedded(tmp_path), run("RUN etl", 0, 10))
     code = "import sys; sys.modules['scipy'] = None; from flowspan.cli.main import main; main()"
 
@@ -186,7 +186,7 @@ def test_without_scipy_it_says_how_to_get_it(tmp_path: Path) -> None:
 
 
 def test_a_page_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    """It says which and why."""
+    """The message names the file and the reason."""
     write(embedded(tmp_path), run("RUN etl", 0, 10))
     done = flowspan("trends", "--html", "no/such/folder.html", cwd=tmp_path)
     assert done.returncode == 1
@@ -194,7 +194,7 @@ def test_a_page_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 
 
 def test_jaeger_answers_with_the_runs_since_a_time(tmp_path: Path) -> None:
-    """Of the last thirty days unless told otherwise, and with the names of its flows."""
+    """By default of the last thirty days; flow names are listed too."""
     file = tmp_path / "storage.jsonl"
     now = datetime.now(timezone.utc).timestamp() - EPOCH / 1e9
     for hours in (1, 2, 3, 40 * 24):
@@ -218,7 +218,7 @@ def test_jaeger_answers_with_the_runs_since_a_time(tmp_path: Path) -> None:
 
 
 def test_real_runs_of_a_real_flow_have_a_trend(prefect_server: str, tmp_path: Path) -> None:
-    """Twelve runs, each slower than the one before it, as its rows are more."""
+    """Twelve runs, each slower than the last because it has more rows."""
     environment = {**os.environ, "PREFECT_API_URL": prefect_server}
     subprocess.run(
         [sys.executable, FLOWS / "repeated.py", "12"], cwd=tmp_path, env=environment, check=True

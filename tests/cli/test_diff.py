@@ -32,21 +32,21 @@ def flowspan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def flow(length: float, *, start: float = 0, name: str = "etl", run_id: str = "") -> Plan:
-    """Plan a flow with a task that takes all but 2 seconds of it."""
+    """Return a flow with one task, which takes all but 2 seconds of it."""
     task = run("load", start + 1, start + length - 1, execution=length - 2, rows=100)
     task.attributes[semconv.TASK_NAME] = "load"
     return run(f"RUN {name}", start, start + length, task, run_id=run_id)
 
 
 def embedded(folder: Path) -> Path:
-    """Return the live file of the folder that flowspan's embedded default writes to."""
+    """Return the path of the file that flowspan's embedded default writes to."""
     (folder / ".flowspan").mkdir()
     return folder / ".flowspan" / "traces.jsonl"
 
 
 @pytest.fixture
 def ids(tmp_path: Path) -> list[str]:
-    """Write three runs, each longer than the one before; return the ids of their traces."""
+    """Write three runs, each longer than the last; return their trace ids."""
     file = embedded(tmp_path)
     plans = (
         flow(10),
@@ -65,7 +65,7 @@ def compared(done: Result) -> tuple[str, str]:
 def test_by_default_the_last_run_is_compared_with_the_one_before(
     flowspan: Run, ids: list[str]
 ) -> None:
-    """Which is what one asks after a slow night."""
+    """This is the question after a slow night."""
     done = flowspan("diff")
     assert (done.exit_code, done.stderr) == (0, "")
     assert "B took 6.00 s longer (+43 %): load explains 6.00 s of it" in done.stdout
@@ -74,13 +74,13 @@ def test_by_default_the_last_run_is_compared_with_the_one_before(
 
 
 def test_runs_are_named_as_for_the_timeline(flowspan: Run, ids: list[str]) -> None:
-    """By the id of a trace or run, by how many runs ago they were, or by a file."""
+    """By trace id, run id, number of runs ago, or file."""
     assert compared(flowspan("diff", ids[0], FLOW_RUN, "--json")) == (ids[0], ids[1])
     assert compared(flowspan("diff", "latest~2", "latest~0", "--json")) == (ids[0], ids[2])
 
 
 def test_the_latest_runs_can_be_those_of_one_flow(flowspan: Run, ids: list[str]) -> None:
-    """Whatever ran after them; an id needs no flow."""
+    """Later runs of other flows do not matter; an id needs no flow."""
     other = write(Path(".flowspan/traces.jsonl"), run("RUN other", 300, 305)).trace_id
     assert compared(flowspan("diff", "--json")) == (ids[2], other)
     assert compared(flowspan("diff", "--flow", "etl", "--json")) == (ids[1], ids[2])
@@ -88,7 +88,7 @@ def test_the_latest_runs_can_be_those_of_one_flow(flowspan: Run, ids: list[str])
 
 
 def test_a_run_that_has_not_ended_is_told_as_such(flowspan: Run, ids: list[str]) -> None:
-    """It has neither the name nor the result of a task that has."""
+    """The run has no result, and its task no name or result."""
     task = run("load", 301, 320, execution=19, run_name="load-abc")
     write(Path(".flowspan/traces.jsonl"), run("RUN etl", 300, 330, task, lost=True))
     done = flowspan("diff", "--json")
@@ -99,7 +99,7 @@ def test_a_run_that_has_not_ended_is_told_as_such(flowspan: Run, ids: list[str])
 
 
 def test_files_can_stand_for_runs(flowspan: Run, tmp_path: Path) -> None:
-    """The latest run in each; a folder is as good."""
+    """A file or folder stands for the latest run in it."""
     first = write(tmp_path / "before.jsonl", flow(10)).trace_id
     (tmp_path / "after").mkdir()
     second = write(tmp_path / "after" / "traces.jsonl", flow(12)).trace_id
@@ -107,7 +107,7 @@ def test_files_can_stand_for_runs(flowspan: Run, tmp_path: Path) -> None:
 
 
 def test_different_flows_are_compared_and_it_is_said(flowspan: Run, tmp_path: Path) -> None:
-    """It may be a flow that was renamed."""
+    """The flow may have been renamed."""
     file = embedded(tmp_path)
     write(file, flow(10))
     write(file, flow(12, start=50, name="elt"))
@@ -117,7 +117,7 @@ def test_different_flows_are_compared_and_it_is_said(flowspan: Run, tmp_path: Pa
 
 
 def test_a_run_that_is_not_there_is_told_those_that_are(flowspan: Run, ids: list[str]) -> None:
-    """Each way of naming one."""
+    """This holds for each way to name a run."""
     for wanted in ("latest~3", "0" * 31 + "1"):
         done = flowspan("diff", wanted)
         assert (done.exit_code, done.stdout) == (1, "")
@@ -128,20 +128,20 @@ def test_a_run_that_is_not_there_is_told_those_that_are(flowspan: Run, ids: list
 
 
 def test_standard_input_is_refused_since_it_can_be_read_but_once(flowspan: Run) -> None:
-    """Two runs are read one after the other."""
+    """The two runs are read one after the other."""
     done = flowspan("diff", "--file", "-")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "write it to a file" in done.stderr
+    assert "save it to a file" in done.stderr
 
 
 def test_one_run_alone_has_nothing_to_compare_with(flowspan: Run, tmp_path: Path) -> None:
-    """That is no success."""
+    """The command fails."""
     write(embedded(tmp_path), flow(10))
     assert flowspan("diff").exit_code == 1
 
 
 def test_damage_is_told_once_and_fails(flowspan: Run, ids: list[str], tmp_path: Path) -> None:
-    """Though both runs come from the file."""
+    """Both runs come from the damaged file."""
     with (tmp_path / ".flowspan" / "traces.jsonl").open("a") as stream:
         stream.write("broken")
     done = flowspan("diff")
@@ -154,7 +154,7 @@ def test_damage_is_told_once_and_fails(flowspan: Run, ids: list[str], tmp_path: 
 def test_exports_are_written_beside_the_timeline(
     flowspan: Run, ids: list[str], tmp_path: Path
 ) -> None:
-    """And it is said where, and what to do with them."""
+    """Notes say where each file is and how to open it."""
     done = flowspan("timeline", "--perfetto", "out.json", "--dot", "out.dot")
     assert done.exit_code == 0
     assert ids[2] in done.stdout
@@ -165,7 +165,7 @@ def test_exports_are_written_beside_the_timeline(
 
 
 def test_an_export_on_standard_output_is_alone_there(flowspan: Run, ids: list[str]) -> None:
-    """So that it can be piped."""
+    """It can be piped."""
     done = flowspan("timeline", "--perfetto", "-")
     check(json.loads(done.stdout))
     assert done.stderr == ""
@@ -198,7 +198,7 @@ def test_exports_that_would_mix_are_refused(
 
 
 def test_a_file_that_cannot_be_written_is_an_error(flowspan: Run, ids: list[str]) -> None:
-    """And no traceback."""
+    """It prints a message, not a traceback."""
     done = flowspan("timeline", "--dot", "no/such/folder/out.dot")
     assert done.exit_code == 1
     assert "no/such/folder/out.dot cannot be written: No such file or directory" in done.stderr

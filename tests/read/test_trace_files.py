@@ -248,7 +248,7 @@ def test_an_unreadable_file_does_not_cost_the_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wanted", ["", "etl", "abc123", "latests", "g" * 32])
 def test_text_that_can_be_no_id_is_refused(wanted: str) -> None:
     """The message says what is allowed."""
-    with pytest.raises(ValueError, match=r"no trace id .* no run id .* not 'latest'"):
+    with pytest.raises(ValueError, match=r"not a trace id .* a run id .* or 'latest'"):
         parse_wanted(wanted)
 
 

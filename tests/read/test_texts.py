@@ -283,7 +283,7 @@ def test_standard_input_has_no_log_lines(tmp_path: Path) -> None:
     """Log lines are only in folders, next to the spans."""
     done = pipe(JSON, "--file", "-", "--logs", cwd=tmp_path)
     assert done.returncode == 2
-    assert b"Standard input has spans and no log lines." in done.stderr
+    assert b"Standard input has spans but no log lines." in done.stderr
 
 
 def test_a_file_may_be_gone_through_while_it_is_read_in_parts(tmp_path: Path) -> None:

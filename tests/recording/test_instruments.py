@@ -1,4 +1,4 @@
-"""What is measured of runs: names, values and attributes, on every path of Prefect's engines."""
+"""Metrics of runs: names, values and attributes, on every path of Prefect's engines."""
 
 import asyncio
 import contextlib
@@ -82,7 +82,7 @@ TABLE: dict[str, tuple[str, str, set[str]]] = {
 
 
 class Outage(BaseException):
-    """Below Exception, as KeyboardInterrupt is."""
+    """An exception that is not an `Exception`, like KeyboardInterrupt."""
 
 
 def _kind(data: Any) -> str:
@@ -95,7 +95,7 @@ def _kind(data: Any) -> str:
 
 
 def run(main: Callable[[], Any], *expected: type[BaseException]) -> None:
-    """Run a flow that is allowed to end with one of these exceptions."""
+    """Run a flow that may end with one of these exceptions."""
     with contextlib.suppress(*expected):
         main()
 
@@ -110,7 +110,7 @@ def assert_nothing_is_active(metrics: RecordedMetrics) -> None:
 
 @pytest.fixture
 def with_objective(prefect_server: str, metrics: RecordedMetrics) -> Iterator[RecordedMetrics]:
-    """Instrument with an objective that every flow called main breaks."""
+    """Instrument with an objective that every flow called main violates."""
     settings = Settings(slo={"main": Objectives(max_duration=1e-6)})
     flowspan.instrument(
         tracer_provider=TracerProvider(), meter_provider=metrics.provider, settings=settings
@@ -124,7 +124,7 @@ def with_objective(prefect_server: str, metrics: RecordedMetrics) -> Iterator[Re
 def test_every_metric_is_as_the_contract_says(
     with_objective: RecordedMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Name, kind, unit, buckets and attribute keys of all that an eventful flow emits."""
+    """Check name, kind, unit, buckets and attribute keys of all metrics of an eventful flow."""
     metrics = with_objective
 
     @task(retries=1, retry_delay_seconds=0.01)
@@ -170,7 +170,7 @@ def test_every_metric_is_as_the_contract_says(
 def test_every_path_counts_its_runs(
     spans: RecordedSpans, metrics: RecordedMetrics, level: str, kind: str
 ) -> None:
-    """A success and a failure are one run each, timed, with its result, and active no more."""
+    """A success and a failure are one run each, timed, with a result, and no longer active."""
 
     def fail() -> None:
         raise ValueError("no")
@@ -222,7 +222,7 @@ ENDINGS: dict[str, tuple[Callable[[], Any], dict[str, Any], str, str, str | None
 def test_every_ending_is_counted_and_timed(
     spans: RecordedSpans, metrics: RecordedMetrics, level: str, ending: str
 ) -> None:
-    """State, result and error type tell how a run ended, and no run stays active."""
+    """State, result and error type show how a run ended, and no run stays active."""
     body, options, state, result, error = ENDINGS[ending]
     run(make(level, "sync", body, **options), Exception, Outage)
 
@@ -240,7 +240,7 @@ def test_every_ending_is_counted_and_timed(
 def test_the_success_rate_follows_from_the_counters(
     spans: RecordedSpans, metrics: RecordedMetrics
 ) -> None:
-    """Successes and all runs are there to divide, for flows and for tasks."""
+    """It is the successes divided by all runs, for flows and for tasks."""
 
     @task
     def step(number: int) -> int:
@@ -261,7 +261,7 @@ def test_the_success_rate_follows_from_the_counters(
 
 
 def test_a_retried_run_is_one_run(spans: RecordedSpans, metrics: RecordedMetrics) -> None:
-    """Two retries are counted as such with the error that caused each, and the run once."""
+    """Two retries are counted with the error that caused each, and the run once."""
     attempts: list[int] = []
 
     @task(retries=3)
@@ -283,14 +283,14 @@ def test_a_retried_run_is_one_run(spans: RecordedSpans, metrics: RecordedMetrics
     assert metrics.count("prefect.task.run.retries", error="ConnectionError") == 1
     assert metrics.count("prefect.task.run.retries", error="ValueError") == 1
     assert metrics.count("prefect.task.run.duration", result="success") == 1
-    # The convention counts errors that were not fatal, too.
+    # The convention also counts errors that were not fatal.
     assert metrics.count("cicd.pipeline.run.errors") == 2
 
 
 def test_a_run_that_returns_a_failed_state_is_retried_like_others(
     spans: RecordedSpans, metrics: RecordedMetrics
 ) -> None:
-    """A retry without an exception is one, too, and has the state as its error."""
+    """A retry without an exception is counted too, with the state as its error."""
     run(make("task", "sync", lambda: Failed(message="so"), retries=2), Exception)
     assert metrics.count("prefect.task.runs") == 1
     assert metrics.count("prefect.task.run.retries", error="Failed") == 2
@@ -298,7 +298,7 @@ def test_a_run_that_returns_a_failed_state_is_retried_like_others(
 
 
 def test_caught_errors_count_each(spans: RecordedSpans, metrics: RecordedMetrics) -> None:
-    """Errors that a flow catches count once each, and so does the one that it ends with itself."""
+    """Each error that a flow catches counts once, and so does the one that it ends with."""
 
     @task
     def step() -> None:
@@ -319,7 +319,7 @@ def test_caught_errors_count_each(spans: RecordedSpans, metrics: RecordedMetrics
 def test_a_flow_that_fails_by_what_it_returns_adds_no_error(
     spans: RecordedSpans, metrics: RecordedMetrics
 ) -> None:
-    """A failed future that a flow returns makes it fail, and is one error."""
+    """If a flow fails because it returns a failed future, that is one error."""
 
     @task
     def step() -> None:
@@ -337,7 +337,7 @@ def test_a_flow_that_fails_by_what_it_returns_adds_no_error(
 def test_a_run_that_never_ran_has_no_duration(
     spans: RecordedSpans, metrics: RecordedMetrics
 ) -> None:
-    """A flow run that is refused before it is Running counts, but spoils no quantile."""
+    """A flow run refused before it is Running is counted, but not timed."""
 
     @flow(name="main")
     def main(number: int) -> None: ...
@@ -351,7 +351,7 @@ def test_a_run_that_never_ran_has_no_duration(
 def test_a_run_that_is_begun_anew_adds_what_is_new(
     spans: RecordedSpans, metrics: RecordedMetrics
 ) -> None:
-    """The durations of a run that failed and was run again add up to Prefect's total run time."""
+    """Durations of a run that failed and was run again add up to Prefect's total run time."""
 
     @flow(name="main")
     def main() -> None:
@@ -374,7 +374,7 @@ def test_a_run_that_is_begun_anew_adds_what_is_new(
 
 
 def test_an_error_that_comes_up_counts_once(spans: RecordedSpans, metrics: RecordedMetrics) -> None:
-    """One error that ends a task, its subflow and the flow is one; mapped tasks have their own."""
+    """An error that ends a task, its subflow and the flow is one; mapped tasks have one each."""
 
     @task
     def step(number: int) -> None:
@@ -397,7 +397,7 @@ def test_an_error_that_comes_up_counts_once(spans: RecordedSpans, metrics: Recor
 
 
 def test_a_skipped_run_is_counted_as_such(spans: RecordedSpans, metrics: RecordedMetrics) -> None:
-    """A run whose upstream failed is one with the result skip, and no error of its own."""
+    """A run whose upstream failed has the result skip, and no error of its own."""
 
     @task
     def fail() -> None:
@@ -421,7 +421,7 @@ def test_a_skipped_run_is_counted_as_such(spans: RecordedSpans, metrics: Recorde
 def test_a_mapped_task_makes_no_more_series_by_being_longer(
     spans: RecordedSpans, metrics: RecordedMetrics
 ) -> None:
-    """The number of series is the same after 10 and after 200 runs, and none holds an id."""
+    """The number of series is the same after 10 and after 200 runs, and none has an id."""
 
     @task
     def step(number: int) -> list[dict[str, int]]:
@@ -453,7 +453,7 @@ def test_a_mapped_task_makes_no_more_series_by_being_longer(
 def test_duration_is_the_time_in_running_states(
     spans: RecordedSpans, metrics: RecordedMetrics
 ) -> None:
-    """What a task waited for upstream runs or a retry is in its waits, not in its duration."""
+    """A task's waits for upstream runs or a retry are not part of its duration."""
     attempts: list[Timed] = []
     is_awaited = threading.Event()
 
@@ -507,7 +507,7 @@ def test_duration_is_the_time_in_running_states(
 def test_waits_for_workers_and_slots_are_measured(
     spans: RecordedSpans, metrics: RecordedMetrics
 ) -> None:
-    """A queue before a pool of one thread and a taken concurrency slot are waits of their types."""
+    """A queue for a pool of one thread and a taken concurrency slot have their own types."""
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name("metrics-slot", limit=1)
 
@@ -548,7 +548,7 @@ def test_waits_for_workers_and_slots_are_measured(
 
 
 def test_pending_is_a_series_of_its_own(spans: RecordedSpans, metrics: RecordedMetrics) -> None:
-    """The time until a flow run executes is told apart from the time in which it does."""
+    """The time before a flow run executes and the time in which it does are separate."""
     slept = Timed()
 
     @flow(name="main")
@@ -590,7 +590,7 @@ def test_runs_are_active_while_they_are_active(
 
 
 def test_rows_are_a_histogram_by_direction(spans: RecordedSpans, metrics: RecordedMetrics) -> None:
-    """Rows in and out of tasks are measured once, and not for a result from the cache."""
+    """Input and output rows of tasks are measured once, and not for cached results."""
 
     @task(cache_policy=INPUTS, persist_result=True)
     def double(rows: list[dict[str, int]], key: str) -> list[dict[str, int]]:
@@ -610,7 +610,7 @@ def test_rows_are_a_histogram_by_direction(spans: RecordedSpans, metrics: Record
 
 
 def test_exemplars_lead_to_the_trace(spans: RecordedSpans, metrics: RecordedMetrics) -> None:
-    """A histogram's exemplars carry the trace id and the span id of a run that made it."""
+    """A histogram's exemplars have the trace id and span id of a run that it counts."""
 
     @task
     def step() -> None: ...
@@ -624,7 +624,7 @@ def test_exemplars_lead_to_the_trace(spans: RecordedSpans, metrics: RecordedMetr
 def test_runs_that_are_not_sampled_are_measured(
     prefect_server: str, metrics: RecordedMetrics
 ) -> None:
-    """Sampling is about spans: every run is counted and timed, with its result."""
+    """Sampling affects only spans: every run is counted and timed, with its result."""
     flowspan.instrument(
         tracer_provider=TracerProvider(sampler=ALWAYS_OFF), meter_provider=metrics.provider
     )
@@ -641,7 +641,7 @@ def test_runs_that_are_not_sampled_are_measured(
 def test_a_run_that_awaits_its_transaction_is_not_active(
     spans: RecordedSpans, metrics: RecordedMetrics
 ) -> None:
-    """A task run whose transaction is still open is counted at its end, but active no longer."""
+    """A task run whose transaction is open is no longer active, and counted at its end."""
     from prefect.transactions import transaction
 
     inside: list[float] = []
@@ -664,7 +664,7 @@ def test_a_run_that_awaits_its_transaction_is_not_active(
 def test_parallel_async_runs_are_all_counted(
     spans: RecordedSpans, metrics: RecordedMetrics
 ) -> None:
-    """Concurrent coroutines do not lose counts."""
+    """Concurrent coroutines lose no counts."""
 
     @task
     async def step(number: int) -> int:
@@ -686,7 +686,7 @@ def test_parallel_async_runs_are_all_counted(
 
 @pytest.fixture
 def gauges(metrics: RecordedMetrics) -> Callable[..., None]:
-    """Set a gauge as a run of the task ``load`` in the flow ``etl`` does."""
+    """Return a function that sets a gauge in a run of the task ``load`` in the flow ``etl``."""
     measured = RunMetrics(metrics.provider)
     run = Run(
         id="1",
@@ -708,7 +708,7 @@ def gauges(metrics: RecordedMetrics) -> Callable[..., None]:
 
 
 def test_the_last_value_counts(metrics: RecordedMetrics, gauges: Callable[..., None]) -> None:
-    """A gauge tells its last value by flow, task and the attributes, which cannot hide these."""
+    """A gauge has its last value by flow, task and attributes; these cannot hide flow and task."""
     gauges("rows", 1, table="a")
     gauges("rows", 2, table="a")
     gauges("rows", 7, table="b", **{"prefect.flow.name": "another"})
@@ -723,7 +723,7 @@ def test_the_last_value_counts(metrics: RecordedMetrics, gauges: Callable[..., N
 def test_names_are_bounded(
     metrics: RecordedMetrics, gauges: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After 200 names further ones are left out, with one warning; known ones go on."""
+    """After 200 names, new ones are left out with one warning; known ones still work."""
     for number in range(250):
         gauges(f"name{number}", number)
     gauges("NAME3", 33)
@@ -736,7 +736,7 @@ def test_names_are_bounded(
 def test_what_hears_our_warnings_may_measure(
     metrics: RecordedMetrics, gauges: Callable[..., None]
 ) -> None:
-    """A log handler that counts warnings as a metric of its own does not stop the process."""
+    """A log handler that counts warnings as a metric does not hang the process."""
 
     class Counting(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -756,7 +756,7 @@ def test_what_hears_our_warnings_may_measure(
 def test_series_are_bounded(
     metrics: RecordedMetrics, gauges: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An attribute that is different each time is dropped once there are too many series."""
+    """Once there are too many series, an attribute that always differs is dropped."""
     for number in range(3000):
         gauges("rows", number, order=str(number))
     points = metrics.points("prefect.metric.rows")
@@ -770,7 +770,7 @@ def test_series_are_bounded(
 def test_a_metric_has_one_unit(
     metrics: RecordedMetrics, gauges: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A value in another unit is left out with a warning, one without a unit is taken as known."""
+    """A value in another unit is left out with a warning; without a unit, the known one applies."""
     gauges("took", 3, "s")
     gauges("took", 4)
     for _ in range(2):
@@ -786,7 +786,7 @@ def test_a_metric_has_one_unit(
 def test_a_log_line_becomes_a_metric(
     spans: RecordedSpans, metrics: RecordedMetrics, level: str, kind: str
 ) -> None:
-    """A run's logger, structlog, any logger and record_metric() are heard on every path."""
+    """A run's logger, structlog, any logger and record_metric() work on every path."""
 
     def body() -> None:
         get_run_logger().warning("METRIC: by_run=1 table=orders")
@@ -806,7 +806,7 @@ def test_a_log_line_becomes_a_metric(
 
 
 def test_a_captured_print_becomes_a_metric(spans: RecordedSpans, metrics: RecordedMetrics) -> None:
-    """With log_prints, print is a logger, too; in a subflow and in a pool's thread as elsewhere."""
+    """With log_prints, print works as a logger, also in a subflow and in a pool's thread."""
     level = logging.getLogger("prefect").level
     logging.getLogger("prefect").setLevel(logging.INFO)
     try:
