@@ -1,1 +1,1 @@
-"""The ``flowspan`` command. One file a command."""
+"""The ``flowspan`` command, with one file for each subcommand."""
