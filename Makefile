@@ -64,7 +64,7 @@ programs: $(READY)  ## Build the Collector, Jaeger, Prometheus and promtool for 
 	$(BIN)/python scripts/programs.py
 
 docs: $(READY)  ## Build the documentation into build/docs
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet docs build/docs
+	$(BIN)/python -m sphinx --fresh-env --fail-on-warning --keep-going --nitpicky --quiet docs build/docs
 	@echo "Open build/docs/index.html"
 
 lint: $(READY)  ## Check style, format and types

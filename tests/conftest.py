@@ -1,6 +1,7 @@
 """Start one real Prefect server for the session, and record flowspan's output into memory."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from typing import Any
 import hypothesis
 import pytest
 from httpx import HTTPStatusError
+
+_LONGEST_START = 140
+"""Seconds that a Prefect server may take to start on a busy machine."""
 
 _HOME = tempfile.mkdtemp(prefix="flowspan-tests-")
 
@@ -92,9 +96,34 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in exhaustive]
 
 
+def _take_database(shared: Path) -> None:
+    """Copy a database with all its tables; the first process of a session makes it for the others.
+
+    To make one takes longer than all else that a server does when it starts.
+    """
+    made, making = shared / "prefect.db", shared / "making"
+    try:
+        making.mkdir()
+    except FileExistsError:
+        deadline = time.monotonic() + _LONGEST_START
+        while not made.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+    else:
+        subprocess.run(
+            [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"],
+            env={**os.environ, "PREFECT_HOME": str(making)},
+            check=True,
+            capture_output=True,
+        )
+        (making / "prefect.db").rename(made)
+    shutil.copy(made, _HOME)
+
+
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[str]:
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a Prefect server for this test session only; return the URL of its API."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        _take_database(tmp_path_factory.getbasetemp().parent)
     log = Path(_HOME, "server.log")
     with log.open("wb") as output:
         server = subprocess.Popen(
@@ -116,7 +145,7 @@ def prefect_server() -> Iterator[str]:
 
 
 def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + _LONGEST_START
     while time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=2) as response:  # noqa: S310

@@ -12,7 +12,8 @@ from typing import Any
 
 FLOWS = Path(__file__).parent / "flows"
 
-PATIENCE = 90.0
+PATIENCE = 120.0
+"""Seconds to wait for what happens within a few on a machine that has nothing else to do."""
 
 
 def environment(folder: Path, **variables: str) -> dict[str, str]:

@@ -63,7 +63,7 @@ ORCHESTRATION: Final = "prefect.orchestration"
 
 
 Place: TypeAlias = Literal["before", "start", "between", "middle"]
-"""Where a wait lies: before the span, at its start, between attempts, or amid the execution."""
+"""Where a wait can lie. ``before`` is before the span, ``middle`` is amid the execution."""
 
 
 class Wait(NamedTuple):
@@ -83,7 +83,7 @@ class Wait(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its short name: a cause of the critical path, and a key of the JSON documents."""
+        """The short name, a cause of the critical path and a key of the JSON documents."""
         return self.attribute.removeprefix(WAIT_PREFIX)
 
 

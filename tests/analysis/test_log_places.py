@@ -1,4 +1,4 @@
-"""Under which span, and in which row of a timeline, a log record stands."""
+"""The span of a log record, and its row in a timeline."""
 
 from collections.abc import Mapping
 from contextlib import closing
@@ -15,7 +15,7 @@ from flowspan.read import log_files, trace_files
 
 
 class Trace:
-    """A trace in files, and what was logged in it."""
+    """A trace in files, and its log records."""
 
     def __init__(self, folder: Path, root: Plan) -> None:
         self.written = write(folder / "traces.jsonl", root)
@@ -28,11 +28,11 @@ class Trace:
         self.process.log(body, second, span_id=span_id, attributes=attributes)
 
     def tree(self, *, everything: bool = False) -> Tree:
-        """Make the tree of its spans."""
+        """Build the tree of its spans."""
         return tree.build(trace_files.load(self.folder).spans, everything=everything)
 
     def logged(self) -> tuple[log_files.Log, ...]:
-        """Read what was logged."""
+        """Read the log records."""
         self.process.export()
         return log_files.load_trace(log_files.find_files(self.folder), self.written.trace_id).logs
 
@@ -42,9 +42,9 @@ class Trace:
 
     def rows(self, *, everything: bool = False) -> dict[str, list[str]]:
         """List messages by the name of their row."""
-        made = self.tree(everything=everything)
-        placed = log_places.by_row(log_places.by_span(self.logged(), made.spans), made)
-        names = {node.key: node for node in tree.walk(made)}
+        built = self.tree(everything=everything)
+        placed = log_places.by_row(log_places.by_span(self.logged(), built.spans), built)
+        names = {node.key: node for node in tree.walk(built)}
         rests = {key for key, node in names.items() if isinstance(node, tree.Rest)}
         return {
             ("rest" if key in rests else name): messages
@@ -58,7 +58,7 @@ class Trace:
 
 
 def test_a_record_stands_under_its_span(tmp_path: Path) -> None:
-    """Whatever runs its attributes name."""
+    """The span wins over the runs that the attributes name."""
     trace = Trace(tmp_path, run("RUN etl", 0, 9, run("load", 1, 5, Plan("SELECT", 2, 3))))
     with closing(trace.process):
         for second, span in enumerate(("SELECT", "load", "RUN etl", "load")):
@@ -67,7 +67,7 @@ def test_a_record_stands_under_its_span(tmp_path: Path) -> None:
 
 
 def test_without_its_span_a_record_stands_under_the_nearest_run(tmp_path: Path) -> None:
-    """Its task run, else its flow run, else what the trace is about."""
+    """That is its task run, else its flow run, else the root of the trace."""
     sub = run("RUN report", 5, 8, run_id=SUBFLOW_RUN)
     load = run("load", 1, 5, run_id=TASK_RUN.upper())
     trace = Trace(tmp_path, run("RUN etl", 0, 9, load, sub, run_id=FLOW_RUN))
@@ -84,7 +84,7 @@ def test_without_its_span_a_record_stands_under_the_nearest_run(tmp_path: Path) 
 
 
 def test_of_a_run_in_two_processes_the_one_counts_that_had_begun(tmp_path: Path) -> None:
-    """A record from before both belongs to the first."""
+    """A record from before both processes belongs to the first one."""
     spans = run("first", 1, 2, run_id=TASK_RUN), run("second", 6, 8, run_id=TASK_RUN)
     trace = Trace(tmp_path, run("RUN etl", 0, 9, *spans))
     with closing(trace.process):
@@ -95,7 +95,7 @@ def test_of_a_run_in_two_processes_the_one_counts_that_had_begun(tmp_path: Path)
 
 @pytest.mark.parametrize("everything", [False, True])
 def test_a_hidden_attempt_leaves_its_records_to_its_run(tmp_path: Path, everything: bool) -> None:  # noqa: FBT001
-    """In order of time, with those of the run itself."""
+    """They are in order of time, mixed with the run's own records."""
     load = run("load", 1, 9, attempt(1, 2, 8))
     trace = Trace(tmp_path, run("RUN etl", 0, 10, load))
     with closing(trace.process):
@@ -106,7 +106,7 @@ def test_a_hidden_attempt_leaves_its_records_to_its_run(tmp_path: Path, everythi
 
 
 def test_collapsed_siblings_have_their_records_in_their_row(tmp_path: Path) -> None:
-    """With all that happened below them."""
+    """The row has the records of their descendants too."""
     tasks = [run("load", n, n + 2) for n in range(28)]
     tasks.append(run("load", 30, 31, run("inner", 30, 31, Plan("SELECT", 30, 31))))
     trace = Trace(tmp_path, run("RUN etl", 0, 60, *tasks))
@@ -119,14 +119,14 @@ def test_collapsed_siblings_have_their_records_in_their_row(tmp_path: Path) -> N
 
 
 def test_circles_and_long_chains_of_hidden_spans_end(tmp_path: Path) -> None:
-    """A damaged file costs neither records nor time."""
+    """A damaged file loses no records and takes no extra time."""
     chain = [raw_span(n, parentSpanId=f"{n - 1:016x}", name="s") for n in range(2, 5000)]
     many = [raw_span(n, name="s", parentSpanId=f"{1:016x}") for n in range(6000, 6030)]
     circle = [raw_span(n, parentSpanId=f"{n ^ 1:016x}", name="c") for n in (9000, 9001)]
     file = tmp_path / "traces.jsonl"
     file.write_text(raw_line(raw_span(1), *chain, *many, *circle))
-    made = tree.build(trace_files.load(file).spans)
-    records = {span.span_id: [span.span_id] for span in made.spans}
-    rows = log_places._rows(made)
+    built = tree.build(trace_files.load(file).spans)
+    records = {span.span_id: [span.span_id] for span in built.spans}
+    rows = log_places._rows(built)
     assert rows.keys() >= records.keys()
-    assert set(rows.values()) <= {node.key for node in tree.walk(made)}
+    assert set(rows.values()) <= {node.key for node in tree.walk(built)}

@@ -1,4 +1,4 @@
-"""What a trace is about: one answer for the header, the analysis, trends and comparisons."""
+"""The root of a trace is the same for the header, the analysis, trends and comparisons."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ LOST = "killed"
 
 
 def deployed() -> list[Span]:
-    """A caller was killed: its subflow never ended, and the deployment that it started did."""
+    """The caller was killed: its subflow never ended, but the deployment that it started did."""
     orphan = run("child", LOST, 0, 3, flow=True, orchestration=3.0)
     remote = run("deployed", None, 1, 9, flow=True, execution=8.0)
     remote.parent_span_id = LOST
@@ -35,7 +35,7 @@ def deployed() -> list[Span]:
 
 
 def test_an_orphan_does_not_take_the_place_of_a_run_that_is_a_root() -> None:
-    """Whoever is asked: the header names the flow that the headline blames."""
+    """All views agree: the header names the flow that the headline blames."""
     spans = deployed()
     trace = put_together(*spans)
     analysis = analyse(spans)
@@ -49,7 +49,7 @@ def test_an_orphan_does_not_take_the_place_of_a_run_that_is_a_root() -> None:
 
 
 def test_a_run_in_several_processes_is_one_and_ended_with_the_last() -> None:
-    """It started with the first."""
+    """It starts with the first process."""
     first = run("first", None, 0, 2, name="etl", flow=True, run_id="same", failed=True)
     last = run("last", None, 5, 9, name="etl", flow=True, run_id="same")
     root = root_of([first, last])
@@ -60,7 +60,7 @@ def test_a_run_in_several_processes_is_one_and_ended_with_the_last() -> None:
 
 
 def test_of_a_missing_run_a_task_that_it_called_tells_the_name() -> None:
-    """A subflow that it called would tell its own."""
+    """A subflow that it called would give its own name."""
     child = run("child", LOST, 0, 3, flow=True)
     task = make_span(
         "load",
@@ -96,12 +96,12 @@ def test_of_a_missing_run_a_task_that_it_called_tells_the_name() -> None:
 def test_flow_runs_come_before_other_runs_and_those_before_other_spans(
     spans: Sequence[Span], expected: str
 ) -> None:
-    """Roots come before orphans; of orphans the most that miss the same caller count."""
+    """Roots come before orphans; among orphans, the largest group with one missing caller wins."""
     assert root_of(spans).span.span_id == expected
 
 
 def test_trends_take_the_same_span_for_what_a_plain_trace_is_about() -> None:
-    """Also where an orphan came first."""
+    """This holds even if an orphan comes first."""
     trace = put_together(
         make_span("a", LOST, 0, 9, name="orphan"), make_span("b", None, 1, 9, name="root")
     )
@@ -110,7 +110,7 @@ def test_trends_take_the_same_span_for_what_a_plain_trace_is_about() -> None:
 
 
 def test_a_missing_run_does_not_fail_with_what_it_called() -> None:
-    """One of its tasks stands in for it, and counts once."""
+    """One of its tasks stands in for it, and its failure counts once."""
     attributes = {
         "prefect.run.type": "task",
         "prefect.flow.name": "etl",

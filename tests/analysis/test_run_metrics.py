@@ -1,4 +1,4 @@
-"""Summing up how runs went."""
+"""The summary of runs from metrics."""
 
 import json
 from contextlib import closing
@@ -14,7 +14,7 @@ from flowspan.views.json import metrics
 
 
 def report(folder: Path) -> run_metrics.Report:
-    """Sum up what the files of a folder hold."""
+    """Sum up the files of a folder."""
     return run_metrics.summarize(metric_files.load(folder))
 
 
@@ -24,7 +24,7 @@ def recording(folder: Path) -> "closing[Process]":
 
 
 def test_the_json_document_has_the_documented_shape(tmp_path: Path) -> None:
-    """Seconds, integers, null where nothing is known, and the same keys always."""
+    """Durations are seconds, unknown values are null, and the keys are always the same."""
     with recording(tmp_path) as process:
         process.flow("etl", 4.0, pending=0.5)
         process.flow(
@@ -119,7 +119,7 @@ def test_the_json_document_has_the_documented_shape(tmp_path: Path) -> None:
 
 
 def test_custom_metrics_in_json(tmp_path: Path) -> None:
-    """Integers stay integers, and the unit is empty where there is none."""
+    """Integers stay integers, and a missing unit is empty."""
     with recording(tmp_path) as process:
         process.metric("count", 3, flow="etl", task="load", table="a")
         process.metric("delay", 0.5, "s")
@@ -147,7 +147,7 @@ def test_custom_metrics_in_json(tmp_path: Path) -> None:
 
 
 def test_runs_that_did_no_work_do_not_make_others_look_fast(tmp_path: Path) -> None:
-    """Cached and skipped runs count as runs, not as durations."""
+    """Cached and skipped runs count as runs but have no duration."""
     with recording(tmp_path) as process:
         process.task("etl", "load", 60.0)
         for _ in range(9):
@@ -174,7 +174,7 @@ def test_runs_that_did_no_work_do_not_make_others_look_fast(tmp_path: Path) -> N
 def test_the_success_rate_leaves_out_cancelled_and_skipped_runs(
     tmp_path: Path, results: list[str], rate: float | None
 ) -> None:
-    """They say nothing about the run itself."""
+    """Cancelling or skipping says nothing about the run itself."""
     with recording(tmp_path) as process:
         process.task("etl", "other", 1.0)
         for result in results:
@@ -184,7 +184,7 @@ def test_the_success_rate_leaves_out_cancelled_and_skipped_runs(
 
 
 def test_runs_add_up_over_states_and_deployments(tmp_path: Path) -> None:
-    """One flow is one line, whatever else its metrics tell."""
+    """A flow has one line, whatever its other attributes are."""
     with recording(tmp_path) as process:
         for deployment in ("a", "b", ""):
             names = {"prefect.flow.name": "etl", "prefect.deployment.name": deployment}
@@ -197,7 +197,7 @@ def test_runs_add_up_over_states_and_deployments(tmp_path: Path) -> None:
 
 
 def test_one_flow_can_be_chosen(tmp_path: Path) -> None:
-    """With its tasks and its metrics; flows are known by their metrics too."""
+    """The report keeps its tasks and custom metrics, even if it has only custom metrics."""
     with recording(tmp_path) as process:
         process.flow("b", 1.0)
         process.task("a", "load", 1.0)

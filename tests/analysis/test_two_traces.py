@@ -1,4 +1,4 @@
-"""What explains the difference between two runs."""
+"""The explanation of the difference between two runs."""
 
 import json
 from typing import Any
@@ -30,7 +30,7 @@ def task(
     retries: int = 0,
     failed: int = 0,
 ) -> Task:
-    """Make what an analysis tells of a name; times in seconds."""
+    """Make a task as in an analysis; times in seconds."""
     on_path = {cause: round(time * SECOND) for cause, time in path.items()}
     total = sum(on_path.values())
     return Task(
@@ -55,7 +55,7 @@ def task(
 
 
 def side(*tasks: Task, name: str = "etl", result: str = "success", trace_id: str = "a") -> Side:
-    """Make a run whose critical path is that of its tasks."""
+    """Make a run whose critical path consists of its tasks' paths."""
     analysis = Analysis(
         source="flowspan",
         root_id="1",
@@ -77,7 +77,7 @@ def side(*tasks: Task, name: str = "etl", result: str = "success", trace_id: str
 
 
 def of(before: list[Task], after: list[Task]) -> Difference:
-    """Tell the difference of two runs of one flow."""
+    """Return the difference between two runs of one flow."""
     return difference(side(*before), side(*after, trace_id="b"))
 
 
@@ -87,7 +87,7 @@ def text(found: Difference, *, width: int = 120, **how: Any) -> list[str]:
 
 
 def test_the_largest_change_explains_the_difference() -> None:
-    """It says what was behind it, and that there were more rows."""
+    """The sentence names the cause, and the larger number of rows."""
     found = of(
         [
             task("transform", {"execution": 3.0}, rows=1_000, execution=3.0),
@@ -105,7 +105,7 @@ def test_the_largest_change_explains_the_difference() -> None:
 
 
 def test_more_rows_are_told_from_slower_rows() -> None:
-    """By the rows that the runs gave back, else by those they took, and the time that each cost."""
+    """Output rows are compared, else input rows, with the time per row."""
     before = task("transform", {"execution": 3.0}, rows=1_000, rows_input=5, execution=3.0)
     slower = task("transform", {"execution": 6.0}, rows=1_000, rows_input=9, execution=6.0)
     both = task("transform", {"execution": 9.0}, rows=1_500, execution=9.0)
@@ -125,7 +125,7 @@ def test_more_rows_are_told_from_slower_rows() -> None:
 
 
 def test_rows_of_nothing_have_no_rate() -> None:
-    """No division by zero, and none of what is unknown on one side."""
+    """Zero rows, and rows known on one side only, cause no division."""
     for rows, execution in ((0, 1.0), (None, 1.0), (5, 0.0)):
         found = of(
             [task("a", {"execution": 1.0}, rows=7)],
@@ -135,7 +135,7 @@ def test_rows_of_nothing_have_no_rate() -> None:
 
 
 def test_the_cause_is_that_of_the_change() -> None:
-    """Not the one that took longest in either run."""
+    """It is not the longest cause in either run."""
     found = of(
         [task("load", {"execution": 9.0, "concurrency": 1.0})],
         [task("load", {"execution": 8.5, "concurrency": 6.0})],
@@ -146,7 +146,7 @@ def test_the_cause_is_that_of_the_change() -> None:
 
 
 def test_retries_failures_and_runs_are_told() -> None:
-    """With their number in both."""
+    """Each is shown with its number in both runs."""
     found = of(
         [task("fetch", {"execution": 1.0}, runs=4)],
         [task("fetch", {"execution": 1.0, "retry": 5.0}, runs=5, retries=3, failed=1)],
@@ -157,7 +157,7 @@ def test_retries_failures_and_runs_are_told() -> None:
 
 
 def test_new_and_gone_tasks_are_named() -> None:
-    """A name on one side only has its whole time there."""
+    """The change of a name on one side only is its whole time."""
     found = of(
         [task("old", {"execution": 1.0}), task("same", {"execution": 1.0})],
         [task("new", {"execution": 4.0}), task("same", {"execution": 1.0})],
@@ -174,7 +174,7 @@ def test_new_and_gone_tasks_are_named() -> None:
 
 
 def test_a_task_and_a_flow_of_one_name_are_two() -> None:
-    """And of the flow, only its own time counts."""
+    """For the flow, only its own time counts."""
     found = of(
         [task("etl", {"execution": 1.0}), task("etl", {"orchestration": 1.0}, type_="flow")],
         [task("etl", {"execution": 1.0}), task("etl", {"orchestration": 3.0}, type_="flow")],
@@ -187,7 +187,7 @@ def test_a_task_and_a_flow_of_one_name_are_two() -> None:
 
 
 def test_what_got_shorter_is_explained_likewise() -> None:
-    """Also where something else took longer."""
+    """This also holds if something else took longer."""
     found = of(
         [task("a", {"execution": 9.0}), task("b", {"execution": 1.0})],
         [task("a", {"execution": 4.0}), task("b", {"execution": 3.0})],
@@ -198,7 +198,7 @@ def test_what_got_shorter_is_explained_likewise() -> None:
 
 
 def test_no_difference_is_told_as_such() -> None:
-    """Even where two changes cancel each other, and where nothing took any time."""
+    """This also holds if two changes cancel out, or nothing took any time."""
     assert difference_headline(
         of([task("a", {"execution": 2.0})], [task("a", {"execution": 2.0})])
     ) == ("Both took 2.00 s.")
@@ -209,7 +209,7 @@ def test_no_difference_is_told_as_such() -> None:
 
 
 def test_what_is_hard_to_compare_is_said() -> None:
-    """Different flows, a run that failed, twice the same run."""
+    """Remarks cover different flows, a failed run and the same run twice."""
     one = task("a", {"execution": 1.0})
     said = remarks(difference(side(one), side(one, name="elt", result="failure", trace_id="b")))
     assert said == [
@@ -220,7 +220,7 @@ def test_what_is_hard_to_compare_is_said() -> None:
 
 
 def test_the_table_adds_up_and_hides_what_did_not_change() -> None:
-    """Unless all is asked for; a change of counts is always shown."""
+    """Everything is shown on request, and a change of counts always."""
     before = [task("slow", {"execution": 2.0}), task("retried", {"execution": 1.0})]
     before += [task(f"quiet {n}", {"execution": 1.0}) for n in range(3)]
     after = [task("slow", {"execution": 4.0}), task("retried", {"execution": 1.0}, retries=2)]
@@ -240,7 +240,7 @@ def test_the_table_adds_up_and_hides_what_did_not_change() -> None:
 
 
 def test_ascii_and_narrow_outputs_are_served() -> None:
-    """Columns that tell least go first."""
+    """The least useful columns are dropped first."""
     found = of(
         [task("größer", {"execution": 3.0}, rows=1_000)],
         [task("größer", {"execution": 6.9}, rows=2_100)],
@@ -255,7 +255,7 @@ def test_ascii_and_narrow_outputs_are_served() -> None:
 
 @given(traces(), traces())
 def test_the_changes_sum_to_that_of_the_duration(before: Trace, after: Trace) -> None:
-    """To the nanosecond, for every name by cause as well."""
+    """The sums are exact to the nanosecond, and by cause for every name."""
     found = compare(before, after)
     assert sum(change.path for change in found.changes) == found.total
     for change in found.changes:
@@ -266,7 +266,7 @@ def test_the_changes_sum_to_that_of_the_duration(before: Trace, after: Trace) ->
 
 
 def test_the_document_has_what_the_table_shows() -> None:
-    """Its keys are stable, and numbered by a version."""
+    """Its keys are stable and have a version number."""
     ms = 1_000_000
     rows = {semconv.ROWS_OUTPUT: 10, semconv.EXECUTION: 0.004}
     before = trace(
@@ -301,7 +301,7 @@ def test_the_document_has_what_the_table_shows() -> None:
 
 
 def test_plain_traces_can_be_compared() -> None:
-    """It is said that less is known of them."""
+    """A remark says that less is known about them."""
     found = compare(trace(span(1, 0, 5, name="GET")), trace(span(1, 0, 9, name="GET")))
     assert found.total == 4
     assert sum("is unknown" in remark for remark in remarks(found)) == 2

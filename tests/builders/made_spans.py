@@ -4,14 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hypothesis import strategies as st
+from run_spans import EPOCH, TRACE_ID, make_span
 
 from flowspan import semconv
-from flowspan.read.events import Link
 from flowspan.read.span import Span, Trace
-
-TRACE = "ab" * 16
-START = 1_700_000_000_000_000_000
-"""Nanosecond 0 of every span here."""
 
 
 def span(
@@ -26,25 +22,17 @@ def span(
     attributes: Mapping[str, Any] | None = None,
     resource: Mapping[str, Any] | None = None,
 ) -> Span:
-    """Return a span; spans are named by numbers, times (ns) count from `START`."""
-    links = (
-        Link(TRACE, span_id(other), {semconv.LINK_TYPE: semconv.LINK_DEPENDENCY})
-        for other in upstream
-    )
-    return Span(
-        trace_id=TRACE,
-        span_id=span_id(number),
-        parent_span_id=None if parent is None else span_id(parent),
+    """Return a span; spans are named by numbers, times (ns) count from `EPOCH`."""
+    return make_span(
+        span_id(number),
+        None if parent is None else span_id(parent),
+        EPOCH + start,
+        EPOCH + end,
         name=name or f"span {number}",
-        kind="INTERNAL",
-        start=START + start,
-        end=START + end,
-        attributes=attributes or {},
-        events=(),
-        links=tuple(links),
-        status="ERROR" if failed else "UNSET",
-        status_message="",
-        resource=resource or {"service.name": "nightly"},
+        attributes=attributes,
+        upstream=map(span_id, upstream),
+        failed=failed,
+        resource=resource,
     )
 
 
@@ -61,7 +49,7 @@ def run(number: int, start: int, end: int, *, type_: str = "task", **given: Any)
 def trace(*spans: Span) -> Trace:
     """Return spans as a trace, like the reader."""
     ordered = sorted(spans, key=lambda one: (one.start, -one.end, one.span_id))
-    return Trace(TRACE, tuple(ordered), ())
+    return Trace(TRACE_ID, tuple(ordered), ())
 
 
 def span_id(number: int) -> str:
@@ -71,7 +59,7 @@ def span_id(number: int) -> str:
 
 @st.composite
 def traces(draw: st.DrawFn) -> Trace:
-    """Draw traces with ties, overlaps, circles, threads, processes and children that stick out."""
+    """Draw traces with ties, overlaps, circles, threads, processes and children out of range."""
     count = draw(st.integers(1, 25))
     times = st.integers(0, 40).map(lambda n: n * 250)  # quarters of a microsecond
     spans: list[Span] = []

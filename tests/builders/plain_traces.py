@@ -5,7 +5,7 @@ the package ``criticalpath`` of jaegertracing/jaeger (8498073f, August 2026; sin
 
 1. Fit the children into their parents, from the root down. A child that begins at or after its
    parent's end, or ends at or before its parent's start, is dropped with everything below it;
-   other parts that stick out are cut off. So a child that outlives its parent counts up to the
+   other parts outside the parent are cut off. So a child that outlives its parent counts up to the
    parent's end.
 2. Begin at the end of the root. From a moment inside a span, the span waited for the child that
    ended last until then: from that end to the moment, the path is the span itself; then it
@@ -39,13 +39,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from flowspan.read.span import Span
+from run_spans import make_span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from flowspan.analysis.one_trace import Step
+    from flowspan.read.span import Span
 
 MICROSECOND = 1_000
 FIXTURES = "fixtures/critical_path"
@@ -61,21 +62,8 @@ class Plain(NamedTuple):
 
     def span(self, number: int) -> Span:
         """Return the span that flowspan's reader returns."""
-        return Span(
-            trace_id="ab" * 16,
-            span_id=self.id,
-            parent_span_id=self.parent,
-            name=f"span {number}",
-            kind="INTERNAL",
-            start=self.start * MICROSECOND,
-            end=self.end * MICROSECOND,
-            attributes={},
-            events=(),
-            links=(),
-            status="UNSET",
-            status_message="",
-            resource={},
-        )
+        start, end = self.start * MICROSECOND, self.end * MICROSECOND
+        return make_span(self.id, self.parent, start, end, name=f"span {number}")
 
 
 Section: TypeAlias = tuple[str, int, int]
@@ -166,7 +154,7 @@ def right_answers(spans: Sequence[Plain], root: Plain) -> set[Sections]:
 
 
 def _fitted(children: Iterable[Plain], parent: Plain) -> Iterator[Plain]:
-    """Cut off what sticks out of the parent; spans without length are then on no path."""
+    """Clip spans to their parent; spans without length are then on no path."""
     for child in children:
         start, end = max(child.start, parent.start), min(child.end, parent.end)
         if start < end:

@@ -34,7 +34,7 @@ def make_span(
     attributes: Mapping[str, Any] | None = None,
     upstream: Iterable[str] = (),
     failed: bool = False,
-    resource: str = "nightly",
+    resource: Mapping[str, Any] | None = None,
     events: tuple[Event, ...] = (),
 ) -> Span:
     """Return a span; `start` and `end` in nanoseconds since the epoch, `upstream` span ids."""
@@ -52,7 +52,7 @@ def make_span(
         links=tuple(Link(TRACE_ID, one, dependency) for one in upstream),
         status="ERROR" if failed else "UNSET",
         status_message="",
-        resource={"service.name": resource},
+        resource=resource or {"service.name": "nightly"},
     )
 
 
@@ -70,7 +70,7 @@ def run(
     lane: str | None = None,
     upstream: Iterable[str] = (),
     failed: bool = False,
-    resource: str = "nightly",
+    process: str = "nightly",
     **totals: float,
 ) -> Span:
     """Return the span of a run; times in seconds since `EPOCH`.
@@ -102,7 +102,7 @@ def run(
         attributes=attributes,
         upstream=upstream,
         failed=failed,
-        resource=resource,
+        resource={"service.name": process},
     )
 
 

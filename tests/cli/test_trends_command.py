@@ -156,8 +156,8 @@ def test_no_runs_say_what_to_do(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (("--since", "yesterday"), "neither an age such as 30d or 12h nor a date"),
-        (("--since", "9999-01-01"), "lies in the future"),
-        (("--since", "1969-01-01"), "lies before 1970"),
+        (("--since", "9999-01-01"), "is in the future"),
+        (("--since", "1969-01-01"), "is before 1970"),
         (("--target", "95"), "--target"),
         (("--jaeger", "localhost"), "no URL"),
         (("--jaeger", "http://127.0.0.1:1", "--file", "."), "one or the other"),

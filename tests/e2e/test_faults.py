@@ -234,7 +234,7 @@ def post(collector: Collector, body: bytes, **headers: str) -> int:
     headers = {"Content-Type": "application/x-protobuf", **headers}
     asked = urllib.request.Request(url, body, headers)  # noqa: S310 - loopback
     try:
-        with urllib.request.urlopen(asked, timeout=30) as response:  # noqa: S310 - likewise
+        with urllib.request.urlopen(asked, timeout=30) as response:  # noqa: S310 - as above
             status: int = response.status
     except urllib.error.HTTPError as error:
         return error.code

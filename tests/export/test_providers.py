@@ -376,7 +376,9 @@ def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: an-exporter\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(
         "[opentelemetry_traces_exporter]\n"
-        "kept = test_sdk:KeptSpans\nbroken = no_such_module:Exporter\nraising = test_sdk:Raising\n"
+        "kept = test_providers:KeptSpans\n"
+        "broken = no_such_module:Exporter\n"
+        "raising = test_providers:Raising\n"
     )
     monkeypatch.syspath_prepend(package)
     KeptSpans.spans.clear()

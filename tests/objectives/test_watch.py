@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from prefect.states import Pending, Scheduled
 
 import flowspan
 from clocks import Timed
+from flowspan import semconv
 from flowspan.objectives.promises import Objectives, Violation
 from flowspan.objectives.watch import Watch
 from flowspan.settings import Settings
@@ -165,12 +167,23 @@ def test_too_long_a_run_is_noticed_while_it_runs(
     assert 0.2 < actual < (noticed[0] - running.timestamp) / 1e9  # type: ignore[operator]
 
 
+def running_seconds(span: ReadableSpan) -> float:
+    """Add up the time between each Running state and the next state."""
+    entered = [event for event in span.events if semconv.STATE_TYPE in (event.attributes or {})]
+    return sum(
+        (after.timestamp - before.timestamp) / 1e9
+        for before, after in pairwise(entered)
+        if (before.attributes or {})[semconv.STATE_TYPE] == "RUNNING"
+    )
+
+
 def test_waiting_for_a_retry_is_not_running(begin: Begin) -> None:
     """The time between two attempts does not count; the time in both attempts does."""
-    spans = begin(patient={"max_duration": 2.6}, busy={"max_duration": 2.6})
+    limit = 2.6
+    spans = begin(patient={"max_duration": limit}, busy={"max_duration": limit})
 
     def make(name: str, seconds: float) -> Flow[Any, Any]:
-        @flow(name=name, retries=1, retry_delay_seconds=2.7)
+        @flow(name=name, retries=1, retry_delay_seconds=limit + 0.1)
         def main() -> None:
             time.sleep(seconds)
             raise ValueError("no")
@@ -180,8 +193,11 @@ def test_waiting_for_a_retry_is_not_running(begin: Begin) -> None:
     for main in (make("patient", 0.0), make("busy", 1.4)):
         with pytest.raises(ValueError, match="no"):
             main()
-    assert violations(spans.one("RUN patient")) == []
-    assert violations(spans.one("RUN busy")) == ["max_duration"]
+    for name in ("patient", "busy"):
+        span = spans.one(f"RUN {name}")
+        # A busy machine may run even the patient one for so long.
+        assert violations(span) == ["max_duration"] * (running_seconds(span) > limit)
+    assert running_seconds(spans.one("RUN busy")) > limit
 
 
 def test_a_kept_objective_is_silent(

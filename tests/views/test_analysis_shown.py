@@ -1,4 +1,4 @@
-"""What an analysis found is shown in the terminal, and stands in the JSON document."""
+"""The results of an analysis in the terminal and in the JSON document."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def flowspan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def etl() -> Plan:
-    """Ten seconds: load waits for a slot until extract is over, then is retried once."""
+    """Plan ten seconds: load waits for a slot until extract ends, then is retried once."""
     return run(
         "RUN etl",
         0,
@@ -61,7 +61,7 @@ def document(flowspan: Run, folder: Path, plan: Plan) -> dict[str, Any]:
 
 
 def test_the_json_document_has_the_analysis(flowspan: Run, tmp_path: Path) -> None:
-    """Beside the spans, in the documented shape; the path in nanoseconds, the rest in seconds."""
+    """It has the documented shape, with the path in nanoseconds and durations in seconds."""
     shape = document(flowspan, tmp_path, etl())
     ids = {span["name"]: span["span_id"] for span in shape["spans"]}
     assert shape["version"] == 1
@@ -105,7 +105,7 @@ def test_the_json_document_has_the_analysis(flowspan: Run, tmp_path: Path) -> No
 
 
 def test_each_task_has_its_numbers(flowspan: Run, tmp_path: Path) -> None:
-    """The largest share comes first; what is not on the path has slack and saves nothing."""
+    """The largest share comes first; tasks off the path have slack and save nothing."""
     tasks = document(flowspan, tmp_path, etl())["tasks"]
     assert [task["name"] for task in tasks] == ["extract", "load", "etl", "notify"]
     assert tasks[0] == {
@@ -118,7 +118,7 @@ def test_each_task_has_its_numbers(flowspan: Run, tmp_path: Path) -> None:
         "cause": "execution",
         "path": 6.0,
         "slack": 0.0,
-        "drag": 5.0,  # then notify is over last
+        "drag": 5.0,  # then notify ends last
         "saved": 3.0,
         "duration": 6.0,
         "execution": 6.0,
@@ -133,14 +133,14 @@ def test_each_task_has_its_numbers(flowspan: Run, tmp_path: Path) -> None:
 
 
 def test_the_bottleneck_is_said_in_a_sentence(tmp_path: Path) -> None:
-    """With what it was spent on, and what a faster one would save."""
+    """The sentence has its cause, and the time that a faster one would save."""
     assert headline(found(tmp_path, etl())) == (
         "extract is the bottleneck: 60 % of the critical path (execution), 2× faster saves 3.00 s"
     )
 
 
 def test_a_wait_can_be_the_bottleneck(tmp_path: Path) -> None:
-    """Then what being faster saves is said of its code, since the wait may stay."""
+    """The sentence then says what faster code saves, because the wait may stay."""
     plan = run("RUN etl", 0, 10, run("load", 0, 10, concurrency=9.0, execution=1.0))
     assert headline(found(tmp_path, plan)) == (
         "load is the bottleneck: 100 % of the critical path (waiting for a concurrency slot), "
@@ -149,13 +149,13 @@ def test_a_wait_can_be_the_bottleneck(tmp_path: Path) -> None:
 
 
 def test_a_flow_can_be_the_bottleneck_itself(tmp_path: Path) -> None:
-    """Where most of the time is in no task."""
+    """This happens if most of the time is in no task."""
     plan = run("RUN etl", 0, 10, run("load", 9, 10, execution=1.0), execution=10.0)
     assert headline(found(tmp_path, plan)).startswith("the code of flow etl itself is the bottle")
 
 
 def test_the_code_of_a_flow_is_not_blamed_for_the_engine(tmp_path: Path) -> None:
-    """A flow of which Prefect's own time is the most is named, its code is not."""
+    """If Prefect's own time is the largest, the flow is named, but not its code."""
     plan = run("RUN etl", 0, 10, orchestration=10.0, execution=0.0)
     assert headline(found(tmp_path, plan)) == (
         "flow etl itself is the bottleneck: 100 % of the critical path (orchestration)"
@@ -165,7 +165,7 @@ def test_the_code_of_a_flow_is_not_blamed_for_the_engine(tmp_path: Path) -> None
 def test_narrow_terminals_lose_no_words(
     flowspan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sentences that do not fit go on in the next line."""
+    """Sentences that do not fit continue on the next line."""
     write(tmp_path / "traces.jsonl", etl())
     monkeypatch.setenv("COLUMNS", "50")
     lines = flowspan("timeline", "--file", str(tmp_path)).stdout.splitlines()
@@ -176,14 +176,14 @@ def test_narrow_terminals_lose_no_words(
 
 
 def test_outputs_without_unicode_explain_every_column(tmp_path: Path) -> None:
-    """The sign of multiplication is an x there, in the legend, too."""
+    """The multiplication sign is an x there, in the legend too."""
     lines = [line.plain for line in tasks.draw(found(tmp_path, etl()), width=140, unicode=False)]
-    assert any("2x faster: saved by that" in line for line in lines)
+    assert any("2x faster: time saved if it ran twice as fast" in line for line in lines)
     assert all(map(str.isascii, lines))
 
 
 def test_the_timeline_shows_the_path(flowspan: Run, tmp_path: Path) -> None:
-    """In the head, on a line of its own to scale, as a share of each row, and as a table."""
+    """The path is in the head, on its own line to scale, as each row's share and as a table."""
     write(tmp_path / "traces.jsonl", etl())
     done = flowspan("timeline", "--file", str(tmp_path))
     assert (done.exit_code, done.stderr) == (0, "")
@@ -203,7 +203,7 @@ def test_the_timeline_shows_the_path(flowspan: Run, tmp_path: Path) -> None:
 
 
 def test_top_says_how_many_tasks_are_listed(flowspan: Run, tmp_path: Path) -> None:
-    """And how many are not."""
+    """It also says how many are not."""
     write(tmp_path / "traces.jsonl", etl())
     lines = flowspan("timeline", "--file", str(tmp_path), "--top", "1").stdout.splitlines()
     place = lines.index(next(line for line in lines if line.startswith("task  ")))
@@ -212,7 +212,7 @@ def test_top_says_how_many_tasks_are_listed(flowspan: Run, tmp_path: Path) -> No
 
 
 def test_fewer_answers_are_said_to_be_fewer(flowspan: Run, tmp_path: Path) -> None:
-    """A trace of somebody else has times and parents, and no causes."""
+    """A trace from another program has times and parents, but no causes."""
     write(tmp_path / "traces.jsonl", Plan("GET /", 0, 3, (Plan("SELECT", 1, 3),)))
     out = flowspan("timeline", "--file", str(tmp_path)).stdout
     assert "span SELECT is the bottleneck: 67 % of the critical path (execution)" in out
@@ -222,7 +222,7 @@ def test_fewer_answers_are_said_to_be_fewer(flowspan: Run, tmp_path: Path) -> No
 
 
 def test_a_trace_without_length_has_no_bottleneck(flowspan: Run, tmp_path: Path) -> None:
-    """And no critical path."""
+    """It has no critical path either."""
     shape = document(flowspan, tmp_path, run("RUN etl", 1, 1))
     assert (shape["critical_path"], shape["bottleneck"], shape["headline"]) == ([], None, "")
     assert flowspan("timeline", "--file", str(tmp_path)).exit_code == 0
@@ -231,7 +231,7 @@ def test_a_trace_without_length_has_no_bottleneck(flowspan: Run, tmp_path: Path)
 def test_a_trace_too_large_to_ask_questions_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has its path and shares all the same; what is not told is null."""
+    """It still has its path and shares; omitted answers are null."""
     monkeypatch.setattr("flowspan.analysis.one_trace.LARGEST_NETWORK", 3)
     extract, load, *_ = found(tmp_path, etl()).tasks
     assert (extract.share, extract.slack, extract.drag, extract.saved) == (0.6, 0, None, None)

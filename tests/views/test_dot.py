@@ -1,4 +1,4 @@
-"""What is written for Graphviz."""
+"""The graph for Graphviz."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def labels(lines: list[str]) -> dict[str, str]:
 
 
 def edges(lines: list[str]) -> set[tuple[str, str, str]]:
-    """Return the edges between labels, each with how it is drawn."""
+    """Return the edges between labels, each with its style."""
     names = labels(lines)
     found = set()
     for line in lines:
@@ -48,7 +48,7 @@ def edges(lines: list[str]) -> set[tuple[str, str, str]]:
 
 
 def test_runs_are_nodes_with_calls_and_dependencies() -> None:
-    """Spans that are no runs are left out, and what they call is called by the run around them."""
+    """Other spans are left out; the runs that they call are connected to the enclosing run."""
     lines = export(
         trace(
             run(1, 0, 10 * MS, type_="flow", name="RUN etl"),
@@ -66,7 +66,7 @@ def test_runs_are_nodes_with_calls_and_dependencies() -> None:
 
 
 def test_the_critical_path_is_bold_and_tells_its_shares() -> None:
-    """Runs beside it are thin."""
+    """Runs off the path are thin."""
     lines = export(
         trace(
             run(1, 0, 10 * MS, type_="flow", name="RUN etl"),
@@ -84,7 +84,7 @@ def test_the_critical_path_is_bold_and_tells_its_shares() -> None:
 
 
 def test_mapped_runs_are_merged() -> None:
-    """Those of merged callers, too, and failures among them are counted."""
+    """Runs of merged callers are merged too, and failures are counted."""
     spans = [run(1, 0, 100 * MS, type_="flow", name="RUN etl")]
     for number in range(RUNS_SHOWN + 1):
         part = 10 + 2 * number
@@ -103,7 +103,7 @@ def test_mapped_runs_are_merged() -> None:
 
 
 def test_a_run_that_went_on_in_another_process_is_one_node() -> None:
-    """Its time is that of all its spans."""
+    """Its time is the sum of its spans."""
     again = {"prefect.run.id": "run 1"}
     lines = export(
         trace(
@@ -116,7 +116,7 @@ def test_a_run_that_went_on_in_another_process_is_one_node() -> None:
 
 
 def test_a_trace_without_runs_shows_its_spans() -> None:
-    """That is better than nothing."""
+    """Other spans are shown if there are no runs."""
     lines = export(trace(span(1, 0, 9, name="GET /"), span(2, 1, 5, name="SELECT", parent=1)))
     assert set(labels(lines).values()) == {"GET /", "SELECT"}
 
@@ -138,7 +138,7 @@ HOSTILE = [
 @needs_graphviz
 @pytest.mark.parametrize("name", HOSTILE)
 def test_graphviz_shows_names_as_they_are(name: str) -> None:
-    """It reads quotes, backslashes and HTML's entities, and none of them may break out."""
+    """Quotes, backslashes and HTML entities in names are escaped."""
     made = trace(run(1, 0, MS, type_="flow", name=name), run(2, 0, MS, name="task", parent=1))
     dot = rendered(render, made).decode()
     drawn = subprocess.run(

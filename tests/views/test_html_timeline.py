@@ -1,4 +1,4 @@
-"""What the page of a trace holds, without a browser."""
+"""The content of a trace's page, without a browser."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from flowspan.views.json.timeline import as_object
 
 
 def blocks(html: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read the two blocks of JSON in a page: what is drawn, and the details."""
+    """Read the two blocks of JSON in a page: the drawn data, and the details."""
     found = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', html, re.DOTALL)
     data, details = map(json.loads, found)
     return data, details
@@ -33,12 +33,12 @@ def page_of(tmp_path: Path, plan: Plan) -> tuple[span.Trace, dict[str, Any], dic
 
 
 def names(data: dict[str, Any]) -> list[str]:
-    """Tell the names of the rows."""
+    """Return the names of the rows."""
     return [data["texts"][place] for place in data["rows"]["name"]]
 
 
 def test_the_command_writes_a_page_beside_what_it_prints(tmp_path: Path) -> None:
-    """It says where on stderr, so that stdout is the same."""
+    """It prints the path on stderr, so that stdout stays the same."""
     write(embedded(tmp_path), run("RUN etl", 0, 10, run("load", 1, 5)))
     plain = flowspan("timeline", cwd=tmp_path)
     done = flowspan("timeline", "--html", "report.html", cwd=tmp_path)
@@ -50,7 +50,7 @@ def test_the_command_writes_a_page_beside_what_it_prints(tmp_path: Path) -> None
 
 
 def test_a_page_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    """With the reason, and exit code 1."""
+    """The command prints the reason and exits with code 1."""
     write(embedded(tmp_path), run("RUN etl", 0, 10))
     done = flowspan("timeline", "--html", "no/such/report.html", cwd=tmp_path)
     assert done.returncode == 1
@@ -61,7 +61,7 @@ def test_a_page_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_the_page_has_the_logs_that_lie_beside_the_spans(
     tmp_path: Path, arguments: list[str], count: int
 ) -> None:
-    """Unasked all of them; those of the level if one is named."""
+    """By default it has all of them, and with a level only those."""
     live = embedded(tmp_path)
     live.write_text(raw_line(raw_span(1)))
     records = [raw_log(1), raw_log(2, spanId=f"{1:016x}", severityNumber=17)]
@@ -73,7 +73,7 @@ def test_the_page_has_the_logs_that_lie_beside_the_spans(
 
 
 def test_the_page_names_no_address_that_it_could_ask(tmp_path: Path) -> None:
-    """Nothing is loaded: no source, no import, no style from elsewhere."""
+    """The page loads nothing: no source, no import, no external style."""
     write(tmp_path / "traces.jsonl", run("RUN etl", 0, 10))
     trace = trace_files.load(tmp_path)
     html = rendered(timeline.render, trace).decode()
@@ -84,7 +84,7 @@ def test_the_page_names_no_address_that_it_could_ask(tmp_path: Path) -> None:
 
 
 def test_no_text_of_a_trace_can_end_the_block_that_it_stands_in(tmp_path: Path) -> None:
-    """There is no `<` in the blocks, and the placeholders of the template are not filled twice."""
+    """The blocks have no `<`, and placeholders in a trace are not filled."""
     evil = "</script><!--<b>&{{script}}"
     trace, data, _ = page_of(tmp_path, run(f"RUN {evil}", 0, 10, Plan(evil, 1, 2, error=evil)))
     html = rendered(timeline.render, trace).decode()
@@ -95,7 +95,7 @@ def test_no_text_of_a_trace_can_end_the_block_that_it_stands_in(tmp_path: Path) 
 
 
 def test_the_columns_tell_the_path_and_the_numbers_of_the_json(tmp_path: Path) -> None:
-    """To the nanosecond: what the columns leave out of a time is told once, as text."""
+    """They agree to the nanosecond."""
     trace, data, _ = page_of(
         tmp_path, run("RUN etl", 0.000000001, 10, run("load", 1, 5, queue=0.25, execution=4.0))
     )
@@ -112,7 +112,7 @@ def test_the_columns_tell_the_path_and_the_numbers_of_the_json(tmp_path: Path) -
 
 
 def test_an_only_successful_attempt_has_no_row(tmp_path: Path) -> None:
-    """Its run stands for it, as in the terminal; of several each has one."""
+    """Its run stands for it, as in the terminal; several attempts have a row each."""
     quiet = run("quiet", 1, 4, attempt(1, 1, 4, run("inner", 2, 3)))
     retried = run("retried", 5, 9, attempt(1, 5, 6, error="gone"), attempt(2, 7, 9))
     _, data, _ = page_of(tmp_path, run("RUN etl", 0, 10, quiet, retried))

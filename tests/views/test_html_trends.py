@@ -1,4 +1,4 @@
-"""The page: self-contained, safe whatever names hold, and as exact as the table."""
+"""The page of trends: self-contained, safe with any names, and as exact as the table."""
 
 import base64
 import hashlib
@@ -18,7 +18,7 @@ HOSTILE = "</title><script>alert(1)</script><img src=x onerror='alert(2)'>&\"\x1
 
 
 class _Elements(HTMLParser):
-    """Lists the elements of a page, and checks that they nest."""
+    """A parser that lists the elements of a page and checks that they nest."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def a_page(flow: str = "nightly") -> str:
 
 
 def test_the_page_needs_nothing_else() -> None:
-    """No script, no address of anything but itself, and a policy that allows no more."""
+    """The page has no script and no external address, and its policy allows no more."""
     page = a_page()
     found = _Elements(page)
     assert found.open == []
@@ -69,7 +69,7 @@ def test_the_page_needs_nothing_else() -> None:
 
 
 def test_names_are_only_ever_text() -> None:
-    """Of flows, tasks and errors, in tables, titles and labels."""
+    """This holds for flows, tasks and errors in tables, titles and labels."""
     page = a_page(HOSTILE)
     found = _Elements(page)
     assert found.open == []
@@ -79,7 +79,7 @@ def test_names_are_only_ever_text() -> None:
 
 
 def test_every_chart_is_a_sound_image_with_a_name() -> None:
-    """And has its numbers in a table beside it."""
+    """Its numbers are also in a table."""
     page = a_page()
     images = re.findall(r"<svg .*?</svg>", page, re.DOTALL)
     for image in images:
@@ -103,7 +103,7 @@ def test_every_chart_is_a_sound_image_with_a_name() -> None:
 
 
 def test_the_page_says_what_the_terminal_says() -> None:
-    """Word for word."""
+    """The sentences are the same word for word."""
     found = answer([made(d, 60 + d) for d in range(60)], target=0.9)
     page = unescape(to_html([found]))
     for sentence in sentences(found):
@@ -111,14 +111,14 @@ def test_the_page_says_what_the_terminal_says() -> None:
 
 
 def test_a_single_run_makes_a_page() -> None:
-    """With charts of one point."""
+    """Its charts have one point."""
     page = to_html([answer([made(0, 60)])])
     assert _Elements(page).open == []
     assert "Trends of nightly" in page
 
 
 def test_ticks_are_round_numbers() -> None:
-    """From 0 up, about as many as are asked for."""
+    """They start at 0, and their number is about the requested one."""
     assert nice_ticks(100, 4) == [0, 50, 100]
     assert nice_ticks(7, 4) == [0, 2, 4, 6]
     assert nice_ticks(0, 4) == [0]

@@ -1,11 +1,12 @@
-"""What is written for Perfetto and speedscope."""
+"""The document for Perfetto and speedscope."""
 
 import json
 from typing import Any
 
 from hypothesis import given
-from made_spans import START, run, span, span_id, trace, traces
+from made_spans import run, span, span_id, trace, traces
 from rendered import rendered
+from run_spans import EPOCH
 from trace_events import Event, check
 
 from flowspan.analysis.one_trace import analyse
@@ -24,7 +25,7 @@ def export(made: Trace) -> dict[str, Any]:
 
 
 def slices(document: dict[str, Any]) -> dict[str, Event]:
-    """Return the slices of spans by name, without those of the critical path."""
+    """Return the slices of spans by name, without the critical path."""
     return {
         event["name"]: event
         for event in document["traceEvents"]
@@ -56,14 +57,14 @@ def test_spans_are_slices_with_their_attributes() -> None:
     assert (made["load"]["ts"], made["load"]["dur"]) == (1_000, 4_000)
     assert (made["RUN etl"]["cat"], made["load"]["cat"]) == ("flow", "task,failed")
     arguments = made["load"]["args"]
-    assert (arguments["start_ns"], arguments["end_ns"]) == (START + MS + 999, START + 5 * MS)
+    assert (arguments["start_ns"], arguments["end_ns"]) == (EPOCH + MS + 999, EPOCH + 5 * MS)
     assert arguments["attributes"]["a"] == [1, 2]
     assert (arguments["span_id"], arguments["parent_span_id"]) == (span_id(2), span_id(1))
-    assert document["otherData"] == {"trace_id": "ab" * 16, "start_ns": START}
+    assert document["otherData"] == {"trace_id": "ab" * 16, "start_ns": EPOCH}
 
 
 def test_what_a_run_calls_lies_inside_its_slice() -> None:
-    """On the same track, since that is how the format says who called whom."""
+    """It is on the same track, because nesting shows the caller in this format."""
     made = slices(
         export(
             trace(
@@ -77,7 +78,7 @@ def test_what_a_run_calls_lies_inside_its_slice() -> None:
 
 
 def test_what_overlaps_goes_onto_a_track_of_its_own() -> None:
-    """And a run that is over leaves its track to the next."""
+    """A run that ended leaves its track to the next."""
     document = export(
         trace(
             run(1, 0, 10 * MS, type_="flow", name="flow"),
@@ -93,7 +94,7 @@ def test_what_overlaps_goes_onto_a_track_of_its_own() -> None:
 
 
 def test_no_slice_lies_inside_one_that_did_not_call_it() -> None:
-    """Though it would fit there."""
+    """This holds even if it would fit there."""
     made = slices(
         export(
             trace(
@@ -107,7 +108,7 @@ def test_no_slice_lies_inside_one_that_did_not_call_it() -> None:
 
 
 def test_threads_and_processes_are_tracks() -> None:
-    """Named as OpenTelemetry names them; who tells no thread is in that of its caller."""
+    """They have OpenTelemetry's names; a span without a thread is in its caller's."""
     worker = {"service.name": "worker", "process.pid": 42, "service.instance.id": "w"}
     pool = {"thread.id": 7, "thread.name": "pool-0"}
     document = export(
@@ -127,7 +128,7 @@ def test_threads_and_processes_are_tracks() -> None:
 
 
 def test_the_critical_path_has_a_track() -> None:
-    """It fills the time of the root, and each piece says on what it was spent."""
+    """It fills the time of the root, and each piece names its cause."""
     made = trace(
         run(1, 0, 10 * MS, type_="flow", name="flow"),
         run(2, 2 * MS, 9 * MS, name="task", parent=1),
@@ -144,7 +145,7 @@ def test_the_critical_path_has_a_track() -> None:
 
 
 def test_arrows_lead_from_a_run_to_those_that_used_its_result() -> None:
-    """But not back in time, where clocks differ, nor to spans that are not there."""
+    """Arrows do not point back in time or to missing spans."""
     document = export(
         trace(
             run(1, 0, 10 * MS, type_="flow", name="flow"),
@@ -167,7 +168,7 @@ def test_arrows_lead_from_a_run_to_those_that_used_its_result() -> None:
 
 @given(traces())
 def test_whatever_the_trace_the_format_holds(made: Trace) -> None:
-    """Every span is there once, to the microsecond."""
+    """Every span occurs once, exact to the microsecond."""
     document = export(made)
     found = {
         event["args"]["span_id"]: event
@@ -183,7 +184,7 @@ def test_whatever_the_trace_the_format_holds(made: Trace) -> None:
 
 
 def test_thousands_of_runs_at_once_are_no_trouble() -> None:
-    """Each has a track of its own."""
+    """Each has its own track."""
     spans = [run(1, 0, 10**9, type_="flow")]
     spans += [run(n, n, 10**9 - n, parent=1, name="mapped") for n in range(2, 5_002)]
     document = export(trace(*spans))

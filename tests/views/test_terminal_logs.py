@@ -1,4 +1,4 @@
-"""Log records as lines of a terminal."""
+"""Log records as terminal lines."""
 
 from collections.abc import Iterable
 from contextlib import closing
@@ -20,7 +20,7 @@ SECOND = 10**9
 
 @pytest.fixture(autouse=True)
 def _utc_plus_one(monkeypatch: pytest.MonkeyPatch) -> Iterable[None]:
-    """Let local time be an hour ahead of UTC, all the year."""
+    """Set local time to an hour ahead of UTC, all year."""
     import time
 
     monkeypatch.setenv("TZ", "XXX-1")
@@ -31,31 +31,31 @@ def _utc_plus_one(monkeypatch: pytest.MonkeyPatch) -> Iterable[None]:
 
 
 def records(folder: Path) -> tuple[log_files.Log, ...]:
-    """Read what was logged in the flow run."""
+    """Read the log records of the flow run."""
     return log_files.load(folder, FLOW_RUN).logs
 
 
 def written(folder: Path) -> list[str]:
-    """Write what was logged in the flow run."""
+    """Write the log records of the flow run."""
     return [line.plain for line in logs.write(records(folder))]
 
 
 def short(folder: Path, **options: Any) -> list[str]:
-    """Write it short."""
+    """Write the log records in short form."""
     given = {"everything": False, "unicode": True} | options
     return [line.plain for line in logs.shorten(records(folder), EPOCH, **given)]
 
 
 def drawn(folder: Path, width: int = 100, **options: Any) -> list[str]:
-    """Draw the timeline of the flow run, with its lines."""
-    made = tree.build(trace_files.load(folder).spans)
-    found = log_files.load_trace(log_files.find_files(folder), made.about.span.trace_id).logs
-    rows = log_places.by_row(log_places.by_span(found, made.spans), made)
-    return [line.plain.rstrip() for line in timeline.draw(made, width=width, logs=rows, **options)]
+    """Draw the timeline of the flow run with its log lines."""
+    built = tree.build(trace_files.load(folder).spans)
+    found = log_files.load_trace(log_files.find_files(folder), built.about.span.trace_id).logs
+    rows = log_places.by_row(log_places.by_span(found, built.spans), built)
+    return [line.plain.rstrip() for line in timeline.draw(built, width=width, logs=rows, **options)]
 
 
 def test_a_record_is_a_line(tmp_path: Path) -> None:
-    """Local time with milliseconds, level, where, what, and the fields; in columns."""
+    """It has columns: local time with milliseconds, level, place, message and fields."""
     with closing(Process(tmp_path / "logs.jsonl")) as process:
         process.log("begin  now", 0)
         process.log(
@@ -70,7 +70,7 @@ def test_a_record_is_a_line(tmp_path: Path) -> None:
 
 
 def test_further_lines_are_indented(tmp_path: Path) -> None:
-    """So that each line at the margin is a record; tabs and the fields stay what they are."""
+    """Each line at the margin is a record; tabs and fields do not change."""
     with closing(Process(tmp_path / "logs.jsonl")) as process:
         process.log("table\n a\tb  \r\n\nend\n", rows=2)
         process.log("")
@@ -80,7 +80,7 @@ def test_further_lines_are_indented(tmp_path: Path) -> None:
 
 
 def test_an_exception_stands_below_its_line_with_its_stack(tmp_path: Path) -> None:
-    """One without a stack is a line."""
+    """An exception without a stack is a single line."""
     with closing(Process(tmp_path / "logs.jsonl")) as process:
         try:
             raise ValueError("no such table")
@@ -96,7 +96,7 @@ def test_an_exception_stands_below_its_line_with_its_stack(tmp_path: Path) -> No
 
 
 def test_long_lines_are_neither_cut_nor_wrapped(tmp_path: Path) -> None:
-    """A long name pushes its own line only."""
+    """A long name shifts only its own line."""
     name = "n" * 60
     with closing(Process(tmp_path / "logs.jsonl")) as process:
         process.log("m" * 5_000, 0, value="v" * 5_000)
@@ -110,7 +110,7 @@ HOSTILE = "a\x1b[2J\x07b\u202e[bold]\x85"
 
 
 def test_nothing_that_was_logged_can_move_the_cursor(tmp_path: Path) -> None:
-    """Neither messages nor names, levels, fields or exceptions."""
+    """This holds for messages, names, levels, fields and exceptions."""
     span_ids = write(tmp_path / "traces.jsonl", run("RUN etl", 0, 9, run_id=FLOW_RUN))
     for trace_id in (span_ids.trace_id, None):
         with closing(Process(tmp_path / "logs.jsonl", trace_id)) as process:
@@ -124,7 +124,7 @@ def test_nothing_that_was_logged_can_move_the_cursor(tmp_path: Path) -> None:
 
 
 def test_spaces_of_any_kind_are_plain_ones(tmp_path: Path) -> None:
-    """As in numbers and dates of many languages: nobody can type what they would be found by."""
+    """Numbers and dates in many languages contain other spaces, which are hard to search for."""
     with closing(Process(tmp_path / "logs.jsonl")) as process:
         process.log("1\u00a0000\u202f€\u3000sold")
     assert written(tmp_path)[0].endswith(" 1 000 € sold")
@@ -132,7 +132,7 @@ def test_spaces_of_any_kind_are_plain_ones(tmp_path: Path) -> None:
 
 
 def test_short_lines_count_from_the_start(tmp_path: Path) -> None:
-    """Their fields are cut, and of an exception there is one line below the message."""
+    """Fields are cut, and an exception has one line below the message."""
     with closing(Process(tmp_path / "logs.jsonl")) as process:
         process.log("read\n  rows", 1.5, rows=3, path="p" * 60)
         process.log("failed", 2, level="FATAL", exception=ValueError("no\nsuch table"))
@@ -146,7 +146,7 @@ def test_short_lines_count_from_the_start(tmp_path: Path) -> None:
 
 
 def test_of_many_the_first_and_the_last_are_shown(tmp_path: Path) -> None:
-    """The line between them counts the others, and how many of these are grave."""
+    """The line between them counts the others, and the grave ones among them."""
     with closing(Process(tmp_path / "logs.jsonl")) as process:
         levels = {7: "WARN", 8: "WARN", 9: "FATAL", 10: "ERROR", 1240: "ERROR"}
         for number in range(1_244):
@@ -162,7 +162,7 @@ def test_of_many_the_first_and_the_last_are_shown(tmp_path: Path) -> None:
 
 
 def test_a_line_that_counts_only_one_is_not_worth_it(tmp_path: Path) -> None:
-    """The one is shown instead."""
+    """The hidden record is shown instead."""
     with closing(Process(tmp_path / "logs.jsonl")) as process:
         for number in range(11):
             process.log(f"line {number}", number)
@@ -173,7 +173,7 @@ def test_a_line_that_counts_only_one_is_not_worth_it(tmp_path: Path) -> None:
 
 
 def test_lines_stand_below_their_row_and_count_from_the_left_edge(tmp_path: Path) -> None:
-    """After what the span itself has to say, before its children; the wait is in front of it."""
+    """They follow the span's own notes and precede its children; the wait comes before them."""
     flow = run("RUN etl", 0, 10, run("load", 1, 5, run_id=TASK_RUN), late=2.0, run_id=FLOW_RUN)
     ids = write(tmp_path / "traces.jsonl", flow)
     with closing(Process(tmp_path / "logs.jsonl", ids.trace_id)) as process:
@@ -190,7 +190,7 @@ def test_lines_stand_below_their_row_and_count_from_the_left_edge(tmp_path: Path
 
 @pytest.mark.parametrize("width", [1, 48, 80, 120])
 def test_lines_fit_the_terminal(tmp_path: Path, width: int) -> None:
-    """What does not fit is cut, wide characters counting double."""
+    """Longer text is cut; wide characters count double."""
     deep = run("load", 1, 2, run_id=TASK_RUN)
     for _ in range(30):
         deep = run("nested", 0, 3, deep)
@@ -205,7 +205,7 @@ def test_lines_fit_the_terminal(tmp_path: Path, width: int) -> None:
 
 
 def test_a_record_of_no_time_has_one_all_the_same(tmp_path: Path) -> None:
-    """As has one of the last time that there is."""
+    """The same holds for a record with the largest possible time."""
     raw = raw_log(1, timeUnixNano=None), raw_log(2, timeUnixNano=str(2**64 - 1))
     (tmp_path / "logs.jsonl").write_text(raw_line(*raw))
     found = log_files.load(tmp_path, "ab" * 16).logs
@@ -228,10 +228,10 @@ def test_a_record_of_no_time_has_one_all_the_same(tmp_path: Path) -> None:
     ],
 )
 def test_a_stopwatch_shows_milliseconds(nanoseconds: int, text: str) -> None:
-    """Always three digits of them, and hours only where there are any."""
+    """It always shows three digits of them, and hours only if needed."""
     assert stopwatch(nanoseconds) == text
 
 
 def test_a_clock_rounds_no_millisecond_up() -> None:
-    """The next second has not begun."""
+    """It rounds down, because the next second has not begun."""
     assert clock(EPOCH + SECOND - 1) == "2023-11-14T23:13:20.999+01:00"

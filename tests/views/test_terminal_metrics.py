@@ -1,4 +1,4 @@
-"""Drawing a report in a terminal."""
+"""A report drawn in a terminal."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ Record = Callable[[Process], object]
 
 
 def texts(folder: Path, *records: Record, width: int = 120, unicode: bool = True) -> list[Text]:
-    """Record runs, each record in a process of its own, and draw the report of them."""
+    """Record runs, each in its own process, and draw the report."""
     file = folder / "metrics.jsonl"
     file.unlink(missing_ok=True)
     for number, record in enumerate(records):
@@ -33,12 +33,12 @@ def texts(folder: Path, *records: Record, width: int = 120, unicode: bool = True
 
 
 def draw(folder: Path, *records: Record, width: int = 120, unicode: bool = True) -> list[str]:
-    """As `texts`, without styles."""
+    """Return the lines of `texts` without styles."""
     return [text.plain for text in texts(folder, *records, width=width, unicode=unicode)]
 
 
 def nightly(process: Process) -> None:
-    """Record what fills every column."""
+    """Record runs that fill every column."""
     process.flow("nightly", 125.0, pending=1.5)
     process.flow(
         "nightly",
@@ -62,18 +62,18 @@ def nightly(process: Process) -> None:
 
 
 def row(drawn: list[str], name: str) -> list[str]:
-    """Return the cells of a row, empty ones left out."""
+    """Return the non-empty cells of a row."""
     line = next(line for line in drawn if name in line)
     return [cell.strip() for cell in line.split("  ") if cell.strip()]
 
 
 def columns(drawn: list[str]) -> list[str]:
-    """Return the titles of the columns of runs."""
+    """Return the column titles of the table of runs."""
     return [title.strip() for title in drawn[2].split("  ") if title.strip()]
 
 
 def test_a_row_says_how_the_runs_of_a_task_went(tmp_path: Path) -> None:
-    """Count, success, durations, rows in all runs, retries, and what one run waits for."""
+    """The row shows count, success, durations, total rows, retries and mean waits."""
     drawn = draw(tmp_path, nightly, width=150)
     assert columns(drawn) == [
         "flow / task",
@@ -105,7 +105,7 @@ def test_a_row_says_how_the_runs_of_a_task_went(tmp_path: Path) -> None:
 
 
 def test_waits_are_those_of_one_run_on_average(tmp_path: Path) -> None:
-    """Runs that did not wait count; what is not worth a word is left out; the longest is first."""
+    """Runs without waits count; tiny waits are left out; the longest comes first."""
 
     def record(process: Process) -> None:
         process.task("etl", "load", 1.0, waits={"queue": 4.0, "retry": 12.0, "concurrency": 0.001})
@@ -121,7 +121,7 @@ def test_waits_are_those_of_one_run_on_average(tmp_path: Path) -> None:
 
 
 def test_what_went_wrong_stands_below_its_row(tmp_path: Path) -> None:
-    """Ends by state, errors, retried errors and violated objectives."""
+    """Notes show final states, errors, retried errors and violated objectives."""
     drawn = draw(tmp_path, nightly)
     assert drawn[3].startswith("nightly")
     assert drawn[4:6] == [
@@ -135,7 +135,7 @@ def test_what_went_wrong_stands_below_its_row(tmp_path: Path) -> None:
 
 
 def test_what_took_most_time_in_all_comes_first(tmp_path: Path) -> None:
-    """Flows among flows, tasks among those of their flow."""
+    """Flows are sorted among flows, and tasks within their flow."""
 
     def record(process: Process) -> None:
         for _ in range(10):
@@ -149,7 +149,7 @@ def test_what_took_most_time_in_all_comes_first(tmp_path: Path) -> None:
 
 
 def test_numbers_are_aligned_on_the_right(tmp_path: Path) -> None:
-    """The titles of their columns as well."""
+    """The titles of their columns are aligned too."""
 
     def record(process: Process) -> None:
         process.task("etl", "one", 0.5, rows={"output": 5})
@@ -166,7 +166,7 @@ def test_numbers_are_aligned_on_the_right(tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [48, 60, 72, 80, 100, 120, 200])
 @pytest.mark.parametrize("unicode", [True, False])
 def test_no_line_is_wider_than_it_may_be(tmp_path: Path, width: int, unicode: bool) -> None:  # noqa: FBT001
-    """Columns that tell less give way to those that tell more; names and notes are cut."""
+    """Less useful columns give way to more useful ones; names and notes are cut."""
 
     def long(process: Process) -> None:
         process.flow("a-flow-with-a-very-long-name-" * 5, 10.0)
@@ -181,7 +181,7 @@ def test_no_line_is_wider_than_it_may_be(tmp_path: Path, width: int, unicode: bo
 
 
 def test_columns_that_tell_least_are_left_out_first(tmp_path: Path) -> None:
-    """Each column that still fits is there, whatever had to go before it."""
+    """Every column that fits is shown, even if another column did not fit."""
     everything = set(columns(draw(tmp_path, nightly, width=200)))
     for width, missing in (
         (120, set()),
@@ -195,14 +195,14 @@ def test_columns_that_tell_least_are_left_out_first(tmp_path: Path) -> None:
 
 
 def test_a_column_without_any_value_is_left_out(tmp_path: Path) -> None:
-    """Most pipelines do not count all that could be counted."""
+    """Most pipelines do not record every kind of value."""
     drawn = draw(tmp_path, lambda process: process.flow("etl", 2.0))
     assert columns(drawn) == ["flow / task", "runs", "success", "p50", "p95", "max"]
     assert len(drawn) == 6
 
 
 def test_ascii_says_the_same(tmp_path: Path) -> None:
-    """For outputs that cannot show more."""
+    """Outputs that cannot show more get only ASCII."""
     drawn = draw(tmp_path, nightly, width=80, unicode=False)
     assert "".join(drawn).isascii()
     assert row(drawn, "extract")[:4] == ["|- extract", "3", "+", "100 %"]
@@ -235,7 +235,7 @@ def test_only_all_is_a_hundred_percent(
 
 
 def test_cancelled_and_skipped_runs_do_not_count_as_failed(tmp_path: Path) -> None:
-    """They are told below the row, where they do not alarm."""
+    """They are noted below the row, without an alarming colour."""
 
     def record(process: Process) -> None:
         process.flow("etl", 1.0)
@@ -254,7 +254,7 @@ def test_cancelled_and_skipped_runs_do_not_count_as_failed(tmp_path: Path) -> No
 
 
 def test_colours_tell_success_from_failure(tmp_path: Path) -> None:
-    """Green and red, and yellow for objectives."""
+    """They are green and red, and objectives are yellow."""
     drawn = texts(tmp_path, nightly)
 
     def style(part: str) -> str:
@@ -267,7 +267,7 @@ def test_colours_tell_success_from_failure(tmp_path: Path) -> None:
 
 
 def test_tasks_without_a_flow_and_flows_without_tasks(tmp_path: Path) -> None:
-    """Each is shown with what there is."""
+    """Each is shown with the available values."""
 
     def record(process: Process) -> None:
         process.flow("alone", 2.0)
@@ -278,7 +278,7 @@ def test_tasks_without_a_flow_and_flows_without_tasks(tmp_path: Path) -> None:
 
 
 def test_custom_metrics_have_a_table_of_their_own(tmp_path: Path) -> None:
-    """With their latest value, by flow."""
+    """The table shows their latest value, by flow."""
 
     def record(process: Process) -> None:
         process.flow("etl", 1.0)
@@ -305,14 +305,14 @@ def test_custom_metrics_have_a_table_of_their_own(tmp_path: Path) -> None:
 
 
 def test_custom_metrics_alone_are_shown(tmp_path: Path) -> None:
-    """Without an empty table of runs."""
+    """There is no empty table of runs."""
     drawn = draw(tmp_path, lambda process: process.metric("n", 5, flow="etl"))
     assert drawn[2].split() == ["metric", "flow", "last", "value", "at"]
     assert len(drawn) == 4
 
 
 def test_names_cannot_play_tricks_on_the_terminal(tmp_path: Path) -> None:
-    """Escapes and line breaks in names are no escapes and line breaks on the screen."""
+    """Escapes and line breaks in names never reach the screen."""
 
     def record(process: Process) -> None:
         process.flow("a\x1b[2Jb\nc", 1.0, state="Bro\rken", error="E\x07")
@@ -323,7 +323,7 @@ def test_names_cannot_play_tricks_on_the_terminal(tmp_path: Path) -> None:
 
 
 def test_metrics_without_times_are_drawn(tmp_path: Path) -> None:
-    """Other writers may leave them out."""
+    """Other writers may omit them."""
     point = {"dataPoints": [{"asInt": "3"}], "aggregationTemporality": 2}
     (tmp_path / "m.jsonl").write_text(raw_line({"name": "prefect.flow.runs", "sum": point}))
     report = run_metrics.summarize(metric_files.load(tmp_path / "m.jsonl"))
@@ -338,7 +338,7 @@ DAMAGE: tuple[Any, ...] = (
 
 
 def damaged(value: Any, luck: random.Random, share: float) -> Any:
-    """Replace some parts of a JSON document, on all levels, by what does not belong there."""
+    """Replace some parts of a JSON document, on all levels, with wrong values."""
     if luck.random() < share:
         return luck.choice(DAMAGE)
     if isinstance(value, dict):
@@ -348,7 +348,7 @@ def damaged(value: Any, luck: random.Random, share: float) -> Any:
 
 
 def test_no_damage_stops_it(tmp_path: Path) -> None:
-    """Whatever the files hold, there is a report of what is left."""
+    """For any files, there is a report of the readable rest."""
     file = tmp_path / "metrics.jsonl"
     for number, (delta, exponential) in enumerate(itertools.product((False, True), repeat=2)):
         process = Process(file, instance=str(number), delta=delta, exponential=exponential)

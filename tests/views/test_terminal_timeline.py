@@ -1,4 +1,4 @@
-"""Drawing a tree in a terminal."""
+"""A tree drawn in a terminal."""
 
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,9 @@ def draw(folder: Path, root: Plan, width: int = 100, *, unicode: bool = True) ->
 
 
 def lines(file: Path, width: int, *, unicode: bool = True) -> list[str]:
-    """Draw what a file holds and return its lines."""
-    made = tree.build(trace_files.load(file).spans)
-    return [text.plain.rstrip() for text in timeline.draw(made, width=width, unicode=unicode)]
+    """Draw the trace in a file and return its lines."""
+    built = tree.build(trace_files.load(file).spans)
+    return [text.plain.rstrip() for text in timeline.draw(built, width=width, unicode=unicode)]
 
 
 def body(drawn: list[str]) -> list[str]:
@@ -44,7 +44,7 @@ def body(drawn: list[str]) -> list[str]:
 
 
 def bar(drawn: list[str], name: str) -> dict[str, tuple[float, float]]:
-    """Tell which part of the axis each glyph of a row takes, in fractions of its width."""
+    """Return the part of the axis that each glyph of a row takes, in fractions of its width."""
     columns = drawn[4]
     left = columns.index("0", columns.index("duration"))
     row = next(line for line in drawn[5:] if name in line)[left:]
@@ -56,7 +56,7 @@ def bar(drawn: list[str], name: str) -> dict[str, tuple[float, float]]:
 
 
 def test_bars_are_to_scale(folder: Path) -> None:
-    """A bar starts and ends, on the axis of the whole trace, where its span does."""
+    """A bar starts and ends where its span does on the axis of the whole trace."""
     drawn = draw(folder, run("RUN etl", 0, 10, run("a", 2.5, 5), run("b", 5, 10)))
     assert bar(drawn, "RUN etl")["█"] == (0, 1)
     assert bar(drawn, " a ")["█"] == pytest.approx((0.25, 0.5), abs=0.02)
@@ -64,7 +64,7 @@ def test_bars_are_to_scale(folder: Path) -> None:
 
 
 def test_each_wait_has_its_glyph_in_its_place(folder: Path) -> None:
-    """Waits before the span stand in front of its bar, the others in it."""
+    """Waits before the span are in front of its bar, other waits inside it."""
     totals: dict[str, Any] = {
         "late": 2.0,
         "infrastructure": 1.0,
@@ -90,7 +90,7 @@ def test_each_wait_has_its_glyph_in_its_place(folder: Path) -> None:
 
 
 def test_hours_of_lateness_leave_room_for_the_run(folder: Path) -> None:
-    """Waits before the first span are cut to twice the room of the spans, and said so."""
+    """Waits before the first span are cut to twice the width of the spans, with a mark."""
     drawn = draw(folder, run("RUN etl", 0, 10, late=36_000.0))
     assert bar(drawn, "RUN etl")["█"] == pytest.approx((2 / 3, 1), abs=0.02)
     assert "…" in next(line for line in drawn[5:] if "RUN etl" in line)
@@ -98,14 +98,14 @@ def test_hours_of_lateness_leave_room_for_the_run(folder: Path) -> None:
 
 
 def test_the_legend_names_the_glyphs_that_occur_and_no_others(folder: Path) -> None:
-    """Calm traces have short legends."""
+    """Simple traces have short legends."""
     assert draw(folder, run("RUN etl", 0, 10))[-1] == "█ execution"
     drawn = draw(folder, run("RUN etl", 0, 10, Plan("GET", 1, 9), concurrency=5.0, execution=5.0))
     assert drawn[-1] == "▞ concurrency   █ execution   ━ other span"
 
 
 def test_rows_are_a_tree_with_results_durations_and_row_counts(folder: Path) -> None:
-    """State names appear where they say more than the result."""
+    """A state name appears if it says more than the result."""
     drawn = draw(
         folder,
         run(
@@ -154,7 +154,7 @@ def test_errors_and_waits_stand_below_their_row(folder: Path) -> None:
 
 
 def test_a_violated_objective_stands_below_its_flow(folder: Path) -> None:
-    """What the run promised and did not keep is told where the run is."""
+    """An objective that the run violated is noted below the run."""
     root = run("RUN etl", 0, 10, run("load", 0, 9))
     root.violation = "max_duration: the run took 10 s, more than 5 s"
     notes = [line for line in body(draw(folder, root)) if "violates" in line]
@@ -207,7 +207,7 @@ def test_lines_fit_the_terminal(folder: Path, width: int) -> None:
 
 
 def test_a_cut_name_keeps_what_tells_it_apart(folder: Path) -> None:
-    """Of a mapped task's long run name the end stays."""
+    """The end of a mapped task's long run name stays."""
     tasks = [run("load" * 20, n, n + 1, run_name=f"{'load' * 20}-{n}f{n}") for n in range(2)]
     drawn = body(draw(folder, run("RUN etl", 0, 9, *tasks), 80))
     assert [line.split()[1][-5:] for line in drawn[1:]] == ["…-0f0", "…-1f1"]
@@ -240,7 +240,7 @@ def test_ascii_is_enough(folder: Path) -> None:
 
 
 def test_spans_without_any_time_are_drawn(folder: Path) -> None:
-    """A trace that took no time, and one across decades, have an axis all the same."""
+    """A trace that took no time, and one across decades, still have an axis."""
     file = folder / "f.jsonl"
     file.write_text(raw_line(raw_span(1, endTimeUnixNano=str(EPOCH + 1))))
     assert any("span 1" in line for line in lines(file, 80))
@@ -252,7 +252,7 @@ def test_spans_without_any_time_are_drawn(folder: Path) -> None:
 
 
 def test_a_cell_shows_the_phase_that_covers_most_of_it() -> None:
-    """Less than half a cell is left out, unless nothing else of the span would be seen."""
+    """Less than half a cell is left out, unless the span would then be invisible."""
     axis = Axis(0, 10, 10)
     assert cells([Segment("a", 0, 2), Segment("b", 2, 4)], axis)[:5] == ["a", "a", "b", "b", None]
     hundred = Axis(0, 100, 10)
@@ -285,13 +285,13 @@ def test_a_cell_shows_the_phase_that_covers_most_of_it() -> None:
     ],
 )
 def test_durations_read_like_speech(nanoseconds: int, text: str) -> None:
-    """Three digits tell enough, and rounding never shows sixty seconds."""
+    """Three digits suffice, and rounding never shows sixty seconds."""
     assert human(nanoseconds) == text
 
 
 @pytest.mark.parametrize("length", [1, 999, 10**6, 7 * 10**9, 3_600 * 10**9, 86_400 * 10**9, 2**64])
 def test_the_scale_marks_round_times_where_they_are(length: int) -> None:
-    """The first mark is 0, and none runs over the edge."""
+    """The first mark is 0, and no mark crosses the edge."""
     scale = timeline._scale(Axis(0, length, 60))
     assert (scale[0], len(scale)) == ("0", 60)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
@@ -106,11 +105,12 @@ class EngineTelemetry(RunTelemetry):
         parameters: dict[str, Any] | None = None,
     ) -> None:
         """Start to record `run`; reads from and writes to the API where needed, as Prefect does."""
-        answer = None
-        with contextlib.suppress(StopIteration):
-            steps = self._start_steps(run, client, parameters)
+        steps, answer = self._start_steps(run, client, parameters), None
+        try:
             while True:
                 answer = steps.send(answer)
+        except StopIteration:
+            return
 
     async def async_start_span(
         self,
@@ -119,8 +119,8 @@ class EngineTelemetry(RunTelemetry):
         parameters: dict[str, Any] | None = None,
     ) -> None:
         """Start to record `run`, like `start_span`."""
-        with contextlib.suppress(StopIteration):
-            steps = self._start_steps(run, client, parameters)
+        steps = self._start_steps(run, client, parameters)
+        try:
             step = next(steps)
             while True:
                 try:
@@ -129,6 +129,8 @@ class EngineTelemetry(RunTelemetry):
                     step = steps.throw(error)
                 else:
                     step = steps.send(answer)
+        except StopIteration:
+            return
 
     def _start_steps(
         self,

@@ -1,1 +1,1 @@
-"""Work out what took the time. Pure functions over what was read."""
+"""Work out what took the time, with pure functions over the data read."""

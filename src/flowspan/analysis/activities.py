@@ -1,13 +1,12 @@
-"""Put the spans of a trace in columns: who called whom, and from when to when each counts.
+"""Put the spans of a trace in columns: the caller of each, and the interval that counts.
 
-An activity is a span that is not an attempt; what happened inside an attempt belongs to its run.
-Rows are numbered by start time. Everything here takes time that grows linearly with the number of
-spans, but for sorting, and nothing recurses.
+An activity is a span that is not an attempt; whatever ran inside an attempt belongs to its run.
+Rows are numbered by start time. Apart from sorting, everything here takes linear time in the number
+of spans, and nothing recurses.
 
-Where only times and parents are known, the intervals are those that Jaeger's critical path uses
+If only times and parents are known, the intervals are those of Jaeger's critical path
 (https://github.com/jaegertracing/jaeger-ui/tree/main/packages/jaeger-ui/src/components/TracePage/CriticalPath):
-what sticks out of the caller's interval is cut off, and what lies outside it altogether was not
-waited for.
+a child is clipped to its caller's interval, and nobody waited for a child entirely outside it.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ if TYPE_CHECKING:
     from flowspan.read.span import Span
 
 NONE: Final = -1
-"""A row that does not exist."""
+"""Stands for no row."""
 
-_CLOCKS_DIFFER: Final = 1_000_000_000  # nanoseconds at most, one may hope
+_CLOCKS_DIFFER: Final = 1_000_000_000  # nanoseconds; assumed maximum clock skew
 
 _waits_before: Final = lengths_at("before")
 _waits_at_start: Final = lengths_at("start")
@@ -42,27 +41,28 @@ class Activities:
     """The activities of a trace, one list for each property; times in nanoseconds since the epoch.
 
     Attributes:
-        spans: The span of each row. The row that stands in for a missing root has the span of its
-            first child, of which nothing may be taken.
-        facts: What each span tells.
+        spans: The span of each row. The row of a missing root holds the span of its first child as
+            a placeholder; do not read it.
+        facts: The facts of each span.
         rows: The row of each span by its id; that of its run for an attempt.
         parents: The row of the caller, `NONE` for roots.
-        attempts: The attempts of a run, in order of time, by its row.
-        earlier: The row of the same run in an earlier process, by row.
-        callers_first: All rows, each behind that of its caller.
-        children: The rows that each called and waited for, in the order of their ends, by row.
+        attempts: By the row of a run, its attempts in order of time.
+        earlier: By row, the row of the same run in an earlier process.
+        callers_first: All rows, each after its caller.
+        children: By row, the rows that it called and waited for, in order of their ends.
         forgotten: The rows that nobody waited for: they lie outside their caller, or outlived it.
-        starts: When the interval of each begins.
-        ends: When it ends.
-        submits: When each was asked for: its start, less what it waited before that.
-        begins: When it began to execute, as far as that is known.
-        executions: How long it executed, were it to have called nothing.
-        root: The row that the trace is about; of a run in several processes it is the last.
-        root_id: The id of its span, which is missing from the trace if `has_root` is False.
-        start: When the root started, in its first process.
-        end: When it ended.
-        has_root: Whether its span is there.
-        has_runs: Whether any span is that of a run.
+        starts: The start of each interval.
+        ends: The end of each interval.
+        submits: The time each was asked for: its start less the waits before it.
+        begins: The time each began to execute, as far as it is known.
+        executions: How long each executed, including the time of its calls.
+        root: The row that the trace is about; the last one if the run went through several
+            processes.
+        root_id: The id of the root's span, which is missing from the trace if `has_root` is False.
+        start: The root's start, in its first process.
+        end: The root's end.
+        has_root: Whether the root's span is in the trace.
+        has_runs: Whether any span belongs to a run.
     """
 
     spans: list[Span]
@@ -88,7 +88,7 @@ class Activities:
     _calls: dict[int, list[int]] = field(default_factory=dict)
 
     def upstream(self, row: int) -> list[int]:
-        """Return the rows of the runs whose results a row consumed or waited for."""
+        """Return the rows of the runs that a row waited for or whose results it consumed."""
         links = self.spans[row].upstream
         if not links or (row == self.root and not self.has_root):
             return []
@@ -97,9 +97,9 @@ class Activities:
     def awaited(self, row: int) -> list[int]:
         """Return the runs that the caller of a row is known to have waited for before it called.
 
-        If what a row consumed ended after its caller had called anything else, then that is what
-        the caller was waiting for, whatever else ended meanwhile; unless something else ended so
-        late that the call rather followed that. Empty if nothing is known.
+        If a run that the row consumed ended after the caller's previous call, the caller was
+        waiting for that run, whatever else ended meanwhile. The exception: another run ended so
+        late that the call more likely followed that one. Empty if nothing is known.
         """
         parent, call, ends = self.parents[row], self.submits[row], self.ends
         if parent == NONE:
@@ -127,13 +127,13 @@ class Activities:
 
 
 def gather(spans: Collection[Span]) -> Activities:
-    """Put the spans of one trace, at least one, each id once, in columns."""
+    """Put the spans of one trace in columns. Pass at least one, and each id once."""
     ordered, attempts = _without_attempts(_by_start(spans))
     facts = [span.facts for span in ordered]
     rows = {span.span_id: row for row, span in enumerate(ordered)}
-    for run, tries in attempts.items():  # what they called, their run called
+    for run, tries in attempts.items():  # a run called whatever its attempts called
         rows |= dict.fromkeys((attempt.span_id for attempt in tries), rows[run])
-    made = Activities(
+    activities = Activities(
         spans=ordered,
         facts=facts,
         rows=rows,
@@ -141,23 +141,23 @@ def gather(spans: Collection[Span]) -> Activities:
         attempts={rows[run]: tries for run, tries in attempts.items()},
         has_runs=any(known.run_type is not None for known in facts),
     )
-    _find_root(made)
-    _find_earlier(made)
-    _order(made)
-    _cut(made)
-    _find_submits(made)
-    _find_executions(made)
-    for children in made.children.values():
-        children.reverse()  # of those that end together, the longest is to be the last
-        children.sort(key=made.ends.__getitem__)
-    return made
+    _find_root(activities)
+    _find_earlier(activities)
+    _order(activities)
+    _cut(activities)
+    _find_submits(activities)
+    _find_executions(activities)
+    for children in activities.children.values():
+        children.reverse()  # if several end together, the longest comes last
+        children.sort(key=activities.ends.__getitem__)
+    return activities
 
 
 def _by_start(spans: Iterable[Span]) -> list[Span]:
-    """Sort by start; of spans that start together the one that ends last comes first."""
+    """Sort by start; if spans start together, the one that ends last comes first."""
     ordered = sorted(spans, key=attrgetter("start"))
     starts = [span.start for span in ordered]
-    # Few do, and a key of three parts costs more than the rest of it.
+    # Few start together, and sorting all by a key of three parts costs more than the rest.
     together = [row for row, (a, b) in enumerate(itertools.pairwise(starts)) if a == b]
     for _, group in itertools.groupby(together, key=starts.__getitem__):
         first, *more = group
@@ -168,7 +168,7 @@ def _by_start(spans: Iterable[Span]) -> list[Span]:
 
 
 def _without_attempts(ordered: list[Span]) -> tuple[list[Span], dict[str, list[Span]]]:
-    """Put the attempts of runs aside, by the id of their run; one whose run is missing stays."""
+    """Set attempts aside by the id of their run; an attempt stays if its run is missing."""
     apart = [
         span for span in ordered if span.facts.attempt is not None and span.facts.run_type is None
     ]
@@ -188,115 +188,119 @@ def _without_attempts(ordered: list[Span]) -> tuple[list[Span], dict[str, list[S
     return [span for span in ordered if span.span_id not in ids], attempts
 
 
-def _find_root(made: Activities) -> None:
-    """Take over what the trace is about; of a missing root, make a row with what it called."""
-    root = root_of(made.spans, made.rows)
-    if NONE not in made.parents:  # all of them in circles
-        made.parents[0] = NONE
-    made.root_id, made.has_root = root.span_id, root.is_there
-    made.start, made.end = root.start, root.end
+def _find_root(activities: Activities) -> None:
+    """Find the row that the trace is about; if its span is missing, add a row for it."""
+    root = root_of(activities.spans, activities.rows)
+    if NONE not in activities.parents:  # all spans form circles
+        activities.parents[0] = NONE
+    activities.root_id, activities.has_root = root.span_id, root.is_there
+    activities.start, activities.end = root.start, root.end
     if root.is_there:
-        made.root = made.rows[root.span_id]
+        activities.root = activities.rows[root.span_id]
         return
-    made.root = len(made.spans)
-    for row, span in enumerate(made.spans):
-        if made.parents[row] == NONE and span.parent_span_id == root.span_id:
-            made.parents[row] = made.root
-    made.spans.append(root.span)
-    made.facts.append(Facts())
-    made.parents.append(NONE)
+    activities.root = len(activities.spans)
+    for row, span in enumerate(activities.spans):
+        if activities.parents[row] == NONE and span.parent_span_id == root.span_id:
+            activities.parents[row] = activities.root
+    activities.spans.append(root.span)
+    activities.facts.append(Facts())
+    activities.parents.append(NONE)
 
 
-def _find_earlier(made: Activities) -> None:
+def _find_earlier(activities: Activities) -> None:
     """Connect the spans of runs that went through several processes."""
-    ids = [known.run_id for known in made.facts if known.run_id is not None]
+    ids = [known.run_id for known in activities.facts if known.run_id is not None]
     if len(set(ids)) == len(ids):
         return
     first: dict[str, int] = {}
     several: dict[int, list[int]] = {}
-    for row, known in enumerate(made.facts):
+    for row, known in enumerate(activities.facts):
         if known.run_id is not None and (same := first.setdefault(known.run_id, row)) != row:
             several.setdefault(same, [same]).append(row)
     for same_run in several.values():
-        made.earlier |= {later: row for row, later in itertools.pairwise(same_run)}
+        activities.earlier |= {later: row for row, later in itertools.pairwise(same_run)}
 
 
-def _order(made: Activities) -> None:
-    """Order the rows so that callers come first; of callers in a circle, the first is a root."""
+def _order(activities: Activities) -> None:
+    """Order the rows so that callers come first; the first row of a circle becomes a root."""
     below: dict[int, list[int]] = {}
-    for row, parent in enumerate(made.parents):
+    for row, parent in enumerate(activities.parents):
         if parent != NONE:
             below.setdefault(parent, []).append(row)
-    order = [row for row, parent in enumerate(made.parents) if parent == NONE]
+    order = [row for row, parent in enumerate(activities.parents) if parent == NONE]
     _descend(order, below)
-    if len(order) < len(made.parents):
+    if len(order) < len(activities.parents):
         seen = set(order)
-        for row in range(len(made.parents)):
+        for row in range(len(activities.parents)):
             if row not in seen:
-                below[made.parents[row]].remove(row)  # of one circle, where it is cut
-                made.parents[row] = NONE
+                below[activities.parents[row]].remove(row)  # cut the circle here
+                activities.parents[row] = NONE
                 circle = [row]
                 _descend(circle, below)
                 seen.update(circle)
                 order += circle
-    made.callers_first = order
-    made.children = below
+    activities.callers_first = order
+    activities.children = below
 
 
 def _descend(rows: list[int], below: Mapping[int, Sequence[int]]) -> None:
-    """Add to `rows` what lies below them, row by row."""
+    """Extend `rows` with their descendants."""
     for row in rows:
         if row in below:
             rows.extend(below[row])
 
 
-def _cut(made: Activities) -> None:
-    """Cut every interval to that of its caller, from the roots on."""
-    starts = made.starts = [span.start for span in made.spans]
-    ends = made.ends = [max(span.start, span.end) for span in made.spans]
-    if not made.has_root:
-        starts[made.root], ends[made.root] = made.start, made.end
-    parents = made.parents
+def _cut(activities: Activities) -> None:
+    """Clip every interval to that of its caller, starting at the roots."""
+    starts = activities.starts = [span.start for span in activities.spans]
+    ends = activities.ends = [max(span.start, span.end) for span in activities.spans]
+    if not activities.has_root:
+        starts[activities.root], ends[activities.root] = activities.start, activities.end
+    parents = activities.parents
     if not any(
         parent != NONE and (start < starts[parent] or end > ends[parent])
         for parent, start, end in zip(parents, starts, ends, strict=True)
     ):
         return
-    for row in made.callers_first:
+    for row in activities.callers_first:
         parent = parents[row]
         if parent == NONE:
             continue
         low, high, start, end = starts[parent], ends[parent], starts[row], ends[row]
         if low <= start and end <= high:
             continue
-        if start >= high or end <= low or (end > high and _was_left_alone(made, row)):
-            made.forgotten.add(row)
+        if start >= high or end <= low or (end > high and _was_left_alone(activities, row)):
+            activities.forgotten.add(row)
         else:
             starts[row], ends[row] = max(start, low), min(end, high)
-    for caller in {parents[row] for row in made.forgotten}:
-        waited_for = [row for row in made.children[caller] if row not in made.forgotten]
-        made.children[caller] = waited_for
+    for caller in {parents[row] for row in activities.forgotten}:
+        waited_for = [row for row in activities.children[caller] if row not in activities.forgotten]
+        activities.children[caller] = waited_for
 
 
-def _find_submits(made: Activities) -> None:
-    """Tell when each was asked for; not before its caller was, or before it left a process."""
-    starts = made.starts
-    waited = map(sum, map(_waits_before, made.facts))
-    submits = made.submits = [start - wait for start, wait in zip(starts, waited, strict=True)]
-    for row, parent in enumerate(made.parents):
+def _find_submits(activities: Activities) -> None:
+    """Find when each was asked for: after its caller started and its earlier process ended."""
+    starts = activities.starts
+    waited = map(sum, map(_waits_before, activities.facts))
+    submits = activities.submits = [
+        start - wait for start, wait in zip(starts, waited, strict=True)
+    ]
+    for row, parent in enumerate(activities.parents):
         if parent == NONE:
             submits[row] = starts[row]
         elif submits[row] < starts[parent]:
             submits[row] = min(starts[parent], starts[row])
-    for row, earlier in made.earlier.items():
-        submits[row] = min(starts[row], max(submits[row], made.ends[earlier]))
+    for row, earlier in activities.earlier.items():
+        submits[row] = min(starts[row], max(submits[row], activities.ends[earlier]))
 
 
-def _find_executions(made: Activities) -> None:
-    """Tell when each began to execute, and for how long; what does not say so, did all the time."""
-    begins, executions = made.begins, made.executions
-    waited = map(sum, map(_waits_at_start, made.facts))
-    for known, start, wait, end in zip(made.facts, made.starts, waited, made.ends, strict=True):
+def _find_executions(activities: Activities) -> None:
+    """Find when each began to execute, and for how long; by default, all the time."""
+    begins, executions = activities.begins, activities.executions
+    waited = map(sum, map(_waits_at_start, activities.facts))
+    for known, start, wait, end in zip(
+        activities.facts, activities.starts, waited, activities.ends, strict=True
+    ):
         begin = start + wait
         since, execution = known.running_since, known.execution
         if since is not None and since > begin and not _waited_between(known):
@@ -309,15 +313,15 @@ def _find_executions(made: Activities) -> None:
         executions.append(room if execution > room else max(0, execution))
 
 
-def _was_left_alone(made: Activities, row: int) -> bool:
-    """Tell whether a run outlived its caller in the same process, which did not wait for it then.
+def _was_left_alone(activities: Activities, row: int) -> bool:
+    """Check whether a run outlived its caller in the same process, so the caller did not wait.
 
-    Prefect's server may tell the end of the one, and the process that of the other.
+    The two ends may come from different clocks: the Prefect server's and the process's.
     """
-    parent = made.parents[row]
+    parent = activities.parents[row]
     return (
-        made.spans[row].end - made.spans[parent].end > _CLOCKS_DIFFER
-        and made.facts[row].run_type is not None
-        and made.facts[parent].run_type is not None
-        and made.spans[row].resource == made.spans[parent].resource
+        activities.spans[row].end - activities.spans[parent].end > _CLOCKS_DIFFER
+        and activities.facts[row].run_type is not None
+        and activities.facts[parent].run_type is not None
+        and activities.spans[row].resource == activities.spans[parent].resource
     )

@@ -1,4 +1,4 @@
-"""A trace, and all that can be found in it."""
+"""A trace, and every answer computed from it."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 
 
 class Findings:
-    """What the views of a trace show. Each answer is computed when a view first asks for it.
+    """Everything that the views of a trace show. Each answer is computed on first use.
 
     Attributes:
-        trace: The trace; it has at least one span.
+        trace: The trace, with at least one span.
         logs: Log records of the trace, in order of time.
     """
 
     def __init__(self, trace: Trace, logs: Sequence[Log] = ()) -> None:
-        """Take a trace, and the log records to show with it."""
+        """Hold a trace, and the log records to show with it."""
         self.trace = trace
         self.logs = logs
 
     @cached_property
     def analysis(self) -> Analysis:
-        """Where the time went. It takes seconds for a large trace."""
+        """The analysis of where the time went. It takes seconds for a large trace."""
         return one_trace.analyse(self.trace.spans)
 
     @cached_property
     def tree(self) -> Tree:
-        """The tree of spans, with quiet attempts left out and many siblings collapsed."""
+        """The tree of spans, without quiet attempts and with many siblings collapsed."""
         return tree.build(self.trace.spans)
 
     @cached_property
@@ -46,5 +46,5 @@ class Findings:
 
     @cached_property
     def logs_by_span(self) -> Mapping[str, Sequence[Log]]:
-        """The log records by the id of the span that each belongs to."""
+        """The log records by the id of their span."""
         return log_places.by_span(self.logs, self.trace.spans)

@@ -1,4 +1,4 @@
-"""Tell under which span a log line stands, and in which row of a tree that shows only some spans.
+"""Find the span of each log line, and its row in a tree that shows only some spans.
 
 Pure: records and spans in, records by span id out.
 """
@@ -12,11 +12,10 @@ from flowspan.read.span import Span
 
 
 def by_span(logs: Iterable[Log], spans: Sequence[Span]) -> dict[str, list[Log]]:
-    """Put each record under its span, in the given order; the spans are a trace's, by start.
+    """Group the records of a trace by span, in the given order. Pass the spans by start.
 
-    The span of a record may not be there: not sampled, or lost with its process. Then the record
-    belongs to the span of its task run, else to that of its flow run, else to what the trace is
-    about.
+    The span of a record may be missing: not sampled, or lost with its process. Then the record
+    belongs to the span of its task run, else of its flow run, else to the root of the trace.
     """
     about = root_of(spans).span.span_id
     ids = {span.span_id for span in spans}
@@ -35,7 +34,7 @@ def by_span(logs: Iterable[Log], spans: Sequence[Span]) -> dict[str, list[Log]]:
 
 
 def by_row(placed: Mapping[str, Iterable[Log]], tree: Tree) -> dict[str, list[Log]]:
-    """Put the records of spans without a row into the row that stands for them, by its key."""
+    """Group records by the key of a row; spans without a row of their own fall to the row above."""
     rows = _rows(tree)
     found: dict[str, list[Log]] = {}
     for span_id, logs in placed.items():
@@ -44,13 +43,13 @@ def by_row(placed: Mapping[str, Iterable[Log]], tree: Tree) -> dict[str, list[Lo
 
 
 def _at(spans: Sequence[Span], time: int) -> Span:
-    """Choose among the spans of a run, one for each process that took it up, by start."""
+    """Choose the span of a run at a time. A run has one span per process, sorted by start."""
     begun = [span for span in spans if span.start <= time]
     return begun[-1] if begun else spans[0]
 
 
 def _rows(tree: Tree) -> dict[str, str]:
-    """Tell for each span the key of its row, or of the nearest row above it."""
+    """Map each span to the key of its row, or of the nearest row above it."""
     rows: dict[str, str] = {}
     for node in walk(tree):
         spans = node.spans if isinstance(node, Rest) else (node.span,)
@@ -59,7 +58,7 @@ def _rows(tree: Tree) -> dict[str, str]:
     for span_id in parents:
         trail: list[str] = []
         above = span_id
-        while above not in rows:  # ends: of each circle, and each chain, one has a row as a root
+        while above not in rows:  # ends: one span of each circle or chain has a row, as a root
             trail.append(above)
             above = parents[above]
         rows |= dict.fromkeys(trail, rows[above])

@@ -1,7 +1,7 @@
-"""Tell where the time of a trace went: its critical path, and what each task costs.
+"""Work out where the time of a trace went: its critical path, and what each task costs.
 
 Pure: spans in, frozen values out. The timeline, its page, `flowspan diff` and the exports all show
-what stands here. All times and durations are integer nanoseconds unless a name ends otherwise.
+these values. All times and durations are integer nanoseconds unless a name says otherwise.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from flowspan.read.span import Span
 
 LARGEST_NETWORK: Final = 200_000
-"""Activities in a trace of which slack and what-if are told; for more, that would take long."""
+"""The most activities for which slack and what-if are computed; larger traces would take long."""
 
 WHAT_IF_BUDGET: Final = 4_000_000
-"""Events that questions about faster tasks may look at, which takes seconds; some may stay open."""
+"""The most events that what-if questions visit, which takes seconds; the rest stays unanswered."""
 
-_AT_ONCE: Final = 1_000  # rows whose waits are added up at once
+_AT_ONCE: Final = 1_000  # rows whose waits are added up per batch
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step of the critical path: `span_id` is the span that held the trace up."""
+    """A step of the critical path; the span `span_id` held the trace up."""
 
     span_id: str
     start: int
@@ -46,13 +46,13 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """All runs of one name, be it a task's, a flow's, or (in a plain trace) a span's.
+    """All runs of one task or flow, or (in a plain trace) all spans of one name.
 
-    `path` is their time on the critical path, `share` that part of the root's duration, `cause`
-    what most of it was spent on, None where there is none. `slack` is by how much each of the runs
-    could be longer before the root is, None if nobody waits for them; `drag` by how much the root
-    would be shorter if their execution took no time, and `saved` if it took half the time. Where a
-    trace is too large to tell, or nobody asked, all three are None. `on_path` is `path` by cause.
+    `path` is their time on the critical path, `share` its share of the root's duration, and `cause`
+    the use of most of it, None if they are not on the path. `slack` is how much longer each run
+    could take without delaying the root, None if nobody waits for them. `drag` is the time saved if
+    their execution took no time, `saved` if it took half the time. All three are None if the trace
+    is too large, or nobody asked. `on_path` is `path` by cause.
     """
 
     name: str
@@ -76,16 +76,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What there is to tell of a whole trace.
+    """The analysis of a whole trace.
 
-    `source` tells who made the spans: ``flowspan``, Prefect itself (``prefect``), or somebody else
-    (``plain``), of which fewer things are known. `start` and `end` are those of the root.
+    `source` names the maker of the spans: ``flowspan``, Prefect itself (``prefect``), or anything
+    else (``plain``), which records less. `start` and `end` are the root's.
 
-    `on_path` is the time on the critical path by cause, `waits` that of all runs. `work` is the
-    time in which tasks executed, over all of them; `mean_concurrency` is `work` over the duration,
-    `peak_concurrency` how many executed at once at most, `efficiency` the first over the second.
-    `retry_cost` is the time in failed attempts that were tried again, and between attempts;
-    `orchestration` the time in which no task was running.
+    `on_path` is the time on the critical path by cause, `waits` the waits of all runs. `work` is
+    the sum of the execution times of all tasks. `mean_concurrency` is `work` over the duration,
+    `peak_concurrency` the most tasks that executed at once, `efficiency` the first over the second.
+    `retry_cost` is the time in failed attempts that were retried, and between attempts.
+    `orchestration` is the time in which no task was running.
     """
 
     source: Literal["flowspan", "prefect", "plain"]
@@ -106,7 +106,7 @@ class Analysis:
 
     @property
     def bottleneck(self) -> Task | None:
-        """The name with the largest share of the critical path."""
+        """The task with the largest share of the critical path."""
         return self.tasks[0] if self.tasks and self.tasks[0].path else None
 
 
@@ -115,37 +115,41 @@ def analyse(spans: Collection[Span], *, what_if: bool = True) -> Analysis:
 
     Args:
         spans: At least one, each id once.
-        what_if: Whether to tell slack, drag and saving, too, which is most of the work.
+        what_if: Whether to compute slack, drag and saving too, which is most of the work.
     """
     with without_collector():
         return _analyse(gather(spans), what_if=what_if)
 
 
-def _analyse(made: Activities, *, what_if: bool) -> Analysis:
-    path = walk(made)
-    network = Network(made) if what_if and len(made.spans) <= LARGEST_NETWORK else None
-    tasks = _tasks(made, path, network)
-    duration = made.end - made.start
-    retried = _retried(made)
-    in_tasks = _tasks_only(made)
-    leaves = _leaves(made, in_tasks)
-    begins, ends = _inside(made, leaves, made.begins), _inside(made, leaves, made.ends)
+def _analyse(activities: Activities, *, what_if: bool) -> Analysis:
+    path = walk(activities)
+    network = Network(activities) if what_if and len(activities.spans) <= LARGEST_NETWORK else None
+    tasks = _tasks(activities, path, network)
+    duration = activities.end - activities.start
+    retried = _retried(activities)
+    in_tasks = _tasks_only(activities)
+    leaves = _leaves(activities, in_tasks)
+    begins, ends = (
+        _inside(activities, leaves, activities.begins),
+        _inside(activities, leaves, activities.ends),
+    )
     work = sum(
-        min(made.executions[row], end - begin)
+        min(activities.executions[row], end - begin)
         for row, begin, end in zip(leaves, begins, ends, strict=True)
     )
     busy = [(begin, end) for begin, end in zip(begins, ends, strict=True) if begin < end]
     peak = _peak((begin for begin, _ in busy), (end for _, end in busy))
-    in_tasks.sort(key=made.starts.__getitem__)
+    in_tasks.sort(key=activities.starts.__getitem__)
     in_no_task = duration - _covered(
-        _inside(made, in_tasks, made.starts), _inside(made, in_tasks, made.ends)
+        _inside(activities, in_tasks, activities.starts),
+        _inside(activities, in_tasks, activities.ends),
     )
     return Analysis(
-        source=_source(made),
-        root_id=made.root_id,
-        start=made.start,
-        end=made.end,
-        critical_path=tuple(_steps(made, path)),
+        source=_source(activities),
+        root_id=activities.root_id,
+        start=activities.start,
+        end=activities.end,
+        critical_path=tuple(_steps(activities, path)),
         tasks=tasks,
         on_path=_most_first(_by_cause(path)),
         waits=_most_first(sum((Counter(task.waits) for task in tasks), Counter())),
@@ -153,7 +157,7 @@ def _analyse(made: Activities, *, what_if: bool) -> Analysis:
         peak_concurrency=peak,
         mean_concurrency=work / duration if duration else 0.0,
         efficiency=work / (duration * peak) if duration and peak else 0.0,
-        retry_cost=_retry_cost(made, retried),
+        retry_cost=_retry_cost(activities, retried),
         retry_cost_on_path=_retry_cost_on_path(path, retried),
         orchestration=in_no_task,
     )
@@ -167,65 +171,69 @@ def _by_cause(path: Iterable[RowStep]) -> Counter[Cause]:
 
 
 def _most_first(amounts: Mapping[Cause, int]) -> dict[Cause, int]:
-    """Order by amount; what is nothing is left out."""
+    """Order by amount, without zeros."""
     return {cause: amount for cause, amount in Counter(amounts).most_common() if amount}
 
 
-def _source(made: Activities) -> Literal["flowspan", "prefect", "plain"]:
-    if not made.has_runs:
+def _source(activities: Activities) -> Literal["flowspan", "prefect", "plain"]:
+    if not activities.has_runs:
         return "plain"
-    is_ours = any(known.run_type and not known.is_native for known in made.facts)
+    is_ours = any(known.run_type and not known.is_native for known in activities.facts)
     return "flowspan" if is_ours else "prefect"
 
 
-def _steps(made: Activities, path: Iterable[RowStep]) -> Iterator[Step]:
-    """Name the span of each step, and join those that touch and are alike."""
+def _steps(activities: Activities, path: Iterable[RowStep]) -> Iterator[Step]:
+    """Name the span of each step, and join adjacent steps of one span and cause."""
     for (row, cause), group in itertools.groupby(path, key=lambda step: (step.row, step.cause)):
         same = list(group)
-        yield Step(_span_id(made, row), same[0].start, same[-1].end, cause)
+        yield Step(_span_id(activities, row), same[0].start, same[-1].end, cause)
 
 
-def _span_id(made: Activities, row: int) -> str:
-    is_missing = row == made.root and not made.has_root
-    return made.root_id if is_missing else made.spans[row].span_id
+def _span_id(activities: Activities, row: int) -> str:
+    is_missing = row == activities.root and not activities.has_root
+    return activities.root_id if is_missing else activities.spans[row].span_id
 
 
-def _name(made: Activities, row: int) -> tuple[str, str]:
-    """Return what a row is summed up under: a type and a name."""
-    known = made.facts[row]
-    if row == made.root and not made.has_root:
-        # What it called may know the name of its flow.
-        known = made.spans[row].facts
+def _name(activities: Activities, row: int) -> tuple[str, str]:
+    """Return the type and name that a row is summed up under."""
+    known = activities.facts[row]
+    if row == activities.root and not activities.has_root:
+        # A row that it called may carry the name of its flow.
+        known = activities.spans[row].facts
         return ("flow", known.flow_name) if known.flow_name else ("span", "(missing)")
     if known.run_type is None:
-        return "span", made.spans[row].name
+        return "span", activities.spans[row].name
     name = known.flow_name if known.run_type == "flow" else known.task_name
-    return known.run_type, name or made.spans[row].name
+    return known.run_type, name or activities.spans[row].name
 
 
-def _groups(made: Activities) -> tuple[dict[tuple[str, str], list[int]], list[tuple[str, str]]]:
+def _groups(
+    activities: Activities,
+) -> tuple[dict[tuple[str, str], list[int]], list[tuple[str, str]]]:
     """List the rows of each name, and the name of each row.
 
-    What is no run counts for the run that it is part of, if there is one.
+    Other spans count for the run that they are part of, if they are part of one.
     """
     groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-    names = [("", "")] * len(made.spans)
-    facts, parents = made.facts, made.parents
-    of_runs: set[int] = set()  # rows that are no run, but part of one
-    for row in made.callers_first:
+    names = [("", "")] * len(activities.spans)
+    facts, parents = activities.facts, activities.parents
+    of_runs: set[int] = set()  # rows that are part of a run, but not runs
+    for row in activities.callers_first:
         if facts[row].run_type is None:
             parent = parents[row]
             if parent in of_runs or (parent != NONE and facts[parent].run_type is not None):
                 of_runs.add(row)
                 names[row] = names[parent]
                 continue
-        name = names[row] = _name(made, row)
+        name = names[row] = _name(activities, row)
         groups[name].append(row)
     return groups, names
 
 
-def _tasks(made: Activities, path: Sequence[RowStep], network: Network | None) -> tuple[Task, ...]:
-    groups, names = _groups(made)
+def _tasks(
+    activities: Activities, path: Sequence[RowStep], network: Network | None
+) -> tuple[Task, ...]:
+    groups, names = _groups(activities)
     on_path: defaultdict[tuple[str, str], list[RowStep]] = defaultdict(list)
     for step in path:
         on_path[names[step.row]].append(step)
@@ -233,13 +241,13 @@ def _tasks(made: Activities, path: Sequence[RowStep], network: Network | None) -
     ordered = sorted(groups, key=lambda name: (-causes[name].total(), *name))
     told = _Answers(network, network.slacks() if network is not None else ())
     return tuple(
-        _task(made, name, groups[name], causes[name], told.about(groups[name], causes[name]))
+        _task(activities, name, groups[name], causes[name], told.about(groups[name], causes[name]))
         for name in ordered
     )
 
 
 class _Answers:
-    """What there is to tell of changes, while the budget lasts."""
+    """Answers to what-if questions, while the budget lasts."""
 
     def __init__(self, network: Network | None, slacks: Sequence[int]) -> None:
         self._network = network
@@ -250,7 +258,7 @@ class _Answers:
     def about(
         self, rows: Sequence[int], causes: Counter[Cause]
     ) -> tuple[int | None, int | None, int | None]:
-        """Return the slack of some rows, and what is saved if they take no or half the time."""
+        """Return the slack of some rows, and the time saved if they take no or half the time."""
         path, network, slacks = causes.total(), self._network, self._slacks
         if network is None:
             return (0, None, None) if path else (None, 0, 0)
@@ -258,7 +266,7 @@ class _Answers:
             slack = 0 if path else min(slacks[row] for row in rows)
             return (slack if slack < UNLIMITED else None), 0, 0
         if self._budget >= 0:
-            # Whatever has less slack is looked at, for both answers: its call, begin and end.
+            # Both answers visit each row with less slack: its call, begin and end.
             self._budget -= 6 * bisect_left(self._by_slack, network.bound(rows, 1, slacks))
         if self._budget < 0:
             return 0, None, None
@@ -267,16 +275,16 @@ class _Answers:
 
 
 def _task(
-    made: Activities,
+    activities: Activities,
     name: tuple[str, str],
     rows: Sequence[int],
     causes: Counter[Cause],
     told: tuple[int | None, int | None, int | None],
 ) -> Task:
-    whole = made.end - made.start
+    whole = activities.end - activities.start
     path = causes.total()
     slack, drag, saved = told
-    sums = _add_up(made, rows)
+    sums = _add_up(activities, rows)
     return Task(
         name=name[1],
         type=name[0],
@@ -309,32 +317,32 @@ class _Sums(NamedTuple):
     rows_output: int | None
 
 
-def _add_up(made: Activities, rows: Sequence[int]) -> _Sums:
-    """Add up what some rows tell, with one look at each: of a million, most are far from memory."""
+def _add_up(activities: Activities, rows: Sequence[int]) -> _Sums:
+    """Add up some rows in a single pass: most of a million rows are not in the CPU's caches."""
     failed = retries = duration = execution = 0
     waits: list[tuple[int, ...]] = []
     rows_input: int | None = None
     rows_output: int | None = None
     for row in rows:
-        known = made.facts[row]
-        failed += made.spans[row].failed
-        duration += made.ends[row] - made.starts[row]
-        execution += made.executions[row]
+        known = activities.facts[row]
+        failed += activities.spans[row].failed
+        duration += activities.ends[row] - activities.starts[row]
+        execution += activities.executions[row]
         waits.append(waits_of(known))
         if len(waits) == _AT_ONCE:
             waits = [_summed(waits)]
         if known.retry:
-            retries += 0 if row in made.attempts else max(1, known.run_count - 1)
-        if row in made.attempts:
-            retries += len(made.attempts[row]) - 1
+            retries += 0 if row in activities.attempts else max(1, known.run_count - 1)
+        if row in activities.attempts:
+            retries += len(activities.attempts[row]) - 1
         if known.rows_input is not None:
             rows_input = (rows_input or 0) + known.rows_input
         if known.rows_output is not None:
             rows_output = (rows_output or 0) + known.rows_output
-    if not made.has_root and made.root in rows:  # its span is one that it called
-        failed -= made.spans[made.root].failed
+    if not activities.has_root and activities.root in rows:  # the span of a row that it called
+        failed -= activities.spans[activities.root].failed
     return _Sums(
-        runs=len(rows) - sum(made.earlier.get(row, NONE) != NONE for row in rows),
+        runs=len(rows) - sum(activities.earlier.get(row, NONE) != NONE for row in rows),
         failed=failed,
         retries=retries,
         duration=duration,
@@ -349,17 +357,19 @@ def _summed(waits: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(map(sum, zip(*waits, strict=True)))
 
 
-def _retried(made: Activities) -> dict[int, tuple[int, int]]:
-    """Tell from when to when runs did what a first success would have spared, by row."""
+def _retried(activities: Activities) -> dict[int, tuple[int, int]]:
+    """Return, by row, the start and end of the time that a first success would have saved."""
     return {
         row: (tries[0].start, tries[-1].start)
-        for row, tries in made.attempts.items()
+        for row, tries in activities.attempts.items()
         if tries[0].start < tries[-1].start
     }
 
 
-def _retry_cost(made: Activities, retried: Mapping[int, tuple[int, int]]) -> int:
-    untold = (known.retry for row, known in enumerate(made.facts) if row not in made.attempts)
+def _retry_cost(activities: Activities, retried: Mapping[int, tuple[int, int]]) -> int:
+    untold = (
+        known.retry for row, known in enumerate(activities.facts) if row not in activities.attempts
+    )
     return sum(end - start for start, end in retried.values()) + sum(untold)
 
 
@@ -374,30 +384,30 @@ def _retry_cost_on_path(path: Iterable[RowStep], retried: Mapping[int, tuple[int
     return total
 
 
-def _tasks_only(made: Activities) -> list[int]:
-    """List the rows of task runs; where there are no runs, all rows but the root."""
-    if not made.has_runs:
-        return [row for row in range(len(made.spans)) if row != made.root]
-    return [row for row, known in enumerate(made.facts) if known.run_type == "task"]
+def _tasks_only(activities: Activities) -> list[int]:
+    """List the rows of task runs; in a trace without runs, all rows but the root."""
+    if not activities.has_runs:
+        return [row for row in range(len(activities.spans)) if row != activities.root]
+    return [row for row, known in enumerate(activities.facts) if known.run_type == "task"]
 
 
-def _leaves(made: Activities, tasks: Sequence[int]) -> list[int]:
-    """List those of some rows that called none of the others."""
-    callers = {made.parents[row] for row in tasks}
+def _leaves(activities: Activities, tasks: Sequence[int]) -> list[int]:
+    """List the rows in `tasks` that called none of the others."""
+    callers = {activities.parents[row] for row in tasks}
     return [row for row in tasks if row not in callers]
 
 
-def _inside(made: Activities, rows: Sequence[int], begins: Sequence[int]) -> list[int]:
-    """Return when each of some rows begins, but not outside the root."""
-    low, high = made.start, made.end
+def _inside(activities: Activities, rows: Sequence[int], begins: Sequence[int]) -> list[int]:
+    """Return when each of some rows begins, clipped to the root."""
+    low, high = activities.start, activities.end
     found = [begins[row] for row in rows]
-    if not found or (min(found) >= low and max(found) <= high):  # as they mostly are
+    if not found or (min(found) >= low and max(found) <= high):  # as usual
         return found
     return [min(max(begin, low), high) for begin in found]
 
 
 def _peak(begins: Iterable[int], ends: Iterable[int]) -> int:
-    """Tell how many intervals there are at once at most; those that touch are not at once."""
+    """Return the most intervals that overlap at once; touching intervals do not overlap."""
     starts, stops = sorted(begins), sorted(ends)
     peak = over = 0
     for begun, start in enumerate(starts, 1):
@@ -408,7 +418,7 @@ def _peak(begins: Iterable[int], ends: Iterable[int]) -> int:
 
 
 def _covered(begins: Iterable[int], ends: Iterable[int]) -> int:
-    """Add up the time in which there is at least one interval, given by start."""
+    """Return the time covered by at least one interval; pass them sorted by start."""
     total = until = 0
     for start, end in zip(begins, ends, strict=True):
         if end > until:

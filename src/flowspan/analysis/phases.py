@@ -1,4 +1,4 @@
-"""What the time of a span was spent on, and where inside the span it lies."""
+"""Find what the time of a span was spent on, and where in the span it lies."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from flowspan.read.span import Span
 
 Cause: TypeAlias = str
-"""What a stretch of the critical path was spent on: a wait, ``execution``, ``orchestration``."""
+"""The use of a stretch of the critical path: a wait, ``execution`` or ``orchestration``."""
 
 
 OTHER: Final = "other"
-"""Phase of a span that is no run's: of another instrumentation, or the application's own."""
+"""Phase of a span outside any run: from another instrumentation or the application itself."""
 
 
 class Segment(NamedTuple):
@@ -34,7 +34,7 @@ class Segment(NamedTuple):
 
     @property
     def cause(self) -> Cause:
-        """What it is to the critical path."""
+        """The cause on the critical path that the phase counts as."""
         return CAUSES[self.phase]
 
 
@@ -55,7 +55,7 @@ _waited_after_start: Final = total_at("between", "middle")
 
 
 def before(span: Span) -> list[Segment]:
-    """Lay the waits that end where the span starts, the last one nearest to it."""
+    """Lay out the waits before the span; the last one ends where the span starts."""
     cursor = span.start
     segments: list[Segment] = []
     waits = _waits_before(span.facts)
@@ -72,18 +72,18 @@ def before(span: Span) -> list[Segment]:
 def inside(
     span: Span, end: int, attempts: Sequence[Span], calling: tuple[int, int] | None
 ) -> list[Segment]:
-    """Fill the span without a gap: waits first, then work, the engine's own time as the rest.
+    """Fill the span without a gap: waits first, then work; the engine's own time is the rest.
 
     Args:
-        span: That of a run.
+        span: The span of a run.
         end: When it ended.
         attempts: Its attempts, in order of time.
-        calling: From when to when there was what it called, None if it called nothing.
+        calling: First start and last end of the spans it called, None if it called nothing.
     """
     facts = span.facts
     if not (attempts or _waited_after_start(facts)):
         return _at_one_go(span, end, calling)
-    # Attempts tell exact times, so they cut the waits' totals, not the other way round.
+    # Attempts have exact times, so they cut the waits' totals, not the other way round.
     limit = min([end, *(max(span.start, attempt.start) for attempt in attempts)])
     segments = _at_start(span, limit)
     cursor = segments[-1].end if segments else span.start
@@ -102,7 +102,7 @@ def inside(
 
 
 def _at_start(span: Span, limit: int) -> list[Segment]:
-    """Lay the waits at the start of a span one behind the other, none of them beyond `limit`."""
+    """Lay out the waits at the start of a span one after another, none of them past `limit`."""
     cursor = span.start
     segments: list[Segment] = []
     waits = _waits_at_start(span.facts)
@@ -117,10 +117,10 @@ def _at_start(span: Span, limit: int) -> list[Segment]:
 
 
 def _at_one_go(span: Span, end: int, calling: tuple[int, int] | None) -> list[Segment]:
-    """Fill the span of a run that executed once, as most do: the same in a tenth of the time.
+    """Fill the span of a run that executed once, as most do, in a tenth of the time.
 
-    The engine has its own to do after the state became Running, and what a run calls lies in its
-    execution: if that leaves a choice, it tells the engine's time apart.
+    The engine also works after the state became Running. Calls of the run lie in its execution,
+    which shows where the engine's time ends.
     """
     facts = span.facts
     segments = _at_start(span, end)
@@ -152,10 +152,10 @@ def _attempt_pieces(attempts: Sequence[Span], start: int, end: int) -> list[tupl
 
 
 def _estimated_pieces(span: Span, start: int, end: int) -> list[tuple[int, int]]:
-    """Lay execution where the state became Running, in equal parts if it was retried.
+    """Place execution where the state became Running, in equal parts if the run was retried.
 
-    Without that event it lies directly behind the waits. A run that does not say how long it
-    executed did so until its engine's own time began.
+    Without that event, execution follows the waits directly. Without a recorded length, it lasts
+    until the engine's own time begins.
     """
     facts = span.facts
     retry, pause = _waited_between(facts), _waited_in_middle(facts)
@@ -173,7 +173,7 @@ def _estimated_pieces(span: Span, start: int, end: int) -> list[tuple[int, int]]
 
 
 def _between(facts: Facts) -> str:
-    """Return the phase of the time between attempts: the longest wait, if there is one."""
+    """Return the phase of the time between attempts: the longest wait, if the run has any."""
     length, phase = max(zip(_waits_between(facts), _BETWEEN, strict=True))
     return phase if length else semconv.ORCHESTRATION
 
@@ -201,4 +201,4 @@ CAUSES: Final[Mapping[str, Cause]] = {
     semconv.ORCHESTRATION: "orchestration",
     OTHER: "execution",
 }
-"""What each phase of a span is to the path; in this order the phases are shown."""
+"""The cause on the path that each phase counts as, in the order in which phases are shown."""

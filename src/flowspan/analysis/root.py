@@ -1,4 +1,4 @@
-"""Say what a trace is about."""
+"""Find what a trace is about."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _CALLED_FROM_AFAR: Final = ("SERVER", "CONSUMER")
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """What a trace is about, mostly the run of a flow; times in nanoseconds since the epoch.
+    """The subject of a trace, usually a flow run; times in nanoseconds since the epoch.
 
     Attributes:
-        span: Its span, of a run in several processes the one that ended last. Where its span is
-            missing, one that it called stands in: a task, which knows the name of its flow, if
-            there is one.
-        span_id: The id of its span.
-        start: When it started, in its first process.
-        end: When it ended.
+        span: The span of the subject; if it ran in several processes, the one that ended last. If
+            it is missing, a span that the subject called: preferably a task's, which carries the
+            name of its flow.
+        span_id: The id of the subject's span.
+        start: The start, in its first process.
+        end: The end.
     """
 
     span: Span
@@ -34,34 +34,34 @@ class Root:
 
     @property
     def is_there(self) -> bool:
-        """Whether its span is in the trace. If not, it has not ended, or was killed."""
+        """Whether the root's span is in the trace. If not, it has not ended, or was killed."""
         return self.span.span_id == self.span_id
 
 
 def root_of(spans: Sequence[Span], ids: Container[str] | None = None) -> Root:
-    """Return what a trace is about: its first flow run, else run, else span that is a root.
+    """Return what a trace is about: its first root that is a flow run, else any run, else any span.
 
-    A span whose caller is missing is no root unless the caller called from another process. Only
-    where there is no root at all, the trace is about the missing caller of most of these spans.
+    A span with a missing caller counts as a root only if the caller was in another process. If the
+    trace has no root at all, it is about the missing caller of most of its spans.
 
     Args:
-        spans: At least one, by start.
-        ids: Callers that are known. By default the ids of the spans.
+        spans: At least one, sorted by start.
+        ids: Ids of known callers. By default the ids of the spans.
     """
     known = {span.span_id for span in spans} if ids is None else ids
     topmost = [span for span in spans if span.parent_span_id not in known]
-    topmost = topmost or [spans[0]]  # where all of them are in circles
+    topmost = topmost or [spans[0]]  # all spans form circles
     roots = [span for span in topmost if is_root(span)]
     return _run_of(_first(roots), spans) if roots else _missing(topmost)
 
 
 def is_root(span: Span) -> bool:
-    """Return whether a span is one that no span of its own process called."""
+    """Check that no span of its own process called a span."""
     return span.parent_span_id is None or span.kind in _CALLED_FROM_AFAR
 
 
 def _first(spans: Sequence[Span]) -> Span:
-    """Return the first of a flow run, else of a run, else of all."""
+    """Return the first span of a flow run, else of any run, else of all."""
     by_type = {span.facts.run_type: span for span in reversed(spans)}
     return by_type.get("flow") or next(
         (span for span in spans if span.facts.run_type is not None), spans[0]

@@ -1,9 +1,9 @@
 """Sum up how the runs of each flow and task went.
 
-The success rate is the share of runs that ended as success among those that ended as success,
-failure, timeout or error: who cancels a run, or skips it since its upstream failed, says nothing
-about the run itself. Durations are the time in Running states of the runs that did any work: a run
-whose result was cached, or that was skipped, would only make the others look fast.
+The success rate is the share of successes among the runs that ended as success, failure, timeout or
+error: cancelling a run, or skipping it because its upstream failed, says nothing about the run
+itself. Durations are the time in Running states of runs that did any work: cached and skipped runs
+would only make the others look fast.
 """
 
 import collections
@@ -30,16 +30,16 @@ class Runs:
     """The runs of one flow or one task.
 
     Attributes:
-        name: None for the flow of tasks that ran outside of any flow.
+        name: The flow's or task's name. None for the flow of tasks that ran outside any flow.
         results: Runs by result.
         states: Runs by the name of their final state.
-        duration: Seconds in Running states, of runs that did any work.
-        waits: Seconds by what was waited for. Flows wait as ``pending``, tasks by the names of
-            those `semconv.WAITS` that are in the metric.
+        duration: Seconds in Running states, for runs that did any work.
+        waits: Seconds by kind of wait. Flows have ``pending``, tasks the names of those
+            `semconv.WAITS` that are in the metric.
         retries: Attempts after the first, by the type of the error before them.
         rows: Rows by direction, ``output`` or ``input``.
-        errors: Errors by type: for a task those that ended a run; for a flow all in its runs and
-            in those of its tasks, also those that were retried.
+        errors: Errors by type. For a task, the errors that ended a run; for a flow, all errors in
+            its runs and its tasks' runs, retried ones included.
     """
 
     name: str | None
@@ -53,7 +53,7 @@ class Runs:
 
     @property
     def count(self) -> int:
-        """How many runs there were."""
+        """The number of runs."""
         return sum(self.results.values())
 
     @property
@@ -65,9 +65,9 @@ class Runs:
 
 @dataclass(slots=True)
 class FlowRuns(Runs):
-    """The runs of a flow: how often each objective was violated, and the runs of its tasks.
+    """The runs of a flow, with the violations of each objective and the runs of its tasks.
 
-    Tasks are by name; those that took most time in all are first.
+    `tasks` is by name; tasks with the most total time come first.
     """
 
     violations: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -76,9 +76,9 @@ class FlowRuns(Runs):
 
 @dataclass(frozen=True, slots=True)
 class CustomMetric:
-    """The latest value of a metric of the user's, and its time (ns since the epoch).
+    """The latest value of a custom metric, and its time (ns since the epoch).
 
-    `unit` is a code of UCUM; empty where there is none.
+    `unit` is a UCUM code, or empty.
     """
 
     name: str
@@ -92,9 +92,9 @@ class CustomMetric:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All flows, those that took most time in all first, and the metrics of the user's.
+    """All flows, those with the most total time first, and the custom metrics.
 
-    `start` and `end`, nanoseconds since the epoch, hold all of it.
+    `start` and `end`, in nanoseconds since the epoch, span all of it.
     """
 
     flows: tuple[FlowRuns, ...]
@@ -115,7 +115,7 @@ class Report:
 
 
 def summarize(metrics: Metrics) -> Report:
-    """Sum up what is known of each flow and each of its tasks."""
+    """Sum up the metrics of each flow and each of its tasks."""
     found = _Found()
     for counter in metrics.counters:
         _add_counter(counter, found)
@@ -129,7 +129,7 @@ def summarize(metrics: Metrics) -> Report:
 
 
 def only(report: Report, flow: str) -> Report:
-    """Keep what belongs to one flow."""
+    """Return the part of a report that belongs to one flow."""
     return replace(
         report,
         flows=tuple(runs for runs in report.flows if runs.name == flow),

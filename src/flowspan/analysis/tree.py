@@ -1,6 +1,6 @@
-"""Make a tree of a trace's spans, and tell where inside each span its time went.
+"""Build the tree of a trace's spans, and lay out the time inside each span.
 
-Pure: spans in, frozen nodes out. Nothing here recurses, since a trace may be nested deeper than
+Pure: spans in, frozen nodes out. Nothing here recurses, because a trace may be nested deeper than
 Python's stack.
 """
 
@@ -15,10 +15,10 @@ from flowspan.analysis.root import Root, root_of
 from flowspan.read.span import Span
 
 GROUP_LIMIT: Final = 20
-"""Same-named siblings that are shown one by one; more are collapsed."""
+"""The most same-named siblings that are shown one by one; more are collapsed."""
 
 GROUP_SHOWN: Final = 10
-"""Siblings of a collapsed group that are shown all the same."""
+"""Siblings of a collapsed group that are still shown."""
 
 
 Role: TypeAlias = Literal["run", "attempt", "other"]
@@ -28,8 +28,8 @@ Role: TypeAlias = Literal["run", "attempt", "other"]
 class Node:
     """A span in the tree.
 
-    `alias` is the run's own name where siblings share the span's name; `missing_parent` is the id
-    of a parent that is not among the spans.
+    `alias` is the run's own name if siblings share the span's name; `missing_parent` is the id of a
+    parent that is not among the spans.
     """
 
     span: Span
@@ -41,7 +41,7 @@ class Node:
 
     @property
     def key(self) -> str:
-        """Tells it from every other node of the tree."""
+        """The identity of the node in the tree."""
         return self.span.span_id
 
 
@@ -56,20 +56,20 @@ class Rest:
 
     @property
     def key(self) -> str:
-        """Tells it from every other node of the tree."""
+        """The identity of the node in the tree."""
         return self.spans[0].span_id
 
     @property
     def results(self) -> Counter[str]:
-        """How many of the spans ended with which result, spans without one left out."""
+        """The number of spans by result, without spans that have no result."""
         return Counter(name for s in self.spans if (name := s.facts.result) is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A whole trace; `start` and `end` (ns) hold the waits before the spans too.
+    """A whole trace; `start` and `end` (ns) include the waits before the spans.
 
-    `about` is what it is about, `roots` are the rows that stand below no other.
+    `about` is what the trace is about, `roots` are the rows without a parent row.
     """
 
     about: Root
@@ -80,17 +80,17 @@ class Tree:
 
     @property
     def runs(self) -> int:
-        """How many runs the trace holds; a run that moved to another process counts once."""
+        """The number of runs in the trace; a run that moved to another process counts once."""
         runs = (span for span in self.spans if span.is_run)
         return len({span.facts.run_id or span.span_id for span in runs})
 
 
 def build(spans: Collection[Span], *, everything: bool = False) -> Tree:
-    """Make the tree of one trace.
+    """Build the tree of one trace.
 
     Args:
         spans: The spans of one trace, at least one, each id once.
-        everything: Show the only, successful attempt of a run too, and collapse nothing.
+        everything: Also show the single, successful attempt of a run, and collapse nothing.
     """
     ordered = sorted(spans, key=lambda span: (span.start, -span.end, span.span_id))
     by_id = {span.span_id: span for span in ordered}
@@ -127,13 +127,13 @@ def build(spans: Collection[Span], *, everything: bool = False) -> Tree:
 
 
 def callers_first(spans: Collection[Span]) -> list[Span]:
-    """Order spans so that each comes behind its caller, if that is among them; by time else."""
+    """Order spans so that each comes after its caller, if that is among them; otherwise by time."""
     ordered = sorted(spans, key=lambda span: (span.start, -span.end, span.span_id))
     return _arrange(ordered, {span.span_id: span for span in ordered})[0]
 
 
 def walk(tree: Tree) -> Iterator[Node | Rest]:
-    """Yield every node in the order in which it is shown."""
+    """Yield every node in display order."""
     stack = list(reversed(tree.roots))
     while stack:
         node = stack.pop()
@@ -148,7 +148,7 @@ _Kids: TypeAlias = dict[str | None, list[Span]]
 def _arrange(ordered: Sequence[Span], by_id: Mapping[str, Span]) -> tuple[list[Span], _Kids]:
     """Order the spans so that parents come first, and list the children of each.
 
-    Spans whose parents make a circle would belong nowhere; the first of them becomes a root.
+    If parents form a circle, its first span becomes a root, so that none is lost.
     """
     wanted: _Kids = {None: []}
     for span in ordered:
@@ -176,7 +176,7 @@ def _role(span: Span, parent: Span | None) -> Role:
         return "run"
     number = span.facts.attempt
     if number is not None and span.name == semconv.attempt_span_name(number):
-        # An attempt whose run is missing stands for it in the tree, but is still an attempt.
+        # An attempt whose run is missing takes its place in the tree, but is still an attempt.
         return "attempt" if parent is None or parent.is_run else "other"
     return "other"
 
@@ -184,7 +184,7 @@ def _role(span: Span, parent: Span | None) -> Role:
 def _without_quiet_attempts(
     order: Iterable[Span], kids: _Kids, attempts: Mapping[str | None, Sequence[Span]]
 ) -> _Kids:
-    """Let the children of a run's only, successful attempt stand directly below the run."""
+    """Move the children of a run's single, successful attempt directly below the run."""
     shown = dict(kids)
     for span in order:
         own = attempts.get(span.span_id, ())
@@ -198,7 +198,7 @@ def _without_quiet_attempts(
 def _siblings(
     spans: Sequence[Span], nodes: Mapping[str, Node], *, everything: bool
 ) -> tuple[Node | Rest, ...]:
-    """Tell same-named siblings apart, and collapse the many into one line after the last shown."""
+    """Distinguish same-named siblings, and collapse many into one line after the last shown."""
     groups: dict[tuple[str, Role], list[Node]] = {}
     for span in spans:
         node = nodes[span.span_id]
@@ -213,12 +213,12 @@ def _siblings(
         shown += [(position[node.span.span_id], node) for node in telling]
         if len(telling) < len(group):
             shown.append((position[telling[-1].span.span_id], _rest(group, telling)))
-    # Stable, so a rest stays behind the sibling whose place it shares.
+    # A stable sort keeps a rest after the sibling whose place it shares.
     return tuple(node for _, node in sorted(shown, key=lambda item: item[0]))
 
 
 def _most_telling(group: Sequence[Node]) -> list[Node]:
-    """Choose what to show of many siblings: failures first, then those that took longest."""
+    """Choose which of many siblings to show: failures first, then the longest."""
 
     def weight(node: Node) -> tuple[bool, int]:
         return node.span.failed, sum(segment.end - segment.start for segment in node.segments)
@@ -241,7 +241,7 @@ def _rest(group: Sequence[Node], shown: Sequence[Node]) -> Rest:
 
 
 def _union(segments: Iterable[Segment]) -> Iterator[Segment]:
-    """Merge segments of one phase into the stretches in which there is at least one."""
+    """Merge overlapping segments of one phase."""
     merged: Segment | None = None
     for segment in sorted(segments, key=lambda segment: segment.start):
         if merged is None or segment.start > merged.end:
@@ -254,7 +254,7 @@ def _union(segments: Iterable[Segment]) -> Iterator[Segment]:
         yield merged
 
 
-# Where inside a run's bar its time lies. The span carries totals; only attempts carry times.
+# The phases in a run's bar. The span carries totals; only attempts carry times.
 #
 #     before the span         inside the span
 #     late | infra | queue || deps | concurrency | orch. | exec. | retry | exec. pause exec. | orch.
@@ -262,7 +262,7 @@ def _union(segments: Iterable[Segment]) -> Iterator[Segment]:
 
 
 def _time_of(called: Sequence[Span]) -> tuple[int, int] | None:
-    """Tell from when to when there were spans that a span called."""
+    """Return the first start and the last end of the spans that a span called."""
     if not called:
         return None
     return called[0].start, max(span.end for span in called)

@@ -1,7 +1,7 @@
-"""Explain why one run took longer than another: by what changed on the critical path.
+"""Explain why one run took longer than another, by the changes on the critical path.
 
-Since the critical path tiles a run, the changes of all names on it, those of the flow itself
-included, add up to the change of the run's duration: to the nanosecond.
+The critical path tiles a run, so the changes of all names on it, the flow itself included, add up
+to the change of the run's duration, to the nanosecond.
 
 Pure: two analyses in, frozen values out. Times are integer nanoseconds, changes are B less A.
 """
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two runs: what it is, and what its analysis tells.
+    """One of the two runs, and its analysis.
 
-    Without `has_root` the span of the run itself is missing, and so is how it ended.
+    If `has_root` is False, the span of the run itself is missing, and with it the result.
     """
 
     trace_id: str
@@ -45,12 +45,12 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """How many rows the runs of a name had to do with, and how long one row took.
+    """The rows that the runs of a name handled, and the time per row.
 
-    A flow has none: what it executes is mostly waiting for its tasks.
+    Flows have no volume: they mostly wait for their tasks while they execute.
 
-    `direction` is ``output`` or ``input``, whichever both sides tell, output first. `rows` and
-    `execution` (ns) are those of A and of B, all of them above 0.
+    `direction` is ``output`` or ``input``: the one that both sides recorded, output first. `rows`
+    and `execution` (ns) are the values of A and of B, all above 0.
     """
 
     direction: str
@@ -64,7 +64,7 @@ class Volume:
 
     @property
     def per_row(self) -> float:
-        """Time that a row took in B over that in A; above 1 it became slower."""
+        """Time per row in B over time per row in A; above 1 means slower."""
         return self.execution[1] / self.execution[0] / self.ratio
 
     @property
@@ -78,10 +78,10 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class PathChange:
-    """What changed for one name; a side that has no run of it is None.
+    """The change of one name; a side without a run of it is None.
 
-    `path` is the change of its time on the critical path, `cause` what that was spent on mostly,
-    None where there is no change. Of a failed, retried or cached run the counts tell.
+    `path` is the change of its time on the critical path, `cause` the use of most of that time,
+    None if nothing changed. The counts show failed, retried and cached runs.
     """
 
     name: str
@@ -94,13 +94,13 @@ class PathChange:
 
     @property
     def title(self) -> str:
-        """What to call it: of a flow only what is no task's counts here."""
+        """The name to show. For a flow it says that only its own time counts here."""
         name = clean(self.name) or "(no name)"
         return f"{name} itself" if self.type == "flow" else name
 
     @property
     def cause(self) -> Cause | None:
-        """The cause whose change has most to do with that of the whole."""
+        """The cause that contributes most to the change."""
         sign = 1 if self.path > 0 else -1
         causes = [(sign * change, cause) for cause, change in self.by_cause.items()]
         largest, cause = max(causes, default=(0, None))
@@ -109,7 +109,7 @@ class PathChange:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Two runs, and what changed from A to B, the largest change on the critical path first."""
+    """Two runs, and the changes from A to B, the largest on the critical path first."""
 
     before: Side
     after: Side
@@ -122,28 +122,28 @@ class Difference:
 
     @property
     def relative(self) -> float | None:
-        """The change of the duration as a part of A's; None if that took no time."""
+        """The change of the duration as a share of A's; None if A took no time."""
         return self.total / self.before.duration if self.before.duration else None
 
     @property
     def leading(self) -> PathChange | None:
-        """What explains most of the change; None if there is no change."""
+        """The name that explains most of the change; None if nothing changed."""
         sign = 1 if self.total > 0 else -1
         leading = max(self.changes, key=lambda change: sign * change.path, default=None)
         return leading if leading and self.total and sign * leading.path > 0 else None
 
 
 def compare(before: Trace, after: Trace) -> Difference:
-    """Tell what changed from one trace to another; each has at least one span."""
+    """Return the changes from one trace to another; each needs at least one span."""
     return difference(_side(before), _side(after))
 
 
 def difference(before: Side, after: Side) -> Difference:
-    """Tell what changed from one run to another."""
+    """Return the changes from one run to another."""
     old = {(task.type, task.name): task for task in before.analysis.tasks}
     new = {(task.type, task.name): task for task in after.analysis.tasks}
     changes = [_change(key, old.get(key), new.get(key)) for key in {**old, **new}]
-    # Stable: of equal changes, the one with the larger share comes first, as in the analyses.
+    # A stable sort: of equal changes, the larger share comes first, as in the analyses.
     changes.sort(key=lambda change: -abs(change.path))
     return Difference(before, after, tuple(changes))
 
@@ -153,7 +153,7 @@ def _side(trace: Trace) -> Side:
     root = root_of(trace.spans)
     facts = root.span.facts
     name = facts.flow_name or root.span.name
-    if not root.is_there:  # what it called has another name of a run, and another result
+    if not root.is_there:  # the span that stands in has another run name and result
         return Side(trace.trace_id, name, None, None, analysis, has_root=False)
     return Side(trace.trace_id, name, facts.run_name, facts.result, analysis)
 

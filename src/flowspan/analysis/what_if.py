@@ -1,21 +1,21 @@
-"""Tell how long the root would have taken had some of its work been faster.
+"""Compute how long the root would have taken if some of its work had been faster.
 
-The trace is taken for a network of activities, as the critical path method has it (Kelley and
-Walker, "Critical-Path Planning and Scheduling", 1959, https://doi.org/10.1145/1460299.1460318;
-drag after Devaux, "Total Project Control", 1999): nothing starts before all is there that it waited
-for, and everything else takes the time that it took. What a run waited for:
+The trace is a network of activities, as in the critical path method (Kelley and Walker,
+"Critical-Path Planning and Scheduling", 1959, https://doi.org/10.1145/1460299.1460318; drag after
+Devaux, "Total Project Control", 1999): an activity starts once everything that it waited for has
+ended, and everything else takes as long as it took. A run waits for:
 
     its caller     goes on from one call to the next, and waits for each child that ends before it
     dependencies   the upstream runs that its links name
     concurrency    the run that left its slot last meanwhile
     queue          the run that left its worker thread last meanwhile
 
-The order in which slots and threads were taken is kept, so what is told is exact where there were
-always enough of them, and an estimate elsewhere.
+Runs take slots and threads in the recorded order. So the answers are exact if there were always
+enough of them, and an estimate otherwise.
 
-All is one pass over the events of the trace in the order of time: back for the slack, forth for
-each question. An activity whose slack is no less than what could be saved at most cannot come to
-matter, so it is left out.
+Each answer is one pass over the events of the trace in order of time: backwards for the slack,
+forwards for each question. The pass skips activities whose slack is at least the largest possible
+saving, because they cannot matter.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from flowspan.read.facts import lengths_at, total_at
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-# What an event is: of row r, events 3r, 3r + 1 and 3r + 2
+# The kinds of events: row r has the events 3r, 3r + 1 and 3r + 2
 _BEGINS: Final = 1
 _ENDS: Final = 2
 
 UNLIMITED: Final = 2**62
-"""Nanoseconds by which a thing can be late that nobody waits for: more than a hundred years."""
+"""Slack in nanoseconds if nobody waits: more than a hundred years."""
 
 
 _waits_at_start: Final = lengths_at("start")
@@ -42,10 +42,10 @@ _waited_inside: Final = total_at("start", "between", "middle")
 
 
 class _Gate(NamedTuple):
-    """What a row waited for before it began, and how long after that each wait still took (ns).
+    """The rows that a row waited for before it began, and how long each wait took after them (ns).
 
-    `before` is the row that it waited for before its start, `upstream` those that it depends on,
-    `holder` the one whose slot it got. Where there is none, the time is that of the wait.
+    `before` is the row that it waited for before its start, `upstream` the rows it depends on, and
+    `holder` the row whose slot it got. Without such a row, the time is the whole wait.
     """
 
     before: int
@@ -58,44 +58,53 @@ class _Gate(NamedTuple):
 
 
 class Network:
-    """The activities of a trace as a network, in which times can be changed."""
+    """The activities of a trace as a network whose times can be changed."""
 
-    def __init__(self, made: Activities) -> None:
-        """Take the times from `made`."""
-        self._made = made
-        self._begins = list(made.begins)
+    def __init__(self, activities: Activities) -> None:
+        """Build the network from the times in `activities`."""
+        self._activities = activities
+        self._begins = list(activities.begins)
         self._gates = self._find_gates()
-        awaited = ((row, made.awaited(row)) for row, gate in self._gates.items() if gate.upstream)
+        awaited = (
+            (row, activities.awaited(row)) for row, gate in self._gates.items() if gate.upstream
+        )
         self._awaited = {row: found for row, found in awaited if found}
-        callers = {parent for parent in made.parents if parent != NONE} | {*made.children}
-        self._working = {row: _working(made, row) for row in callers}
-        self._is_waited_for = [parent != NONE for parent in made.parents]
-        for row in made.forgotten:
+        callers = {parent for parent in activities.parents if parent != NONE} | {
+            *activities.children
+        }
+        self._working = {row: _working(activities, row) for row in callers}
+        self._is_waited_for = [parent != NONE for parent in activities.parents]
+        for row in activities.forgotten:
             self._is_waited_for[row] = False
         self._events = self._order_events()
-        # From when to its call, and from when to its end, a caller did nothing but its own.
+        # Since when the caller was on its own before each call, and each row before its end.
         self._before_call, self._before_end = self._find_own_time()
 
     def _find_gates(self) -> dict[int, _Gate]:
-        """Tell what each row waited for; rows with nothing but a time of their own are left out."""
-        made = self._made
-        holders = Holders(made)
-        starts, ends, submits, begins = made.starts, made.ends, made.submits, self._begins
+        """Find what each row waited for, without the rows that waited for no other row."""
+        activities = self._activities
+        holders = Holders(activities)
+        starts, ends, submits, begins = (
+            activities.starts,
+            activities.ends,
+            activities.submits,
+            self._begins,
+        )
         gates = {}
-        waited = map(sum, map(_waits_at_start, made.facts))
-        for row, (known, wait) in enumerate(zip(made.facts, waited, strict=True)):
+        waited = map(sum, map(_waits_at_start, activities.facts))
+        for row, (known, wait) in enumerate(zip(activities.facts, waited, strict=True)):
             start, end = starts[row], ends[row]
             ready = min(end, start + known.dependencies)
-            upstream = made.upstream(row)
+            upstream = activities.upstream(row)
             if upstream:
-                # What the engine did first is not known apart, so they may have ended after that.
+                # How long the engine worked first is unknown, so they may have ended after that.
                 room = end - (known.execution or 0) - _waited_inside(known) + known.dependencies
                 limit = max(ready, room)
                 upstream = [one for one in upstream if ends[one] <= limit]
             if known.dependencies:
                 ready = max((ready, *(ends[one] for one in upstream)))
             begin = begins[row] = min(end, ready + wait - known.dependencies)
-            before = made.earlier.get(row, NONE)
+            before = activities.earlier.get(row, NONE)
             if before == NONE and start > submits[row]:
                 before = holders.of_lane(row, submits[row], start)
             holder = NONE
@@ -117,33 +126,38 @@ class Network:
         return gates
 
     def _order_events(self) -> list[int]:
-        """Order all calls, begins and ends by time, and of those at one time the ends first."""
-        made, begins, children = self._made, self._begins, self._made.children
+        """Order all calls, begins and ends by time; at the same time, ends come first."""
+        activities, begins, children = self._activities, self._begins, self._activities.children
         keys = [0] * (3 * len(begins))
-        keys[::3] = [4 * call + 1 for call in made.submits]
+        keys[::3] = [4 * call + 1 for call in activities.submits]
         keys[_BEGINS::3] = [4 * begin + 1 for begin in begins]
-        # But nothing ends before it began.
+        # But no row ends before it begins.
         keys[_ENDS::3] = [
             4 * end + (0 if end > begin else 3)
-            for end, begin in zip(made.ends, begins, strict=True)
+            for end, begin in zip(activities.ends, begins, strict=True)
         ]
         key = keys.__getitem__
-        # At one time callers begin before, and end after what they call.
+        # At the same time, callers begin before their calls and end after them.
         begun = [
             event
-            for row in made.callers_first
+            for row in activities.callers_first
             for event in ((3 * row, 3 * row + _BEGINS) if row in children else (3 * row,))
         ]
         begun.sort(key=key)
-        ended = [3 * row + _ENDS for row in reversed(made.callers_first)]
+        ended = [3 * row + _ENDS for row in reversed(activities.callers_first)]
         ended.sort(key=key)
-        # Sorted lists that stand behind each other are merged in linear time.
+        # Python merges two concatenated sorted lists in linear time.
         return sorted(ended + begun, key=key)
 
     def _find_own_time(self) -> tuple[list[int], list[int]]:
-        """Tell since when each caller was on its own before each call, and before its end."""
-        made = self._made
-        parents, ends, submits, awaited = made.parents, made.ends, made.submits, self._awaited
+        """Find since when each caller was on its own before each call, and before its end."""
+        activities = self._activities
+        parents, ends, submits, awaited = (
+            activities.parents,
+            activities.ends,
+            activities.submits,
+            self._awaited,
+        )
         seen = list(self._begins)
         before_call = list(submits)
         before_end = list(ends)
@@ -162,17 +176,22 @@ class Network:
         return before_call, before_end
 
     def slacks(self) -> list[int]:
-        """Tell of each row by how much later it could have ended without the root ending later.
+        """Return how much later each row could have ended without delaying the root (ns).
 
-        Whatever nobody waited for has `UNLIMITED` slack.
+        Rows that nobody waited for have `UNLIMITED` slack.
         """
-        made, begins, awaited = self._made, self._begins, self._awaited
-        parents, children, ends, submits = made.parents, made.children, made.ends, made.submits
-        latest = [2 * UNLIMITED + end for end in ends]  # when each may end
-        latest[made.root] = made.end
-        called = list(submits)  # when each may be called
-        going = list(ends)  # when a caller may be where the pass is
-        joined = list(ends)  # when what it waited for before that may end
+        activities, begins, awaited = self._activities, self._begins, self._awaited
+        parents, children, ends, submits = (
+            activities.parents,
+            activities.children,
+            activities.ends,
+            activities.submits,
+        )
+        latest = [2 * UNLIMITED + end for end in ends]  # latest end of each
+        latest[activities.root] = activities.end
+        called = list(submits)  # latest call of each
+        going = list(ends)  # latest time for a caller to reach the current event
+        joined = list(ends)  # latest end of the rows that it waited for before that
         for event in reversed(self._events):
             row, kind = divmod(event, 3)
             parent = parents[row]
@@ -200,10 +219,10 @@ class Network:
         return [min(UNLIMITED, max(0, late - end)) for late, end in zip(latest, ends, strict=True)]
 
     def _latest_call(self, row: int, begun: int, latest: list[int]) -> int:
-        """Tell when a row may be called that may begin at `begun`, and limit what it waited for."""
+        """Return the latest call of a row that begins at `begun`, and limit what it waited for."""
         gate = self._gates.get(row)
         if gate is None:
-            return begun - (self._begins[row] - self._made.submits[row])
+            return begun - (self._begins[row] - self._activities.submits[row])
         if gate.holder == NONE:
             begun -= gate.held
         else:
@@ -219,37 +238,42 @@ class Network:
         return begun
 
     def bound(self, rows: Collection[int], share: int, slacks: Sequence[int]) -> int:
-        """Tell what `saving` cannot exceed: the time of those that may be critical."""
-        made = self._made
+        """Return an upper bound of `saving`: the time of the rows without slack."""
+        activities = self._activities
         most = sum(
-            made.ends[row] - made.starts[row]
-            if row in made.children
-            else self._made.executions[row]
+            activities.ends[row] - activities.starts[row]
+            if row in activities.children
+            else self._activities.executions[row]
             for row in rows
             if slacks[row] == 0
         )
-        return min(most // share, made.end - made.start)
+        return min(most // share, activities.end - activities.start)
 
     def saving(  # noqa: C901 - the mirror image of slacks(), and as hot
         self, rows: Collection[int], share: int, slacks: Sequence[int]
     ) -> int:
-        """Tell by how much earlier the root would have ended had some rows executed faster.
+        """Return how much earlier the root would have ended if some rows had been faster (ns).
 
         Args:
-            rows: Which ones.
-            share: The part of their own execution that falls away: 1 is all of it, 2 half of it.
-            slacks: Those that `slacks` told.
+            rows: The rows that execute faster.
+            share: The part of their own execution to remove: 1 is all of it, 2 half of it.
+            slacks: The result of `slacks`.
         """
         bound = self.bound(rows, share, slacks)
-        made, begins, awaited = self._made, self._begins, self._awaited
-        parents, children, ends, submits = made.parents, made.children, made.ends, made.submits
+        activities, begins, awaited = self._activities, self._begins, self._awaited
+        parents, children, ends, submits = (
+            activities.parents,
+            activities.children,
+            activities.ends,
+            activities.submits,
+        )
         faster = [False] * len(ends)
         for row in rows:
             faster[row] = True
-        ended = list(ends)  # when each ends now
-        called = list(submits)  # when it is called
-        going = list(made.starts)  # until when a caller has got
-        joined = list(made.starts)  # when the last that it waits for has ended
+        ended = list(ends)  # the new end of each
+        called = list(submits)  # the new call of each
+        going = list(activities.starts)  # the time that a caller has reached
+        joined = list(activities.starts)  # the last end among the rows that it waits for
         for event in self._events:
             row, kind = divmod(event, 3)
             parent = parents[row]
@@ -263,7 +287,7 @@ class Network:
                 else:
                     own = end - begins[row]
                     if faster[row]:
-                        own -= self._made.executions[row] // share
+                        own -= self._activities.executions[row] // share
                     end = self._begin(row, called[row], ended) + own
                 ended[row] = end
                 if self._is_waited_for[row]:
@@ -279,20 +303,20 @@ class Network:
                 else:
                     now = max(going[parent], joined[parent]) + own
                 called[row] = going[parent] = now
-        return max(0, ends[made.root] - ended[made.root])
+        return max(0, ends[activities.root] - ended[activities.root])
 
     def _own_time(self, row: int, since: int, until: int, share: int) -> int:
-        """Return how long a caller takes between two moments, if it executes faster by a share."""
+        """Return how long a caller takes between two moments without a share of its execution."""
         if not share or since >= until:
             return until - since
         begun, done = self._working[row]
         return until - since - max(0, min(until, done) - max(since, begun)) // share
 
     def _begin(self, row: int, called: int, ended: Sequence[int]) -> int:
-        """Tell when a row begins that is called at `called`, given when others end."""
+        """Return when a row called at `called` begins, given the ends of the others."""
         gate = self._gates.get(row)
         if gate is None:
-            return called + self._begins[row] - self._made.submits[row]
+            return called + self._begins[row] - self._activities.submits[row]
         if gate.before == NONE:
             called += gate.queued
         else:
@@ -307,9 +331,9 @@ class Network:
         return max(ready, ended[gate.holder] + gate.held)
 
 
-def _working(made: Activities, row: int) -> tuple[int, int]:
-    """Return when a row that calls others began to execute, and when it was done with that."""
-    executed = [one for one in segments(made, row) if one.cause == "execution"]
+def _working(activities: Activities, row: int) -> tuple[int, int]:
+    """Return when a row that calls others began and finished executing."""
+    executed = [one for one in segments(activities, row) if one.cause == "execution"]
     if not executed:
-        return made.ends[row], made.ends[row]
+        return activities.ends[row], activities.ends[row]
     return executed[0].start, executed[-1].end

@@ -1,4 +1,4 @@
-"""Tell which trace or run a user means, and how far back to look."""
+"""Find which trace or run a user means, and how far back to look."""
 
 import datetime as dt
 import heapq
@@ -22,7 +22,7 @@ _Line = TypeVar("_Line")
 
 
 class UnknownRunError(Exception):
-    """Nothing in the files is of the wanted trace or run."""
+    """The wanted trace or run was not found."""
 
     def __init__(
         self, message: str, known: Sequence["Summary"], problems: Sequence[Problem]
@@ -34,13 +34,13 @@ class UnknownRunError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a list of traces or runs shows of one.
+    """An entry in a list of traces or runs.
 
     Attributes:
-        trace_id: Empty where nothing was traced.
-        run_id: That of a run in it, if it has any.
-        name: Name of the flow, or the best there is.
-        end: When the last that is known of it happened, in nanoseconds since the epoch.
+        trace_id: The trace id, empty if nothing was traced.
+        run_id: The id of a run in it, if it has any.
+        name: Name of the flow, or the best substitute.
+        end: The last known time in it, in nanoseconds since the epoch.
     """
 
     trace_id: str
@@ -50,7 +50,7 @@ class Summary:
 
 
 def steps_back(wanted: str) -> int | None:
-    """Tell how many runs before the latest the text means; None if it speaks of something else.
+    """Return how many runs before the latest the text means, or None for any other text.
 
     ``latest`` is 0, ``latest~1`` the one before, and so on.
     """
@@ -59,7 +59,7 @@ def steps_back(wanted: str) -> int | None:
 
 
 def is_wanted(text: str) -> bool:
-    """Tell whether a text can be what `steps_back` or `parse_wanted` reads."""
+    """Check whether `steps_back` or `parse_wanted` can read a text."""
     if steps_back(text) is not None:
         return True
     try:
@@ -70,10 +70,10 @@ def is_wanted(text: str) -> bool:
 
 
 def parse_wanted(wanted: str) -> tuple[str | None, str | None]:
-    """Tell which trace id and which run id the text may be; both None for ``latest``.
+    """Return the trace id and the run id that the text may be; both None for ``latest``.
 
     Raises:
-        ValueError: It can be none of them.
+        ValueError: It is neither, nor ``latest``.
     """
     text = wanted.strip().lower()
     if text == LATEST:
@@ -89,24 +89,24 @@ def parse_wanted(wanted: str) -> tuple[str | None, str | None]:
 
 
 def parse_since(text: str, now: dt.datetime) -> int:
-    """Tell the time that a text such as ``30d``, ``12h`` or ``2026-11-01`` means.
+    """Return the time that a text such as ``30d``, ``12h`` or ``2026-11-01`` means.
 
     Args:
         text: A whole number of weeks, days, hours, minutes or seconds (``w``, ``d``, ``h``, ``m``,
             ``s``) before now; or an ISO 8601 date, which begins at midnight, or date and time. They
             are local unless the text has an offset from UTC.
-        now: With its offset from UTC.
+        now: The current time, with its offset from UTC.
 
     Returns:
         Nanoseconds since the epoch.
 
     Raises:
-        ValueError: It is none of these, or lies before 1970 or after now.
+        ValueError: The text is none of these, or is before 1970 or after now.
     """
     text = text.strip()
     try:
         if ago := _AGO.fullmatch(text):
-            # Counted in seconds, so a day has 24 hours also where clocks are changed.
+            # Counted in seconds, so a day has 24 hours even if clocks change.
             then = now.timestamp() - int(ago[1]) * _SECONDS[ago[2]]
         else:
             then = dt.datetime.fromisoformat(text).timestamp()
@@ -115,19 +115,19 @@ def parse_since(text: str, now: dt.datetime) -> int:
             f"{text!r} is neither an age such as 30d or 12h nor a date such as 2026-11-01."
         ) from None
     if not 0 <= then <= now.timestamp():
-        raise ValueError(f"{text!r} lies {'before 1970' if then < 0 else 'in the future'}.")
+        raise ValueError(f"{text!r} is {'before 1970' if then < 0 else 'in the future'}.")
     return int(then) * 1_000_000_000
 
 
 def trace_of_root(run_id: str) -> str:
-    """Return the id of the trace whose root is the flow run of an id."""
+    """Return the id of the trace whose root is a flow run, given the run's id."""
     from flowspan.identity import derive_trace_id  # noqa: PLC0415 - imports the SDK
 
     return f"{derive_trace_id(run_id):032x}"
 
 
 def missing_runs(wanted: str, flow: str | None, since: int) -> str:
-    """Say which runs there are none of: of a flow, since a time in nanoseconds, or both."""
+    """Describe the missing runs in words: of a flow, since a time (ns since the epoch), or both."""
     one = f"run {wanted}" if steps_back(wanted) else "run"
     return (one if flow is None else f"{one} of {flow!r}") + (
         f" that ended since {moment(since)}" if since else ""
@@ -140,14 +140,14 @@ def most_recent(
     key: Callable[[Summary], str],
     count: int,
 ) -> list[Summary]:
-    """Find what ended last, the latest first; all with a run come before those without.
+    """Find the entries that ended last, the latest first; entries with a run come before others.
 
-    Lines are parsed until no further one can change the answer.
+    Parsing stops once no further line can change the answer.
 
     Args:
         lines: Each with the last time that it mentions, the latest first.
-        summarize: Tells what a line holds.
-        key: Tells what belongs together.
+        summarize: Returns the entries of a line.
+        key: Returns the identity of an entry, to merge its parts.
         count: How many to find.
     """
     best: dict[str, Summary] = {}

@@ -1,7 +1,7 @@
-"""The places that traces are read from. All of them answer the same questions.
+"""The sources of traces, behind one protocol.
 
-Nothing heavy is imported before a place is asked. One more place is one more class, and an option
-that makes it.
+Heavy imports wait until a source is read. To add a source, write one more class and the option that
+creates it.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _HOW_TO_REACH_JAEGER: Final = (
 
 
 class TraceSource(Protocol):
-    """A place with traces.
+    """A source of traces.
 
     Attributes:
-        name: What messages call it.
-        advice: What a user can do where nothing is found.
-        can_be_read_again: False where all of it is gone after the first reading.
-        searches_by_flow: Whether `traces` leaves out what has no run of the flow. Then nobody knows
-            which other flows there are.
-        default_since: The age of the oldest traces to read unless a user names one. None for all.
-        log_folder: The folder with the log lines of the traces. None where there are none.
+        name: Its name in messages.
+        advice: What a user can do if nothing is found.
+        can_be_read_again: False if it is used up after the first reading.
+        searches_by_flow: Whether `traces` omits traces without a run of the flow. Then the names of
+            the other flows are unknown.
+        default_since: The age of the oldest traces to read by default. None for all.
+        log_folder: The folder with the log lines of the traces. None if it has no log lines.
     """
 
     name: str
@@ -57,8 +57,8 @@ class TraceSource(Protocol):
         Args:
             wanted: A trace id (32 hex digits), the id of a flow or task run in the trace (a UUID),
                 or ``latest`` for the trace whose run ended last, ``latest~1`` for the one before.
-            flow: The latest is the latest with a run of this flow.
-            since: And one that ended then or later, in nanoseconds since the epoch.
+            flow: For ``latest``, count only traces with a run of this flow.
+            since: And only those that ended then or later, in nanoseconds since the epoch.
 
         Raises:
             ValueError: `wanted` is none of these.
@@ -72,7 +72,7 @@ class TraceSource(Protocol):
         """Read every trace that ended at a time or later.
 
         Args:
-            problems: What could not be read is added.
+            problems: Anything that could not be read is added here.
             flow: Only traces with a run of this flow are needed.
             since: In nanoseconds since the epoch.
 
@@ -84,7 +84,7 @@ class TraceSource(Protocol):
         """Read the log lines of a trace.
 
         Raises:
-            SourceError: There are none here.
+            SourceError: The source has no log lines.
         """
 
 
@@ -114,7 +114,7 @@ class FileSource:
         self,
         problems: list[Problem],
         *,
-        flow: str | None = None,  # noqa: ARG002 - only reading a trace tells its flows
+        flow: str | None = None,  # noqa: ARG002 - the flows of a trace are known once it is read
         since: int = 0,
     ) -> Iterator[Trace]:
         """Read every trace that ended at a time or later, the oldest files first."""
@@ -138,7 +138,7 @@ class JaegerSource:
     advice = _HOW_TO_REACH_JAEGER
     can_be_read_again = True
     searches_by_flow = True
-    default_since: str | None = "30d"  # its API has no "ever"
+    default_since: str | None = "30d"  # its API needs a start
     log_folder: Path | None = None
 
     def __init__(self, url: httpx.URL, headers: Mapping[str, str]) -> None:
@@ -159,6 +159,6 @@ class JaegerSource:
 
         return jaeger.load_all(self._url, problems, headers=self._headers, flow=flow, since=since)
 
-    def logs(self, trace_id: str) -> Logs:  # noqa: ARG002 - it has none of any trace
-        """Raise an error: Jaeger holds spans only."""
+    def logs(self, trace_id: str) -> Logs:  # noqa: ARG002 - Jaeger has no log lines
+        """Raise an error: Jaeger stores only spans."""
         raise SourceError(f"{self.name} has spans but no log lines.")

@@ -46,6 +46,8 @@ class Attempt:
         exception: The exception that ended it, if any; it outlives the attempt.
     """
 
+    __slots__ = ("exception", "is_over", "number", "span")
+
     def __init__(self, number: int, span: Span | None = None) -> None:
         self.number = number
         self.span = span

@@ -43,7 +43,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from enum import Enum
 from time import time_ns
 from typing import TYPE_CHECKING, Final
 
@@ -87,6 +86,11 @@ _RECORDER_KEY: Final = context_api.create_key("flowspan-recorder")
 _SPEAKING_KEY: Final = context_api.create_key("flowspan-speaking")
 # Shared, because the SDK returns the same tracer for the same name.
 _ids: Final = DerivedIdGenerator()
+
+# Drawn at the head of this module
+_HELD: Final = "the engine has it"
+_AWAITING_ROLLBACK: Final = "the engine has left it; a transaction may still change its state"
+_FINISHED: Final = "its span has ended"
 
 
 class RunTracer:
@@ -147,14 +151,6 @@ class RunTracer:
                 recorder.finish()
 
 
-class Phase(Enum):
-    """The states of a recorder, as drawn at the top of this module."""
-
-    HELD = "the engine has it"
-    AWAITING_ROLLBACK = "the engine has left it, but a transaction may still change its state"
-    FINISHED = "its span has ended"
-
-
 class RunRecorder:
     """Records one run in this process, from the engine taking it up to the engine leaving it."""
 
@@ -178,7 +174,7 @@ class RunRecorder:
             attributes=run.sampling_attributes,
         )
         self._thread = threading.current_thread()
-        self._phase = Phase.HELD
+        self._phase: str = _HELD
         self._states = States()
         self._attempt = Attempt(run.run_count)
         self._account = Account()
@@ -187,7 +183,8 @@ class RunRecorder:
         self._identity: Attributes | None = None
         tally_of_caller: Tally | None = caller.tally if caller is not None else None
         self.tally: Tally = Tally(run, self.span, tracer.metrics, tally_of_caller)
-        self.tally.begin_watch(self.speaking)
+        if run.watch is not None:
+            self.tally.begin_watch(run.watch, self.speaking)
 
     # What it knows
 
@@ -214,12 +211,12 @@ class RunRecorder:
     @property
     def awaits_rollback(self) -> bool:
         """Whether the engine has left the run, but a transaction may still change its state."""
-        return self._phase is Phase.AWAITING_ROLLBACK
+        return self._phase == _AWAITING_ROLLBACK
 
     @property
     def is_finished(self) -> bool:
         """Whether the run's span has ended."""
-        return self._phase is Phase.FINISHED
+        return self._phase == _FINISHED
 
     @property
     def log_attributes(self) -> Attributes:
@@ -280,6 +277,7 @@ class RunRecorder:
         """Record that the engine starts an attempt at `now`."""
         number = self._attempt.number + 1
         if number > self.run.run_count + 1:
+            self._attempt.end(now)  # unless a state has done so
             self.tally.retry(self._attempt)
         span = None
         if self.run.allows_retries:
@@ -328,7 +326,7 @@ class RunRecorder:
 
     def await_rollback(self) -> None:
         """Record that the engine leaves the run, but a transaction may still change its state."""
-        self._move_to(Phase.AWAITING_ROLLBACK)
+        self._move_to(_AWAITING_ROLLBACK)
 
     def finish(self) -> None:
         """End the run's span, once: at the time of its final state, or now if it has none.
@@ -350,7 +348,7 @@ class RunRecorder:
         end = max(state.time if state and state.is_final else now, self.run.start)
         outcome = self._attempt.outcome(state)
         try:
-            self._move_to(Phase.FINISHED)
+            self._move_to(_FINISHED)
             self.end_execution(min(now, end))
             self._attempt.end(end)
             self.tally.stop(end)
@@ -369,11 +367,11 @@ class RunRecorder:
     def _innermost_span(self) -> Span:
         return self._attempt.span or self.span
 
-    def _move_to(self, phase: Phase) -> None:
+    def _move_to(self, phase: str) -> None:
         left, self._phase = self._phase, phase
-        if phase is Phase.FINISHED:
+        if phase == _FINISHED:
             self._tracer.active.pop(self.run.id, None)
-        if left is Phase.HELD:
+        if left == _HELD:
             self.tally.leave()
 
     def _end_span(self, state: State | None, outcome: Outcome | None, end: int) -> None:

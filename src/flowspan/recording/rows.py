@@ -244,7 +244,7 @@ class Rows:
         """Return the rows of one direction; None if unknown."""
         if (told := self._told.get(direction)) is not None:
             return told
-        if direction == semconv.ROWS_OUTPUT:
+        if self._of_called and direction == semconv.ROWS_OUTPUT:
             called = self._of_called.items()
             known = [n for run_id, n in called if n is not None and run_id not in self._consumed]
             if known:
@@ -254,10 +254,10 @@ class Rows:
     def attributes(self, execution: float) -> Attributes:
         """Return the rows, and the output rows per second of `execution`."""
         attributes: Attributes = dict(self._told_by_name)
-        for direction in (semconv.ROWS_INPUT, semconv.ROWS_OUTPUT):
-            if (rows := self.total(direction)) is not None:
-                attributes[direction] = rows
-        rows = self.total(semconv.ROWS_OUTPUT)
-        if rows is not None and execution > 0:
-            attributes[semconv.ROWS_PER_SECOND] = rows / execution
+        if (rows := self.total(semconv.ROWS_INPUT)) is not None:
+            attributes[semconv.ROWS_INPUT] = rows
+        if (rows := self.total(semconv.ROWS_OUTPUT)) is not None:
+            attributes[semconv.ROWS_OUTPUT] = rows
+            if execution > 0:
+                attributes[semconv.ROWS_PER_SECOND] = rows / execution
         return attributes

@@ -41,11 +41,6 @@ class State(NamedTuple):
     time: int
 
     @property
-    def is_running(self) -> bool:
-        """Whether its time is part of the run's duration."""
-        return self.type == semconv.RUNNING
-
-    @property
     def is_final(self) -> bool:
         """Whether Prefect does not leave it again by itself."""
         return self.type in semconv.FINAL_STATE_TYPES
@@ -68,6 +63,8 @@ class States:
         last: The last one.
         left_as: The one that it will enter only after this process has left it, if known.
     """
+
+    __slots__ = ("_seen", "last", "left_as")
 
     def __init__(self) -> None:
         self.last: State | None = None

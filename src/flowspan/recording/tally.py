@@ -44,15 +44,16 @@ class Tally:
             self.watches += (run.watch,)
         metrics.taken_up(run, self.context)
 
-    def begin_watch(self, speaking: Callable[[], AbstractContextManager[None]]) -> None:
+    def begin_watch(
+        self, watch: Watch, speaking: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         """Start to watch the run's objectives; log their violations inside `speaking`."""
         run = self._run
-        if run.watch is not None:
-            run.watch.begin(self._violate, speaking, late=run.late, time_running=run.time_running)
+        watch.begin(self._violate, speaking, late=run.late, time_running=run.time_running)
 
     def enter_state(self, state: State) -> None:
         """Start or stop the time in Running states."""
-        if state.is_running:
+        if state.type == semconv.RUNNING:
             self._start(state.time)
         else:
             self.stop(state.time)

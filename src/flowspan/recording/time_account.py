@@ -69,7 +69,8 @@ class Account:
 
     def enter_state(self, state: State) -> None:
         """End the wait that the last state began, and begin that of `state`, if it is one."""
-        self._end_state_wait(state.time)
+        if self._state_wait is not None:
+            self._end_state_wait(*self._state_wait, state.time)
         if wait := _WAIT_BY_STATE_NAME.get(state.name):
             self._state_wait = (wait, state.time)
 
@@ -84,7 +85,8 @@ class Account:
         """
         if self._since is None:
             return False
-        self._end_state_wait(now)
+        if self._state_wait is not None:
+            self._end_state_wait(*self._state_wait, now)
         with self._lock:
             if self._since is not None:
                 waited = sum(
@@ -125,8 +127,6 @@ class Account:
         account[semconv.ORCHESTRATION] = max(0, rest) / NANOSECONDS
         return account
 
-    def _end_state_wait(self, now: int) -> None:
-        if self._state_wait is not None:
-            wait, since = self._state_wait
-            self._state_wait = None
-            self.wait(wait, since, max(since, now))
+    def _end_state_wait(self, wait: str, since: int, now: int) -> None:
+        self._state_wait = None
+        self.wait(wait, since, max(since, now))

@@ -1,1 +1,1 @@
-"""Show what was found. One file a format."""
+"""Render findings, with one file per format."""

@@ -1,7 +1,7 @@
 """Write the runs of a trace as a graph for Graphviz (https://graphviz.org/doc/info/lang.html).
 
-An arrow leads from a run to one that used its result, a dashed one from a caller to what it called.
-What the critical path goes through is bold.
+An arrow leads from a run to a run that used its result, a dashed arrow from a caller to the run it
+called. The critical path is bold.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from flowspan.views.wishes import Wishes
 
 RUNS_SHOWN: Final = 5
-"""Runs of one name below one caller that are shown one by one; more are merged."""
+"""The most runs of one name below one caller that are shown one by one; more are merged."""
 
 _PATH_COLOR: Final = "#b45309"
 _FAILED_COLOR: Final = "#b91c1c"
@@ -32,7 +32,7 @@ _QUIET_COLOR: Final = "#6b7280"
 
 @dataclass(slots=True)
 class _Node:
-    """A run, or all of one name; a run that went through several processes has a span in each."""
+    """A run, or all runs of one name. A run in several processes has a span in each."""
 
     name: str
     is_flow: bool
@@ -43,7 +43,7 @@ class _Node:
 
 
 def render(findings: Findings, _: Wishes) -> Iterable[bytes]:
-    """Return the graph of a trace: its runs, or all its spans if none is a run's."""
+    """Return the graph of a trace: its runs, or all its spans if it has no runs."""
     analysis = findings.analysis
     spans = callers_first(findings.trace.spans)
     shown = {span.span_id: span for span in spans if span.is_run}
@@ -68,9 +68,9 @@ def render(findings: Findings, _: Wishes) -> Iterable[bytes]:
 
 
 def _nearest(spans: Iterable[Span], shown: Container[str]) -> dict[str, str]:
-    """Tell of each span the nearest one around it that is shown, be it itself; callers come first.
+    """Map each span to its nearest drawn ancestor, or itself. Pass callers first.
 
-    Spans around which there is none are left out.
+    Spans without a drawn ancestor are left out.
     """
     nearest: dict[str, str] = {}
     for span in spans:
@@ -82,9 +82,9 @@ def _nearest(spans: Iterable[Span], shown: Container[str]) -> dict[str, str]:
 
 
 def _keys(shown: Mapping[str, Span], nearest: Mapping[str, str]) -> dict[str, str]:
-    """Tell the node of each span that is shown; callers come first.
+    """Map each drawn span to the key of its node. Pass callers first.
 
-    Level by level: what belongs to merged callers is counted together.
+    It works level by level, so that children of merged callers are counted together.
     """
     depths: dict[str, int] = {}
     levels: dict[int, list[Span]] = defaultdict(list)
@@ -102,7 +102,7 @@ def _keys(shown: Mapping[str, Span], nearest: Mapping[str, str]) -> dict[str, st
             is_merged = len(set(map(_run_of, members))) > RUNS_SHOWN
             for span in members:
                 run = _run_of(span)
-                # A run that went on in another process stays one.
+                # A run that continued in another process stays one node.
                 keys[span.span_id] = key_of_run.setdefault(run, group if is_merged else run)
     return keys
 
@@ -122,7 +122,7 @@ def _add(node: _Node, span: Span) -> None:
 def _walk_path(
     nodes: Mapping[str, _Node], owners: Mapping[str, str], analysis: Analysis
 ) -> set[frozenset[str]]:
-    """Add to each node its time on the critical path; return which nodes follow each other."""
+    """Add each node's time on the critical path; return the pairs of consecutive nodes."""
     keys = []
     for step in analysis.critical_path:
         key = owners.get(step.span_id)

@@ -1,4 +1,4 @@
-"""What was found, in sentences."""
+"""Write findings as sentences."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 NOTABLE: Final = 0.1
-"""A ratio that is nearer to 1 than this is no change worth a word."""
+"""A ratio nearer to 1 than this is not mentioned."""
 
 
 def reasons(change: PathChange) -> list[str]:
-    """Say in a few words each why the time of a name on the critical path changed."""
+    """Return the reasons why a name's time on the critical path changed, a few words each."""
     if change.before is None or change.after is None:
         return ["new" if change.before is None else "gone"]
     said: list[str] = [change.cause] if change.cause else []
@@ -39,13 +39,13 @@ def reasons(change: PathChange) -> list[str]:
 
 
 def times(ratio: float) -> str:
-    """Write a ratio with two digits that count."""
+    """Write a ratio with two significant digits."""
     decimals = 0 if ratio >= 9.95 else 1 if ratio >= 0.95 else 2  # noqa: PLR2004
     return f"{ratio:,.{decimals}f}\u00d7"
 
 
 def remarks(found: Difference) -> list[str]:
-    """Say what makes the two hard to compare."""
+    """Return sentences on why the two runs are hard to compare."""
     before, after = found.before, found.after
     said = []
     if before.trace_id == after.trace_id:
@@ -62,11 +62,11 @@ def remarks(found: Difference) -> list[str]:
     return said
 
 
-_LEAST_SAVING: Final = 0.001  # of the duration; less is not worth a word
+_LEAST_SAVING: Final = 0.001  # of the duration; smaller savings are not mentioned
 
 
 def headline(analysis: Analysis) -> str:
-    """Name the bottleneck in a sentence; empty where the trace has no length."""
+    """Name the bottleneck in a sentence; empty if the trace has no length."""
     task = analysis.bottleneck
     if task is None or task.cause is None:
         return ""
@@ -77,13 +77,13 @@ def headline(analysis: Analysis) -> str:
     text = f"{who} is the bottleneck: {percent(task.share)} of the critical path"
     text += f" ({SPENT_ON[task.cause]})"
     if task.saved is not None and task.saved > _LEAST_SAVING * (analysis.end - analysis.start):
-        # Twice the speed of its code is no advice against a wait, so it says whose speed it is.
+        # Faster code does not shorten a wait, so the sentence then names the code.
         text += f", {'' if is_code else 'its code '}2× faster saves {human(task.saved)}"
     return text
 
 
 def difference_headline(found: Difference) -> str:
-    """Say in a sentence how much longer B took, and what explains it."""
+    """Describe in a sentence how much longer B took, and why."""
     total, leading = found.total, found.leading
     if not total:
         return f"Both took {human(found.after.duration)}."

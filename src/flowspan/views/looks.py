@@ -1,4 +1,4 @@
-"""How each phase of a span looks in a terminal and on the page, and what it is called there."""
+"""The look and the name of each phase of a span, in a terminal and on the page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _Line: TypeAlias = tuple[float, float, float, float, float]
 
 
 class Glyph(NamedTuple):
-    """A cell of a bar in the terminal, with and without Unicode, and the word of the legend."""
+    """A cell of a bar in the terminal, with and without Unicode, and its word in the legend."""
 
     unicode: str
     ascii: str
@@ -20,7 +20,7 @@ class Glyph(NamedTuple):
 
 
 class Colour(NamedTuple):
-    """A colour of the page, on light and on dark ground."""
+    """A colour of the page, on light and on dark backgrounds."""
 
     light: str
     dark: str
@@ -30,10 +30,10 @@ class Bar(NamedTuple):
     """A bar on the page.
 
     Attributes:
-        word: What the legend and the tables call it.
-        height: Of the twelve pixels there are. A bar of less than eight is thin.
-        pattern: What tells it apart without colour: lines within a tile of eight by eight pixels,
-            (x1, y1, x2, y2, width). Those of thin bars, which lie anywhere on a tile, run from its
+        word: The name in the legend and the tables.
+        height: The height in pixels, at most twelve. A bar of less than eight is thin.
+        pattern: A pattern to distinguish it without colour: lines (x1, y1, x2, y2, width) in a tile
+            of eight by eight pixels. Thin bars lie anywhere on a tile, so their lines run from its
             top to its bottom.
         line: The colour of the lines.
         ground: The colour between the lines. Thin bars have none.
@@ -47,12 +47,12 @@ class Bar(NamedTuple):
 
 
 class Look(NamedTuple):
-    """How a phase looks, and how sentences name it.
+    """The look of a phase, and its names in sentences.
 
     Attributes:
         glyph: Its look in the terminal.
         bar: Its look on the page.
-        spent: What time was spent on: "… of the critical path (waiting in the queue)".
+        spent: For the critical path: "… of the critical path (waiting in the queue)".
         waited: For a wait: "waited 3 s in the queue".
         noun: For a wait: "3 s for the queue".
     """
@@ -171,4 +171,4 @@ LOOKS: Final = {
 """The look of each phase."""
 
 SPENT_ON: Final = {CAUSES[phase]: look.spent for phase, look in LOOKS.items() if look.spent}
-"""What the time of each cause was spent on."""
+"""The words for each cause on the critical path."""

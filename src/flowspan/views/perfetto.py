@@ -1,18 +1,18 @@
 """Write a trace in the Trace Event Format, which Perfetto, speedscope and Chrome's tracing open.
 
-The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU and what
-Perfetto makes of it: https://perfetto.dev/docs/getting-started/other-formats. What it asks for, and
-what follows from it here:
+The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU and
+Perfetto's notes: https://perfetto.dev/docs/getting-started/other-formats. Its rules, and how this
+module follows them:
 
-- Complete events ("X") of one thread must nest. So a run that overlaps another one of its thread,
-  without being called by it, goes onto a further track of that thread.
-- `ts` and `dur` are microseconds. They are whole numbers here, counted from the start of the trace:
-  fractions would be cut off after different digits by different readers, and a child might then
-  stick out of its parent by a nanosecond. The exact times are among the arguments.
-- An arrow is a pair of events, "s" and "f" of one id, and each belongs to the slice that was begun
-  last on its thread. So it stands directly behind its slice, at the slice's own start; Perfetto
-  draws it from the end of the one to the start of the other. It cannot point back in time.
-- Thread ids are unique over all processes, since some readers look threads up by them alone.
+- Complete events ("X") of one thread must nest. So a run that overlaps another run of its thread
+  without being called by it goes onto a further track of that thread.
+- `ts` and `dur` are microseconds. Here they are whole numbers, counted from the start of the trace:
+  readers cut off fractions after different digits, and a child might then extend beyond its parent
+  by a nanosecond. The exact times are among the arguments.
+- An arrow is a pair of events, "s" and "f" with one id, and each belongs to the slice that began
+  last on its thread. So each event directly follows its slice, at the slice's own start; Perfetto
+  draws the arrow from the end of one to the start of the other. It cannot point back in time.
+- Thread ids are unique across processes, because some readers look up threads by id alone.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def render(findings: Findings, _: Wishes) -> Iterator[bytes]:
 
 @dataclass(slots=True)
 class _Lane:
-    """The tracks of one thread, and where there is room on them.
+    """The tracks of one thread, and the room on them.
 
     Attributes:
-        process: What tells its process from others.
+        process: The identity of its process.
         first: The first span on it.
         tracks: The slices open on each track, as end (us) and span id, outermost first.
         where: The track of each span.
@@ -86,7 +86,7 @@ class _Lane:
 
         Spans must come by start time, callers first.
         """
-        # speedscope confuses a slice of no length with others that begin or end where it is.
+        # speedscope confuses a slice without length with slices that begin or end at its time.
         since, until = min(start, end - 1), max(end, start + 1)
         while self.busy and self.busy[0][0] <= since:
             heapq.heappush(self.free, heapq.heappop(self.busy)[1])
@@ -102,14 +102,14 @@ class _Lane:
         self.where[span.span_id] = number
 
     def _has_room(self, caller: str | None, number: int, since: int, until: int) -> bool:
-        """Tell whether a track has room for a slice directly inside that of its caller."""
+        """Check whether a track has room for a slice directly inside its caller's slice."""
         slices = self.tracks[number]
         while slices and slices[-1][0] <= since:
             slices.pop()
         return bool(slices) and slices[-1][1] == caller and until <= slices[-1][0]
 
     def names(self, thread: str) -> Iterator[str]:
-        """Name its tracks."""
+        """Yield the names of the tracks."""
         name = self.first.attributes.get("thread.name") or (thread and f"thread {thread}")
         for number in range(1, len(self.tracks) + 1):
             parts = (str(name or "runs"), f"({number})" if number > 1 else "")
@@ -119,7 +119,7 @@ class _Lane:
 def _events(trace: Trace, analysis: Analysis, origin: int) -> Iterator[_Event]:
     spans = callers_first(trace.spans)
     threads = _threads(spans)
-    # Stable, so of two that start and end together the caller stays first.
+    # A stable sort keeps the caller first if two spans start and end together.
     spans.sort(key=lambda span: (span.start, -span.duration))
     lanes: dict[tuple[str, str], _Lane] = {}
     for span in spans:
@@ -151,7 +151,7 @@ def _events(trace: Trace, analysis: Analysis, origin: int) -> Iterator[_Event]:
 
 
 def _threads(spans: Iterable[Span]) -> dict[str, tuple[str, str]]:
-    """Tell process and thread of each span; one that does not know its thread is in its caller's.
+    """Return the process and thread of each span; a span without a thread is in its caller's.
 
     Callers must come first.
     """
@@ -209,9 +209,9 @@ def _runs(spans: Sequence[Span], tracks: Mapping[str, _Track], origin: int) -> I
 
 
 def _arrows(spans: Iterable[Span]) -> tuple[_Numbers, _Numbers]:
-    """Number the arrows; return those that leave each span, and those that arrive there.
+    """Number the arrows; return the arrows that leave each span, and those that arrive there.
 
-    Spans must come in the order in which they are written, which is that in which arrows may point.
+    Spans must come in the order of writing, because arrows may only point forwards in it.
     """
     numbers = itertools.count(1)
     leaving: _Numbers = defaultdict(list)
@@ -228,7 +228,7 @@ def _arrows(spans: Iterable[Span]) -> tuple[_Numbers, _Numbers]:
 
 
 def _times(start: int, end: int, origin: int) -> dict[str, int]:
-    """Cut both ends to microseconds, and not the length: what nested still does."""
+    """Round both ends, not the length, down to microseconds, so that slices still nest."""
     first, last = (start - origin) // _UNIT, (end - origin) // _UNIT
     return {"ts": first, "dur": last - first}
 

@@ -1,4 +1,4 @@
-"""Lay out a table in a terminal: columns that do not fit are left out, what tells least first."""
+"""Lay out a table in a terminal. Columns that do not fit are left out, the least useful first."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ GAP: Final = 2
 class Column:
     """A column of a table.
 
-    `rank` says how soon it gets room, 0 first. Text may be cut to `least` cells, numbers may not.
+    `rank` is its priority for room, 0 first. Text may be cut to `least` cells, numbers may not.
     """
 
     title: str
@@ -25,17 +25,17 @@ class Column:
 
     @property
     def width(self) -> int:
-        """Cells that its longest cell needs."""
+        """The width of its longest cell, in terminal cells."""
         return max(map(cell_len, (self.title, *(cell.plain for cell in self.cells))))
 
     @property
     def needs(self) -> int:
-        """Cells without which it is of no use."""
+        """The smallest useful width, in terminal cells."""
         return self.width if self.least is None else min(self.least, self.width)
 
 
 def fit(columns: Sequence[Column], width: int) -> list[tuple[Column, int]]:
-    """Choose the columns that fit and say something, each with its width."""
+    """Choose the columns that fit and are not empty, each with its width."""
     widths: dict[str, int] = {}
     room = width + GAP
     by_rank = sorted(columns, key=lambda column: column.rank)
@@ -52,7 +52,7 @@ def fit(columns: Sequence[Column], width: int) -> list[tuple[Column, int]]:
 
 
 def lines(columns: Sequence[tuple[Column, int]], more: str) -> Iterator[Text]:
-    """Yield the titles, then the cells, as lines; `more` marks where a text is cut."""
+    """Yield the titles and then the rows as lines; `more` marks a cut text."""
     titles = [Text(column.title, "dim") for column, _ in columns]
     for cells in (titles, *zip(*(column.cells for column, _ in columns), strict=True)):
         line = Text()
@@ -66,7 +66,7 @@ def lines(columns: Sequence[tuple[Column, int]], more: str) -> Iterator[Text]:
 
 
 def cut(text: Text, width: int, more: str) -> Text:
-    """Shorten a text that is too long, at the end of a part of a list if there is one."""
+    """Shorten a text that is too long; a list is cut after a whole part if possible."""
     if text.cell_len <= width:
         return text
     short = text.copy()

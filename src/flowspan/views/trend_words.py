@@ -1,4 +1,4 @@
-"""Say in words what the answers about a flow are; only what is certain is called so."""
+"""Put the answers about a flow into words. Only significant findings are stated as certain."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Sentence(NamedTuple):
 
 
 def sentences(trends: FlowTrends) -> Iterator[Sentence]:
-    """Yield what there is to say about a flow, what matters most first."""
+    """Yield the sentences about a flow, the most important first."""
     if trends.change is not None:
         yield _change(trends.change)
     if trends.rows is not None:
@@ -51,13 +51,13 @@ def sentences(trends: FlowTrends) -> Iterator[Sentence]:
 
 
 def duration(seconds: float) -> str:
-    """Write seconds the way people say them, a negative number with its sign."""
+    """Write seconds in readable units, a negative number with its sign."""
     sign = "-" if seconds < 0 else ""
     return sign + human(round(abs(seconds) * 1e9))
 
 
 def percent(share: float) -> str:
-    """Write a share of 1 in percent."""
+    """Write a share from 0 to 1 in percent."""
     return f"{share * 100:.3g} %" if abs(share) < 0.1 else f"{share * 100:.0f} %"  # noqa: PLR2004
 
 
@@ -67,7 +67,7 @@ def probability(p: float) -> str:
 
 
 def growth(before: float, after: float) -> str:
-    """Write by how much something grew, in percent with a sign."""
+    """Write the growth in percent with a sign."""
     return signed_percent((after - before) / before) if before > 0 else "from nothing"
 
 
@@ -85,9 +85,9 @@ def _change(change: Change) -> Sentence:
     values = f"{duration(change.before)} → {duration(change.after)}"
     values += f" ({growth(change.before, change.after)})"
     if change.kind is None and change.p < LEVEL:
-        return Sentence(f"no change of its duration worth a word: {values}, {p}", "plain")
+        return Sentence(f"no notable change of duration: {values}, {p}", "plain")
     if change.kind is None:
-        return Sentence(f"no certain change of its duration over time ({p})", "plain")
+        return Sentence(f"no certain change of duration over time ({p})", "plain")
     is_slower = change.after > change.before
     if change.kind == "step" and change.date is not None:
         word = "slower" if is_slower else "faster"

@@ -1,18 +1,18 @@
-"""What a user asks of a view."""
+"""The options of a view."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What a user asks of a view of a trace. A view follows those that mean something to it.
+    """The options of a view of a trace. Views ignore options that do not apply to them.
 
     Attributes:
-        width: Cells that a line may take.
-        unicode: False writes ASCII only.
+        width: Maximum width of a line in cells.
+        unicode: False uses only ASCII.
         everything: Collapse nothing.
-        top: How many tasks to list, those first that hold most of the critical path.
-        with_logs: Show log lines where they are not shown anyway.
+        top: How many tasks to list, the largest shares of the critical path first.
+        with_logs: Show log lines in views that omit them by default.
     """
 
     width: int = 120

@@ -1,10 +1,10 @@
-"""A small simulator of flows on a pool of workers, which writes the spans that flowspan would.
+"""A small simulator of flows on a pool of workers that writes the spans flowspan would write.
 
-It knows what a trace does not: what the flow does next, and what for. So it can tell how long a run
-would be if some of its tasks were faster, by running it again.
+It knows more than a trace: what the flow does next, and which results it waits for. By running the
+flow again, it finds how long a run with faster tasks would be.
 
-As in Prefect's task runners, tasks are picked up in the order in which they are submitted, and one
-that waits for its upstream runs does so on its worker. All times are milliseconds.
+As in Prefect's task runners, workers pick up tasks in order of submission, and a task that waits
+for its upstream runs occupies its worker. All times are milliseconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MILLISECONDS = 1_000  # in a second
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A task to run: what it is called, how long it executes, and whose results it takes."""
+    """A task to run: its name, execution time and upstream tasks."""
 
     name: str
     time: int
@@ -35,33 +35,33 @@ class Task:
 
 @dataclass(frozen=True)
 class Work:
-    """The flow does something on its own."""
+    """The flow does some work itself."""
 
     time: int
 
 
 @dataclass(frozen=True)
 class Submit:
-    """The flow hands a task to a worker, and goes on."""
+    """The flow hands a task to a worker and continues."""
 
     task: Task
 
 
 @dataclass(frozen=True)
 class Call:
-    """The flow calls a task, which runs where the flow does."""
+    """The flow calls a task, which runs on the flow's own thread."""
 
     task: Task
 
 
 @dataclass(frozen=True)
 class Wait:
-    """The flow waits until all that it has submitted so far has ended."""
+    """The flow waits for everything submitted so far."""
 
 
 @dataclass(frozen=True)
 class Subflow:
-    """The flow calls another, which has workers of its own."""
+    """The flow calls another flow, which has its own workers."""
 
     flow: Flow
 
@@ -71,7 +71,7 @@ Step: TypeAlias = Work | Submit | Call | Wait | Subflow
 
 @dataclass(frozen=True)
 class Flow:
-    """What a flow does, on how many workers; at its end it waits for all that it submitted."""
+    """The steps and the number of workers of a flow, which ends when all submitted tasks end."""
 
     name: str
     steps: tuple[Step, ...]
@@ -94,14 +94,14 @@ class Ran:
 
 @dataclass
 class _Pool:
-    """Workers by when they are free; without a limit there is always one more."""
+    """Workers by the time they become free; without a limit there is always one more."""
 
     flow: str
     limit: int | None
     free: list[int] = field(default_factory=list)
 
     def take(self, moment: int) -> tuple[int, int]:
-        """Return who takes up a task that is submitted at a moment, and when."""
+        """Return which worker picks up a task submitted at a moment, and when."""
         worker = min(range(len(self.free)), key=self.free.__getitem__, default=0)
         is_busy = not self.free or self.free[worker] > moment
         if is_busy and (self.limit is None or len(self.free) < self.limit):
@@ -111,11 +111,11 @@ class _Pool:
 
 
 def simulate(flow: Flow, time_of: Callable[[Task], int] = lambda task: task.time) -> list[Ran]:
-    """Run a flow; the first of its runs is its own.
+    """Run a flow and return its runs, the flow's own run first.
 
     Args:
-        flow: What to run.
-        time_of: How long a task executes, for a run of another world.
+        flow: The flow to run.
+        time_of: Returns how long a task executes, for a what-if run.
     """
     numbers = count()
     runs: list[Ran] = []
@@ -186,7 +186,7 @@ def _id(ran: Ran) -> str:
 
 
 def duration(flow: Flow, name: str = "", factor: float = 1, more: int = 0) -> int:
-    """Tell how long a flow takes if the tasks of a name take `factor` of their time, and `more`."""
+    """Return how long a flow takes if tasks of a name take `factor` times as long, plus `more`."""
 
     def time_of(task: Task) -> int:
         return round(task.time * factor) + more if task.name == name else task.time
@@ -204,7 +204,7 @@ def tasks_of(flow: Flow) -> Iterator[Task]:
 
 
 class Dice:
-    """Makes random flows; those that a trace tells everything of, unless told otherwise."""
+    """A maker of random flows. Only traces of `mixed` do not show what the flow awaited."""
 
     def __init__(self, dice: random.Random, workers: int | None = None) -> None:
         self._dice = dice
@@ -212,7 +212,7 @@ class Dice:
         self._numbers = count()
 
     def task(self, known: list[Task]) -> Task:
-        """Make a task, half of them with an upstream or two; even, so that half is whole."""
+        """Make a task, often with up to three upstream tasks; its time is even, to be halved."""
         number = next(self._numbers)
         upstream: list[Task] = []
         if known and self._dice.random() < 0.6:
@@ -222,13 +222,13 @@ class Dice:
         return known[-1]
 
     def submitted(self) -> Flow:
-        """All is submitted at the start."""
+        """Make a flow that submits everything at the start."""
         known: list[Task] = []
         size = self._dice.randint(1, 14)
         return self._flow([Submit(self.task(known)) for _ in range(size)])
 
     def called(self) -> Flow:
-        """All is called, one after the other."""
+        """Make a flow that calls its tasks one after another."""
         known: list[Task] = []
         steps: list[Step] = []
         for _ in range(self._dice.randint(1, 8)):
@@ -236,9 +236,9 @@ class Dice:
         return self._flow(steps)
 
     def staged(self) -> Flow:
-        """Stages: some are submitted, all awaited, then the flow works, or calls one with it all.
+        """Make a flow in stages: submit tasks, await all, work, and sometimes call a task with all.
 
-        No stage takes from the one before alone, or a trace would not tell what the flow awaited.
+        No stage depends on the previous one alone, or a trace would not show what the flow awaited.
         """
         steps: list[Step] = []
         old: list[Task] = []
@@ -256,7 +256,7 @@ class Dice:
         return self._flow(steps)
 
     def mixed(self) -> Flow:
-        """Anything at any time."""
+        """Make a flow with steps of any kind in any order."""
         known: list[Task] = []
         steps: list[Step] = []
         for _ in range(self._dice.randint(2, 14)):
@@ -273,7 +273,7 @@ class Dice:
         return self._flow(steps or [Work(1)])
 
     def nested(self) -> Flow:
-        """Subflows in a row, each of another kind, and what is submitted between them."""
+        """Make a flow of subflows of any kind, one after another, and then submitted tasks."""
         makers = (self.submitted, self.staged, self.called)
         inner = [Subflow(self._dice.choice(makers)()) for _ in range(self._dice.randint(1, 3))]
         known: list[Task] = []

@@ -1,4 +1,4 @@
-"""What a run waited for is followed: to the upstream run, to the slot's holder, to the worker."""
+"""The path follows waits to the upstream run, the slot's holder or the worker's previous run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def path(*spans: Span) -> list[tuple[str, str, float, float]]:
 
 
 def test_upstream() -> None:
-    """A task that waited for an upstream run leads to that one, though another ended later."""
+    """A task that waited for an upstream run leads to it, even if another run ended later."""
     assert path(
         flow(10),
         run("extract", FLOW, 1, 5, execution=4),
@@ -46,7 +46,7 @@ def test_upstream() -> None:
 
 
 def test_last_of_several_upstream() -> None:
-    """Of several upstream runs the last one counts; what came after its end is still the wait."""
+    """The last of several upstream runs counts; the time after its end is still the wait."""
     assert path(
         flow(10),
         run("early", FLOW, 1, 3, execution=2),
@@ -108,7 +108,7 @@ def test_missing_upstream() -> None:
 
 
 def test_slot() -> None:
-    """A task that waited for a slot leads to the run with its tag that released it."""
+    """A task that waited for a slot leads to the run with the same tag that released it."""
     assert path(
         flow(10),
         run("first", FLOW, 1, 4.8, tags=["db"], execution=3.8),
@@ -124,7 +124,7 @@ def test_slot() -> None:
 
 
 def test_slot_of_the_tag_that_was_released_last() -> None:
-    """Which of its tags has a limit is not known: the run that ended last is the likeliest."""
+    """It is unknown which tag has a limit, so the run that ended last is the most likely."""
     told = path(
         flow(10),
         run("web", FLOW, 1, 2, tags=["web"], execution=1),
@@ -135,7 +135,7 @@ def test_slot_of_the_tag_that_was_released_last() -> None:
 
 
 def test_slot_passed_on() -> None:
-    """Of three that share a slot, each leads to the one before."""
+    """If three runs share a slot, each leads to the previous one."""
     assert [
         step[:2]
         for step in path(
@@ -154,7 +154,7 @@ def test_slot_passed_on() -> None:
 
 
 def test_slot_held_elsewhere() -> None:
-    """Where no run here released the slot, another trace held it: the wait stays what it is."""
+    """If no run here released the slot, another trace held it, and the path stays at the wait."""
     assert path(
         flow(10),
         run("other", FLOW, 1, 4, tags=["web"], execution=3),
@@ -168,7 +168,7 @@ def test_slot_held_elsewhere() -> None:
 
 
 def test_dependencies_then_slot() -> None:
-    """A task that waited for both leads from the slot's holder on, whoever that waited for."""
+    """A task that waited for both leads to the slot's holder, and on from there."""
     assert path(
         flow(10),
         run("extract", FLOW, 0, 2, execution=2),
@@ -192,7 +192,7 @@ def test_dependencies_then_slot() -> None:
 
 
 def test_worker() -> None:
-    """A task that waited for a worker leads to the run that left the same one."""
+    """A task that waited for a worker leads to the previous run of that worker."""
     assert path(
         flow(10),
         run("a", FLOW, 1, 4.4, lane="1", execution=3.4),
@@ -208,7 +208,7 @@ def test_worker() -> None:
 
 
 def test_queue_without_a_known_worker() -> None:
-    """Where the worker is not known, the wait in its queue is just that."""
+    """If the worker is unknown, the path stays at the wait in the queue."""
     assert path(
         flow(10),
         run("a", FLOW, 1, 4, execution=3),
@@ -222,7 +222,7 @@ def test_queue_without_a_known_worker() -> None:
 
 
 def test_clock_of_the_server_is_behind() -> None:
-    """Prefect's server stamps the end of a flow: a task that ended a moment later was awaited."""
+    """The Prefect server records a flow's end, so a task that ended a moment later was awaited."""
     assert path(flow(10), run("task", FLOW, 1, 10.02, execution=9.02)) == [
         (FLOW, "execution", 0, 1),
         ("task", "execution", 1, 10),
@@ -261,7 +261,7 @@ def test_called_inside_an_attempt() -> None:
 
 @pytest.mark.parametrize("wait", ["dependencies", "concurrency"])
 def test_wait_longer_than_the_run(wait: str) -> None:
-    """A wait that is longer than its run is cut to it."""
+    """A wait longer than its run is cut to the run."""
     totals = {wait: 1_000.0}
     told = path(flow(10), run("task", FLOW, 1, 9, execution=8, **totals))  # type: ignore[arg-type]
     assert [step[:2] for step in told] == [

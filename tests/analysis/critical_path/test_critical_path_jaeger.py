@@ -1,4 +1,4 @@
-"""Where only times and parents are known, the critical path is that of Jaeger's rule."""
+"""If only times and parents are known, the critical path follows Jaeger's rule."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def path_of(spans: tuple[Plain, ...]) -> tuple[tuple[str, int, int], ...]:
 
 
 def has_ties(spans: tuple[Plain, ...]) -> bool:
-    """Tell whether two children could be said to have ended last, after what is cut off."""
+    """Check whether several paths are right because children end together after clipping."""
     return len(right_answers(spans, spans[0])) > 1
 
 
 @pytest.mark.parametrize("fixture", CORRECT, ids=lambda fixture: fixture.name)
 def test_equals_jaeger(fixture: Fixture) -> None:
-    """Jaeger's answer is ours, or, where children end together, one of the right ones."""
+    """The answer equals Jaeger's, or is another right one if children end together."""
     assert fixture.jaeger_ui is not None
     found = path_of(fixture.spans)
     if has_ties(fixture.spans):
@@ -39,7 +39,7 @@ def test_equals_jaeger(fixture: Fixture) -> None:
 
 @pytest.mark.parametrize("fixture", FAULTY, ids=lambda fixture: fixture.name)
 def test_differs_from_jaeger_where_that_is_at_fault(fixture: Fixture) -> None:
-    """No child is passed over for ending just when the next one begins, or for beginning at 0."""
+    """No child is skipped because it ends when the next one begins, or because it begins at 0."""
     found = path_of(fixture.spans)
     assert found in right_answers(fixture.spans, fixture.spans[0])
     assert fixture.jaeger_ui is None or found != joined(fixture.jaeger_ui)
@@ -56,7 +56,7 @@ def test_the_rule_is_jaegers(fixture: Fixture) -> None:
 
 
 def test_jaegers_two_programs_agree() -> None:
-    """They do wherever the second has one answer and no ties: these are most of the fixtures."""
+    """They agree on all fixtures without ties and with a single answer, which are most of them."""
     both = [f for f in CORRECT if f.jaeger is not None and not has_ties(f.spans)]
     assert len(both) > len(FIXTURES) / 2
     assert all(
@@ -68,7 +68,7 @@ def test_jaegers_two_programs_agree() -> None:
 
 @st.composite
 def plain_traces(draw: st.DrawFn) -> tuple[Plain, ...]:
-    """Few moments for many spans, so that they meet, cover, outlive and precede each other."""
+    """Generate traces with few distinct times, so that spans touch, overlap and outlive others."""
     moments = st.integers(0, draw(st.sampled_from([6, 12, 60])))
     spans: list[Plain] = []
     for number in range(draw(st.integers(1, 9))):

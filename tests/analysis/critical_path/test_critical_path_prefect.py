@@ -1,4 +1,4 @@
-"""The critical path of flows that Prefect really ran."""
+"""The critical path of flows that real Prefect ran."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def analysed(spans: RecordedSpans, tmp_path: Path) -> Analyser:
-    """Analyse what has been recorded: with names of spans and causes along the path."""
+    """Analyse the recorded spans; return span names and causes along the path."""
 
     def of_all() -> tuple[Analysis, list[str], list[str]]:
         exporter = FileSpanExporter(tmp_path / "traces.jsonl")
@@ -74,7 +74,7 @@ def sleep() -> None:
 
 
 def after(*futures: PrefectFuture[Any]) -> Work:
-    """Return work that ends some time after other runs have."""
+    """Return work that ends some time after other runs ended."""
     waits = [future.wait for future in futures]
 
     def work() -> None:
@@ -86,15 +86,15 @@ def after(*futures: PrefectFuture[Any]) -> Work:
 
 
 def shares(found: Analysis) -> list[str]:
-    """The names of tasks, that with the largest share of the path first.
+    """Return the names of tasks, the largest share of the path first.
 
-    What Prefect's engine does around them has a share, too, the larger the busier the machine is.
+    Prefect's engine has a share too, which grows on a busy machine, so flows are left out.
     """
     return [one.name for one in found.tasks if not one.name.startswith("RUN ")]
 
 
 def test_upstream(analysed: Analyser) -> None:
-    """The path goes by link to the upstream run, past another task that ended later."""
+    """The path follows the link to the upstream run, past another task that ended later."""
     is_awaited = threading.Event()
     began = time.monotonic()
 
@@ -125,7 +125,7 @@ def test_upstream(analysed: Analyser) -> None:
 def test_slot(
     analysed: Analyser, spans: RecordedSpans, refused: Mapping[str, threading.Event]
 ) -> None:
-    """A task that waited for the slot of a tag leads to the one that held it."""
+    """A task that waited for a tag's slot leads to the task that held it."""
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name("tag:one-at-a-time", limit=1)
     holder = extract.with_options(tags=["one-at-a-time"])
@@ -145,13 +145,13 @@ def test_slot(
     slotted()
     _, names, causes = analysed()
     assert names == ["RUN slotted", "extract", "load", "RUN slotted"]
-    # It asks for the slot now and then, so it mostly gets it late.
+    # It polls for the slot, so it usually gets it late.
     is_late = time_of(spans.one("load"), "Running") > (spans.one("extract").end_time or 0)
     assert ("concurrency" in causes) == is_late
 
 
 def test_retries(analysed: Analyser, spans: RecordedSpans) -> None:
-    """A run that was tried again is on the path with its attempts and what lies between them."""
+    """A retried run is on the path with its attempts and the waits between them."""
     tries = []
 
     @task(retries=1, retry_delay_seconds=0.5, cache_policy=NO_CACHE)
@@ -177,7 +177,7 @@ def test_retries(analysed: Analyser, spans: RecordedSpans) -> None:
 
 
 def test_subflows(analysed: Analyser) -> None:
-    """The path goes through subflows, three levels down, and up again."""
+    """The path goes down through three levels of subflows and up again."""
 
     @flow
     def inner() -> None:
@@ -202,7 +202,7 @@ def test_subflows(analysed: Analyser) -> None:
 
 
 def test_gathered(analysed: Analyser) -> None:
-    """Of tasks that are awaited together, the last is on the path."""
+    """If tasks are awaited together, the last one is on the path."""
     others: list[asyncio.Future[None]] = []
 
     @task(cache_policy=NO_CACHE)

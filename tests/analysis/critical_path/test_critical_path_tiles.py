@@ -1,4 +1,4 @@
-"""Whatever the trace, the critical path tiles its root, and the figures of the tasks add up."""
+"""For any trace, the critical path tiles its root, and the figures of the tasks add up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flowspan.read.span import Span
 
 MOMENTS = 12
-"""Times are few, so that spans meet, cover, outlive and precede each other."""
+"""There are few distinct times, so that spans touch, overlap and outlive each other."""
 
 
 @st.composite
@@ -29,7 +29,7 @@ def traces(draw: st.DrawFn) -> list[Span]:
     size = draw(st.integers(1, 12))
     ids = [f"{number:016x}" for number in range(1, size + 1)]
     anybody = st.sampled_from([*ids, "f" * 16])
-    disorder = draw(st.sampled_from([0, 0, 0, 3]))  # of ten parents, how many may be anybody
+    disorder = draw(st.sampled_from([0, 0, 0, 3]))  # of ten parents, how many are random
     unit = draw(st.sampled_from([1, 1_000, SECOND]))
     base = draw(st.sampled_from([0, EPOCH]))
     skews = draw(st.lists(st.integers(-MOMENTS, MOMENTS), min_size=2, max_size=2))
@@ -56,7 +56,7 @@ def traces(draw: st.DrawFn) -> list[Span]:
                 attributes=attributes,
                 upstream=draw(st.lists(anybody, max_size=3)),
                 failed=draw(st.booleans()),
-                resource=f"process {process}",
+                resource={"service.name": f"process {process}"},
             )
         )
     return spans
@@ -64,7 +64,7 @@ def traces(draw: st.DrawFn) -> list[Span]:
 
 @st.composite
 def roles(draw: st.DrawFn, unit: int) -> tuple[str, dict[str, Any]]:
-    """Generate what a span is and what it says of itself, which need not make sense."""
+    """Generate a span's type and attributes, which need not make sense."""
     role = draw(st.sampled_from(["task", "task", "task", "flow", "flow", "attempt", "plain"]))
     if role == "plain":
         return role, {}
@@ -88,7 +88,7 @@ def roles(draw: st.DrawFn, unit: int) -> tuple[str, dict[str, Any]]:
 
 
 def expected_extent(spans: Sequence[Span]) -> tuple[int, int] | None:
-    """Tell from when to when the root lasts; None where no span may be one, or makes no sense."""
+    """Return the start and end of the root; None if no span can be one, or it makes no sense."""
     ordered = sorted(spans, key=lambda span: (span.start, -span.end, span.span_id))
     ids = {span.span_id for span in spans}
     roots = [
@@ -111,14 +111,14 @@ def expected_extent(spans: Sequence[Span]) -> tuple[int, int] | None:
     if any(span.parent_span_id is not None for span in same if span is not root):
         return None  # a run that called itself
     if len({span.attributes.get(semconv.RUN_TYPE) for span in same}) > 1:
-        return None  # both a flow's and a task's
+        return None  # belongs to both a flow and a task
     return min(span.start for span in same), max(span.start + span.duration for span in same)
 
 
 @given(traces(), st.randoms(use_true_random=False))
 @settings(suppress_health_check=[HealthCheck.too_slow])
 def test_tiles_and_adds_up(spans: list[Span], dice: random.Random) -> None:
-    """No gap, no overlap, exact sums; the same again, and whatever the order of the spans."""
+    """There are no gaps or overlaps, sums are exact, and the order of the spans does not matter."""
     found = analyse(spans)
     event(f"{len(found.critical_path)} steps")
     check(spans, found)
@@ -131,7 +131,7 @@ def test_tiles_and_adds_up(spans: list[Span], dice: random.Random) -> None:
 @given(traces())
 @settings(suppress_health_check=[HealthCheck.too_slow])
 def test_root(spans: list[Span]) -> None:
-    """The first flow run that is a root, else run, else span, in all its processes."""
+    """The root is the first root flow run, else run, else span, in all its processes."""
     extent = expected_extent(spans)
     found = analyse(spans)
     if extent is not None:
@@ -139,7 +139,7 @@ def test_root(spans: list[Span]) -> None:
 
 
 def nested(depth: int) -> list[Span]:
-    """Make subflows in each other, each waiting a second for the next and one on its own."""
+    """Make nested subflows; each waits a second for the next and works a second itself."""
     last = 2 * depth
     return [
         run(
@@ -157,7 +157,7 @@ def nested(depth: int) -> list[Span]:
 
 @pytest.mark.parametrize("depth", [3, 5_000])
 def test_nested_subflows(depth: int) -> None:
-    """The path goes down to the innermost flow and up again, however deep that is."""
+    """The path goes down to the innermost flow and up again, at any depth."""
     spans = nested(depth)
     found = analyse(spans)
     check(spans, found)
@@ -167,7 +167,7 @@ def test_nested_subflows(depth: int) -> None:
 
 @pytest.mark.parametrize("width", [1, 3_000])
 def test_mapped_tasks(width: int) -> None:
-    """Of thousands that run at once, the one that ended last is on the path."""
+    """Among thousands of parallel runs, the one that ended last is on the path."""
     end = 10 + width / 1_000
     spans = [run("0" * 15 + "1", None, 0, end + 1, flow=True, execution=end + 1)]
     spans += [
@@ -193,7 +193,7 @@ def test_mapped_tasks(width: int) -> None:
 
 
 def test_circle_of_links() -> None:
-    """Two tasks that each wait for the other are no endless path."""
+    """Two tasks that wait for each other do not make the path endless."""
     spans = [
         run("a" * 16, None, 0, 10, flow=True, execution=10),
         run("b" * 16, "a" * 16, 1, 8, upstream=["c" * 16], dependencies=5, execution=2),
@@ -203,7 +203,7 @@ def test_circle_of_links() -> None:
 
 
 def test_circle_of_parents() -> None:
-    """A trace whose spans are each other's parents has a path all the same."""
+    """A trace whose spans are each other's parents still has a path."""
     spans = [run("a" * 16, "b" * 16, 0, 10), run("b" * 16, "a" * 16, 2, 8)]
     check(spans, analyse(spans))
 
@@ -221,7 +221,7 @@ def test_fire_and_forget() -> None:
 
 
 def test_killed_parent() -> None:
-    """Where the process of the flow was killed, what it called is all there is."""
+    """If the process of the flow was killed, only the runs that it called are left."""
     spans = [
         run("b" * 16, "a" * 16, 1, 4, execution=3),
         run("c" * 16, "a" * 16, 5, 9, execution=4),
@@ -237,7 +237,7 @@ def test_killed_parent() -> None:
 
 
 def test_resumed_elsewhere() -> None:
-    """A flow run that another process took up again lasts from its first start to its last end."""
+    """A flow run resumed in another process lasts from its first start to its last end."""
     spans = [
         run("a" * 16, None, 0, 4, flow=True, run_id="r", execution=4),
         run("b" * 16, "a" * 16, 1, 3, execution=2),
@@ -251,7 +251,7 @@ def test_resumed_elsewhere() -> None:
 
 
 def test_attempts() -> None:
-    """Attempts cut the run in pieces: what is between them is the wait for a retry."""
+    """Attempts divide the run; the time between them is the wait for a retry."""
     spans = [
         run("a" * 16, None, 0, 10, flow=True, execution=10),
         run("b" * 16, "a" * 16, 1, 9, count=2, execution=5, retry=3),

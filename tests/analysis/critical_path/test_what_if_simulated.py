@@ -1,4 +1,4 @@
-"""What an analysis says would happen is what happens in a simulator that is asked to do it."""
+"""The what-if answers of the analysis match a simulator that runs the same change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MILLISECOND = 1_000_000
 
 
 class Guess(NamedTuple):
-    """How much shorter (ms) a flow would be, as the analysis says and as the simulator does."""
+    """How much shorter (ms) a flow would be, by the analysis and by the simulator."""
 
     name: str
     drag: float
@@ -63,7 +63,7 @@ def flows(kind: str, count: int, workers: int | None) -> list[Flow]:
 
 
 def relative_errors(flows: Iterable[Flow]) -> list[float]:
-    """Return by how much each drag is off, of the larger of what is told and what is true."""
+    """Return each drag's error, relative to the larger of the reported and the true value."""
     return sorted(
         abs(guess.drag - guess.true_drag) / max(guess.drag, guess.true_drag)
         if guess.drag != guess.true_drag
@@ -75,7 +75,7 @@ def relative_errors(flows: Iterable[Flow]) -> list[float]:
 
 @pytest.mark.parametrize("kind", ["submitted", "called", "staged", "nested"])
 def test_exact_without_a_limit(kind: str) -> None:
-    """With a worker for every task, drag and what is saved are right to the nanosecond."""
+    """With a worker for every task, drag and savings are exact to the nanosecond."""
     for seed, flow in enumerate(flows(kind, 300, None)):
         wrong = [guess for guess in guesses(flow) if not guess.is_exact]
         assert not wrong, f"{wrong} in the flow of seed {seed}"
@@ -83,7 +83,7 @@ def test_exact_without_a_limit(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["submitted", "called", "staged", "nested"])
 def test_slack_without_a_limit(kind: str) -> None:
-    """A task may take longer by its slack at no cost, and by no more."""
+    """A task can take longer by exactly its slack without delaying the flow."""
     for seed, flow in enumerate(flows(kind, 100, None)):
         now = duration(flow)
         for task in analyse(spans_of(simulate(flow))).tasks:
@@ -95,7 +95,7 @@ def test_slack_without_a_limit(kind: str) -> None:
 
 
 def report(title: str, errors: list[float]) -> None:
-    """Print how errors are distributed."""
+    """Print the distribution of errors."""
     exact = sum(error == 0 for error in errors) / len(errors)
     p90 = errors[int(len(errors) * 0.9)]
     print(
@@ -107,14 +107,14 @@ def report(title: str, errors: list[float]) -> None:
 @pytest.mark.parametrize("workers", [2, 4])
 @pytest.mark.parametrize("kind", ["submitted", "staged", "nested"])
 def test_estimate_with_a_limit(kind: str, workers: int) -> None:
-    """With fewer workers than tasks, who takes which changes: what is told is an estimate."""
+    """With fewer workers than tasks, their assignment changes, so the answer is an estimate."""
     errors = relative_errors(flows(kind, 200, workers))
     report(f"{kind}, {workers} workers", errors)
     assert median(errors) < 0.01
 
 
 def test_estimate_of_what_a_trace_does_not_tell() -> None:
-    """A flow that works while its tasks run leaves open which of them it then waited for."""
+    """If a flow works while its tasks run, the trace does not show which of them it awaited."""
     errors = relative_errors(flows("mixed", 200, None))
     report("mixed, no limit", errors)
     assert median(errors) < 0.01

@@ -1,4 +1,4 @@
-"""What is true of every critical path."""
+"""Properties of every critical path."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check(spans: Sequence[Span], found: Analysis) -> None:
-    """Assert what must be true of every analysis."""
+    """Assert the properties of every analysis."""
     path = found.critical_path
     duration = found.end - found.start
     assert sum(step.end - step.start for step in path) == duration

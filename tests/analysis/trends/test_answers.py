@@ -1,4 +1,4 @@
-"""What is planted is found and told; what is not there is not."""
+"""Planted effects are found and reported, and nothing else is."""
 
 import datetime as dt
 import json
@@ -14,13 +14,13 @@ from flowspan.views.trend_words import sentences
 
 
 def told(trends: FlowTrends) -> str:
-    """Say all there is to say, a line each."""
+    """Return all sentences, one per line."""
     return "\n".join(sentence.text for sentence in sentences(trends))
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_step_is_found_on_its_date_within_a_day(seed: int) -> None:
-    """Of 60 nights the work takes 30 % longer from one on."""
+    """From one of 60 nights on, the work takes 30 % longer."""
     factor, at = noise(seed, 0.08), 15 + seed
     found = answer(made(day, 60 * factor() * (1.3 if day >= at else 1)) for day in range(60))
     change = found.change
@@ -34,7 +34,7 @@ def test_a_step_is_found_on_its_date_within_a_day(seed: int) -> None:
 
 
 def test_a_step_is_told_in_words() -> None:
-    """With its date, what it was before and after, and the task that it is due to."""
+    """The sentence has its date, the values before and after, and the task that caused it."""
     factor = noise(1, 0.02)
     found = answer(made(day, (90 if day >= 20 else 60) * factor()) for day in range(40))
     first, *_ = sentences(found)
@@ -45,7 +45,7 @@ def test_a_step_is_told_in_words() -> None:
 
 @pytest.mark.parametrize(("slope", "words"), [(0.5, "getting slower"), (-0.5, "getting faster")])
 def test_a_trend_is_told_from_a_step(slope: float, words: str) -> None:
-    """Half a second a day, of which the interval holds the truth."""
+    """Half a second a day is found, and the interval contains it."""
     factor = noise(6, 0.03)
     found = answer(made(day, (60 + slope * day) * factor()) for day in range(60))
     assert found.change is not None
@@ -56,16 +56,16 @@ def test_a_trend_is_told_from_a_step(slope: float, words: str) -> None:
 
 
 def test_what_is_certain_but_tiny_is_not_called_a_change() -> None:
-    """One per cent in two months is worth no word, however regular it is."""
+    """One per cent in two months is not reported as a change, however regular."""
     found = answer(made(day, 60 + day * 0.01) for day in range(60))
     assert found.change is not None
     assert found.change.kind is None
     assert found.change.p < 0.001
-    assert "no change of its duration worth a word: " in told(found)
+    assert "no notable change of duration: " in told(found)
 
 
 def test_failed_runs_do_not_count_as_fast_ones() -> None:
-    """That half of the later runs fail in a second makes the flow no faster."""
+    """Later runs that fail within a second do not make the flow faster."""
     factor = noise(5)
     runs = [made(day, 60 * factor()) for day in range(60)]
     runs += [made(day, 1.5, hour=5, result="failure") for day in range(30, 60)]
@@ -76,7 +76,7 @@ def test_failed_runs_do_not_count_as_fast_ones() -> None:
 
 
 def test_runs_without_a_pattern_raise_no_more_alarms_than_the_level_says() -> None:
-    """Of 200 flows two change by chance, and four have special days; many more are too many."""
+    """Of 200 flows, about two change by chance and four have special days, but not many more."""
     changes = effects = shares = 0
     for seed in range(200):
         factor = noise(1000 + seed, 0.25)
@@ -90,7 +90,7 @@ def test_runs_without_a_pattern_raise_no_more_alarms_than_the_level_says() -> No
 
 
 def test_runs_of_one_day_that_resemble_each_other_are_not_taken_for_evidence() -> None:
-    """A day may be slow as a whole: of 100 flows with ten runs a day, one changes by chance."""
+    """A whole day may be slow: of 100 flows with ten runs a day, about one changes by chance."""
     alarms = 0
     for seed in range(100):
         factor = noise(seed, 0.25)
@@ -103,7 +103,7 @@ def test_runs_of_one_day_that_resemble_each_other_are_not_taken_for_evidence() -
 
 
 def test_a_weekday_and_a_month_end_are_found() -> None:
-    """Mondays take 30 % longer, the last day of the month half as long again; a step hides none."""
+    """Mondays take 30 % longer, the last of the month 50 %, and a step does not hide either."""
     factor = noise(7, 0.05)
 
     def seconds(day: int) -> float:
@@ -123,14 +123,14 @@ def test_a_weekday_and_a_month_end_are_found() -> None:
 
 
 def test_a_flow_of_month_ends_alone_has_no_other_days_to_compare() -> None:
-    """Thirty months of one run each."""
+    """Thirty months with one run each have no calendar effect."""
     factor = noise(8)
     ends = [day for day in range(1000) if (day_of(day) + dt.timedelta(days=1)).day == 1]
     assert answer(made(day, 60 * factor()) for day in ends).calendar == ()
 
 
 def test_days_are_local_and_survive_a_change_of_clocks() -> None:
-    """Two runs of the night in which 2:30 came twice are of one day, and each day is one day."""
+    """Runs before and after 2:30 repeats belong to one day, and no day is counted twice."""
     with time_zone("Europe/Berlin"):
         night = dt.datetime(2026, 10, 25, tzinfo=dt.timezone.utc)
         starts = [night.timestamp() + minutes * 60 for minutes in (-60, 30, 90, 22 * 60)]
@@ -142,7 +142,7 @@ def test_days_are_local_and_survive_a_change_of_clocks() -> None:
 
 
 def test_success_is_held_against_the_target_by_day() -> None:
-    """Cancelled and unfinished runs do not count, and a value at the target keeps it."""
+    """Cancelled and unfinished runs do not count, and a value at the target meets it."""
     results = ["success"] * 18 + ["failure", "timeout"]
     runs = [made(0, 60, hour=hour, result=one) for hour, one in enumerate(results)]
     runs += [made(1, 60, hour=n, result=one) for n, one in enumerate(["success", "error"])]
@@ -157,7 +157,7 @@ def test_success_is_held_against_the_target_by_day() -> None:
 
 
 def test_retries_are_told_by_task_error_and_hour() -> None:
-    """Of nightly runs half are retried, of those by day one."""
+    """Half of the nightly runs are retried, and one run by day."""
     runs = [retried(day, 2) if day % 2 else made(day, 10) for day in range(30)]
     runs += [made(day, 10, hour=hour) for day in range(30) for hour in (8, 12, 16)]
     runs.append(retried(40, 12, "extract", None))
@@ -171,7 +171,7 @@ def test_retries_are_told_by_task_error_and_hour() -> None:
 
 
 def test_retries_at_any_hour_have_no_hour_of_their_own() -> None:
-    """One run in five, whatever the time."""
+    """One run in five is retried, at any time."""
     hours = [(day, hour) for day in range(30) for hour in range(24)]
     runs = [
         retried(day, hour) if (day * 24 + hour) % 5 == 0 else made(day, 10, hour=hour)
@@ -181,7 +181,7 @@ def test_retries_at_any_hour_have_no_hour_of_their_own() -> None:
 
 
 def test_duration_follows_rows_and_their_number_explains_the_change() -> None:
-    """The data doubles in two months, and so does the time."""
+    """Both the data and the duration double in two months."""
     factor = noise(9, 0.03)
     rows = [1_000_000 + day * 20_000 for day in range(60)]
     found = answer(made(day, n / 20_000 * factor(), rows=n) for day, n in enumerate(rows))
@@ -194,7 +194,7 @@ def test_duration_follows_rows_and_their_number_explains_the_change() -> None:
 
 
 def test_a_change_that_rows_do_not_explain_is_told_so() -> None:
-    """Rows vary and duration follows them; a step comes on top."""
+    """Duration follows the varying rows, with an additional step."""
     factor = noise(10, 0.3)
     rows = [round(1_000_000 * factor()) for _ in range(80)]
     runs = [made(d, n / 20_000 + (12 if d >= 40 else 0), rows=n) for d, n in enumerate(rows)]
@@ -207,7 +207,7 @@ def test_a_change_that_rows_do_not_explain_is_told_so() -> None:
 
 
 def test_rows_that_have_nothing_to_do_with_it_are_told_so() -> None:
-    """Whatever they are, the time is another."""
+    """Duration varies independently of the rows."""
     first, second = noise(11), noise(12)
     found = answer(made(day, 60 * first(), rows=round(1e6 * second())) for day in range(40))
     assert found.rows is not None
@@ -216,7 +216,7 @@ def test_rows_that_have_nothing_to_do_with_it_are_told_so() -> None:
 
 
 def test_too_few_runs_are_told_what_they_need() -> None:
-    """Nothing is guessed from three."""
+    """Three runs give no answers, only what is missing."""
     found = answer(made(day, 60 + day) for day in range(3))
     assert (found.change, found.calendar, found.rows) == (None, None, None)
     assert told(found) == (
@@ -228,7 +228,7 @@ def test_too_few_runs_are_told_what_they_need() -> None:
 
 
 def test_a_flow_that_never_succeeded_has_answers_all_the_same() -> None:
-    """Of its failures and retries, not of durations."""
+    """It has answers about failures and retries, but not about durations."""
     found = answer([made(day, 60, result="failure") for day in range(40)], target=0.9)
     assert (found.median, found.tasks, found.success_rate) == (None, (), 0)
     assert len(found.missed) == 40
@@ -236,13 +236,13 @@ def test_a_flow_that_never_succeeded_has_answers_all_the_same() -> None:
 
 
 def test_runs_at_one_time_have_no_trend() -> None:
-    """As a replay of a day may make them."""
+    """A replay of a day may produce such runs."""
     found = answer(starmap(made, [(0, 60 + n) for n in range(20)]))
     assert found.change is None
 
 
 def test_the_document_says_what_the_answers_are() -> None:
-    """All keys of a flow are there, and all numbers are plain."""
+    """A flow has all its keys, and all numbers are plain."""
     factor = noise(13, 0.02)
     runs = [made(d, (90 if d >= 30 else 60) * factor(), rows=d * 10) for d in range(60)]
     document = json.loads(to_json([answer(runs, target=0.95)]))

@@ -1,4 +1,4 @@
-"""Reading runs from files: whole traces in order, and their runs."""
+"""Runs read from files: whole traces in order, and their runs."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def ns(seconds: float) -> int:
 
 
 def test_sixty_days_are_sixty_runs(tmp_path: Path) -> None:
-    """Each with its day, its duration, its rows and the shares of its tasks."""
+    """Each run has its day, duration, rows and the shares of its tasks."""
     file = tmp_path / "traces.jsonl"
     write_days(file, 60, lambda day: nightly(at(day), 2 + day * 0.1, rows=day))
     found = runs(file)
@@ -50,7 +50,7 @@ def test_sixty_days_are_sixty_runs(tmp_path: Path) -> None:
 
 
 def test_traces_are_whole_wherever_their_lines_are(tmp_path: Path) -> None:
-    """A line may have spans of many traces, and a trace may be in many files."""
+    """A line may hold spans of many traces, and a trace may be in many files."""
     whole = tmp_path / "whole.jsonl"
     ids = [write(whole, nightly(n * 10.0), batch=1).trace_id for n in range(6)]
     lines = whole.read_text().splitlines()
@@ -69,7 +69,7 @@ def test_traces_are_whole_wherever_their_lines_are(tmp_path: Path) -> None:
 
 
 def test_a_trace_comes_as_soon_as_its_last_line_is_read(tmp_path: Path) -> None:
-    """So only overlapping traces are in memory, and later errors are not read yet."""
+    """Only overlapping traces are in memory, and later errors are not read yet."""
     file = tmp_path / "traces.jsonl"
     write_days(file, 3, lambda day: nightly(at(day)))
     with file.open("a") as stream:
@@ -83,7 +83,7 @@ def test_a_trace_comes_as_soon_as_its_last_line_is_read(tmp_path: Path) -> None:
 
 
 def test_what_ended_before_is_left_out_but_whole_traces_stay(tmp_path: Path) -> None:
-    """A run that began before the time and ended after it keeps its earlier spans."""
+    """A run that began before `since` and ended after it keeps its earlier spans."""
     file = tmp_path / "traces.jsonl"
     write(file, nightly(0), batch=1)
     late = write(file, nightly(10, load=100), batch=1)
@@ -93,7 +93,7 @@ def test_what_ended_before_is_left_out_but_whole_traces_stay(tmp_path: Path) -> 
 
 
 def test_a_called_flow_is_part_of_its_caller_unless_it_is_asked_for(tmp_path: Path) -> None:
-    """Its name finds it anywhere, and a flow that calls itself counts once."""
+    """By name it is found anywhere, and a flow that calls itself counts once."""
     file = tmp_path / "traces.jsonl"
     inner = run("RUN clean", 2, 4, run("RUN clean", 2.5, 3), run("scrub", 3, 4))
     outer = run("RUN nightly", 0, 5, run("load", 0, 2), inner)
@@ -131,7 +131,7 @@ def span_kind(name: str) -> Any:
 
 
 def test_a_run_that_was_resumed_counts_once(tmp_path: Path) -> None:
-    """Its duration is that of both processes, without the days of its suspension."""
+    """Its duration covers both processes, without the days of suspension."""
     file = tmp_path / "traces.jsonl"
     first = run("RUN nightly", 0, 5, run_id="one", result=None, state="Suspended")
     second = run("RUN nightly", 100_000, 100_003, run_id="one", count=2)
@@ -146,7 +146,7 @@ def test_a_run_that_was_resumed_counts_once(tmp_path: Path) -> None:
 
 
 def test_retries_are_failed_attempts_that_another_followed(tmp_path: Path) -> None:
-    """The last attempt of a failed task is not one; without attempt spans there is a count."""
+    """The last attempt is not a retry; without attempt spans, the run count gives their number."""
     file = tmp_path / "traces.jsonl"
     write(file, nightly(0, load=4, retried="TimeoutError"))
     attempts = [attempt(n, n, n + 1, error="no") for n in (1, 2, 3)]
@@ -166,7 +166,7 @@ def test_retries_are_failed_attempts_that_another_followed(tmp_path: Path) -> No
 
 
 def test_a_trace_without_runs_is_one_run_of_its_root(tmp_path: Path) -> None:
-    """So any service has trends, with fewer answers."""
+    """Any service has trends, with fewer answers."""
     file = tmp_path / "traces.jsonl"
     write(file, Plan("POST /load", 0, 3, (Plan("SELECT", 1, 2),)))
     write(file, Plan("POST /load", 10, 14, error="no"))
@@ -178,7 +178,7 @@ def test_a_trace_without_runs_is_one_run_of_its_root(tmp_path: Path) -> None:
 
 
 def test_spans_that_call_each_other_in_a_circle_are_no_run(tmp_path: Path) -> None:
-    """They have no root, and reading them ends."""
+    """They have no root, but reading them ends."""
     file = tmp_path / "traces.jsonl"
     kind = {"key": semconv.RUN_TYPE, "value": {"stringValue": "flow"}}
     spans = [

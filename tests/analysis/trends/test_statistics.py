@@ -1,4 +1,4 @@
-"""The tests of ranks, on published examples and on numbers without any pattern."""
+"""The rank tests, on published examples and on random numbers."""
 
 import itertools
 import random
@@ -9,7 +9,7 @@ import pytest
 from flowspan.analysis.trends import statistics
 
 # The Nile's flow at Aswan, 1871 to 1970, in 10^8 cubic metres (G. W. Cobb, "The Problem of the
-# Nile", Biometrika 65, 1978): it fell at once behind 1898, when a dam was begun.
+# Nile", Biometrika 65, 1978): it fell suddenly after 1898, when a dam was begun.
 NILE = [
     *(1120, 1160, 963, 1210, 1160, 1160, 813, 1230, 1370, 1140, 995, 935, 1110, 994, 1020, 960),
     *(1180, 799, 958, 1140, 1100, 1210, 1150, 1250, 1260, 1220, 1030, 1100, 774, 840, 874, 694),
@@ -36,7 +36,7 @@ def test_the_slope_is_that_of_sens_own_example() -> None:
 
 
 def test_the_slope_is_the_median_of_all_pairs_and_tau_counts_them() -> None:
-    """By hand: of ten pairs eight rise and two fall."""
+    """Computed by hand: of ten pairs, eight rise and two fall."""
     times, values = [0, 1, 2, 3, 4], [1.0, 3.0, 2.0, 5.0, 4.0]
     pairs = [*itertools.combinations(zip(times, values, strict=True), 2)]
     slopes = [(b - a) / (t - s) for (s, a), (t, b) in pairs]
@@ -47,7 +47,7 @@ def test_the_slope_is_the_median_of_all_pairs_and_tau_counts_them() -> None:
 
 
 def test_an_outlier_moves_nothing() -> None:
-    """A run that took a hundred times as long is no trend."""
+    """A run that took a hundred times as long does not make a trend."""
     values = [1.0, 1.01, 0.99, 1.02, 0.98, 1.0, 1.01, 0.99, 1.0, 100.0]
     found = statistics.trend(range(10), values)
     assert found is not None
@@ -56,7 +56,7 @@ def test_an_outlier_moves_nothing() -> None:
 
 
 def test_nothing_to_tell_apart_is_no_answer() -> None:
-    """One value, one time, or values that are all equal."""
+    """One value, one time or equal values give no answer."""
     assert statistics.trend([1], [1]) is None
     assert statistics.trend([5, 5, 5], [1, 2, 3]) is None
     assert statistics.step([1]) is None
@@ -71,7 +71,7 @@ def test_nothing_to_tell_apart_is_no_answer() -> None:
 
 
 def test_pettitts_test_by_hand() -> None:
-    """U after four of eight is 2 (3 + 1 + 2 + 4) - 4 x 9 = -16."""
+    """U after four of eight values is 2 (3 + 1 + 2 + 4) - 4 x 9 = -16."""
     found = statistics.step([3, 1, 2, 4, 8, 6, 7, 5])
     assert found is not None
     assert (found.index, found.before, found.after) == (4, 2.5, 6.5)
@@ -79,7 +79,7 @@ def test_pettitts_test_by_hand() -> None:
 
 
 def test_the_nile_fell_behind_1898() -> None:
-    """Every method of the literature finds this year."""
+    """Every method in the literature finds this year."""
     found = statistics.step(NILE)
     assert found is not None
     assert 1871 + found.index == 1899
@@ -89,20 +89,20 @@ def test_the_nile_fell_behind_1898() -> None:
 
 
 def test_holms_correction_by_hand() -> None:
-    """Of three, the smallest counts three times, the next twice, and none passes another."""
+    """Of three, the smallest is tripled, the next doubled, and their order is kept."""
     assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert statistics.holm([0.5, 0.9]) == [1, 1]
     assert statistics.holm([]) == []
 
 
 def test_more_often_is_one_sided() -> None:
-    """Fisher's tea: 3 of 4 against 1 of 4 has a p of 17/70; less often is never more often."""
+    """Fisher's tea: 3 of 4 against 1 of 4 has p = 17/70; a lower rate is never significant."""
     assert statistics.more_often(3, 4, 1, 4) == pytest.approx(17 / 70)
     assert statistics.more_often(0, 10, 5, 10) == pytest.approx(1)
 
 
 def test_many_values_are_reduced() -> None:
-    """Twenty thousand runs would make two hundred million pairs; the slope stays."""
+    """Twenty thousand runs would make two hundred million pairs; the slope stays the same."""
     source = random.Random(3)  # noqa: S311 - the same each time
     values = [10 + 0.001 * time + source.gauss(0, 1) for time in range(20_000)]
     found = statistics.trend(range(20_000), values)
@@ -114,7 +114,7 @@ def test_many_values_are_reduced() -> None:
 
 @pytest.mark.parametrize("length", [16, 40])
 def test_noise_raises_no_more_alarms_than_the_level_says(length: int) -> None:
-    """At 5 %, of 1,000 series without a pattern about 50 have a trend, and a step no more."""
+    """At 5 %, about 50 of 1,000 random series have a trend, and no more have a step."""
     source = random.Random(length)  # noqa: S311 - the same each time
     trends = steps = 0
     for _ in range(1000):

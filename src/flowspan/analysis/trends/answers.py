@@ -1,11 +1,11 @@
-"""Ask of the runs of a flow what changed, when it is slow, what fails, and whether it is the data.
+"""Find what changed in the runs of a flow, when it is slow, what fails, and whether data matter.
 
 Pure: runs in, frozen answers out. Durations are seconds here, and times of runs nanoseconds since
-the epoch. Days and hours are local. An answer that needs more runs than there are is None, and
-`FlowTrends.unanswered` says so.
+the epoch. Days and hours are local. An answer that needs more runs is None and listed in
+`FlowTrends.unanswered`.
 
-Runs of one day resemble each other, and tests that take them for independent find patterns that
-are none: where there are enough days, the median of each stands for its runs.
+Runs of one day resemble each other, and tests that assume independent values would find patterns
+that do not exist. So if there are enough days, the median of each day stands for its runs.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ ENOUGH_DAYS: Final = 28
 ENOUGH_OF_WEEKDAY: Final = 3
 ENOUGH_RETRIED: Final = 5
 
-_LEAST_CHANGE: Final = 0.05  # of the median: what is smaller is not worth a word, however certain
+_LEAST_CHANGE: Final = 0.05  # of the median: smaller changes are not reported, however certain
 _LEAST_SHARE: Final = 0.01  # of the critical path: tasks with less are not tested
 _LEAST_SHARE_CHANGE: Final = 0.02  # of 1, over all runs
-_LEAST_EXPLAINED: Final = 0.5  # of a change, by the one task that is named for it
-_CLOSE: Final = 0.7  # a rank correlation from which on duration is said to follow rows
+_LEAST_EXPLAINED: Final = 0.5  # of a change, by the one task named as its cause
+_CLOSE: Final = 0.7  # the lowest rank correlation at which duration follows rows
 _DAY: Final = 86_400e9
 _LAST_DAYS: Final = 3
 
 
 class Point(NamedTuple):
-    """A run, or the median of a day's: `time` in nanoseconds since the epoch."""
+    """A run, or the median of a day's runs; `time` in nanoseconds since the epoch."""
 
     time: float
     value: float
@@ -52,11 +52,11 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How the duration changed over time; the trend is per day.
+    """The change of the duration over time; the trend is per day.
 
-    `kind` is what tells it best, None where nothing is certain and large enough. `date` is the
-    first day after the step. `task` is the one that changed most in the same direction, if that is
-    at least half of it, with its time on the critical path before and after.
+    `kind` is the description that fits best, None if no change is both certain and large enough.
+    `date` is the first day after the step. `task` is the task that changed most in the same
+    direction, if it explains at least half of the change.
     """
 
     kind: Literal["trend", "step"] | None
@@ -71,7 +71,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class TaskChange:
-    """The median time of a task on the critical path, before and after a change of the flow."""
+    """A task's median seconds on the critical path before and after a change of the flow."""
 
     name: str
     before: float
@@ -80,10 +80,10 @@ class TaskChange:
 
 @dataclass(frozen=True, slots=True)
 class TaskShare:
-    """A task's share of the critical path, 0 to 1: median over all runs, and by run in order.
+    """A task's share of the critical path, 0 to 1: the median over all runs, and each run in order.
 
-    `seconds` is its median time there. `trend` is of the share, per day, with a p-value raised for
-    the number of tasks.
+    `seconds` is its median time there. `trend` is the trend of the share per day, with a p-value
+    adjusted for the number of tasks.
     """
 
     name: str
@@ -94,7 +94,7 @@ class TaskShare:
 
     @property
     def is_changing(self) -> bool:
-        """Whether the share certainly grows or shrinks, by enough to matter."""
+        """Whether the share grows or shrinks significantly, and by enough to matter."""
         trend = self.trend
         return (
             trend is not None
@@ -105,7 +105,7 @@ class TaskShare:
 
 @dataclass(frozen=True, slots=True)
 class CalendarEffect:
-    """Days that take longer or shorter than the others: medians, the p-value raised for all asked.
+    """Days with longer or shorter runs than others: medians, and an adjusted p-value.
 
     `days` names them as in "on Mondays".
     """
@@ -119,7 +119,7 @@ class CalendarEffect:
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """An hour of the day: in how many runs did tasks start in it, and how many were retried."""
+    """An hour of the day, with the tasks that started in it and how many of them were retried."""
 
     hour: int
     started: int
@@ -129,7 +129,7 @@ class Hour:
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """Attempts that failed and were tried again, and the hours in which that is more frequent."""
+    """Attempts that failed and were retried, and the hours in which that is more frequent."""
 
     count: int
     runs: int
@@ -141,7 +141,7 @@ class Retries:
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """The runs that finished of those that started on a day; cancelled ones do not count."""
+    """The finished runs among those that started on a day; cancelled runs do not count."""
 
     date: dt.date
     finished: int
@@ -149,15 +149,15 @@ class Day:
 
     @property
     def rate(self) -> float:
-        """Share that succeeded."""
+        """The share of runs that succeeded."""
         return self.succeeded / self.finished
 
 
 @dataclass(frozen=True, slots=True)
 class RowsEffect:
-    """Whether duration follows rows, and whether that is why it changed.
+    """Whether duration follows rows, and whether rows explain its change.
 
-    `explains` is None where nothing changed, or duration does not follow rows.
+    `explains` is None if nothing changed, or duration does not follow rows.
     """
 
     correlation: Correlation
@@ -167,7 +167,7 @@ class RowsEffect:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """An answer that there is too little for: of what it needs how much, and how much there is."""
+    """An answer that lacks data: how much of what it needs, and how much it has."""
 
     answer: str
     needs: int
@@ -177,7 +177,7 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class FlowTrends:
-    """All answers about one flow. `timed` are the runs whose duration counts: that succeeded."""
+    """All answers about one flow. `timed` are the successful runs, whose durations count."""
 
     flow: str
     runs: tuple[FlowRun, ...]
@@ -198,23 +198,23 @@ class FlowTrends:
 
     @property
     def success_rate(self) -> float | None:
-        """Share of success among the runs that finished."""
+        """The share of successes among the finished runs."""
         finished = sum(day.finished for day in self.days)
         return sum(day.succeeded for day in self.days) / finished if finished else None
 
     @property
     def missed(self) -> tuple[Day, ...]:
-        """The days on which fewer runs succeeded than the target says."""
+        """The days with a success rate below the target."""
         return tuple(day for day in self.days if self.target and day.rate < self.target)
 
 
 def seconds(run: FlowRun) -> float:
-    """Tell how long a run took."""
+    """Return the duration of a run in seconds."""
     return run.duration / 1e9
 
 
 def weekday_medians(runs: Iterable[FlowRun]) -> Iterator[tuple[str, float, int]]:
-    """Yield each weekday that has runs, its median duration and how many runs there are."""
+    """Yield each weekday that has runs, its median duration and its number of runs."""
     by_weekday: dict[int, list[float]] = defaultdict(list)
     for run in runs:
         by_weekday[local_time(run.start).weekday()].append(seconds(run))
@@ -223,14 +223,14 @@ def weekday_medians(runs: Iterable[FlowRun]) -> Iterator[tuple[str, float, int]]
 
 
 def answer(runs: Iterable[FlowRun], target: float | None = None) -> FlowTrends:
-    """Answer every question about the runs of one flow, at least one, in any order.
+    """Answer every question about the runs of one flow.
 
     Args:
-        runs: Of the same flow.
-        target: The share of runs that should succeed each day, if anybody promised one.
+        runs: At least one run of the same flow, in any order.
+        target: The share of runs that should succeed each day, if an objective sets one.
     """
     ordered = tuple(sorted(runs, key=lambda run: run.start))
-    # What fails may end early, and what is cancelled does; neither tells how long the work takes.
+    # Failed runs may end early, and cancelled runs do, so neither shows how long the work takes.
     timed = tuple(run for run in ordered if run.succeeded)
     points = _points(timed, seconds)
     days = _by_day(timed)
@@ -258,7 +258,7 @@ def _by_day(runs: Iterable[FlowRun]) -> dict[dt.date, list[FlowRun]]:
 
 
 def _points(runs: Sequence[FlowRun], value: Callable[[FlowRun], float]) -> tuple[Point, ...]:
-    """List a value by run, or by day where there are enough of them."""
+    """List a value by run, or by day if there are enough days."""
     days = _by_day(runs)
     groups = days.values() if len(days) >= ENOUGH_FOR_STEP else [[run] for run in runs]
     return tuple(
@@ -301,10 +301,9 @@ def _change(timed: Sequence[FlowRun], points: Sequence[Point]) -> Change | None:
 def _kind(
     points: Sequence[Point], trend: Trend, step: StepChange | None
 ) -> tuple[Literal["trend", "step"] | None, float]:
-    """Choose between a trend and a step, each of which looks like the other to its test.
+    """Choose between a trend and a step, because the test of each also responds to the other.
 
-    It is the one from which the values lie less far away. Both are asked, so both p-values count
-    twice.
+    The one closer to the values wins. Both p-values are adjusted for two questions.
     """
     if step is None:
         return ("trend" if trend.p < LEVEL else None), trend.p
@@ -324,9 +323,9 @@ def _on_line(trend: Trend, first: Point, time: float) -> float:
 
 
 def _task_of(timed: Sequence[FlowRun], place: float | None, change: float) -> TaskChange | None:
-    """Name the task whose time on the critical path changed most, before and after a step.
+    """Find the task whose time on the critical path changed most from before to after a step.
 
-    Without the place of a step, it compares the first third of the runs with the last.
+    Without the place of a step, compare the first third of the runs with the last.
     """
     third = max(1, len(timed) // 3)
     if place is None:
@@ -362,7 +361,7 @@ def _share(run: FlowRun, task: str) -> float:
 
 
 def _tasks(timed: Sequence[FlowRun]) -> tuple[TaskShare, ...]:
-    """Tell each task's share over time, the largest first."""
+    """Return each task's share over time, the largest first."""
     found = []
     for name in {name for run in timed for name in run.tasks}:
         points = _points(timed, lambda run, name=name: _share(run, name))  # type: ignore[misc]
@@ -390,10 +389,10 @@ def _raised(tasks: Sequence[TaskShare]) -> Iterator[TaskShare]:
 def _calendar(
     days: Mapping[dt.date, Sequence[FlowRun]], points: Sequence[Point], change: Change | None
 ) -> tuple[CalendarEffect, ...]:
-    """Find weekdays and parts of the month that lie apart, what changed over time set aside.
+    """Find weekdays and parts of the month that differ, after removing the change over time.
 
-    Whether weekdays differ at all, and each part of the month, are questions that share one level;
-    which weekdays it is, is asked only if they do, and these share one again.
+    One family of tests asks whether weekdays differ at all, and about each part of the month. Only
+    if weekdays differ, a second family asks which ones.
     """
     values = {
         day: median(map(seconds, runs)) - _expected(day, runs, points, change)
@@ -415,11 +414,11 @@ def _calendar(
     effects = [_effect(name, own, values) for name, own in parts.items()]
     first, *others = statistics.holm([of_weekdays, *(effect.p for effect in effects)])
     telling = [replace(effect, p=p) for effect, p in zip(effects, others, strict=True)]
-    # The last day is one of the last days: the one that is more certain speaks for both.
+    # The last day is also one of the last days, so keep only the more certain effect.
     telling = sorted(filter(_is_telling, telling), key=lambda effect: effect.p)[:1]
     if first >= LEVEL:
         return tuple(telling)
-    # Kruskal's test has found that there are several, so each has others.
+    # Kruskal's test found several weekdays, so each has others to compare with.
     found = [_effect(name, own, values) for name, own in weekdays.items()]
     raised = statistics.holm([effect.p for effect in found])
     found = [replace(effect, p=p) for effect, p in zip(found, raised, strict=True)]
@@ -429,7 +428,7 @@ def _calendar(
 def _expected(
     day: dt.date, runs: Sequence[FlowRun], points: Sequence[Point], change: Change | None
 ) -> float:
-    """Tell what a day's duration would be by what changed over time alone."""
+    """Return the duration that the change over time alone predicts for a day."""
     if change is None or change.kind is None:
         return median(point.value for point in points)
     if change.kind == "step" and change.date is not None:
@@ -493,9 +492,9 @@ def _retries(runs: Sequence[FlowRun]) -> Retries:
 
 
 def _hours(runs: Iterable[FlowRun]) -> Iterator[Hour]:
-    """Count by hour the tasks that started, each once in each run, and those of them retried.
+    """Count started and retried tasks by hour, each task once per run.
 
-    Retries of one task in one run have one cause, so they count once, too.
+    Retries of one task in one run have one cause, so they count once too.
     """
     started: Counter[int] = Counter()
     retried: Counter[int] = Counter()
@@ -537,7 +536,7 @@ def _rows(timed: Sequence[FlowRun], change: Change | None) -> RowsEffect | None:
 def _changes_beyond_rows(
     runs: Sequence[FlowRun], rows: Sequence[float], durations: Sequence[float]
 ) -> bool:
-    """Tell whether a change is left of the durations where what the rows explain is taken out."""
+    """Check whether the durations still change after removing the part that rows explain."""
     left = dict(zip((run.run_id for run in runs), statistics.without(rows, durations), strict=True))
     points = _points(runs, lambda run: left[run.run_id])
     trend = _trend(points)
@@ -546,7 +545,7 @@ def _changes_beyond_rows(
     return min(statistics.holm(p_values), default=1.0) < LEVEL
 
 
-# What there are too few runs for
+# What lacks data
 
 
 def _unanswered(timed: Sequence[FlowRun], days: int) -> Iterator[Need]:

@@ -1,4 +1,4 @@
-"""Make runs of flows from the spans of a trace: all that trends ask of each, and no more."""
+"""Reduce the spans of a trace to flow runs with only the data that trends need."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from flowspan.read.span import Span, Trace
 
 UNNAMED: Final = "(no name)"
-"""Stands for the flow of runs that do not tell it, as Prefect's own spans do not."""
+"""Stands for an unknown flow; Prefect's own spans do not record its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskOfRun:
     """All runs of one task in one run of a flow, or the flow's own time.
 
-    `path` is their time on the critical path in nanoseconds, `share` that part of the run.
+    `path` is their time on the critical path in nanoseconds, `share` its share of the run.
     """
 
     path: int
@@ -37,7 +37,7 @@ class TaskOfRun:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """An attempt that failed and was tried again; `error` is None where it is not known."""
+    """An attempt that failed and was retried; `error` is None if unknown."""
 
     task: str
     error: str | None
@@ -50,18 +50,18 @@ class FlowRun:
 
     Attributes:
         flow: Name of the flow.
-        run_id: The run's id, or that of its span where that tells none.
-        trace_id: The trace it is in.
-        start: When it first started.
-        end: When it last ended.
-        duration: Nanoseconds, over all processes; what lies between them is left out.
-        result: None if it has not ended, e.g. because it is suspended.
+        run_id: The run's id, or its span's id if the span has none.
+        trace_id: The id of its trace.
+        start: Its first start.
+        end: Its last end.
+        duration: Nanoseconds over all processes, without the time between them.
+        result: None if it has not ended, for example because it is suspended.
         tags: Tags of the flow run.
-        rows: What its tasks gave, or else took, or else the flow gave; None if nobody counted.
-        tasks: By name, those of flows as their spans are named.
-        started: When runs of each task first started in it.
-        retries: In order of time.
-        is_plain: Whether it is no run of Prefect's but any trace at all.
+        rows: Rows output by its tasks, or else input, or else output by the flow; None if unknown.
+        tasks: Tasks by name; flows by the name of their spans.
+        started: By task, the first start of its runs.
+        retries: Retries in order of time.
+        is_plain: Whether it is a trace without any Prefect run.
     """
 
     flow: str
@@ -80,25 +80,25 @@ class FlowRun:
 
     @property
     def has_finished(self) -> bool:
-        """Whether it counts for the success rate: cancelled runs do not."""
+        """Whether the run counts for the success rate: cancelled runs do not."""
         return self.result in semconv.JUDGED_RESULTS
 
     @property
     def succeeded(self) -> bool:
-        """Whether it ended well."""
+        """Whether the run succeeded."""
         return self.result == "success"
 
 
 def local_time(time: int) -> dt.datetime:
-    """Tell the local date and time of nanoseconds since the epoch, as clocks stood then."""
+    """Convert nanoseconds since the epoch to local date and time, as clocks showed it then."""
     return dt.datetime.fromtimestamp(time / 1e9, dt.timezone.utc).astimezone()
 
 
 def runs_of(trace: Trace, flow: str | None = None) -> list[FlowRun]:
-    """List the runs of flows in a trace that no other run called, in order of time.
+    """List the flow runs in a trace that no other run called, in order of time.
 
-    With a name it lists the runs of this flow, called or not, but for those that it called itself.
-    A trace without any run of Prefect's counts as one run, named by its root.
+    With a name, list all runs of this flow instead, except those that it called itself. A trace
+    without any Prefect run counts as one run, named after its root.
     """
     facts = {span.span_id: span.facts for span in trace.spans}
     pieces = _pieces(trace.spans, facts, flow)
@@ -112,7 +112,7 @@ def runs_of(trace: Trace, flow: str | None = None) -> list[FlowRun]:
 
 
 def flow_names(trace: Trace) -> set[str]:
-    """Name the flows that ran in a trace; without any run of Prefect's, its root."""
+    """Return the names of the flows in a trace, or of its root if it has no Prefect run."""
     every = [span.facts for span in trace.spans]
     if any(facts.run_type for facts in every):
         return {facts.flow_name or UNNAMED for facts in every if facts.run_type == "flow"}
@@ -122,7 +122,7 @@ def flow_names(trace: Trace) -> set[str]:
 def _pieces(
     spans: Sequence[Span], facts: Mapping[str, Facts], flow: str | None
 ) -> list[tuple[Span, list[Span]]]:
-    """Find the spans of the wanted flow runs, each with all spans below it and itself."""
+    """Find the spans of the wanted flow runs, each with itself and all spans below it."""
     children: dict[str, list[Span]] = defaultdict(list)
     stack: list[tuple[Span, list[Span] | None]] = []
     for span in spans:
@@ -148,7 +148,7 @@ def _is_wanted(span: Span, facts: Mapping[str, Facts], flow: str | None) -> bool
         return False
     if flow is not None:
         return flow == (own.flow_name or UNNAMED)
-    # A flow that another called is part of its caller's run, also where the caller's span is lost.
+    # A called flow is part of its caller's run, even if the caller's span is lost.
     return is_root(span)
 
 
@@ -230,7 +230,7 @@ def _started(spans: Iterable[Span], facts: Mapping[str, Facts]) -> dict[str, int
 def _retries(spans: Iterable[Span], facts: Mapping[str, Facts]) -> Iterator[Retry]:
     """Yield each failed attempt that another attempt of the same run followed.
 
-    Of a run whose attempts have no spans, all that is known is that there were some.
+    If the attempts have no spans, yield one retry without error for each known extra run.
     """
     runs: dict[str, Span] = {}
     attempts: dict[str, list[Span]] = defaultdict(list)

@@ -1,7 +1,7 @@
-"""The tests that trends stand on: of ranks, since durations have outliers and no normal shape.
+"""The statistical tests of trends. They use ranks: durations have outliers and are not normal.
 
-A test that is not significant at `LEVEL` is not put into words. All take numbers in order of time
-and return None where there is nothing to tell apart.
+Results that are not significant at `LEVEL` are not put into words. All tests take numbers in order
+of time and return None if there is nothing to compare.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     _Numbers: TypeAlias = NDArray[np.float64]
 
 LEVEL: Final = 0.01
-"""A p-value below this is called significant: one false alarm in a hundred questions."""
+"""A p-value below this is significant: one false alarm in a hundred questions."""
 
 CONFIDENCE: Final = 0.95
-"""Of the interval around a slope."""
+"""The confidence of the interval around a slope."""
 
-_MOST_POINTS: Final = 1000  # the slopes of all pairs are held at once
+_MOST_POINTS: Final = 1000  # the slopes of all pairs are in memory at once
 
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """A steady change: `slope` per unit of time with its interval, and whether it is there at all.
+    """A steady change: `slope` per unit of time, its interval, and its significance.
 
-    `start` and `end` are what the line says at both ends; `p` is that of Kendall's `tau` of the
-    values against time, which is the test of Mann and Kendall.
+    `start` and `end` are the values of the line at both ends. `tau` and `p` are Kendall's tau of
+    the values against time and its p-value, which is the test of Mann and Kendall.
     """
 
     slope: float
@@ -49,7 +49,7 @@ class Trend:
 
 @dataclass(frozen=True, slots=True)
 class StepChange:
-    """A change at once: `index` is of the first value after it, the others are medians."""
+    """A sudden change: `index` of the first value after it, medians `before` and `after`."""
 
     index: int
     before: float
@@ -68,8 +68,8 @@ class Correlation:
 def trend(times: Sequence[float], values: Sequence[float]) -> Trend | None:
     """Fit a line by the median of the slopes of all pairs (Theil and Sen), and test for a trend.
 
-    See `scipy.stats.theilslopes` and `scipy.stats.kendalltau`. More than 1,000 values are first
-    reduced to the medians of neighbours.
+    See `scipy.stats.theilslopes` and `scipy.stats.kendalltau`. More than 1,000 values are reduced
+    to the medians of neighbours first.
     """
     x, y = _thin(times), _thin(values)
     if len(x) < 2 or x.min() == x.max():  # noqa: PLR2004 - a slope is between two
@@ -91,11 +91,11 @@ def step(values: Sequence[float]) -> StepChange | None:
     """Find the most likely place of a single change of level.
 
     The test of A. N. Pettitt, "A Non-Parametric Approach to the Change-Point Problem", Applied
-    Statistics 28 (1979) 126-135: with the ranks r of n values and
-    U(t) = 2 (r1 + ... + rt) - t (n + 1) and K as the largest distance of U from 0, p is about
-    2 exp(-6 K^2 / (n^3 + n^2)). His place for the change is where that distance is, which leans to
-    the middle; here it is where U is largest in its own standard deviations, of which the square
-    is in proportion to t (n - t).
+    Statistics 28 (1979) 126-135: with the ranks r of n values,
+    U(t) = 2 (r1 + ... + rt) - t (n + 1) and K = max |U(t)|, p is about
+    2 exp(-6 K^2 / (n^3 + n^2)). Pettitt places the change at this maximum, which is biased towards
+    the middle. Here U is first divided by its standard deviation, whose square is proportional to
+    t (n - t).
     """
     y = np.asarray(values, dtype=float)
     n = len(y)
@@ -110,43 +110,43 @@ def step(values: Sequence[float]) -> StepChange | None:
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> Correlation | None:
-    """Tell how far one grows with the other, whatever the curve."""
-    if len(set(x)) < 2 or len(set(y)) < 2:  # noqa: PLR2004 - what does not vary follows nothing
+    """Return how far one grows with the other, whatever the curve."""
+    if len(set(x)) < 2 or len(set(y)) < 2:  # noqa: PLR2004 - a constant follows nothing
         return None
     found = stats.spearmanr(x, y)
     return Correlation(float(found.statistic), float(found.pvalue))
 
 
 def without(x: Sequence[float], y: Sequence[float]) -> list[float]:
-    """Take from each y what the line through all (Theil and Sen) says for its x."""
+    """Subtract from each y the value of the fitted line (Theil and Sen) at its x."""
     line = stats.theilslopes(_thin(y), _thin(x))
     return [float(b - line.intercept - line.slope * a) for a, b in zip(x, y, strict=True)]
 
 
 def differ(groups: Sequence[Sequence[float]]) -> float:
-    """Test by Kruskal and Wallis whether any group lies apart; the p-value."""
+    """Return the p-value of Kruskal and Wallis's test that any group differs."""
     if len(groups) < 2 or len({value for group in groups for value in group}) < 2:  # noqa: PLR2004
         return 1.0  # nothing to compare, or all are equal
     return float(stats.kruskal(*groups).pvalue)
 
 
 def lies_apart(group: Sequence[float], others: Sequence[float]) -> float:
-    """Test by Mann and Whitney whether one group lies apart from the others; the p-value."""
+    """Return the p-value of Mann and Whitney's test that one group differs from the others."""
     return float(stats.mannwhitneyu(group, others).pvalue)
 
 
 def more_often(hits: int, of: int, other_hits: int, of_others: int) -> float:
-    """Test by Fisher whether something happens more often here than elsewhere; the p-value."""
+    """Return the p-value of Fisher's test that something is more frequent here than elsewhere."""
     table = [[hits, of - hits], [other_hits, of_others - other_hits]]
     return float(stats.fisher_exact(table, alternative="greater").pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Raise p-values of questions that are asked together, so that all share one level.
+    """Adjust the p-values of questions that are asked together, so that all share one level.
 
     S. Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of
-    Statistics 6 (1979) 65-70: the k-th smallest of m counts m - k + 1 times, and none is smaller
-    than one before it.
+    Statistics 6 (1979) 65-70: the k-th smallest of m is multiplied by m - k + 1, and none is
+    smaller than the one before it.
     """
     adjusted = [0.0] * len(p_values)
     highest = 0.0

@@ -1,7 +1,7 @@
-"""Draw charts as SVG: plain shapes whose colours the page's style sheet gives by class.
+"""Draw charts as SVG: plain shapes that the page's style sheet colours by class.
 
 Every point has its value as a title, which browsers show on hover; the page has the same numbers in
-tables. What comes from a trace is escaped here.
+tables. Text from traces is escaped here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HEIGHT: Final = 190
 _LEFT: Final = 60  # for the labels of the y-axis
 _RIGHT: Final = 12
 _TOP: Final = 12
-_BOTTOM: Final = 28  # for those of the x-axis
+_BOTTOM: Final = 28  # for the labels of the x-axis
 _X_TICKS: Final = 6
 _Y_TICKS: Final = 4
 _DAY: Final = 86_400e9
@@ -31,7 +31,7 @@ _WIDEST_BAR: Final = 36.0
 
 
 class Mark(NamedTuple):
-    """A point: its place, what it is as a class of the style sheet, and its title."""
+    """A point: its place, its style sheet class and its title."""
 
     x: float
     y: float
@@ -56,7 +56,7 @@ class Bar(NamedTuple):
 
 
 class _Axis(NamedTuple):
-    """From which value to which, and the pixels of both."""
+    """The values at both ends, and their pixels."""
 
     low: float
     high: float
@@ -64,7 +64,7 @@ class _Axis(NamedTuple):
     end: float
 
     def at(self, value: float) -> float:
-        """Tell where a value lies."""
+        """Return the pixel of a value."""
         share = (value - self.low) / (self.high - self.low or 1.0)
         return self.start + share * (self.end - self.start)
 
@@ -76,8 +76,8 @@ def over_time(
 
     Args:
         marks: At least one; x in nanoseconds since the epoch.
-        lines: Likewise.
-        write: Writes a value of the y-axis.
+        lines: Trend lines; x in nanoseconds since the epoch.
+        write: Formats a value of the y-axis.
         title: What the chart shows.
     """
     return _xy(marks, lines, write, title, _times(marks))
@@ -89,7 +89,7 @@ def against(
     write_y: Callable[[float], str],
     title: str,
 ) -> str:
-    """Draw points by two numbers that are not below 0; at least one."""
+    """Draw at least one point by two numbers that are not negative."""
     ticks = [(tick, write_x(tick)) for tick in nice_ticks(max(mark.x for mark in marks), _X_TICKS)]
     return _xy(marks, (), write_y, title, ticks, from_zero=True)
 
@@ -101,7 +101,7 @@ def bars(
     title: str,
     limit: float | None = None,
 ) -> str:
-    """Draw bars side by side, at least one, and a line across at a limit."""
+    """Draw at least one bar, side by side, and a horizontal line at a limit."""
     x = _Axis(0, len(columns), _LEFT, _WIDTH - _RIGHT)
     y = _Axis(0, highest or 1.0, _HEIGHT - _BOTTOM, _TOP)
     wide = min(_WIDEST_BAR, 0.8 * (x.end - x.start) / len(columns))
@@ -110,7 +110,7 @@ def bars(
         middle, top = x.at(place + 0.5), y.at(bar.y)
         if bar.label:
             parts.append(_text(middle, _HEIGHT - 10, bar.label, "middle"))
-        if bar.kind == "missed":  # what is missing is shown, too, else the worst would be blank
+        if bar.kind == "missed":  # draw the missing part too, or the worst bar would be blank
             parts.append(_rect("gap", (middle, wide), (y.end, top), bar.title))
         parts.append(_rect(bar.kind, (middle, wide), (top, y.start), bar.title))
     if limit is not None:
@@ -119,7 +119,7 @@ def bars(
 
 
 def spark(points: Sequence[tuple[float, float]], title: str) -> str:
-    """Draw a small line over time from 0 up, of at least one point."""
+    """Draw a small line over time, from 0 up, through at least one point."""
     width, height = _SPARK
     times, values = [time for time, _ in points], [value for _, value in points]
     x = _Axis(min(times), max(times), 2, width - 2)
@@ -129,7 +129,7 @@ def spark(points: Sequence[tuple[float, float]], title: str) -> str:
 
 
 def nice_ticks(highest: float, count: int) -> list[float]:
-    """List round numbers from 0 up to a number, about so many."""
+    """List about `count` round numbers from 0 up to `highest`."""
     if highest <= 0 or not math.isfinite(highest):
         return [0.0]
     raw = highest / count
@@ -160,7 +160,7 @@ def _xy(
 
 
 def _times(marks: Sequence[Mark]) -> list[tuple[float, str]]:
-    """Choose midnights to label; of less than two days, hours."""
+    """Choose midnights to label, or hours for less than two days."""
     first, last = min(mark.x for mark in marks), max(mark.x for mark in marks)
     start, length = local_time(int(first)), last - first
     if length < 2 * _DAY:
@@ -185,14 +185,14 @@ def _grid(y: _Axis, ticks: Iterable[float], write: Callable[[float], str]) -> It
 
 def _mark(x: float, y: float, mark: Mark) -> str:
     title = f"<title>{_plain(mark.title)}</title>"
-    if mark.kind == "failed":  # a cross, so that it is told apart without colour
+    if mark.kind == "failed":  # a cross, to distinguish it without colour
         shape = f"M{x - 3:.1f} {y - 3:.1f}l6 6m0 -6l-6 6"
         return f'<path class="failed" d="{shape}">{title}</path>'
     return f'<circle class="{mark.kind}" cx="{x:.1f}" cy="{y:.1f}" r="2.5">{title}</circle>'
 
 
 def _rect(kind: str, x: tuple[float, float], y: tuple[float, float], title: str) -> str:
-    """Draw a rectangle from its middle and width, and from its top to its bottom."""
+    """Draw a rectangle from its middle and width, and its top and bottom."""
     (middle, width), (top, bottom) = x, y
     return (
         f'<rect class="{kind}" x="{middle - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" '

@@ -1,13 +1,13 @@
-"""Write a trace as one HTML page that needs nothing else: no network, no other file.
+"""Write a trace as one self-contained HTML page: no network, no other file.
 
 The page is a template, a style sheet and scripts (the folder ``assets``) around two blocks of JSON:
-``data``, what is drawn, and ``details``, what is told of one span at a time, parsed only when asked
-for. Both are columns by row, a row being a span in the order of the tree. Texts stand once in a
-table and are named by their place in it, 0 being none. Times are nanoseconds since the start of the
-first span, so that they fit a JavaScript number; one that does not is text.
+``data`` for the drawing, and ``details`` for one span at a time, parsed on demand. Both hold
+columns by row, a row being a span in the order of the tree. Each text is stored once in a table and
+referenced by its index; 0 is no text. Times are nanoseconds since the start of the first span, so
+that they fit a JavaScript number; larger ones are text.
 
-What a trace says is text everywhere. It reaches the page only as JSON in which no ``<`` is left,
-and as the escaped title.
+All content of a trace is treated as text. It reaches the page only as JSON without any ``<``, and
+as the escaped title.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _SCRIPTS: Final = (
 )
 
 _KEYS: Final = tuple(OTHER if phase == OTHER else cause for phase, cause in CAUSES.items())
-"""What the page calls the phases, in the order in which it shows them."""
+"""The page's names of the phases, in the order in which it shows them."""
 _PHASE: Final = {phase: place for place, phase in enumerate(CAUSES)}
 _CAUSE: Final = {key: place for place, key in enumerate(_KEYS)}
 _ROLE: Final = {"run": 0, "attempt": 1, "other": 2}
@@ -68,11 +68,11 @@ _OUTCOME: Final = {
     "skip": "odd",
 }
 
-# What the columns tell already, with times that a JavaScript number would round.
+# Already in the columns; here their times would be rounded to JavaScript numbers.
 _IN_COLUMNS: Final = ("critical_path", "root")
 _NOWHERE: Final = -1
 _EXACT: Final = range(-(2**53) + 1, 2**53)
-"""The integers that a JavaScript number holds as they are."""
+"""The integers that a JavaScript number holds exactly."""
 
 _PLACEHOLDER: Final = re.compile(r"\{\{(\w+)\}\}")
 
@@ -108,25 +108,25 @@ class _Texts:
         self._places: dict[str, int] = {"": 0}
 
     def place(self, text: str | None) -> int:
-        """Return where a text stands, which is at the end if it is new."""
+        """Return the index of a text; a new text is appended."""
         return self._places.setdefault(text or "", len(self._places))
 
     def pairs(self, mapping: Mapping[str, Any]) -> list[int]:
-        """Put keys and values, as text, one after the other."""
+        """Return the indexes of keys and values, as text, one after the other."""
         texts = chain.from_iterable((key, _as_text(value)) for key, value in mapping.items())
         return list(map(self.place, texts))
 
     @property
     def table(self) -> list[str]:
-        """All texts, in the order of their places."""
+        """Return all texts in order of their indexes."""
         return list(self._places)
 
 
 class _Page:
-    """The rows of a page, and the columns that tell of them."""
+    """The rows of a page, and their columns."""
 
     def __init__(self, tree: Tree) -> None:
-        # What is built with everything holds every span, and nothing but spans.
+        # A tree built with `everything` has a node for every span, and no other nodes.
         nodes = [cast("Node", node) for node in walk(tree)]
         parents = {
             child.key: node.key for node in nodes for child in cast("Sequence[Node]", node.children)
@@ -140,7 +140,7 @@ class _Page:
         for node in nodes:
             parent = parents.get(node.key)
             only = node.role == "attempt" and not node.span.failed and attempts[parent] == 1
-            if only and parent is not None:  # it tells no more than its run, so that stands for it
+            if only and parent is not None:  # adds nothing to its run, whose row stands for it
                 self._rows[node.key] = self._rows[parent]
                 continue
             self._rows[node.key] = len(self._nodes)
@@ -149,7 +149,7 @@ class _Page:
         self._look_closer()
 
     def _look_closer(self) -> None:
-        """Read of each span at once what is not in memory: that takes as long as all the rest."""
+        """Read all data that is not in memory once per span, which takes half of the time."""
         texts = _Texts()
         self._resources: dict[tuple[int, ...], int] = {}
         self._messages: list[str] = []
@@ -164,7 +164,7 @@ class _Page:
         self._told = (texts, told)
 
     def data(self, analysis: Analysis) -> dict[str, Any]:
-        """Tell what is drawn."""
+        """Return the data that is drawn."""
         texts = _Texts()
         return {
             "base": str(self._base),
@@ -183,7 +183,7 @@ class _Page:
         }
 
     def details(self, logs: Mapping[str, Sequence[Log]]) -> dict[str, Any]:
-        """Tell what is shown of one span at a time, and found in none but its details."""
+        """Return the data that is shown for one span at a time, in its details."""
         by_row: dict[int, list[Log]] = {}
         for span_id, own in logs.items():
             by_row.setdefault(self._rows[span_id], []).extend(own)
@@ -258,7 +258,7 @@ class _Page:
         }
 
     def _upstream(self) -> dict[str, list[int]]:
-        """List for each row those that it depends on."""
+        """List the rows that each row depends on."""
         found = [
             [self._rows[span_id] for span_id in node.span.upstream if span_id in self._rows]
             for node in self._nodes
@@ -266,7 +266,7 @@ class _Page:
         return {"at": _places(map(len, found)), "row": list(chain.from_iterable(found))}
 
     def _lanes(self) -> list[str]:
-        """Name the worker that each run ran on; empty for what is no run, if there are runs."""
+        """Return the worker of each row; empty for other spans if the trace has runs."""
         has_runs = any(node.role == "run" for node in self._nodes)
         processes: dict[str, dict[str, int]] = {}
         for node in self._nodes:
@@ -281,7 +281,7 @@ class _Page:
         ]
 
     def _view(self) -> list[Any]:
-        """Tell from when to when the chart goes: an endless wait before it all is cut off."""
+        """Return the start and end of the chart; a very long wait before the spans is cut off."""
         earliest = self._base - 2 * max(1, self._tree.end - self._base)
         return [self._time(max(earliest, self._tree.start)), self._time(self._tree.end)]
 
@@ -291,7 +291,7 @@ class _Page:
 
 
 def _looks() -> list[dict[str, Any]]:
-    """Say how each phase is drawn and what it is called; see `flowspan.views.looks`."""
+    """Return the look and name of each phase; see `flowspan.views.looks`."""
     return [
         {
             "key": key,
@@ -306,7 +306,7 @@ def _looks() -> list[dict[str, Any]]:
 
 
 def _colours() -> str:
-    """Write the colours of the phases as style sheet, for each ground under the page's own rule."""
+    """Write the phases' colours as a style sheet, for light and dark with the page's own rules."""
     colours: dict[str, Colour] = {}
     for phase, key in zip(CAUSES, _KEYS, strict=True):
         bar = LOOKS[phase].bar
@@ -348,14 +348,14 @@ def _head(tree: Tree) -> dict[str, Any]:
 
 
 def _outcome(node: Node) -> str:
-    """Tell how a row is to be coloured: good, bad, odd, open, or not at all."""
+    """Return the colour class of a row: good, bad, odd, open, or none."""
     if node.role != "run":
         return "bad" if node.span.failed else "good" if node.role == "attempt" else ""
     return _OUTCOME.get(node.span.facts.result or "", "open")
 
 
 def _lane(span: Span, thread: str | None, processes: Mapping[str, int], *, alone: bool) -> str:
-    """Name a worker by its thread, and its process if there are several."""
+    """Name a worker by its thread, and by its process if there are several."""
     if alone and thread is not None:
         return thread
     number = f" {processes[span.process]}" if len(processes) > 1 else ""
@@ -373,7 +373,7 @@ def _as_text(value: Any) -> str:
 
 
 def _offset(time: int) -> int:
-    """Return the minutes by which the local time is ahead of UTC; 0 at times without a date."""
+    """Return the offset of local time from UTC in minutes; 0 at times without a date."""
     try:
         ahead = datetime.fromtimestamp(time // SECOND).astimezone().utcoffset()
     except (OverflowError, OSError, ValueError):
@@ -382,7 +382,7 @@ def _offset(time: int) -> int:
 
 
 def _places(lengths: Iterable[int]) -> list[int]:
-    """Tell where in one column the parts of each row begin, and where the last one ends."""
+    """Return where in one column the parts of each row begin, and where the last one ends."""
     return list(accumulate(lengths, initial=0))
 
 
@@ -391,11 +391,11 @@ def _asset(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """Name an inline script or style as a Content-Security-Policy does."""
+    """Return the hash that names an inline script or style in a Content-Security-Policy."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def _embedded(value: Any) -> str:
-    """Write JSON that cannot end the element it stands in, nor begin a comment there."""
+    """Write JSON that can neither end its element nor begin a comment in it."""
     return orjson.dumps(value).decode().replace("<", "\\u003c")

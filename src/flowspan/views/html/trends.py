@@ -1,6 +1,6 @@
-"""Write trends as one HTML page: no script, no network, charts with the same numbers in tables.
+"""Write trends as one HTML page without scripts or network, with each chart's numbers in a table.
 
-Everything that comes from a trace is escaped, and the page forbids browsers whatever it does not
+All text from traces is escaped, and the page's security policy forbids everything that it does not
 need.
 """
 
@@ -30,7 +30,7 @@ _LABELED_DAYS: Final = 10
 
 
 def to_html(flows: Sequence[FlowTrends]) -> str:
-    """Write the page of at least one flow."""
+    """Return the page of at least one flow."""
     style = (
         resources.files("flowspan.views.html").joinpath("assets", "trends.css").read_text("utf-8")
     )
@@ -57,7 +57,7 @@ def to_html(flows: Sequence[FlowTrends]) -> str:
 <header>
 <h1>{title}</h1>
 <p class="faint">from {moment(start)} to {moment(end)}; durations are those of runs that succeeded,
-and certain is what has a p-value below 0.01</p>
+and a change is reported only if p &lt; 0.01</p>
 {contents}
 </header>
 <main>
@@ -120,7 +120,7 @@ def _duration(flow: FlowTrends) -> str:
 
 
 def _fit(flow: FlowTrends) -> Iterator[TrendLine]:
-    """Draw the change that is certain, through the runs that succeeded."""
+    """Yield the line of the certain change, if any, through the runs that succeeded."""
     change = flow.change
     if change is None or change.kind is None:
         return

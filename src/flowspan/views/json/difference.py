@@ -1,4 +1,4 @@
-"""Write what ``flowspan diff`` found as JSON."""
+"""Write the result of ``flowspan diff`` as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 VERSION: Final = 1
-"""That of the JSON document; a key that changes its meaning or goes away raises it."""
+"""Version of the document. It goes up if a key changes or disappears, not if one is added."""
 
 
 def to_json(found: Difference) -> bytes:

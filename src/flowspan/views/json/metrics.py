@@ -9,7 +9,7 @@ from flowspan.read import otlp_json as otlp
 from flowspan.read.distribution import Distribution
 
 VERSION: Final = 1
-"""Raised when a key changes its meaning or goes; new keys may come without that."""
+"""Version of the document. It goes up if a key changes or disappears, not if one is added."""
 
 _DIGITS: Final = 9  # nanoseconds
 
@@ -24,10 +24,10 @@ def to_json(report: Report) -> str:
     have, without violations and tasks. Times are integer nanoseconds since the epoch, durations
     seconds, counts integers. ``name`` is null for the flow of tasks that ran outside of any flow,
     ``success_rate`` a share from 0 to 1, ``duration`` ``{"count", "total", "p50", "p95", "max"}``,
-    ``waits`` the same by what was waited for, ``rows`` ``{"output", "input"}``; what is not known
-    is null. ``results``, ``states``, ``retried_errors``, ``errors`` and ``violations`` are counts
-    by name. What they mean is told by `Runs`. Flows and tasks that took most time in all come
-    first. Values that JSON lacks are the texts "NaN", "Infinity" and "-Infinity".
+    ``waits`` the same by kind of wait, ``rows`` ``{"output", "input"}``. Unknown values are null.
+    ``results``, ``states``, ``retried_errors``, ``errors`` and ``violations`` are counts by name;
+    see `Runs` for their meaning. Flows and tasks with the most total time come first. Values that
+    JSON lacks are the texts "NaN", "Infinity" and "-Infinity".
     """
     document = {
         "version": VERSION,

@@ -1,4 +1,4 @@
-"""Say what an analysis found: in one sentence for people, and as JSON for programs."""
+"""Write a trace and its analysis as JSON."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from flowspan.views.wishes import Wishes
 
 VERSION: Final = 1
-"""Of the shape of ``flowspan timeline --json``. Keys may be added; else the number goes up."""
+"""Version of the document. It goes up if a key changes or disappears, not if one is added."""
 
-_CHUNK: Final = 512  # spans that are written at once
+_CHUNK: Final = 512  # spans written at once
 
 
 def as_object(analysis: Analysis) -> dict[str, Any]:
     """Return the keys that an analysis adds to the JSON document of a trace.
 
-    Names ending in nothing else are seconds, shares go from 0 to 1, and the times of
-    ``critical_path`` and ``root`` are integer nanoseconds since the epoch. ``null`` is what is not
-    known. See docs/json.md for the whole shape.
+    Durations are seconds, shares go from 0 to 1, and the times of ``critical_path`` and ``root``
+    are integer nanoseconds since the epoch. ``null`` means unknown. See docs/json.md for the whole
+    shape.
     """
     bottleneck = analysis.bottleneck
     duration = analysis.end - analysis.start
@@ -102,15 +102,15 @@ def _seconds(nanoseconds: int | None) -> float | None:
 
 
 def render(findings: Findings, wishes: Wishes) -> Iterator[bytes]:
-    """Yield the documented JSON document of a trace in pieces, so that it is never in memory whole.
+    """Yield the documented JSON document of a trace in pieces, to keep memory use low.
 
     ``{"version", "trace_id", ..., "spans": [{"span_id", "parent_span_id", "name", "kind", "start",
     "end", "attributes", "links", "events", "status", "resource"}]}``, with the keys of `as_object`
-    between: spans by start time, times integer nanoseconds since the epoch, attributes plain
-    objects, ``parent_span_id`` null for a root, ``status`` ``{"code": "UNSET" | "OK" | "ERROR",
-    "message"}``. Numbers that JSON lacks are the texts "NaN", "Infinity" and "-Infinity", as in
-    OTLP. On request each span has ``"logs"``, a list of the objects that `flowspan.read.log_files`
-    documents.
+    in between. Spans are sorted by start time, times are integer nanoseconds since the epoch,
+    attributes plain objects, ``parent_span_id`` is null for a root, ``status`` is ``{"code":
+    "UNSET" | "OK" | "ERROR", "message"}``. Numbers that JSON lacks are the texts "NaN", "Infinity"
+    and "-Infinity", as in OTLP. On request each span has ``"logs"``, a list of the objects that
+    `flowspan.read.log_files` documents.
     """
     trace = findings.trace
     logs = findings.logs_by_span if wishes.with_logs else None

@@ -1,4 +1,4 @@
-"""Write trends as one JSON document, for other programs to read."""
+"""Write trends as one JSON document for other programs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flowspan.analysis.trends.statistics import Trend
 
 VERSION: Final = 1
-"""Raised when a key changes its meaning or goes; new keys may come without that."""
+"""Version of the document. It goes up if a key changes or disappears, not if one is added."""
 
 
 def to_json(flows: Iterable[FlowTrends]) -> bytes:
@@ -35,19 +35,19 @@ def to_json(flows: Iterable[FlowTrends]) -> bytes:
     ``{"version": 1, "level", "confidence", "flows": [{"name", "median", "success_rate", "target",
     "change", "tasks", "calendar", "retries", "days", "rows", "unanswered", "sentences",
     "runs"}]}``: times are integer nanoseconds since the epoch, durations seconds, shares and rates
-    0 to 1, dates local, slopes per day, and null is what is not known or needs more runs.
+    0 to 1, dates local, slopes per day, and null means unknown or too few runs.
 
-    ``level`` is the p-value below which something is called certain, ``confidence`` that of the
+    ``level`` is the p-value below which a finding is certain, ``confidence`` the confidence of the
     intervals.
 
     - ``change``: ``{"kind": "trend" | "step" | null, "before", "after", "p", "task", "trend",
-      "step"}``; ``kind`` is null where no change is certain and large enough, ``task`` is
+      "step"}``; ``kind`` is null if no change is certain and large enough, ``task`` is
       ``{"name", "before", "after"}``, ``trend`` ``{"slope", "low", "high", "start", "end", "tau",
       "p"}``, ``step`` ``{"date", "before", "after", "p"}``.
     - ``tasks``: ``{"name", "share", "seconds", "is_changing", "trend", "over_time"}`` by median
       share of the critical path, the largest first; ``over_time`` is ``[{"time", "share"}]`` by
-      run, or by day where there are many.
-    - ``calendar``: ``{"days", "count", "inside", "outside", "p"}``, only what is certain.
+      run, or by day if there are many.
+    - ``calendar``: ``{"days", "count", "inside", "outside", "p"}``, only certain effects.
     - ``retries``: ``{"count", "runs", "by_task": {name: count}, "by_error": [{"error", "count"}],
       "hours": [{"hour", "started", "retried", "p", "is_telling"}]}``.
     - ``days``: ``{"date", "finished", "succeeded", "rate"}``.

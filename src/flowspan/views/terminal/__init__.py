@@ -1,1 +1,1 @@
-"""What the terminal shows."""
+"""Output for terminals."""

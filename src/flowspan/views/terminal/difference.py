@@ -1,4 +1,4 @@
-"""Draw the difference of two runs in a terminal: a sentence, and a line for each name."""
+"""Draw the difference between two runs in a terminal: a sentence, and a line for each name."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from flowspan.views.table import Column, cut, fit, lines
 from flowspan.views.terminal.glyphs import Glyphs, glyphs_of
 
 _LEAST_PART: Final = 1_000
-"""A change below this part of the longer run is not shown for itself."""
+"""A change below this share of the longer run has no line of its own."""
 
 _MIN_NAME: Final = 16
 _STYLES: Final = {"success": "green", **dict.fromkeys(semconv.ERROR_RESULTS, "red")}
@@ -23,7 +23,7 @@ _STYLES: Final = {"success": "green", **dict.fromkeys(semconv.ERROR_RESULTS, "re
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A line of the table: a name, what is left over, or the whole run."""
+    """A line of the table: a name, the remaining names, or the whole run."""
 
     label: Text
     before: int
@@ -37,9 +37,9 @@ def draw(
     """Yield the lines that explain a difference.
 
     Args:
-        found: What to draw.
-        width: Cells that a line may take, but for its sentences.
-        unicode: False draws with ASCII only, for outputs that cannot show more.
+        found: The difference to draw.
+        width: Maximum width of a line in cells, except for sentences.
+        unicode: False uses only ASCII, for outputs that cannot show more.
         everything: Also show names that hardly changed.
     """
     glyphs = glyphs_of(unicode=unicode)
@@ -88,7 +88,7 @@ def _rows(found: Difference, glyphs: Glyphs, *, everything: bool) -> Iterator[_R
 
 
 def _is_other(change: PathChange) -> bool:
-    """Tell whether there is more or less of it, or it went otherwise."""
+    """Check whether the number of runs, retries or failures changed."""
     old, new = change.before, change.after
     return old is None or new is None or any(_count(old, new, get) for get in _COUNTS.values())
 
@@ -142,7 +142,7 @@ def _mostly(change: PathChange) -> str:
 
 
 def _pair(change: PathChange | None, get: Callable[[Task], int], glyphs: Glyphs) -> Text:
-    """Write a count of both sides, once if it is the same, not at all if it is 0."""
+    """Write a count of both sides, only once if they are equal, and empty if both are 0."""
     if change is None:
         return Text()
     old, new = (get(task) if task else 0 for task in (change.before, change.after))

@@ -1,10 +1,10 @@
-"""The glyphs of terminals that show Unicode, and of those that do not."""
+"""The glyphs of terminals with and without Unicode."""
 
 from typing import Final, NamedTuple
 
 
 class Glyphs(NamedTuple):
-    """What stands for what; `levels` are those of a sparkline, the lowest first."""
+    """A set of glyphs; `levels` are the levels of a sparkline, the lowest first."""
 
     more: str
     times: str
@@ -17,7 +17,7 @@ class Glyphs(NamedTuple):
     levels: str
 
     def spell(self, sentence: str) -> str:
-        """Return a sentence of flowspan's own with these glyphs."""
+        """Return one of flowspan's own sentences with these glyphs."""
         return sentence.replace(_UNICODE.times, self.times).replace(_UNICODE.arrow, self.arrow)
 
 
@@ -26,5 +26,5 @@ _ASCII: Final = Glyphs("...", "x", "->", "|- ", "`- ", "|  ", "+", "x", "_.-=+*%
 
 
 def glyphs_of(*, unicode: bool) -> Glyphs:
-    """Return the glyphs of an output that shows Unicode, or only ASCII."""
+    """Return the glyphs of an output that shows Unicode, or of one that shows only ASCII."""
     return _UNICODE if unicode else _ASCII

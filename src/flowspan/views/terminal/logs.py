@@ -1,4 +1,4 @@
-"""Write log records as lines of a terminal: alone, as one greps them, or short, below a span."""
+"""Write log records as terminal lines: complete and easy to grep, or short below a span."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,18 +19,18 @@ _STYLES: Final = {
     "CRITICAL": "bold red",
 }
 _LEVEL_WIDTH: Final = max(map(len, LEVELS))
-_NOTHING: Final = "-"  # keeps the columns where a record has no level or no run
-_WIDEST_PLACE: Final = 40  # longer ones are not cut; they only push the rest of their line
+_NOTHING: Final = "-"  # fills the column if a record has no level or no run
+_WIDEST_PLACE: Final = 40  # longer places are not cut; they shift the rest of their line
 _SHOWN_AT_EITHER_END: Final = 5
 _WIDEST_FIELD: Final = 32
 
 
 def write(logs: Sequence[Log]) -> Iterator[Text]:
-    """Yield one line for each record, and below it, indented, what else it has of lines.
+    """Yield one line for each record, and its further lines indented below it.
 
-    ``time LEVEL flow/task-run message  key=value ...``: nothing is cut or wrapped, so that it reads
-    the same in a terminal and in a pipe. Further lines are those of a message that has some, and
-    the stack of an exception.
+    The format is ``time LEVEL flow/task-run message  key=value ...``. Nothing is cut or wrapped, so
+    a terminal and a pipe show the same. Further lines are the rest of a multi-line message, and the
+    stack of an exception.
     """
     places = [clean(log.place) or _NOTHING for log in logs]
     widths = (width for width in map(cell_len, places) if width <= _WIDEST_PLACE)
@@ -47,21 +47,21 @@ def write(logs: Sequence[Log]) -> Iterator[Text]:
         for text in more:
             yield _indented(text)
         for text in _lines(log.stack or log.exception):
-            # Of a stack the frames are indented, and the exceptions are not.
+            # In a stack, frames are indented and exceptions are not.
             yield _indented(text, "dim" if text.startswith(" ") else "red")
 
 
 def shorten(logs: Sequence[Log], start: int, *, everything: bool, unicode: bool) -> Iterator[Text]:
-    """Yield a line for each record, and one for its exception; of many only the first and last.
+    """Yield a line for each record, and one for its exception; if many, only the first and last.
 
     Args:
-        logs: Those of one span, in order of time.
-        start: The time that those of the records are told from, in nanoseconds since the epoch.
-        everything: Show all of them.
-        unicode: False uses ASCII only for what flowspan itself draws.
+        logs: The records of one span, in order of time.
+        start: The zero of the times shown, in nanoseconds since the epoch.
+        everything: Show all records.
+        unicode: False uses only ASCII for flowspan's own glyphs.
     """
     hidden = logs[_SHOWN_AT_EITHER_END:-_SHOWN_AT_EITHER_END]
-    if everything or len(hidden) <= 1:  # the line that counts the hidden takes room, too
+    if everything or len(hidden) <= 1:  # the line that counts hidden records takes room too
         yield from _short_lines(logs, start)
         return
     yield from _short_lines(logs[:_SHOWN_AT_EITHER_END], start)

@@ -1,7 +1,7 @@
 """Draw a report in a terminal: a line for each flow, and below it one for each of its tasks.
 
-Columns that do not fit are left out, those that tell least first. Readable without colour: every
-outcome has its own symbol.
+Columns that do not fit are left out, the least useful first. Readable without colour: every outcome
+has its own symbol.
 """
 
 import math
@@ -19,7 +19,7 @@ from flowspan.views.terminal.glyphs import Glyphs, glyphs_of
 
 _MIN_WIDTH: Final = 48
 _MIN_NAME: Final = 24
-_LEAST_WAIT: Final = 0.0005  # seconds: as in the timeline, less is not worth a word
+_LEAST_WAIT: Final = 0.0005  # seconds: shorter waits are not shown, as in the timeline
 _SMALL: Final = 1e-4  # beyond these two, numbers read best with an exponent
 _LARGE: Final = 1e15
 _PLAIN_STATE: Final = "Completed"
@@ -28,13 +28,13 @@ _MEANINGS: Final = {
     "success": "success: without cancelled and skipped runs",
     "p95": "p50, p95: estimated from buckets",
     "rows out": "rows: of all runs",
-    "mean wait": "mean wait: of one run",
+    "mean wait": "mean wait: per run",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A flow or task, the guides that lead to its name, and those that go on below it."""
+    """A flow or task, the guides before its name, and the guides that continue below it."""
 
     runs: Runs
     guides: str
@@ -45,9 +45,9 @@ def draw(report: Report, *, width: int, unicode: bool = True) -> Iterator[Text]:
     """Yield the lines of a report.
 
     Args:
-        report: What to draw.
-        width: Cells that a line may take.
-        unicode: False draws with ASCII only, for outputs that cannot show more.
+        report: The report to draw.
+        width: Maximum width of a line in cells.
+        unicode: False uses only ASCII, for outputs that cannot show more.
     """
     glyphs = glyphs_of(unicode=unicode)
     width = max(width, _MIN_WIDTH)
@@ -138,7 +138,7 @@ def _quantile(runs: Runs, share: float) -> Text:
 
 
 def _waits(runs: Runs) -> Text:
-    """Write what a run waits on average, the longest wait first."""
+    """Write the mean waits of a run, the longest first."""
     means = [  # runs that have not ended may have waited already
         (waited.total / max(runs.count, waited.count), name)
         for name, waited in runs.waits.items()
@@ -149,7 +149,7 @@ def _waits(runs: Runs) -> Text:
 
 
 def _width_of_first(lists: Sequence[Text], glyphs: Glyphs) -> int:
-    """Tell the room that the first part of each list needs."""
+    """Return the width that the first part of each list needs."""
     firsts = (text.plain.partition(", ") for text in lists)
     return max(
         cell_len(first) + (cell_len(glyphs.more) if rest else 0) for first, rest, _ in firsts
@@ -161,7 +161,7 @@ def _human(seconds: float) -> str:
 
 
 def _notes(runs: Runs) -> Iterator[tuple[str, str]]:
-    """Yield what stands below a row, with its style: other ends than Completed, errors, misses."""
+    """Yield the notes below a row with their style: ends but Completed, errors, violations."""
     ends = _counts({name: n for name, n in runs.states.items() if name != _PLAIN_STATE})
     errors, retried = _counts(runs.errors), _counts(runs.retries)
     if isinstance(runs, FlowRuns):
@@ -187,12 +187,12 @@ def _attributes(attributes: Mapping[str, Any]) -> str:
 
 
 def _value(metric: CustomMetric) -> str:
-    unit = clean(metric.unit).strip("{}")  # UCUM's braces hold what is no unit, such as {row}
+    unit = clean(metric.unit).strip("{}")  # UCUM puts annotations such as {row} in braces
     return f"{_number(metric.value)} {unit}".rstrip()
 
 
 def _number(value: float) -> str:
-    """Write a number with six digits that count, or all of them before the point."""
+    """Write a number with six significant digits, but with all digits before the point."""
     if isinstance(value, int):
         return f"{value:,}"
     if not _SMALL <= abs(value) < _LARGE:

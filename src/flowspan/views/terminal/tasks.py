@@ -1,4 +1,4 @@
-"""Write in a terminal what an analysis found: a table of tasks, and what there is to say of all."""
+"""Write an analysis in a terminal: a table of tasks, and sentences about the whole run."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from flowspan.analysis.phases import Cause
 
 TOP: Final = 10
-"""Tasks that are listed unless told otherwise."""
+"""Tasks listed by default."""
 
 _MIN_NAME: Final = 16
 _LEAST_WAITS: Final = 12
 
 _MEANINGS: Final = {
     "path": "path: time on the critical path",
-    "slack": "slack: could be longer at no cost",
-    "drag": "drag: saved if it took no time",
-    "2× faster": "2× faster: saved by that",
-    "2x faster": "2x faster: saved by that",
+    "slack": "slack: spare time before it delays the run",
+    "drag": "drag: time saved if it took no time",
+    "2× faster": "2× faster: time saved if it ran twice as fast",
+    "2x faster": "2x faster: time saved if it ran twice as fast",
 }
 _FEWER_ANSWERS: Final = {
     "prefect": "Prefect's own spans: waits, links and slots are not on them, so times and parents"
@@ -41,10 +41,10 @@ def draw(analysis: Analysis, *, width: int, unicode: bool, top: int = TOP) -> It
     """Yield the lines of the summary.
 
     Args:
-        analysis: What was found.
-        width: Cells that a line may take.
-        unicode: False writes ASCII only.
-        top: How many tasks to list, those first that hold most of the critical path.
+        analysis: The analysis to write.
+        width: Maximum width of a line in cells.
+        unicode: False uses only ASCII.
+        top: How many tasks to list, the largest shares of the critical path first.
     """
     glyphs = glyphs_of(unicode=unicode)
     shown = analysis.tasks[:top]

@@ -34,8 +34,8 @@ from flowspan.views.wishes import Wishes
 
 _NO_LOGS: Final[Mapping[str, Sequence[Log]]] = MappingProxyType({})
 
-# Waits before the first span may be hours for a run of seconds. They get at most this many times
-# the room of the spans themselves, and a mark where they are cut.
+# A run of seconds may wait for hours before its first span. Such waits get at most this many times
+# the width of the spans themselves, and a mark where they are cut.
 _LEAD_LIMIT: Final = 2
 
 _MIN_WIDTH: Final = 48
@@ -46,7 +46,7 @@ _TICK_DISTANCE: Final = 11
 _ALIAS_TAIL: Final = 4
 
 
-# What a row says of each wait that is long enough.
+# The words in a row for each wait that is long enough.
 _WAITED: Final = tuple(LOOKS[wait.attribute].waited for wait in semconv.WAITS)
 
 
@@ -67,8 +67,8 @@ _OUTCOMES: Final = {
 }
 _NO_OUTCOME: Final = _Outcome("…", "?", "yellow")
 
-# States whose name says no more than the result does. Others are shown by their own name, since
-# Cached, RolledBack, TimedOut or Crashed is what the user knows from Prefect.
+# States whose name adds nothing to the result. Other states are shown by their own name, because
+# users know Cached, RolledBack, TimedOut or Crashed from Prefect.
 _PLAIN_STATES: Final = {"Completed", "Failed", "Cancelled"}
 
 
@@ -82,13 +82,13 @@ class Axis:
     cut: bool = False
 
     def cell(self, time: int) -> float:
-        """Return where a time lies, in cells from the left edge."""
+        """Return the position of a time, in cells from the left edge."""
         return (time - self.start) * self.width / max(1, self.end - self.start)
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A node with its parent, the guides that lead to it, and those that go on below it."""
+    """A node with its parent, the guides before it, and the guides that continue below it."""
 
     node: Node | Rest
     parent: Node | Rest | None
@@ -109,7 +109,7 @@ class _Layout:
 
 
 def render(findings: Findings, wishes: Wishes) -> Iterator[Text]:
-    """Yield the lines of a timeline, and those of the summary below it."""
+    """Yield the lines of a timeline and of the summary below it."""
     tree = findings.whole_tree if wishes.everything else findings.tree
     yield from draw(
         tree,
@@ -137,14 +137,14 @@ def draw(
     """Yield the lines of a timeline.
 
     Args:
-        tree: What to draw.
-        width: Cells that a line may take.
-        unicode: False draws with ASCII only, for outputs that cannot show more.
-        everything: Name every wait, also those too short to matter, and show all log lines.
-        logs: Log records by the key of the row that they stand below, in order of time. Their
-            times count from the left edge of the bars.
-        analysis: Adds the bottleneck, the critical path on the scale of the bars, and the share of
-            it that each row holds.
+        tree: The tree to draw.
+        width: Maximum width of a line in cells.
+        unicode: False uses only ASCII, for outputs that cannot show more.
+        everything: Name every wait, even those too short to matter, and show all log lines.
+        logs: Log records in order of time, by the key of the row above them. Their times count from
+            the left edge of the bars.
+        analysis: Adds the bottleneck, the critical path on the scale of the bars, and each row's
+            share of it.
     """
     width = max(width, _MIN_WIDTH)
     rows = list(_rows(tree, unicode=unicode))
@@ -178,10 +178,10 @@ def draw(
 
 
 def cells(segments: Sequence[Segment], axis: Axis) -> list[str | None]:
-    """Tell which phase each cell of the axis shows; None where the span has no time.
+    """Return the phase that each cell of the axis shows; None where the span has no time.
 
-    A cell is filled if the span covers half of it or more, and shows the phase that covers most
-    of it. However short, a span fills at least one cell.
+    A cell is filled if the span covers at least half of it, and shows the phase that covers most of
+    it. Even the shortest span fills one cell.
     """
     covered: list[dict[str, float]] = [{} for _ in range(axis.width)]
     for segment in segments:
@@ -219,7 +219,7 @@ def _rows(tree: Tree, *, unicode: bool) -> Iterator[_Row]:
 
 
 def _shares(analysis: Analysis | None) -> Mapping[str, float]:
-    """Tell the share of the critical path that each span held, by its id."""
+    """Return the share of the critical path by span id."""
     if analysis is None or analysis.start == analysis.end:
         return {}
     shares: Counter[str] = Counter()
@@ -243,7 +243,7 @@ def _layout(tree: Tree, rows: Sequence[_Row], width: int, shares: Mapping[str, f
     share = 5 if shares else 0  # "100 %"
     optional = sum(column + _GAP for column in (share, rows_width) if column)
     fixed = result + duration + 3 * _GAP + optional
-    # A label may take two fifths of the line; what it does not need goes to the bar.
+    # A label may take two fifths of the line; the bar gets whatever it does not need.
     label = max(_MIN_LABEL, min(label, width * 2 // 5, width - fixed - _MIN_BAR))
     bar = max(_MIN_BAR, width - fixed - label)
     return _Layout(label, result, duration, share, rows_width, _axis(tree, bar))
@@ -294,7 +294,7 @@ def _columns(layout: _Layout) -> Text:
 
 
 def _scale(axis: Axis) -> str:
-    """Write the scale: each label begins in the cell of its time, counted from the left edge."""
+    """Write the scale; each label begins in the cell of its time."""
     length = axis.end - axis.start
     step = next(step for step in _steps() if step * axis.width >= _TICK_DISTANCE * length)
     marks = [" "] * axis.width
@@ -307,7 +307,7 @@ def _scale(axis: Axis) -> str:
 
 
 def _steps() -> Iterator[int]:
-    """Yield distances of ticks, from a microsecond up, that make round numbers."""
+    """Yield round distances of ticks, from a microsecond up."""
     for power in range(3, 10):
         yield from (10**power, 2 * 10**power, 5 * 10**power)
     yield from (SECOND * seconds for seconds in (10, 20, 30))
@@ -332,7 +332,7 @@ def _tick(time: int) -> str:
 
 
 def _path_line(analysis: Analysis, layout: _Layout, *, unicode: bool) -> Text:
-    """Draw the critical path by what its time was spent on."""
+    """Draw the critical path by cause."""
     phases = {cause: phase for phase, cause in CAUSES.items() if phase != OTHER}
     segments = [Segment(phases[one.cause], one.start, one.end) for one in analysis.critical_path]
     duration = human(analysis.end - analysis.start)
@@ -385,13 +385,13 @@ def _line(
 
 
 def _fitted_label(row: _Row, width: int) -> Text:
-    """Cut deep guides on their left and long names on their right, until the label fits."""
+    """Cut deep guides on the left and long names on the right until the label fits."""
     label = _label(row.node)
     room = max(width // 2, width - label.cell_len)
     line = Text().append(_fitted_guides(row.guides, room), style="dim")
     room = width - line.cell_len
     if label.cell_len > room and isinstance(row.node, Node) and row.node.alias:
-        tail = label[-_ALIAS_TAIL:]  # what tells it apart from its siblings
+        tail = label[-_ALIAS_TAIL:]  # distinguishes it from its siblings
         label.truncate(room - tail.cell_len, overflow="ellipsis")
         return line.append_text(label).append_text(tail)
     label.truncate(room, overflow="ellipsis")
@@ -399,7 +399,7 @@ def _fitted_label(row: _Row, width: int) -> Text:
 
 
 def _fitted_guides(guides: str, room: int) -> str:
-    """Keep the guides of the innermost levels, whole ones, if there is no room for all."""
+    """Keep only whole guides of the innermost levels if not all fit."""
     kept = (room - 1) // 3 * 3
     return guides if len(guides) <= room else "…" + guides[len(guides) - kept :]
 
@@ -421,7 +421,7 @@ def _label(node: Node | Rest) -> Text:
 
 
 def result_word(node: Node | Rest) -> str:
-    """Say in a word or two how a row ended; empty where there is nothing to say."""
+    """Return a word or two for how a row ended, or an empty text."""
     if isinstance(node, Rest):
         failed = sum(span.failed for span in node.spans)
         return f"{failed:,} failed" if failed else ""
@@ -462,7 +462,7 @@ def _row_count(node: Node | Rest) -> str:
 
 
 def _notes(row: _Row, least: int, told: set[str | None]) -> Iterator[tuple[str, str]]:
-    """Yield what stands below a row, with its style: missing parents, errors, objectives, waits."""
+    """Yield the notes below a row with their style: missing parents, errors, objectives, waits."""
     node = row.node
     if isinstance(node, Rest):
         yield _totals(node), "dim"

@@ -1,6 +1,6 @@
-"""Draw trends in a terminal: a line for each flow and task, and below it what is to be said of it.
+"""Draw trends in a terminal: a line for each flow and task, and sentences below each flow.
 
-Columns that do not fit are left out, those that tell least first. Readable without colour.
+Columns that do not fit are left out, the least useful first. Readable without colour.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 _MIN_WIDTH: Final = 48
 _MIN_NAME: Final = 20
-_TASKS: Final = 8  # shown of each flow, those with the largest share
+_TASKS: Final = 8  # shown per flow, the largest shares first
 _SPARKS: Final = 24  # cells of a sparkline
 _TONES: Final = {"bad": "red", "good": "green", "plain": "", "unknown": "dim"}
 _EXPLANATION: Final = (
     "durations: of runs that succeeded; tasks: median share of the critical path",
     "pp: percentage points",
-    "certain is what has a p-value below 0.01",
+    "a change is reported only if p < 0.01",
 )
 
 
 class _Row(NamedTuple):
-    """What a line of the table shows."""
+    """A line of the table."""
 
     label: Text
     runs: str
@@ -46,12 +46,12 @@ class _Row(NamedTuple):
 
 
 def draw(flows: Sequence[FlowTrends], *, width: int, unicode: bool = True) -> Iterator[Text]:
-    """Yield the lines.
+    """Yield the lines of the trends.
 
     Args:
-        flows: Of at least one run each; at least one.
-        width: Cells that a line may take.
-        unicode: False draws with ASCII only, for outputs that cannot show more.
+        flows: At least one flow, with at least one run each.
+        width: Maximum width of a line in cells.
+        unicode: False uses only ASCII, for outputs that cannot show more.
     """
     glyphs = glyphs_of(unicode=unicode)
     width = max(width, _MIN_WIDTH)
@@ -130,7 +130,7 @@ def _points(task: TaskShare) -> str:
 
 
 def _sparks(values: Sequence[tuple[float, float]], start: int, end: int, levels: str) -> str:
-    """Draw the medians of equal stretches of time from 0 up; a stretch without a run is blank."""
+    """Draw the medians of equal periods from 0 up; a period without a run is blank."""
     cells: dict[int, list[float]] = {}
     for time, value in values:
         place = int((time - start) / max(1, end - start) * _SPARKS)

@@ -1,4 +1,4 @@
-// Draw what is visible, and no more: bars, the critical path and arrows on a canvas, names as rows.
+// Draw only the visible part: bars, the critical path and arrows on a canvas, names as rows.
 
 const ROW = 22;
 const MINIMAP = 44;
@@ -37,7 +37,7 @@ function fit(id, width, height) {
   return brush;
 }
 
-// Take sizes and colours anew: after a resize, another theme, other rows.
+// Measure sizes and colours again, after a change of size, theme or rows.
 function measure() {
   const frame = byId("frame");
   const most = length() * ROW + MINIMAP + AXIS + 2;
@@ -117,7 +117,7 @@ function drawAxis() {
   return ticks;
 }
 
-// Fill a stretch of time with a look; a pixel is the least there is to see.
+// Fill a stretch of time with a look, at least one pixel wide.
 function fillStretch(brush, look, from, to, middle, height) {
   const left = Math.max(-2, toX(from));
   const right = Math.min(wide + 2, Math.max(toX(to), left + 1));
@@ -126,7 +126,7 @@ function fillStretch(brush, look, from, to, middle, height) {
   brush.fillRect(left, middle - height / 2, right - left, height);
 }
 
-// The phases of a span; of stretches within one pixel only the first is drawn.
+// Draw the phases of a span; within one pixel, only the first.
 function drawPhases(brush, row, middle, scale, inside) {
   let drawn = -Infinity;
   for (let place = segments.at[row]; place < segments.at[row + 1]; place += 1) {
@@ -136,7 +136,7 @@ function drawPhases(brush, row, middle, scale, inside) {
     if (right < -1 || toX(segments.start[place]) > wide + 1 || right < drawn) continue;
     const look = lookOf(row, phase);
     if (look === EXECUTION && isFlow(row)) {
-      // What a flow calls stands below it, so its own bar keeps quiet.
+      // A flow's calls have rows below it, so its own bar is faint.
       fillStretch(brush, look, segments.start[place], segments.end[place], middle, HEIGHTS[look] * scale);
       brush.fillStyle = looks.flow;
       const left = Math.max(-2, toX(segments.start[place]));
@@ -201,7 +201,7 @@ function drawLane(brush, lane, y) {
   }
 }
 
-// The first of rows, none of which overlap, that ends at a time or later.
+// Return the first of non-overlapping rows that ends at a time or later.
 function firstIn(rows, time) {
   let [low, high] = [0, rows.length];
   while (low < high) {
@@ -222,7 +222,7 @@ function firstStretch(time) {
   return low;
 }
 
-// The critical path: a line below the bars, and thin ones where it goes from one span to the next.
+// Draw the critical path: a line below the bars, and thin lines from one span to the next.
 function drawPath(brush, first, last, top) {
   brush.strokeStyle = looks.path;
   brush.fillStyle = looks.path;
@@ -259,7 +259,7 @@ function drawPath(brush, first, last, top) {
   }
 }
 
-// Arrows from what a span waited for, and to what waited for it.
+// Draw arrows from the spans that a span waited for, and to those that waited for it.
 function drawArrows(brush, top) {
   const rows = new Set([view.pointed, view.focus].filter((row) => row >= 0));
   for (const row of rows) {
@@ -290,7 +290,7 @@ function drawArrow(brush, from, to, top) {
   brush.fill();
 }
 
-// How many tasks execute at once, by pixel of the minimap: counted once, until something changes.
+// Count the tasks that execute at once, by pixel of the minimap; cached until something changes.
 let profile = null;
 function counted() {
   const bins = Math.max(1, Math.floor(wide - 2 * EDGE));
@@ -315,7 +315,7 @@ function counted() {
   return { heights, most };
 }
 
-// Add a stretch to differences between bins: each bin counts by how much of it is covered.
+// Add a stretch to the differences between bins; each bin counts by its covered part.
 function cover(steps, left, right) {
   for (const [edge, sign] of [[left, 1], [right, -1]]) {
     const bin = Math.floor(edge);
@@ -328,7 +328,7 @@ function cover(steps, left, right) {
 const miniX = (time) => EDGE + ((time - whole[0]) * (wide - 2 * EDGE)) / (whole[1] - whole[0]);
 const miniTime = (x) => whole[0] + ((x - EDGE) * (whole[1] - whole[0])) / (wide - 2 * EDGE);
 
-// Above, how many tasks execute; below, what the critical path is spent on; and what is in view.
+// Draw the minimap: executing tasks above, causes on the critical path below, and the visible part.
 function drawMinimap() {
   profile ??= counted();
   const brush = fit("minimap", wide, MINIMAP);
@@ -369,13 +369,13 @@ function drawMinimap() {
 
 const isZoomed = () => view.from > whole[0] || view.to < whole[1];
 
-// The names: as many elements as rows fit, used again and again.
+// Fill the names. The elements, as many as rows fit, are reused.
 const pool = [];
 function drawRows(first, last, top) {
   const places = [];
   for (let place = first; place < last; place += 1) places.push(place);
   const active = placeOf[view.focus];
-  if (active >= 0 && (active < first || active >= last)) places.push(active); // the keyboard's row stays
+  if (active >= 0 && (active < first || active >= last)) places.push(active); // keep the row with the keyboard focus
   while (pool.length < places.length) pool.push(rowsBox.appendChild(emptyRow()));
   pool.forEach((row, number) => {
     row.hidden = number >= places.length;
@@ -419,7 +419,7 @@ function fillRow(element, place, top) {
   else element.removeAttribute("aria-expanded");
   element.setAttribute("aria-selected", String(row === view.selected));
   element.className = classes(row);
-  // Deep rows keep room for their names.
+  // Leave room for the names of deep rows.
   name.style.paddingLeft = `${Math.min(depth[row] * 14, names * 0.4)}px`;
   fold.textContent = hasChildren(row) ? (folded[row] ? "▸" : "▾") : "";
   sign.textContent = SIGNS[outcomeOf(row)];

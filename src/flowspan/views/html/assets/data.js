@@ -1,10 +1,10 @@
-// The trace: columns by row, a row being a span in the order of the tree.
+// The trace as columns by row. A row is a span, in the order of the tree.
 
 const data = JSON.parse(byId("data").textContent);
 const numbers = data.numbers;
 const count = data.rows.name.length;
 
-// Of each phase the share of the path is named by the same word. The waits before a span come first.
+// The words also name each phase's share of the path. The waits before a span come first.
 const PHASES = data.looks.map((look) => look.key);
 const EXECUTION = PHASES.indexOf("execution");
 const OTHER = PHASES.indexOf("other");
@@ -19,7 +19,7 @@ const outcomeOf = (row) => text(data.rows.outcome[row]);
 const endingOf = (row) => text(data.rows.ending[row]);
 const isFlow = (row) => data.rows.flow[row] === 1;
 
-// Float64Array.from reads times that are text, too; the exact ones stay in `data`.
+// Float64Array.from also reads times that are text; the exact times stay in `data`.
 const start = Float64Array.from(data.rows.start);
 const end = Float64Array.from(data.rows.end);
 const parent = Int32Array.from(data.rows.parent);
@@ -42,7 +42,7 @@ const whole = data.view.map(Number);
 if (whole[1] <= whole[0]) whole[1] = whole[0] + 1;
 
 const depth = new Int32Array(count);
-const after = new Int32Array(count); // where the rows below a row end
+const after = new Int32Array(count); // the end of the rows below a row
 for (let row = 0; row < count; row += 1) {
   depth[row] = parent[row] < 0 ? 0 : depth[parent[row]] + 1;
 }
@@ -52,8 +52,8 @@ for (let row = count - 1; row >= 0; row -= 1) {
 }
 const hasChildren = (row) => after[row] > row + 1;
 
-const positions = new Int32Array(count); // among its siblings, from 1
-const siblings = new Int32Array(count + 1); // of each row's children; the roots come last
+const positions = new Int32Array(count); // position among its siblings, from 1
+const siblings = new Int32Array(count + 1); // number of each row's children; the roots come last
 for (let row = 0; row < count; row += 1) {
   const above = parent[row] < 0 ? count : parent[row];
   siblings[above] += 1;
@@ -61,7 +61,7 @@ for (let row = 0; row < count; row += 1) {
 }
 const siblingsOf = (row) => siblings[parent[row] < 0 ? count : parent[row]];
 
-// Group one column of rows by another: where in `items` those of each row stand.
+// Group one column of rows by another: `at` is where in `items` each row's group begins.
 function grouping(keys, items) {
   const at = new Int32Array(count + 1);
   for (const key of keys) if (key >= 0) at[key + 1] += 1;
@@ -88,7 +88,7 @@ path.row.forEach((row, place) => {
   if (row >= 0) onPath[row] += path.end[place] - path.start[place];
 });
 const isOnPath = (row) => stretchesOf.at[row + 1] > stretchesOf.at[row];
-const leadsToPath = new Uint8Array(count); // it, or a row below it, is on the critical path
+const leadsToPath = new Uint8Array(count); // whether it, or a row below it, is on the critical path
 for (let row = count - 1; row >= 0; row -= 1) {
   if (isOnPath(row)) leadsToPath[row] = 1;
   if (leadsToPath[row] && parent[row] >= 0) leadsToPath[parent[row]] = 1;
@@ -101,7 +101,7 @@ function details() {
   return parsedDetails;
 }
 
-// Rows whose names, message, attributes, events or logs hold a text, in the order of the tree.
+// Return the rows whose names, message, attributes, events or logs contain a text, in tree order.
 function find(wanted) {
   const needle = wanted.toLowerCase();
   const marks = (texts) => texts.map((one) => one.toLowerCase().includes(needle));

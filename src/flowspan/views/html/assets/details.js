@@ -1,6 +1,6 @@
-// What there is to tell of one span.
+// The details of one span.
 
-const FEW = 200; // lines of a list that are shown at once
+const FEW = 200; // list items shown at first
 
 function openDetails(row) {
   view.selected = row;
@@ -84,7 +84,7 @@ function connections(title, rows) {
   return section(title, someOf([...rows], "ul", "spans", (row) => element("li", {}, spanButton(row))));
 }
 
-// A list that shows the first of many, and the rest on demand.
+// Make a list that shows the first items, and the rest on demand.
 function someOf(items, name, kind, make) {
   const list = element(name, { class: kind }, ...items.slice(0, FEW).map(make));
   if (items.length > FEW) {
@@ -137,7 +137,7 @@ function pairs(title, flat, told, quiet = false) {
   return quiet ? [element("details", { class: "more" }, element("summary", { text: title }), list)] : section(title, list);
 }
 
-// Links that are no arrows: to other traces, to spans that are missing, to earlier attempts.
+// List the links without arrows: to other traces, missing spans and earlier attempts.
 function otherLinks(links, told) {
   const shown = links.filter(([row, , , attributes]) =>
     row < 0 || inPairs(attributes).some(([key, value]) => told(key) === "prefect.link.type" && told(value) !== "dependency"));

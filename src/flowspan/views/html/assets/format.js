@@ -1,10 +1,10 @@
-// Write times, durations and shares as flowspan's terminal does.
+// Write times, durations and shares as flowspan does in the terminal.
 
 const MS = 1e6;
 const SECOND = 1e9;
 
-// Python rounds a tie to the even neighbour, JavaScript away from zero. Only a binary fraction as
-// short as this can be a tie; others merely look like one once they are multiplied.
+// Python rounds a tie to the even neighbour, JavaScript away from zero. Only short binary fractions
+// are ties; other numbers merely look like ties after the multiplication.
 function fixed(number, digits) {
   const scaled = number * 10 ** digits;
   const below = Math.floor(scaled);
@@ -40,7 +40,7 @@ function percent(share) {
   return `${fixed(hundred, hundred > 0 && hundred < 9.95 ? 1 : 0)} %`;
 }
 
-// A tick of the axis, as short as it can be told.
+// Write the label of a tick, as short as possible.
 function tick(nanoseconds, step) {
   const sign = nanoseconds < 0 ? "−" : "";
   const time = Math.abs(nanoseconds);
@@ -60,7 +60,7 @@ function tick(nanoseconds, step) {
   return sign + parts.filter(([value]) => value).map(([value, unit]) => `${value} ${unit}`).join(" ");
 }
 
-// Distance of ticks that makes round numbers and leaves each label its room.
+// Return a round distance of ticks that leaves room for each label.
 function tickStep(length, most) {
   const least = length / Math.max(1, most);
   const steps = [10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600, 43200];
@@ -76,12 +76,12 @@ function tickStep(length, most) {
   }
 }
 
-// Times in BigInt, so that not one nanosecond is lost.
+// Write times from BigInt, so that no nanosecond is lost.
 function exactly(relative) {
   return `${grouped(BigInt(relative))} ns`;
 }
 
-// Date and time of day in the time zone in which the page was written.
+// Write date and time in the time zone in which the page was written.
 function clock(base, relative, offset) {
   const time = BigInt(base) + BigInt(relative);
   const ahead = time + BigInt(offset) * 60n * BigInt(SECOND);
@@ -94,7 +94,7 @@ function clock(base, relative, offset) {
   return `${day} ${hour.slice(0, 8)}.${fraction} ${zone}`;
 }
 
-// Time since the start, with milliseconds.
+// Write the time since the start, with milliseconds.
 function stopwatch(nanoseconds) {
   const ms = Math.floor(Math.abs(nanoseconds) / MS);
   const minutes = Math.floor(ms / 60000);
@@ -105,7 +105,7 @@ function stopwatch(nanoseconds) {
   return `${sign}${Math.floor(minutes / 60)}:${two(minutes % 60)}:${seconds}`;
 }
 
-// Make an element. Text is set as text, so nothing from a trace is ever read as HTML.
+// Make an element. Text is set as text, so nothing from a trace is parsed as HTML.
 function element(name, properties = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(properties)) {

@@ -1,4 +1,4 @@
-// How each phase looks: its colour, and a pattern that tells it apart without colour.
+// The look of each phase: its colour, and a pattern to distinguish it without colour.
 
 const WORDS = data.looks.map((look) => look.word);
 const NOUNS = data.looks.map((look) => look.noun);
@@ -14,7 +14,7 @@ const HEIGHTS = [...data.looks.map((look) => look.height), BAR];
 const KEYS = [...PHASES, "failed"];
 const isThin = (look) => HEIGHTS[look] < 8;
 
-// Of thin bars nothing lies between the lines; of others a light colour.
+// Thin bars have nothing between their lines; other bars have a light colour.
 function fillPatterns() {
   byId("patterns").replaceChildren(drawing("defs", {}, ...LOOKS.map((look) => {
     const lines = PATTERNS[look].map(([x1, y1, x2, y2, width]) =>
@@ -25,14 +25,14 @@ function fillPatterns() {
   })));
 }
 
-// A little bar for a legend.
+// Make a small bar for a legend.
 function swatch(look) {
   const height = HEIGHTS[look];
   return drawing("svg", { class: "swatch", width: 22, height: BAR, "aria-hidden": "true" },
     drawing("rect", { y: (BAR - height) / 2, width: 22, height, rx: height === BAR ? 2 : 0, fill: `url(#look-${look})` }));
 }
 
-// Colours and patterns for a canvas, as the style sheet has them now.
+// Read the current colours and patterns from the style sheet, for a canvas.
 function palette(context, ratio) {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(`--${name}`).trim();

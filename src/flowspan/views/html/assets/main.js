@@ -1,6 +1,6 @@
-// What keys, pointer and buttons do.
+// Handle keys, pointer and buttons.
 
-const NARROWEST = 20; // nanoseconds; there is nothing to see in less
+const NARROWEST = 20; // nanoseconds; nothing is visible in less
 
 function zoom(factor, around = (view.from + view.to) / 2) {
   const size = Math.min(whole[1] - whole[0], Math.max(NARROWEST, (view.to - view.from) * factor));
@@ -8,7 +8,7 @@ function zoom(factor, around = (view.from + view.to) / 2) {
   show(around - share * size, around + (1 - share) * size);
 }
 
-// Show a stretch of time, moved so that it lies within the whole.
+// Show a stretch of time, moved to lie within the whole.
 function show(from, to) {
   const size = Math.min(whole[1] - whole[0], Math.max(NARROWEST, to - from));
   view.from = Math.min(Math.max(from, whole[0]), whole[1] - size);
@@ -28,7 +28,7 @@ function say(words) {
   byId("said").textContent = words;
 }
 
-// Rows have changed: lay them out anew, and keep the row of the keyboard in sight.
+// Lay out changed rows again, and keep the focused row in view.
 function rearrange() {
   arrange();
   if (placeOf[view.focus] < 0) view.focus = view.lanes ? (lanes[0]?.rows[0] ?? 0) : (shown[0] ?? 0);
@@ -59,7 +59,7 @@ function focusOn(row) {
   refresh();
 }
 
-// Go to a span, wherever it is hidden.
+// Go to a span, even if it is hidden.
 function goTo(row, withDetails = false) {
   reveal(row);
   rearrange();
@@ -128,11 +128,11 @@ function searchFor(name) {
 }
 
 const THEMES = ["", "light", "dark"];
-const THEME_WORDS = { "": "as the system has them", light: "light", dark: "dark" };
+const THEME_WORDS = { "": "as in the system", light: "light", dark: "dark" };
 function nextTheme() {
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;
   const now = document.documentElement.dataset.theme ?? "";
-  // From the system's theme, the first step is to the other one.
+  // From the system's theme, switch to the opposite one first.
   const turns = dark ? ["", "light", "dark"] : ["", "dark", "light"];
   setTheme(turns[(turns.indexOf(now) + 1) % THEMES.length]);
 }
@@ -151,8 +151,8 @@ const KEYS_TOLD = [
   ["Enter", "open the details of a span"],
   ["Esc", "close the details, leave the search"],
   ["+ −, Ctrl+wheel", "zoom"],
-  ["Shift+← →, drag, Shift+wheel", "move in time"],
-  ["0", "show all of it"],
+  ["Shift+← →, drag, Shift+wheel", "pan in time"],
+  ["0", "show the whole run"],
   ["z, double-click", "zoom to the span"],
   ["/", "search"],
   ["n, N", "next, previous hit"],
@@ -177,7 +177,7 @@ function zoomTo(row) {
   show(first - size * 0.1, end[row] + size * 0.1);
 }
 
-// Keys of the whole page; those of the rows come first.
+// Handle the keys of the whole page; the rows handle theirs first.
 function onKey(event) {
   if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
   const typing = event.target.matches("input");
@@ -254,7 +254,7 @@ function moveInLane(by) {
   if (start[row] > view.to || end[row] < view.from) zoomTo(row);
 }
 
-// The row of the tree below the pointer, in a chart of lanes the span; -1 if there is none.
+// Return the row below the pointer (in lanes, the row of the span), or -1.
 function rowAt(event) {
   const box = byId("window").getBoundingClientRect();
   const place = Math.floor((event.clientY - box.top + scroller.scrollTop) / ROW);
@@ -277,7 +277,7 @@ function onWheel(event) {
   event.preventDefault();
 }
 
-// Dragging moves in time, and the rows along; a press that goes nowhere selects.
+// Dragging pans time and scrolls rows; a press without movement selects.
 let drag = null;
 function onPress(event) {
   if (event.button !== 0) return;
@@ -341,7 +341,7 @@ function phaseAt(row, time) {
   return "";
 }
 
-// In the minimap a drag chooses what is in view, or moves that.
+// Dragging in the minimap selects or moves the visible part.
 let brushing = null;
 function onBrushPress(event) {
   const time = miniTime(event.offsetX);

@@ -1,7 +1,7 @@
-// On paper: all that is unfolded, over the whole time, to the width of the page.
+// On paper: all unfolded rows, over the whole time, as wide as the page.
 
 const MOST_ON_PAPER = 2000;
-const UNITS = 1000; // width of the bars, whatever that is on paper
+const UNITS = 1000; // width of the bars, in units scaled to the paper
 
 function fillPaper() {
   const places = Math.min(length(), MOST_ON_PAPER);

@@ -1,21 +1,21 @@
-// Which rows are shown: those of the tree that are not folded away, or lanes by worker.
+// The rows shown: unfolded rows of the tree, or lanes by worker.
 
 const view = {
   from: whole[0],
   to: whole[1],
   lanes: false,
   pathOnly: false,
-  focus: 0, // the row of the tree that the keyboard is on
-  selected: -1, // the one whose details are open
-  pointed: -1, // the one below the pointer
+  focus: 0, // the row of the tree with the keyboard focus
+  selected: -1, // the row whose details are open
+  pointed: -1, // the row below the pointer
   hits: [],
   hit: -1,
 };
 
 const folded = new Uint8Array(count);
 let shown = []; // rows of the tree, from top to bottom
-let lanes = []; // of each {name, level, rows}, rows by start; those of one level do not overlap
-let placeOf = new Int32Array(count); // where a row, or what stands for it, is shown; -1 if nowhere
+let lanes = []; // each {name, level, rows}, rows by start; rows of one level do not overlap
+let placeOf = new Int32Array(count); // where a row, or the row that stands for it, is shown; or -1
 
 function arrange() {
   placeOf = new Int32Array(count).fill(-1);
@@ -39,7 +39,7 @@ function arrange() {
   }
 }
 
-// The name of a span, and what tells it from its siblings of the same name.
+// Return the name of a span, and the text that distinguishes it from same-named siblings.
 function labelOf(row) {
   const own = nameOf(row);
   const other = text(data.rows.alias[row]);
@@ -48,7 +48,7 @@ function labelOf(row) {
 
 const length = () => (view.lanes ? lanes.length : shown.length);
 
-// The row that stands for a row: itself, or the one it is folded into.
+// Return the row that stands for a row: itself, or the row it is folded into.
 function standIn(row) {
   let found = row;
   const isShown = (one) => (view.lanes ? placeOf[one] >= 0 && data.rows.lane[one] : shown[placeOf[one]] === one);
@@ -62,7 +62,7 @@ function packed() {
   return lanesOfTrace;
 }
 
-// Lay the spans of each worker on as few levels as they need, the callers above the called.
+// Lay the spans of each worker on as few levels as possible, callers above the spans they called.
 function pack() {
   const byName = new Map();
   for (let row = 0; row < count; row += 1) {
@@ -86,7 +86,7 @@ function pack() {
   return made;
 }
 
-// Show a row, whatever hides it; one without a lane is hidden among them for good.
+// Reveal a row. In lanes, a row without a lane stays hidden.
 function reveal(row) {
   for (let above = parent[row]; above >= 0; above = parent[above]) folded[above] = 0;
   arrange();

@@ -1,8 +1,8 @@
-// The head of the page and its tables. Each number stands in a cell with the exact value and its name
+// The head of the page and its tables. Each number's element also holds the exact value and its key
 // in the JSON of `flowspan timeline --json`.
 
 const seconds = (value) => human(Math.round(value * SECOND));
-// The value that stands at a place such as `rows.output`.
+// Return the value at a path such as `rows.output`.
 const at = (object, field) => field.split(".").reduce((value, key) => value[key], object);
 const causes = PHASES.slice(0, OTHER);
 
@@ -22,19 +22,19 @@ function fillHead() {
   byId("about").replaceChildren(`${about.join(" · ")} · trace `, element("code", { text: head.trace }));
   byId("headline").textContent = numbers.headline;
   byId("source").textContent = {
-    prefect: "These are Prefect's own spans. They do not tell what runs waited for, so waiting counts as execution.",
-    plain: "These spans are not flowspan's. All that is known of them is when they ran and who called them.",
+    prefect: "These are Prefect's own spans. They do not record waits, so waiting counts as execution.",
+    plain: "These spans are not flowspan's. Only their times and callers are known.",
   }[numbers.source] ?? "";
 }
 
 function fillNumbers() {
   const tiles = [
     ["Duration", "duration", seconds],
-    ["Work in tasks", "concurrency.work", seconds, "time in which tasks executed, over all of them"],
+    ["Work in tasks", "concurrency.work", seconds, "execution time of all tasks"],
     ["Mean concurrency", "concurrency.mean", (value) => fixed(value, 2), "work over duration"],
-    ["Peak concurrency", "concurrency.peak", String, "how many tasks executed at once at most"],
+    ["Peak concurrency", "concurrency.peak", String, "the most tasks that executed at once"],
     ["Parallel efficiency", "concurrency.efficiency", percent, "mean over peak concurrency"],
-    ["Retry cost", "retry_cost.total", seconds, "failed attempts that were tried again, and the time between"],
+    ["Retry cost", "retry_cost.total", seconds, "failed attempts that were retried, and the time between"],
     ["Retry cost on path", "retry_cost.on_critical_path", seconds, "part of the retry cost that is on the critical path"],
     ["Orchestration", "orchestration.total", seconds, "time in which no task was running"],
   ];
@@ -58,16 +58,16 @@ const TASK_COLUMNS = [
   ["Task", "name", null, "flow or task"],
   ["Path share", "share", percent, "share of the critical path"],
   ["On path", "path", blankZero(seconds), "time on the critical path"],
-  ["Mostly", "cause", null, "what most of its time on the path was spent on"],
-  ["Drag", "drag", blankZero(seconds), "by how much the run would be shorter if its execution took no time"],
-  ["2× faster saves", "saved", blankZero(seconds), "by how much the run would be shorter if its execution took half the time"],
-  ["Slack", "slack", blankZero(seconds), "by how much its runs could be longer before the whole is"],
-  ["Runs", "runs", grouped, "how often it ran"],
+  ["Mostly", "cause", null, "the cause of most of its time on the path"],
+  ["Drag", "drag", blankZero(seconds), "time saved if its execution took no time"],
+  ["2× faster saves", "saved", blankZero(seconds), "time saved if its execution took half the time"],
+  ["Slack", "slack", blankZero(seconds), "how much longer its runs could take without delaying the whole run"],
+  ["Runs", "runs", grouped, "number of runs"],
   ["Failed", "failed", blankZero(grouped), "runs that failed"],
   ["Retries", "retries", blankZero(grouped), "attempts beyond the first"],
-  ["Duration", "duration", seconds, "of all its runs, waits inside them included"],
+  ["Duration", "duration", seconds, "total of all its runs, including waits inside them"],
   ["Execution", "execution", blankZero(seconds), "time inside its function, over all runs"],
-  ["Waited", "waits", null, "for what, over all runs"],
+  ["Waited", "waits", null, "waits by cause, over all runs"],
   ["Rows in", "rows.input", grouped, "rows of its arguments"],
   ["Rows out", "rows.output", grouped, "rows of its results"],
 ];
@@ -155,7 +155,7 @@ function fillCauses() {
       one.cause in numbers.waiting ? cell(`waiting.${one.cause}`, one.waits, blankZero(seconds)) : element("td", { class: "number", text: "" })))));
 }
 
-// In a stack every part is as high as the others.
+// Return the fill of a part of the stack; all parts have the same height.
 const stackFill = (look) => (isThin(look) ? `var(--${KEYS[look]}-line)` : `url(#look-${look})`);
 
 function fillLegend() {
@@ -166,5 +166,5 @@ function fillLegend() {
     ...[...used, ...(hasFailed ? [FAILED] : [])].map((look) => element("span", {},
       swatch(look), look === FAILED ? "failed ✗" : WORDS[look])),
     ...(path.row.length ? [element("span", {}, element("i", { class: "path-sample" }), "critical path")] : []),
-    ...(upstream.row.length ? [element("span", { class: "screen" }, element("i", { class: "arrow-sample", text: "➝" }), "dependency, of the row pointed at")] : []));
+    ...(upstream.row.length ? [element("span", { class: "screen" }, element("i", { class: "arrow-sample", text: "➝" }), "dependency of the row under the pointer")] : []));
 }
