@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import sys
 
-from prefect import flow, get_run_logger, tags, task
+from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ProcessPoolTaskRunner
 
@@ -27,8 +27,7 @@ async def asynchronous() -> None:
 
 def run_tasks() -> None:
     squares = square.map([1, 2, 3])
-    with tags("nested"):
-        nested = outer.submit(4)
+    nested = outer.submit(4)
     square.submit(5, wait_for=[*squares, nested]).result()
 
 
