@@ -9,6 +9,7 @@ import logging
 import multiprocessing.util
 import os
 import time
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -104,7 +105,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         observer = EngineObserver(
             RunTracer(providers.traces, RunMetrics(providers.metrics)),
             settings,
-            lambda: sdk.flush(providers, settings.flush_timeout),
+            partial(sdk.flush, providers, settings.flush_timeout),
             _pack(providers, settings),
         )
         self._providers, self._settings, self._observer = providers, settings, observer

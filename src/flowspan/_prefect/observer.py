@@ -44,12 +44,12 @@ class EngineObserver:
     """The state shared by all engines of this process, on behalf of one `RunTracer`."""
 
     def __init__(
-        self, tracer: RunTracer, settings: Settings, flush: Callable[[], object], parcel: Parcel
+        self, tracer: RunTracer, settings: Settings, flush: Callable[..., object], parcel: Parcel
     ) -> None:
         """Record on `tracer`.
 
-        `flush` is called when a run ends that no other run of this process called. `parcel` goes
-        along with task runs to other processes.
+        `flush` is called when a top-level flow run ends, and with ``gives_up=True`` when a task run
+        ends that another process sent. `parcel` goes along with task runs to other processes.
         """
         self.tracer = tracer
         self.settings = settings

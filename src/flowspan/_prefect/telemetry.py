@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
@@ -252,10 +253,12 @@ class EngineTelemetry(RunTelemetry):
             self._observer.tracer.finish_descendants(recorder, everything=self._is_terminated)
         if recorder.caller is not None or not (self._is_flow or self._is_sent):
             return None
+        # A process may run many tasks, and a dead endpoint must not delay each of them.
+        flush = partial(self._observer.flush, gives_up=not self._is_flow)
         if self._is_terminated or self._is_adopted:
-            self._observer.flush()
+            flush()
             return None
-        return self._observer.flush
+        return flush
 
     def roll_back(self) -> None:
         """Record that a transaction rolled the task run back, perhaps long after its end."""
