@@ -46,7 +46,7 @@ P = TypeVar("P")
 
 
 class Providers(NamedTuple):
-    """The providers of each signal; a no-op one for log records if they are off."""
+    """The provider of each signal, by its name; a no-op one for log records if they are off."""
 
     traces: TracerProvider
     metrics: MeterProvider
