@@ -46,6 +46,9 @@ def instrument(
 ) -> None:
     """Record every flow and task run of this process from now on.
 
+    Processes to which Prefect sends task runs, such as those of a pool, record these runs with the
+    same settings. Providers that are given here, or that the application has set, stay here.
+
     Inside a running flow or task, it also records the runs that called it, with their real start
     times. It cannot reach a flow whose task calls it from another thread. Calling it again changes
     nothing else.
@@ -89,7 +92,7 @@ def flush(timeout: float = 5.0) -> bool:
     """Export all ended spans, metrics and log records, in at most `timeout` seconds.
 
     Returns False if not everything could be exported in time. This also happens automatically when
-    a top-level flow run or the process ends.
+    a top-level flow run ends, or a task run that another process sent, or the process.
     """
     return _instrumentor().flush(timeout)
 

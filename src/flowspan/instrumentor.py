@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import json
 import logging
 import multiprocessing.util
 import os
 import time
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -19,6 +21,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 from packaging.version import Version
 
 from flowspan._containment import count_failures_with
+from flowspan._parcel import Parcel
 from flowspan._replacement import Replacement
 from flowspan.export import providers as sdk
 from flowspan.identity import derive_trace_id
@@ -43,7 +46,7 @@ P = TypeVar("P")
 
 
 class Providers(NamedTuple):
-    """The providers of each signal; a no-op one for log records if they are off."""
+    """The provider of each signal, by its name; a no-op one for log records if they are off."""
 
     traces: TracerProvider
     metrics: MeterProvider
@@ -102,7 +105,8 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         observer = EngineObserver(
             RunTracer(providers.traces, RunMetrics(providers.metrics)),
             settings,
-            lambda: sdk.flush(providers, settings.flush_timeout),
+            partial(sdk.flush, providers, settings.flush_timeout),
+            _pack(providers, settings),
         )
         self._providers, self._settings, self._observer = providers, settings, observer
         self._flush_timeout = settings.flush_timeout
@@ -223,20 +227,49 @@ def _choose_providers(
         logger_provider = _logs.NoOpLoggerProvider()
     # All are built before one is set: a bad variable must leave nothing behind.
     own: list[tuple[Callable[[Any], None], object]] = []
-    if isinstance(tracer_provider, trace.ProxyTracerProvider):
+    if _is_unset(tracer_provider):
         tracer_provider = sdk.build_tracer_provider(settings)
         own.append((trace.set_tracer_provider, tracer_provider))
-    # Unlike the first, these are private.
-    if type(meter_provider).__name__ == "_ProxyMeterProvider":
+    if _is_unset(meter_provider):
         meter_provider = sdk.build_meter_provider(settings)
         own.append((metrics.set_meter_provider, meter_provider))
-    if type(logger_provider).__name__ == "ProxyLoggerProvider":
+    if _is_unset(logger_provider):
         logger_provider = sdk.build_logger_provider(settings)
         own.append((_logs.set_logger_provider, logger_provider))
     for set_globally, provider in own:
         set_globally(provider)
         _owned.append(provider)
     return Providers(tracer_provider, meter_provider, logger_provider)
+
+
+def unset_signals() -> set[str]:
+    """Return the signals for which no provider is set globally."""
+    providers = Providers(
+        trace.get_tracer_provider(), metrics.get_meter_provider(), _logs.get_logger_provider()
+    )
+    return {signal for signal, provider in providers._asdict().items() if _is_unset(provider)}
+
+
+def _is_unset(provider: object) -> bool:
+    """Return whether a global provider only stands for the one that may be set later."""
+    # By name, since two of these classes are private.
+    return type(provider).__name__ in {
+        "ProxyTracerProvider",
+        "_ProxyMeterProvider",
+        "ProxyLoggerProvider",
+    }
+
+
+def _pack(providers: Providers, settings: Settings) -> Parcel:
+    """Return what other processes need to record like this one."""
+    # They may have another working directory, and they may switch flowspan off.
+    settings = settings.model_copy(update={"dir": settings.dir.absolute()})
+    given = [signal for signal, one in providers._asdict().items() if one not in _owned]
+    return Parcel(
+        json.dumps(
+            {"settings": settings.model_dump(mode="json", exclude={"enabled"}), "given": given}
+        )
+    )
 
 
 def _log_export(

@@ -1,5 +1,6 @@
 """Runs in separate processes: scripts, served flows, workers, signals, pools and forks."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan
 from packaging.version import Version
 from prefect import resume_flow_run
 from prefect.client.orchestration import get_client
@@ -21,7 +23,7 @@ from prefect.states import Cancelling
 from clocks import Timed
 from flowspan import semconv
 from flowspan.identity import derive_span_id, derive_trace_id
-from flowspan.read import metric_files
+from flowspan.read import log_files, metric_files
 from processes import FLOWS, PATIENCE, background, environment, eventually, run_script
 from reconcile import reconcile
 from sinks import http_sink
@@ -350,6 +352,115 @@ def test_process_that_a_task_instruments(prefect_server: str, tmp_path: Path) ->
     flow_run_ids = {str(attributes(span)[semconv.FLOW_RUN_ID]) for span in spans.all}
     (flow_run_id,) = flow_run_ids
     assert {context(span).trace_id for span in spans.all} == {derive_trace_id(flow_run_id)}
+
+
+def assert_all_carried(folder: Path, root: ReadableSpan, *, apart_from: str | None = None) -> None:
+    """Assert that spans, metrics and logs in `folder` have all runs of the flow, once each."""
+    spans = embedded_spans(folder)
+    called = sorted(span.name for span in spans.children(root))
+    assert called == ["outer", "square", "square", "square", "square"]
+    (nested,) = spans.children(spans.one("outer"))
+    assert nested.name == "square"
+    last = max(spans.children(root), key=lambda span: span.start_time or 0)
+    assert len(last.links) == 4
+    run_id = attributes(root)[semconv.RUN_ID]
+    assert reconcile(spans.all, run_id, apart_from=apart_from) == []
+    processes = {span.resource.attributes["service.instance.id"] for span in spans.runs}
+    assert len(processes) in {2, 3}
+    counters = metric_files.load(folder).counters
+    counted = {
+        counter.attributes[semconv.TASK_NAME]: counter.value
+        for counter in counters
+        if counter.name == semconv.METRIC_TASK_RUNS
+    }
+    assert counted == {"square": 5, "outer": 1}
+    logged = {
+        log.body: log.span_id
+        for log in log_files.load(folder, run_id).logs
+        if log.body.startswith("squared")
+    }
+    assert set(logged) == {f"squared {number}" for number in range(1, 6)}
+    squares = {f"{context(span).span_id:016x}" for span in spans.named("square")}
+    assert set(logged.values()) == squares
+
+
+@pytest.mark.parametrize("place", ["from_main", "from_inside"])
+def test_instrument_travels_with_the_work(prefect_server: str, tmp_path: Path, place: str) -> None:
+    """Pool processes record their tasks, though instrument() is not at the script's top level."""
+    done = run_script("carried.py", place, env=environment(tmp_path))
+    assert done.returncode == 0, done.stderr
+    spans = embedded_spans(tmp_path)
+    (root,) = (span for span in spans.all if span.name.startswith("RUN"))
+    # The script's own run is adopted in one of them, without its first state.
+    adopted = attributes(root)[semconv.RUN_NAME] if place == "from_inside" else None
+    assert_all_carried(tmp_path, root, apart_from=adopted)
+    value = "4" if place == "from_main" else "int"
+    assert attributes(spans.one("outer"))["prefect.run.parameter.x"] == value
+
+
+def test_instrument_travels_from_a_served_flow(prefect_server: str, tmp_path: Path) -> None:
+    """So do pool processes of a served flow."""
+    command = (sys.executable, "carried.py", "serve")
+    with background(*command, env=environment(tmp_path), log=tmp_path / "serve.log"):
+        deployment = "carried-from-inside/carried"
+
+        def find() -> bool:
+            with get_client(sync_client=True) as client:
+                return any(d.name == "carried" for d in client.read_deployments())
+
+        eventually(find, "serving")
+        run_id = create_run(deployment).id
+        reaches(run_id, "Completed")
+        root = spans_of(tmp_path, run_id).one("RUN carried-from-inside")
+        assert_all_carried(tmp_path, root)
+
+
+def test_nothing_dies_with_a_pool_process(prefect_server: str, tmp_path: Path) -> None:
+    """A pool process has sent all of a task run before its caller gets the result."""
+    done = run_script("carried.py", "killed", env=environment(tmp_path))
+    assert done.returncode == 0, done.stderr
+    spans = embedded_spans(tmp_path)
+    assert spans.tree().splitlines() == ["RUN short-lived", "  square", "  asynchronous"]
+    counters = metric_files.load(tmp_path).counters
+    assert [c.value for c in counters if c.name == semconv.METRIC_TASK_RUNS] == [1, 1]
+    run_id = attributes(spans.one("RUN short-lived"))[semconv.RUN_ID]
+    logged = {log.body: log.span_id for log in log_files.load(tmp_path, run_id).logs}
+    assert logged["squared 1"] == f"{context(spans.one('square')).span_id:016x}"
+    assert logged["asynchronous"] == f"{context(spans.one('asynchronous')).span_id:016x}"
+
+
+def test_pool_process_without_flowspan(prefect_server: str, tmp_path: Path) -> None:
+    """A pool process that cannot import flowspan runs its tasks as if nothing had been sent."""
+    start = tmp_path / "start"
+    start.mkdir()
+    (start / "sitecustomize.py").write_text(
+        "import sys\nif '--multiprocessing-fork' in sys.orig_argv: sys.modules['flowspan'] = None\n"
+    )
+    env = environment(tmp_path)
+    env["PYTHONPATH"] = os.pathsep.join([str(start), env["PYTHONPATH"]])
+    done = run_script("carried.py", "from_main", env=env)
+    assert (done.returncode, "flowspan" in done.stderr) == (0, False), done.stderr
+    assert done.stderr.count("squared") == 5
+    assert [span.name for span in embedded_spans(tmp_path).all] == ["RUN carried"]
+
+
+def test_own_provider_does_not_travel(prefect_server: str, tmp_path: Path) -> None:
+    """The application's provider cannot be sent: a pool process says so, and records nothing."""
+    done = run_script("carried.py", "own_provider", env=environment(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("OpenTelemetry providers (traces) cannot be sent") in {1, 2}
+    assert done.stderr.count("squared") == 5
+    assert embedded_spans(tmp_path).all == []
+    with http_sink() as sink:
+        env = environment(
+            tmp_path,
+            OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{sink.endpoint}/v1/traces",
+            OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+        )
+        done = run_script("carried.py", "own_provider", env=env)
+        assert done.returncode == 0, done.stderr
+        assert sorted(span.name for span in sink.spans) == ["outer", *["square"] * 5]
+    assert "cannot be sent" not in done.stderr
 
 
 def test_fork(prefect_server: str, tmp_path: Path) -> None:

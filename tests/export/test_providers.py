@@ -22,6 +22,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from clocks import SLACK
 from flowspan.export import outages, probe, providers, routes
+from flowspan.export.bounded import BoundedTracerProvider
 from flowspan.settings import Settings
 from processes import PATIENCE
 from sinks import (
@@ -513,6 +514,44 @@ def test_endpoint_that_recovers(
             assert providers.flush([provider], 20) == (status == 200)
     assert [span.name for span in sink.spans] == ["b", "d"]
     assert len(warnings()) == 1
+
+
+def test_flush_that_gives_up(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not wait for an endpoint that is known to be dead, however long it might."""
+    monkeypatch.setattr(outages, "_LONG", 0.0)
+    with silent_endpoint() as endpoint:
+        provider = build(
+            EXPORTER_OTLP_ENDPOINT=endpoint,
+            EXPORTER_OTLP_PROTOCOL="http/protobuf",
+            EXPORTER_OTLP_TIMEOUT=UNBOUNDED,
+        )
+        end_span(provider)
+        assert isinstance(provider, BoundedTracerProvider)
+        (reporter,) = provider.reporters
+        while not reporter.is_struggling:
+            providers.flush([provider], 0.1)
+        started = time.monotonic()
+        assert not providers.flush([provider], 10 * SLACK, gives_up=True)
+        assert time.monotonic() - started < SLACK
+
+
+def test_flush_that_gives_up_hopes_again(build: Build) -> None:
+    """It still starts an export, and waits again once the endpoint has answered."""
+    with http_sink() as sink:
+        provider = build(
+            EXPORTER_OTLP_ENDPOINT=sink.endpoint, EXPORTER_OTLP_PROTOCOL="http/protobuf"
+        )
+        sink.status = 400
+        end_span(provider, "lost")
+        assert not providers.flush([provider], 20, gives_up=True)
+        sink.status = 200
+        end_span(provider, "late")
+        providers.flush([provider], 20, gives_up=True)
+        sink.wait_for_spans(1)
+        assert providers.flush([provider], 20)
+        end_span(provider, "in time")
+        assert providers.flush([provider], 20, gives_up=True)
+    assert [span.name for span in sink.spans] == ["late", "in time"]
 
 
 def test_second_outage_is_said_again_later(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from prefect.client.schemas.objects import FlowRun, TaskRun
 
+    from flowspan._parcel import Parcel
     from flowspan.recording.recorder import RunTracer
     from flowspan.settings import Settings
 
@@ -42,11 +43,18 @@ class _Recent(dict[K, V]):
 class EngineObserver:
     """The state shared by all engines of this process, on behalf of one `RunTracer`."""
 
-    def __init__(self, tracer: RunTracer, settings: Settings, flush: Callable[[], object]) -> None:
-        """Record on `tracer`; `flush` is called when a top-level flow run ends."""
+    def __init__(
+        self, tracer: RunTracer, settings: Settings, flush: Callable[..., object], parcel: Parcel
+    ) -> None:
+        """Record on `tracer`.
+
+        `flush` is called when a top-level flow run ends, and with ``gives_up=True`` when a task run
+        ends that another process sent. `parcel` goes along with task runs to other processes.
+        """
         self.tracer = tracer
         self.settings = settings
         self.flush = flush
+        self.parcel = parcel
         self._subflows: dict[str, dict[str, str]] = {}
         self._foreign_trace_ids = _Recent[str, int]()
         self._inputs = _Recent[str, "Inputs"]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
@@ -80,6 +81,8 @@ class EngineTelemetry(RunTelemetry):
         self._is_adopted = False
         self._adopted_caller: RunRecorder | None = None
         self._is_terminated = False
+        # Whether a task's flow runs in another process, which sent this one its context
+        self._is_sent = False
         self.recorder: RunRecorder | None = None
         self.transaction: Any = None
         self._told_state: PrefectState | None = None
@@ -228,8 +231,9 @@ class EngineTelemetry(RunTelemetry):
     def leave(self) -> Callable[[], object] | None:
         """End the run's span, as the engine leaves the run; return the flush if it is left to do.
 
-        A top-level flow run ends with a flush, which may take a while. If the process is about to
-        die, this flushes at once.
+        A top-level flow run ends with a flush, which may take a while, and so does the run of a
+        task that another process sent: once that has the result, it may end this one. If the
+        process is about to die, this flushes at once.
         """
         context_api.attach(self.outer)
         recorder, run = self.recorder, self._run
@@ -244,16 +248,17 @@ class EngineTelemetry(RunTelemetry):
             own_transaction.on_commit_hooks.append(_commit_hook(recorder))
             return None
         recorder.finish()
-        if not self._is_flow:
+        if self._is_flow:
+            self._observer.forget(recorder.run.id)
+            self._observer.tracer.finish_descendants(recorder, everything=self._is_terminated)
+        if recorder.caller is not None or not (self._is_flow or self._is_sent):
             return None
-        self._observer.forget(recorder.run.id)
-        self._observer.tracer.finish_descendants(recorder, everything=self._is_terminated)
-        if recorder.caller is not None:
-            return None
+        # A process may run many tasks, and a dead endpoint must not delay each of them.
+        flush = partial(self._observer.flush, gives_up=not self._is_flow)
         if self._is_terminated or self._is_adopted:
-            self._observer.flush()
+            flush()
             return None
-        return self._observer.flush
+        return flush
 
     def roll_back(self) -> None:
         """Record that a transaction rolled the task run back, perhaps long after its end."""
@@ -357,6 +362,7 @@ class EngineTelemetry(RunTelemetry):
     def _origin_of_task_run(self, run: TaskRun) -> Origin:
         flow_context = FlowRunContext.get()
         flow_run = flow_context.flow_run if flow_context is not None else None
+        self._is_sent = flow_context is not None and flow_context.detached
         label = flow_run.labels.get(LABELS_TRACEPARENT_KEY) if flow_run is not None else None
         if (caller_id := self._calling_task_run(run)) is not None:
             return self._origin_below(caller_id, label, is_task=True)

@@ -270,7 +270,7 @@ class _Flush:
 _under_way: dict[tuple[int, int], _Flush] = {}
 
 
-def flush(providers: Iterable[object], timeout: float) -> bool:
+def flush(providers: Iterable[object], timeout: float, *, gives_up: bool = False) -> bool:
     """Export everything that has ended, waiting at most `timeout` seconds in total; never raise.
 
     The SDK's own `force_flush` ignores its timeout
@@ -279,6 +279,12 @@ def flush(providers: Iterable[object], timeout: float) -> bool:
 
     Python 3.12 and later start no threads while the interpreter shuts down. Then this flushes
     nothing, and `shutdown` exports the rest with the thread that the SDK already has.
+
+    Args:
+        providers: Those of any signals.
+        timeout: In seconds.
+        gives_up: Whether to start the flush, but not wait for it, where the endpoint did not answer
+            before. So a dead endpoint delays only the first of many calls.
 
     Returns:
         Whether everything was exported, as far as the providers know; True for providers without
@@ -289,6 +295,9 @@ def flush(providers: Iterable[object], timeout: float) -> bool:
     begun = [(provider, *_join_or_start(provider, timeout)) for provider in flushable]
     succeeded = True
     for provider, current, is_ours in begun:
+        if gives_up and any(reporter.is_struggling for reporter in _reporters(provider)):
+            succeeded = False
+            continue
         ended = current.ended.wait(max(0.0, deadline - time.monotonic()))
         if ended and not is_ours:
             # A flush that another caller started may have begun before our last span ended.
