@@ -11,11 +11,12 @@ import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from numbers import Integral, Real
-from typing import Any, Final, NamedTuple, SupportsFloat
+from typing import Any, Final, NamedTuple, SupportsFloat, cast
 
 from flowspan._containment import Containment
 from flowspan.log_capture.hooks import Line
 from flowspan.recording.recorder import current_recorder
+from flowspan.values import LAST_INT, is_a
 
 Attribute = str | bool | int | float
 
@@ -172,7 +173,7 @@ class LogMeasure:
         return (
             isinstance(args, tuple)
             and len(args) > 0
-            and isinstance(args[0], str)
+            and is_a(args[0], str)
             and "METRIC" in args[0]  # as in logger.info("%s", line)
         )
 
@@ -254,18 +255,18 @@ def _keywords(event_kw: Mapping[str, object]) -> dict[str, _Value]:
     for key, value in event_kw.items():
         if key.startswith("_") or key in _OF_STRUCTLOG:
             continue
-        if isinstance(value, (str, bool)):
-            values[key] = value
-        elif isinstance(value, (Real, Decimal)):
+        if is_a(value, (str, bool)):
+            values[key] = cast("str | bool", value)
+        elif is_a(value, (Real, Decimal)):
             values[key] = _Quantity(_finite(value), "1")
     if not all(map(_IS_NAME.fullmatch, values)):
         raise ValueError
     return values
 
 
-def _finite(value: SupportsFloat) -> float:
+def _finite(value: Any) -> float:
     """Return an integer of 64 bits or a finite float; raise ValueError if that is impossible."""
-    if isinstance(value, Integral) and -(2**63) <= int(value) < 2**63:
+    if isinstance(value, Integral) and -LAST_INT - 1 <= int(value) <= LAST_INT:
         return int(value)
     try:
         number = float(value)
