@@ -376,8 +376,8 @@ def _to_json(_logger: Any, _method_name: str, event_dict: EventDict) -> str:
     line = {**first, **event_dict}
     try:
         return _dumps(line)
-    except TypeError:  # a key of `extra` can be anything, even invalid Unicode
-        return _dumps({clean_key(key): value for key, value in line.items()})
+    except TypeError:  # a key of `extra` can be anything, and a name invalid Unicode
+        return _dumps({clean_key(key): redact(value) for key, value in line.items()})
 
 
 def _dumps(line: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, SupportsFloat, cast
 from flowspan._containment import Containment
 from flowspan.log_capture.hooks import Line
 from flowspan.recording.recorder import current_recorder
+from flowspan.redaction import redact
 from flowspan.values import LAST_INT, is_a
 
 Attribute = str | bool | int | float
@@ -144,7 +145,7 @@ def check(
         )
     if isinstance(value, bool) or not isinstance(value, (Real, Decimal)):
         raise TypeError(
-            f"the value of {name} must be a number, not {value!r}: convert it with int() or float()"
+            f"the value of {name} must be a number, not {redact(value)!r}: convert it with int() or float()"
         )
     attributes = {} if attributes is None else attributes
     return Measurement(name, _finite(value), _checked_unit(unit), _checked_attributes(attributes))
@@ -166,9 +167,9 @@ class LogMeasure:
 
     def wants(self, message: object, args: Any) -> bool:
         """Return whether a line may hold a measurement, without formatting it."""
-        if not isinstance(message, str):
+        if not is_a(message, str):
             return False
-        if "METRIC" in message:
+        if "METRIC" in cast("str", message):
             return True
         return (
             isinstance(args, tuple)
@@ -294,9 +295,9 @@ def _checked_attributes(attributes: Mapping[str, Attribute]) -> Mapping[str, Att
             f"attributes must be a mapping, such as {{'table': 'orders'}}, not {attributes!r}"
         )
     for key, value in attributes.items():
-        if not isinstance(key, str) or not isinstance(value, (str, bool, int, float)):
+        if not is_a(key, str) or not is_a(value, (str, bool, int, float)):
             raise TypeError(
-                f"an attribute must map a str to a str, bool, int or float, not {key!r}: "
-                f"{value!r}; convert it with str()"
+                f"an attribute must map a str to a str, bool, int or float, not {redact(key)!r}: "
+                f"{redact(value)!r}; convert it with str()"
             )
     return dict(attributes)
