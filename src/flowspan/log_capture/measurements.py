@@ -145,7 +145,8 @@ def check(
         )
     if isinstance(value, bool) or not isinstance(value, (Real, Decimal)):
         raise TypeError(
-            f"the value of {name} must be a number, not {redact(value)!r}: convert it with int() or float()"
+            f"the value of {name} must be a number, not {redact(value)!r}: "
+            "convert it with int() or float()"
         )
     attributes = {} if attributes is None else attributes
     return Measurement(name, _finite(value), _checked_unit(unit), _checked_attributes(attributes))
