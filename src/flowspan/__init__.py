@@ -105,26 +105,30 @@ def record_rows(
     This replaces the number that flowspan counts itself: for a task, the rows of its result and its
     arguments (see `flowspan.recording.rows`); for a flow run, the rows of its leaves, which are the
     task and flow runs that it called itself and whose results none of its other runs consumed.
-    Further calls in the same run add up. Cached results are not counted.
+    Further calls in the same run add up, to at most 2**63 - 1. Cached results are not counted.
 
     Outside a run, or if nothing is instrumented, it does nothing.
 
     Args:
-        n: Number of rows, 0 or more.
+        n: Number of rows, from 0 to 2**63 - 1.
         direction: Whether the rows come out of the run or go into it.
         name: What the rows belong to, such as a table; its rows are also recorded separately.
 
     Raises:
         TypeError: `n` is not an int.
-        ValueError: `n` is negative, or `direction` is not one of the two.
+        ValueError: `n` is negative or larger than 2**63 - 1, or `direction` is not one of the two.
     """
     from flowspan import semconv  # noqa: PLC0415 - import flowspan is fast
     from flowspan.recording.recorder import current_recorder  # noqa: PLC0415 - as above
+    from flowspan.redaction import redact  # noqa: PLC0415 - as above
+    from flowspan.values import LAST_INT  # noqa: PLC0415 - as above
 
     if isinstance(n, bool) or not isinstance(n, int):
-        raise TypeError(f"record_rows() takes a number of rows as an int, not {n!r}")
+        raise TypeError(f"record_rows() takes a number of rows as an int, not {redact(n)!r}")
     if n < 0:
         raise ValueError(f"record_rows() takes a number of rows, 0 or more, not {n}")
+    if n > LAST_INT:
+        raise ValueError("record_rows() takes at most 2**63 - 1 rows, OTLP's largest integer")
     attributes = {"output": semconv.ROWS_OUTPUT, "input": semconv.ROWS_INPUT}
     if direction not in attributes:
         raise ValueError(f"direction is 'output' or 'input', not {direction!r}")

@@ -21,6 +21,7 @@ from opentelemetry import trace
 from flowspan import semconv
 from flowspan._containment import Containment
 from flowspan.redaction import redact
+from flowspan.values import clean_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, MutableMapping
@@ -59,7 +60,7 @@ _NO_EXTRAS: Final = {
     *(*_FIELDS, semconv.DEPLOYMENT_NAME),
 }
 # Prefect and `RunContextFilter` write these for unknown values
-_UNKNOWN: Final = (None, "<unknown>", _NOTHING)
+_UNKNOWN: Final = ("<unknown>", _NOTHING)
 _PREFECT_RUN_LOGGERS: Final = ("prefect.flow_runs", "prefect.task_runs")
 
 
@@ -319,7 +320,7 @@ def _add_extras(_logger: Any, _method_name: str, event_dict: EventDict) -> Event
     # In a subflow that a task calls, Prefect's logger mixes up both runs.
     is_told_better = record.name.startswith(_PREFECT_RUN_LOGGERS) and _current_run() is not None
     for key, value in vars(record).items():
-        if key in _NO_EXTRAS or (key in _ALL_FIELDS and (is_told_better or value in _UNKNOWN)):
+        if key in _NO_EXTRAS or (key in _ALL_FIELDS and (is_told_better or _is_unknown(value))):
             continue
         if key == "deployment_name" and value is None:
             continue
@@ -327,9 +328,14 @@ def _add_extras(_logger: Any, _method_name: str, event_dict: EventDict) -> Event
     return event_dict
 
 
+def _is_unknown(value: object) -> bool:
+    """Return whether a value says that there is none, without comparing a user's value."""
+    return value is None or (type(value) is str and value in _UNKNOWN)
+
+
 def _mask_secrets(_logger: Any, _method_name: str, event_dict: EventDict) -> EventDict:
     return {
-        key: value if key in _NO_SECRETS else redact(value, str(key))
+        key: value if key in _NO_SECRETS else redact(value, clean_key(key))
         for key, value in event_dict.items()
     }
 
@@ -370,8 +376,8 @@ def _to_json(_logger: Any, _method_name: str, event_dict: EventDict) -> str:
     line = {**first, **event_dict}
     try:
         return _dumps(line)
-    except TypeError:  # a key of `extra` can be anything, even invalid Unicode
-        return _dumps({redact(str(key)): value for key, value in line.items()})
+    except TypeError:  # a key of `extra` can be anything, and a name invalid Unicode
+        return _dumps({clean_key(key): redact(value) for key, value in line.items()})
 
 
 def _dumps(line: Mapping[str, Any]) -> str:

@@ -342,7 +342,7 @@ def test_parameters_that_cannot_be_rendered(prefect_server: str) -> None:
         flowspan.uninstrument()
     a = attributes(spans.one("step"))
     assert result(spans.one("step")) == "success"
-    assert a["prefect.run.parameter.bad"] == "<_Unprintable that cannot be rendered>"
+    assert a["prefect.run.parameter.bad"] == "<test_edges._Unprintable>"
     assert a["prefect.run.parameter.nested"].endswith("]")
     assert a["prefect.run.parameter.huge"].startswith("[0, 1, 2")
 

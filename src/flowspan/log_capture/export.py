@@ -48,13 +48,14 @@ from flowspan.export.bounded import BoundedLoggerProvider
 from flowspan.log_capture.hooks import Line
 from flowspan.recording.attempt import qualified_name
 from flowspan.recording.recorder import RunRecorder, current_recorder, speaking_recorder
-from flowspan.redaction import LONGEST_TEXT, redact
+from flowspan.redaction import redact
+from flowspan.values import LAST_INT, LONGEST_TEXT, clean, clean_key, clean_text, is_a
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 _STRUCTLOG: Final = "structlog"
 _NOTHING: Final[Mapping[str, Any]] = {}
-_STRUCTURED: Final = (str, Mapping, list, tuple)
+_STRUCTURED: Final = (str, dict, list, tuple)
 _PREFECT: Final = "prefect."
 # Fields of a record that do not become attributes: those that every record has, those that
 # formatters add, Prefect's switch, and those that opentelemetry-instrumentation-logging can add for
@@ -121,7 +122,7 @@ class LogExport:
         if not _has_otel_processor(processors):
             return processors
         recorder = speaking_recorder()
-        run = {} if recorder is None else recorder.log_attributes
+        run = {} if recorder is None else clean(recorder.log_attributes)
         return [_telling(one, run) if _is_otel_processor(one) else one for one in processors]
 
     def hear(self, line: Line) -> None:
@@ -132,7 +133,7 @@ class LogExport:
         recorder, ids = self._run_of(line, context)
         run = {} if recorder is None else recorder.log_attributes
         if line.source is not None and _is_handled(line.source, line.level):
-            vars(line.record).update(run)
+            vars(line.record).update(clean(run))
         elif not (
             line.is_echo
             or _has_otel_processor(line.processors)
@@ -182,7 +183,7 @@ class _Draft:
         self._values: dict[str, Any] = {}
         if record is not None:
             self.logger = _name(record)
-            self._time = int(record.created * 1e9)
+            self._time = max(0, min(int(record.created * 1e9), LAST_INT))
             self._level_name: str | None = record.levelname
             if len(extras := vars(record)) > _FIELDS_OF_A_RECORD:
                 self._values = {k: _kept(v, k) for k, v in extras.items() if k not in _OF_RECORDS}
@@ -196,19 +197,19 @@ class _Draft:
                 body = event["event"]
             else:  # renamed
                 self._values = {k: v for k, v in self._values.items() if v is not body}
-            if record is None and isinstance(name := event.get("logger"), str):
-                self.logger = name
+            if record is None and is_a(name := event.get("logger"), str):
+                self.logger = clean_text(str(name))
         if line.args and body is line.message:  # else a processor has put the arguments in
             body = line.text or body
-        if type(body) not in _IMMUTABLE and not isinstance(body, _STRUCTURED):
+        if type(body) not in _IMMUTABLE and not is_a(body, _STRUCTURED):
             body = _as_text(body)
         self._body = _kept(body)
         self._failure = _failure(line)
 
     def record(self, context: Context | None) -> LogRecord:
         """Build the record; `context` is what processors see, except for its span."""
-        level_name = self._level_name or logging.getLevelName(self._level)
-        named = ((redact(str(key)), value) for key, value in self._values.items())
+        level_name = clean_text(str(self._level_name or logging.getLevelName(self._level)))
+        named = ((clean_key(key), value) for key, value in self._values.items())
         # Keys that start with an underscore belong to structlog's formatter.
         values = {key: value for key, value in named if key and not key.startswith("_")}
         self._drop_repeated(values)
@@ -217,7 +218,7 @@ class _Draft:
         if isinstance(trace, TracebackException):
             values[EXCEPTION_STACKTRACE] = "".join(trace.format())
         attributes = {key: redact(value, key) for key, value in values.items()}
-        attributes.update(self._run)
+        attributes.update(clean(self._run))
         return LogRecord(
             timestamp=self._time,
             observed_timestamp=self._time,
@@ -243,7 +244,7 @@ class _Draft:
 
 def _name(record: logging.LogRecord) -> str:
     """Return the name of a record's logger; a record made by hand may have none."""
-    return str(record.name or "")
+    return clean_text(str(record.name or ""))
 
 
 def _kept(value: Any, key: str = "") -> Any:
@@ -251,7 +252,7 @@ def _kept(value: Any, key: str = "") -> Any:
     kind = type(value)
     if kind is str or kind is bytes:
         return value[: 2 * LONGEST_TEXT]  # no more will be read, and many lines may be waiting
-    return value if kind in _IMMUTABLE else redact(value, key)
+    return value if kind in _IMMUTABLE else redact(value, clean_key(key))
 
 
 def _failure(line: Line) -> Mapping[str, Any]:
@@ -263,11 +264,11 @@ def _failure(line: Line) -> Mapping[str, Any]:
         found[EXCEPTION_MESSAGE] = _as_text(exc_info[1])
         # Reading the source lines takes much longer than noting where they are.
         found[EXCEPTION_STACKTRACE] = TracebackException(*exc_info, lookup_lines=False)
-    elif isinstance(rendered := event.get("exception"), str):
+    elif is_a(rendered := event.get("exception"), str):
         found[EXCEPTION_STACKTRACE] = rendered
-    stack = event.get("stack") or (record is not None and record.stack_info)
-    if isinstance(stack, str):
-        found[CODE_STACKTRACE] = stack
+    for stack in (record and record.stack_info, event.get("stack")):
+        if is_a(stack, str):
+            found[CODE_STACKTRACE] = stack
     return found
 
 

@@ -11,11 +11,13 @@ import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from numbers import Integral, Real
-from typing import Any, Final, NamedTuple, SupportsFloat
+from typing import Any, Final, NamedTuple, SupportsFloat, cast
 
 from flowspan._containment import Containment
 from flowspan.log_capture.hooks import Line
 from flowspan.recording.recorder import current_recorder
+from flowspan.redaction import redact
+from flowspan.values import LAST_INT, is_a
 
 Attribute = str | bool | int | float
 
@@ -143,7 +145,8 @@ def check(
         )
     if isinstance(value, bool) or not isinstance(value, (Real, Decimal)):
         raise TypeError(
-            f"the value of {name} must be a number, not {value!r}: convert it with int() or float()"
+            f"the value of {name} must be a number, not {redact(value)!r}: "
+            "convert it with int() or float()"
         )
     attributes = {} if attributes is None else attributes
     return Measurement(name, _finite(value), _checked_unit(unit), _checked_attributes(attributes))
@@ -165,14 +168,14 @@ class LogMeasure:
 
     def wants(self, message: object, args: Any) -> bool:
         """Return whether a line may hold a measurement, without formatting it."""
-        if not isinstance(message, str):
+        if not is_a(message, str):
             return False
-        if "METRIC" in message:
+        if "METRIC" in cast("str", message):
             return True
         return (
             isinstance(args, tuple)
             and len(args) > 0
-            and isinstance(args[0], str)
+            and is_a(args[0], str)
             and "METRIC" in args[0]  # as in logger.info("%s", line)
         )
 
@@ -254,18 +257,18 @@ def _keywords(event_kw: Mapping[str, object]) -> dict[str, _Value]:
     for key, value in event_kw.items():
         if key.startswith("_") or key in _OF_STRUCTLOG:
             continue
-        if isinstance(value, (str, bool)):
-            values[key] = value
-        elif isinstance(value, (Real, Decimal)):
+        if is_a(value, (str, bool)):
+            values[key] = cast("str | bool", value)
+        elif is_a(value, (Real, Decimal)):
             values[key] = _Quantity(_finite(value), "1")
     if not all(map(_IS_NAME.fullmatch, values)):
         raise ValueError
     return values
 
 
-def _finite(value: SupportsFloat) -> float:
+def _finite(value: Any) -> float:
     """Return an integer of 64 bits or a finite float; raise ValueError if that is impossible."""
-    if isinstance(value, Integral) and -(2**63) <= int(value) < 2**63:
+    if isinstance(value, Integral) and -LAST_INT - 1 <= int(value) <= LAST_INT:
         return int(value)
     try:
         number = float(value)
@@ -293,9 +296,9 @@ def _checked_attributes(attributes: Mapping[str, Attribute]) -> Mapping[str, Att
             f"attributes must be a mapping, such as {{'table': 'orders'}}, not {attributes!r}"
         )
     for key, value in attributes.items():
-        if not isinstance(key, str) or not isinstance(value, (str, bool, int, float)):
+        if not is_a(key, str) or not is_a(value, (str, bool, int, float)):
             raise TypeError(
-                f"an attribute must map a str to a str, bool, int or float, not {key!r}: "
-                f"{value!r}; convert it with str()"
+                f"an attribute must map a str to a str, bool, int or float, not {redact(key)!r}: "
+                f"{redact(value)!r}; convert it with str()"
             )
     return dict(attributes)

@@ -22,9 +22,10 @@ from typing import Annotated, Any, Final, NamedTuple
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from flowspan.values import LAST_INT
+
 TAG_PREFIX: Final = "tag:"
 
-_MOST_ROWS = 2**63 - 1  # OTLP's integers end here
 _DEFAULT_RUNS = 20
 _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile(r"\s*".join(rf"(?:([0-9]+(?:\.[0-9]+)?){unit})?" for unit in _SECONDS))
@@ -73,7 +74,7 @@ _Delay = Annotated[
 _Share = Annotated[
     float, Field(strict=True, gt=0, le=1, allow_inf_nan=False), BeforeValidator(_refuse_percentage)
 ]
-_Rows = Annotated[int, Field(strict=True, ge=0, le=_MOST_ROWS)]
+_Rows = Annotated[int, Field(strict=True, ge=0, le=LAST_INT)]
 
 FlowOrTag = Annotated[str, AfterValidator(_check_key)]
 """A key of the table: a flow's name, or ``tag:NAME``."""

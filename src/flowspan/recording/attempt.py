@@ -16,6 +16,7 @@ from opentelemetry.trace import Status, StatusCode
 from flowspan import semconv
 from flowspan.recording.run import Outcome
 from flowspan.redaction import redact_text
+from flowspan.values import clean, type_name
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -80,7 +81,8 @@ class Attempt:
             EXCEPTION_MESSAGE: message,
             EXCEPTION_STACKTRACE: redact_text("".join(stacktrace)),
         }
-        span.add_event("exception", masked, timestamp=now)  # the SDK's event would not be masked
+        # The SDK's event would not be masked.
+        span.add_event("exception", clean(masked), timestamp=now)
         if self.span is not None:
             self._mark(qualified_name(exception), message)
 
@@ -114,15 +116,10 @@ class Attempt:
 
     def _mark(self, error_type: str, message: str | None) -> None:
         if self.span is not None:
-            self.span.set_attribute(semconv.ERROR_TYPE, error_type)
+            self.span.set_attributes(clean({semconv.ERROR_TYPE: error_type}))
             self.span.set_status(Status(StatusCode.ERROR, message))
 
 
 def qualified_name(exception: BaseException) -> str:
     """Return the name of an exception's class as OpenTelemetry's ``error.type`` has it."""
-    kind = type(exception)
-    return (
-        kind.__qualname__
-        if kind.__module__ == "builtins"
-        else f"{kind.__module__}.{kind.__qualname__}"
-    )
+    return type_name(type(exception))

@@ -14,6 +14,8 @@ from opentelemetry.metrics import get_meter
 from flowspan import semconv
 from flowspan._version import __version__
 from flowspan.recording.custom_gauges import CustomGauges
+from flowspan.redaction import redact
+from flowspan.values import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,7 +112,7 @@ class RunMetrics:
         self._count_active(run, 1, context, semconv.PIPELINE_RUN_EXECUTING)
         if pending is not None:
             attributes = _with_deployment(run, _pipeline(run, semconv.PIPELINE_RUN_PENDING))
-            self._pipeline_duration.record(pending, attributes, context)
+            self._pipeline_duration.record(pending, clean(attributes), context)
 
     def left(self, run: Run, context: Context, *, has_executed: bool) -> None:
         """Record that the engine has left `run`."""
@@ -121,7 +123,7 @@ class RunMetrics:
         """Record that the engine starts another attempt after one that failed."""
         if not run.is_flow:
             attributes = {**run.names, semconv.ERROR_TYPE: error_type}
-            self._task_retries.add(1, attributes, context)
+            self._task_retries.add(1, clean(attributes), context)
 
     def error(self, run: Run, error_type: str, context: Context) -> None:
         """Record an error that ended an attempt of a flow or task run, the last one or not."""
@@ -131,21 +133,21 @@ class RunMetrics:
                 semconv.FLOW_NAME: run.flow_name,
                 semconv.ERROR_TYPE: error_type,
             }
-            self._pipeline_errors.add(1, attributes, context)
+            self._pipeline_errors.add(1, clean(attributes), context)
 
     def waited(self, run: Run, attribute: str, seconds: float, context: Context) -> None:
         """Record the total `seconds` that a task run waited, by the span's attribute."""
         if run.is_flow or attribute not in _TASK_WAITS:
             return
         attributes = {**run.names, semconv.WAIT_TYPE: _TASK_WAITS[attribute]}
-        self._task_wait.record(seconds, attributes, context)
+        self._task_wait.record(seconds, clean(attributes), context)
 
     def moved(self, run: Run, attribute: str, rows: int, context: Context) -> None:
         """Record the `rows` of a task run in one direction, by the span's attribute."""
         if not run.is_flow:
             direction = attribute.removeprefix(semconv.ROWS_PREFIX)
             attributes = {**run.names, semconv.ROWS_DIRECTION: direction}
-            self._task_rows.record(rows, attributes, context)
+            self._task_rows.record(rows, clean(attributes), context)
 
     def ended(self, run: Run, outcome: Outcome, duration: float | None, context: Context) -> None:
         """Record the end of a run, after `duration` in Running states if it was in any."""
@@ -155,22 +157,23 @@ class RunMetrics:
             run.result_attribute: outcome.result,
         }
         if run.is_flow:
-            self._flow_runs.add(1, _with_deployment(run, attributes), context)
+            self._flow_runs.add(1, clean(_with_deployment(run, attributes)), context)
             attributes = _with_deployment(run, _pipeline(run, semconv.PIPELINE_RUN_EXECUTING))
             attributes[semconv.PIPELINE_RESULT] = outcome.result
             duration_of = self._pipeline_duration
         else:
-            self._task_runs.add(1, attributes, context)
+            self._task_runs.add(1, clean(attributes), context)
             attributes = dict(attributes)
             duration_of = self._task_duration
         if outcome.error_type is not None:
             attributes[semconv.ERROR_TYPE] = outcome.error_type
         if duration is not None:
-            duration_of.record(duration, attributes, context)
+            duration_of.record(duration, clean(attributes), context)
 
     def violated(self, run: Run, objective: str, context: Context) -> None:
         """Record that a flow run has violated an objective."""
-        self._violations.add(1, {**run.names, semconv.SLO_OBJECTIVE: objective}, context)
+        attributes = {**run.names, semconv.SLO_OBJECTIVE: objective}
+        self._violations.add(1, clean(attributes), context)
 
     def measured(
         self,
@@ -183,13 +186,14 @@ class RunMetrics:
         context: Context,
     ) -> None:
         """Record a measurement of the user's own in `run`."""
-        self._custom.set(name, value, unit, {**attributes, **run.names}, context)
+        masked = {key: redact(given, key) for key, given in attributes.items()}
+        self._custom.set(name, value, unit, clean({**masked, **run.names}), context)
 
     def _count_active(self, run: Run, change: int, context: Context, state: str) -> None:
         if run.is_flow:
-            self._pipelines_active.add(change, _pipeline(run, state), context)
+            self._pipelines_active.add(change, clean(_pipeline(run, state)), context)
         else:
-            self._tasks_active.add(change, run.names, context)
+            self._tasks_active.add(change, clean(run.names), context)
 
 
 _TASK_WAITS: Final = {wait.attribute: wait.name for wait in semconv.WAITS if wait.in_metric}

@@ -70,6 +70,7 @@ from flowspan.recording.run import States
 from flowspan.recording.tally import Tally
 from flowspan.recording.time_account import Account
 from flowspan.redaction import redact_text
+from flowspan.values import clean, clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -130,11 +131,11 @@ class RunTracer:
         """Start a span with the given ids; a parent's trace id wins over `trace_id`."""
         _ids.expect(trace_id, span_id)
         return self._tracer.start_span(
-            name,
+            clean_text(name),
             # The current context without its span, which is not the parent.
             context=parent if parent is not None else set_span_in_context(INVALID_SPAN),
             kind=kind,
-            attributes=attributes,
+            attributes=clean(attributes or {}),
             start_time=start,
         )
 
@@ -261,7 +262,7 @@ class RunRecorder:
         """Link the run's span to others."""
         if self.span.is_recording():
             for link in links:
-                self.span.add_link(link.context, link.attributes)
+                self.span.add_link(link.context, clean(link.attributes or {}))
 
     def enter_state(self, state: State) -> None:
         """Record that the run entered `state`; a repeated state is recorded once."""
@@ -271,7 +272,8 @@ class RunRecorder:
         self._attempt.enter_state(state)
         self.tally.enter_state(state)
         if self.span.is_recording():
-            self.span.add_event(state.name, state.attributes, timestamp=state.time)
+            name, attributes = clean_text(state.name), clean(state.attributes)
+            self.span.add_event(name, attributes, timestamp=state.time)
 
     def begin_attempt(self, now: int) -> None:
         """Record that the engine starts an attempt at `now`."""
@@ -401,7 +403,7 @@ class RunRecorder:
             if self._details is not None:
                 attributes.update(self._details.attributes())
         finally:
-            self.span.set_attributes(attributes)
+            self.span.set_attributes(clean(attributes))
 
 
 def current_recorder(context: Context | None = None) -> RunRecorder | None:

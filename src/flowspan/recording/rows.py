@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowspan import semconv
 from flowspan._containment import Containment
+from flowspan.values import LAST_INT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 _Counter = Callable[[Any], int | None]
 
 _MOST_TYPES = 1024  # remembered with their counters; code may create types without end
-_MOST_ROWS = 2**63 - 1  # OTLP's integers end here
 _COLLECTIONS = (list, tuple, set, frozenset)
 # Attributes of the classes of dataclasses, Pydantic 2 and 1, attrs, msgspec, SQLAlchemy's ORM.
 _RECORD_MARKS = (
@@ -111,7 +111,7 @@ def _first_axis(array: Any) -> int | None:
 def _rowcount(cursor: Any) -> int | None:
     # In PyMySQL's unbuffered cursors, 2**64 - 1 means "unknown".
     count = getattr(cursor, "rowcount", None)
-    return count if isinstance(count, int) and 0 <= count <= _MOST_ROWS else None
+    return count if isinstance(count, int) and 0 <= count <= LAST_INT else None
 
 
 def _records(collection: Any) -> int | None:
@@ -131,7 +131,12 @@ def _dbt_rows(outcome: Any) -> int | None:
     ]
     # Text, -1 and None all mean "unknown" here.
     known = [count for count in affected if isinstance(count, int) and count >= 0]
-    return sum(known) if known else None
+    return _sum(known) if known else None
+
+
+def _sum(counts: Iterable[int]) -> int:
+    """Return the sum of counts, or the largest integer of OTLP if it is larger."""
+    return min(sum(counts), LAST_INT)
 
 
 _RULES: dict[tuple[str, str], _Counter] = {
@@ -192,7 +197,7 @@ def _checked(count: Any, counter: _Counter) -> int:
     # NumPy's integers are Integral, its booleans are not.
     if isinstance(count, (int, Integral)) and not isinstance(count, bool):
         rows = int(count)
-        if 0 <= rows <= _MOST_ROWS:
+        if 0 <= rows <= LAST_INT:
             return rows
     # Only numbers are shown by their repr: that of a DuckDB relation would execute it.
     returned = repr(count) if isinstance(count, (int, float)) else f"a {type(count).__name__}"
@@ -235,10 +240,10 @@ class Rows:
 
     def tell(self, direction: str, rows: int, name: str | None) -> None:
         """Add rows that the user reports for a direction, given by its attribute."""
-        self._told[direction] = self._told.get(direction, 0) + rows
+        self._told[direction] = _sum((self._told.get(direction, 0), rows))
         if name is not None:
             key = f"{direction}.{name}"
-            self._told_by_name[key] = self._told_by_name.get(key, 0) + rows
+            self._told_by_name[key] = _sum((self._told_by_name.get(key, 0), rows))
 
     def total(self, direction: str) -> int | None:
         """Return the rows of one direction; None if unknown."""
@@ -248,7 +253,7 @@ class Rows:
             called = self._of_called.items()
             known = [n for run_id, n in called if n is not None and run_id not in self._consumed]
             if known:
-                return sum(known)
+                return _sum(known)
         return self._counted.get(direction)
 
     def attributes(self, execution: float) -> Attributes:

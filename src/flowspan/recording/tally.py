@@ -10,6 +10,7 @@ from opentelemetry.trace import set_span_in_context
 from flowspan import semconv
 from flowspan.recording.time_account import Stopwatch
 from flowspan.units import NANOSECONDS
+from flowspan.values import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -144,10 +145,12 @@ class Tally:
         if self._span.is_recording():
             self._span.add_event(
                 semconv.SLO_VIOLATED,
-                {
-                    semconv.SLO_OBJECTIVE: violation.objective,
-                    semconv.SLO_EXPECTED: violation.expected,
-                    semconv.SLO_ACTUAL: violation.actual,
-                    semconv.SLO_DETAIL: violation.detail,
-                },
+                clean(
+                    {
+                        semconv.SLO_OBJECTIVE: violation.objective,
+                        semconv.SLO_EXPECTED: violation.expected,
+                        semconv.SLO_ACTUAL: violation.actual,
+                        semconv.SLO_DETAIL: violation.detail,
+                    }
+                ),
             )
