@@ -22,6 +22,9 @@ from opentelemetry.exporter.otlp.json.common import _log_encoder
 from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
+    OTLPSpanExporter as HTTPSpanExporter,
+)
 from opentelemetry.instrumentation.logging.handler import LoggingHandler
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, InMemoryLogRecordExporter
@@ -38,6 +41,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from packaging.requirements import Requirement
 
 import flowspan
+from sinks import refusing_endpoint
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -171,6 +175,19 @@ def exporters_make_their_stubs_anew() -> bool:
     return True
 
 
+def exporters_send_one_request() -> bool:
+    """A client's private parts send one request, whose answer or error can be read."""
+    with refusing_endpoint() as endpoint:
+        client: Any = HTTPSpanExporter(endpoint=endpoint, headers={"a": "b"})._client
+        answer = client._submit(client._compress(b""), 1.0)
+    return (answer.status_code, isinstance(answer.error, Exception)) == (None, True)
+
+
+def grpc_exporters_have_headers() -> bool:
+    exporter: Any = OTLPSpanExporter(endpoint="http://127.0.0.1:1", headers={"a": "b"})
+    return ("a", "b") in exporter._headers
+
+
 def draft_limits() -> bool:
     provider: Any = LoggerProvider(shutdown_on_exit=False)
     logger = provider.get_logger("x")
@@ -250,6 +267,16 @@ PRIVATE = [
         )
         for name in ("_stub", "_client", "_channel")
     ),
+    *(
+        Private(
+            name,
+            "export/probe.py",
+            "the public export() does not return the answer",
+            exporters_send_one_request,
+        )
+        for name in ("_submit", "_compress")
+    ),
+    Private("_headers", "export/probe.py", "as above, and gRPC's", grpc_exporters_have_headers),
     Private(
         "opentelemetry.exporter.otlp.json.common._log_encoder",
         "export/files.py",

@@ -42,7 +42,6 @@ from flowspan.export.outages import (
     ReportingMetricExporter,
     ReportingSpanExporter,
 )
-from flowspan.export.probe import _REQUESTS_AUTHORITY, probe
 from flowspan.export.routes import (
     _METRICS,
     _OTLP_BY_PROTOCOL,
@@ -51,6 +50,7 @@ from flowspan.export.routes import (
     _TRACES,
     EMBEDDED,
     LOGS,
+    REQUESTS_AUTHORITY,
     SignalRoute,
     _entry_point,
     _otlp_endpoint,
@@ -71,7 +71,6 @@ __all__ = [
     "build_tracer_provider",
     "describe_signals",
     "flush",
-    "probe",
     "shutdown",
 ]
 
@@ -186,6 +185,15 @@ def _make_exporter(route: SignalRoute, settings: Settings) -> Any:
     """Import and create the exporter of one route; imports are here to load gRPC only if used."""
     if route.exporter == EMBEDDED:
         return _make_embedded_exporter(route, settings)
+    return make_foreign_exporter(route)
+
+
+def make_foreign_exporter(route: SignalRoute) -> Any:
+    """Create an exporter that is not flowspan's own, as the ``OTEL_*`` variables say.
+
+    Raises:
+        ConfigurationError: The exporter is unknown or rejects its settings.
+    """
     entry_point = _entry_point(route.signal, route.exporter)
     arguments: dict[str, object] = {}
     if route.exporter in _OTLP_BY_PROTOCOL.values():
@@ -195,7 +203,7 @@ def _make_exporter(route: SignalRoute, settings: Settings) -> Any:
     if (
         route.exporter == _OTLP_HTTP
         and _otlp_variable(route.signal, "CERTIFICATE")
-        and any(map(os.environ.get, _REQUESTS_AUTHORITY))
+        and any(map(os.environ.get, REQUESTS_AUTHORITY))
     ):
         arguments["session"] = _session()
     try:
