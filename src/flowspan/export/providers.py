@@ -88,7 +88,7 @@ def build_tracer_provider(settings: Settings) -> TracerProvider:
     """
     processors = []
     for route in _routes(_TRACES, settings):
-        exporter = ReportingSpanExporter(_reporter(route, settings))
+        exporter = ReportingSpanExporter(make_reporter(route, settings))
         try:
             processors.append(BoundedProcessor(exporter, settings.flush_timeout))
         except ValueError as error:
@@ -119,7 +119,7 @@ def build_logger_provider(settings: Settings) -> LoggerProvider:
     """
     processors = []
     for route in _routes(LOGS, settings):
-        exporter = ReportingLogExporter(_reporter(route, settings))
+        exporter = ReportingLogExporter(make_reporter(route, settings))
         try:
             processors.append(BoundedLogProcessor(exporter, settings.flush_timeout))
         except ValueError as error:
@@ -127,7 +127,12 @@ def build_logger_provider(settings: Settings) -> LoggerProvider:
     return BoundedLoggerProvider(processors, _resource(), settings.flush_timeout)
 
 
-def _reporter(route: SignalRoute, settings: Settings) -> Reporter[Any]:
+def make_reporter(route: SignalRoute, settings: Settings) -> Reporter[Any]:
+    """Create the reporter of a route, and with it this process's exporter.
+
+    Raises:
+        ConfigurationError: As `build_tracer_provider`.
+    """
     make = partial(_make_exporter, route, settings)
     return Reporter(route.signal, route.destination, make)
 
@@ -137,7 +142,7 @@ def _make_reader(route: SignalRoute, settings: Settings) -> MetricReader | None:
         kind = _entry_point(route.signal, route.exporter).load()
         if isinstance(kind, type) and issubclass(kind, MetricReader):
             return _make_asked_reader(route, kind)
-    reporter = _reporter(route, settings)
+    reporter = make_reporter(route, settings)
     try:
         return BoundedReader(ReportingMetricExporter(reporter))
     except ValueError as error:

@@ -82,6 +82,11 @@ def _routes(signal: str, settings: Settings) -> list[SignalRoute]:
     ]
 
 
+def embedded_route(signal: str, settings: Settings) -> SignalRoute:
+    """Return the route of a signal to its embedded file, whatever the variables say."""
+    return SignalRoute(signal, EMBEDDED, _destination(signal, EMBEDDED, settings))
+
+
 def _exporter_names(signal: str) -> list[str]:
     named = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip()
     if not named:
