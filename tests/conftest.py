@@ -60,6 +60,7 @@ from opentelemetry.sdk.trace import TracerProvider  # noqa: E402
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: E402
 
 import flowspan  # noqa: E402
+from sinks import Certificate, self_signed_certificate  # noqa: E402
 from support import RecordedMetrics, RecordedSpans  # noqa: E402
 
 # By default, tests record neither metrics nor logs. Tests of the embedded default start processes.
@@ -156,6 +157,12 @@ def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]", log: Path) 
                 break
             time.sleep(0.2)
     raise RuntimeError(f"Prefect's server did not start:\n{log.read_text()[-4000:]}")
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """Write a self-signed certificate for loopback."""
+    return self_signed_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

@@ -64,7 +64,11 @@ class Sink:
     metric_requests: list[Request] = field(default_factory=list)
     log_requests: list[Request] = field(default_factory=list)
     status: int = 200
-    """HTTP status of the answer; gRPC answers UNAVAILABLE for everything except 200."""
+    """HTTP status of the answer; for gRPC, 200, 401, 403, 404, and UNAVAILABLE for all others."""
+    answer_headers: dict[str, str] = field(default_factory=dict)
+    """What an answer by HTTP has in addition."""
+    paths: tuple[str, ...] | None = None
+    """The only paths that take something over HTTP; all others are answered with 404."""
     latency: float = 0.0
     """Seconds until the answer; cut short when the sink closes."""
     closing: threading.Event = field(default_factory=threading.Event)
@@ -133,6 +137,13 @@ class Sink:
         return self.status == 200
 
 
+_GRPC_CODES = {
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.UNIMPLEMENTED,
+}
+
+
 @dataclass(frozen=True)
 class Certificate:
     """A self-signed certificate for localhost and 127.0.0.1, as PEM files."""
@@ -161,9 +172,11 @@ def http_sink(tls: Certificate | None = None) -> Iterator[Sink]:
             }
             kind = kinds.get(self.path.rpartition("/")[2], ExportTraceServiceRequest)
             sink.accept(Request(self.path, headers, kind.FromString(unpacked), body))
+            is_there = sink.paths is None or self.path in sink.paths
             answer = ExportTraceServiceResponse().SerializeToString()  # all answers are empty
-            self.send_response(sink.status)
-            self.send_header("Content-Type", "application/x-protobuf")
+            self.send_response(sink.status if is_there else 404)
+            for header in {"Content-Type": "application/x-protobuf", **sink.answer_headers}.items():
+                self.send_header(*header)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
@@ -204,7 +217,8 @@ def grpc_sink(tls: Certificate | None = None, port: int = 0) -> Iterator[Sink]:
         headers = {item.key: str(item.value) for item in context.invocation_metadata()}
         sink.patience.append(context.time_remaining())
         if not sink.accept(Request("Export", headers, message)):
-            context.abort(grpc.StatusCode.UNAVAILABLE, f"status {sink.status}")
+            code = _GRPC_CODES.get(sink.status, grpc.StatusCode.UNAVAILABLE)
+            context.abort(code, f"status {sink.status}")
 
     class Traces(trace_service_pb2_grpc.TraceServiceServicer):
         def Export(  # noqa: N802

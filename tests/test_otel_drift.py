@@ -7,6 +7,7 @@ last tests search the sources to make sure that no other private part is used.
 import ast
 import importlib
 import inspect
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -18,10 +19,14 @@ from typing import Any
 
 import pytest
 from opentelemetry import _logs, context, metrics
+from opentelemetry.distro import OpenTelemetryDistro
 from opentelemetry.exporter.otlp.json.common import _log_encoder
 from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
+    OTLPSpanExporter as HTTPSpanExporter,
+)
 from opentelemetry.instrumentation.logging.handler import LoggingHandler
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, InMemoryLogRecordExporter
@@ -38,6 +43,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from packaging.requirements import Requirement
 
 import flowspan
+from sinks import refusing_endpoint
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -171,6 +177,60 @@ def exporters_make_their_stubs_anew() -> bool:
     return True
 
 
+def exporters_send_one_request() -> bool:
+    """A client's private parts send one request, whose answer or error can be read."""
+    with refusing_endpoint() as endpoint:
+        client: Any = HTTPSpanExporter(endpoint=endpoint, headers={"a": "b"})._client
+        answer = client._submit(client._compress(b""), 1.0)
+    return (answer.status_code, isinstance(answer.error, Exception)) == (None, True)
+
+
+def grpc_exporters_have_headers() -> bool:
+    exporter: Any = OTLPSpanExporter(endpoint="http://127.0.0.1:1", headers={"a": "b"})
+    return ("a", "b") in exporter._headers
+
+
+def providers_hold_exporters() -> bool:
+    """What undoes the distribution's defaults finds each exporter, and can replace it."""
+    metric_exporter = ConsoleMetricExporter()
+    reading: Any = PeriodicExportingMetricReader(metric_exporter, float("inf"))
+    meters: Any = MeterProvider([reading], shutdown_on_exit=False)
+    tracers: Any = TracerProvider(shutdown_on_exit=False)
+    loggers: Any = LoggerProvider(shutdown_on_exit=False)
+    spans, logs = batch_processors_of(tracers, loggers)
+    holders = [
+        *meters._metric_readers,
+        *(one._batch_processor for one in tracers._active_span_processor._span_processors),
+        *(
+            one._batch_processor
+            for one in loggers._multi_log_record_processor._log_record_processors
+        ),
+    ]
+    found = [holder._exporter for holder in holders]
+    for provider in (meters, tracers, loggers):
+        provider.shutdown()
+    return found == [metric_exporter, spans, logs]
+
+
+def batch_processors_of(tracers: Any, loggers: Any) -> tuple[Any, Any]:
+    """Give each provider a batch processor; return their exporters."""
+    spans, logs = InMemorySpanExporter(), InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
+    tracers.add_span_processor(BatchSpanProcessor(spans))
+    loggers.add_log_record_processor(BatchLogRecordProcessor(logs))
+    return spans, logs
+
+
+def distribution_sets_these() -> bool:
+    source = inspect.getsource(OpenTelemetryDistro._configure)
+    set_by_it = dict(re.findall(r"setdefault\((\w+), \"(\w+)\"\)", source))
+    return set_by_it == {
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_METRICS_EXPORTER": "otlp",
+        "OTEL_LOGS_EXPORTER": "otlp",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+    }
+
+
 def draft_limits() -> bool:
     provider: Any = LoggerProvider(shutdown_on_exit=False)
     logger = provider.get_logger("x")
@@ -249,6 +309,38 @@ PRIVATE = [
             exporters_make_their_stubs_anew,
         )
         for name in ("_stub", "_client", "_channel")
+    ),
+    *(
+        Private(
+            name,
+            "export/probe.py",
+            "the public export() does not return the answer",
+            exporters_send_one_request,
+        )
+        for name in ("_submit", "_compress")
+    ),
+    Private("_headers", "export/probe.py", "as above, and gRPC's", grpc_exporters_have_headers),
+    *(
+        Private(
+            name,
+            "export/distro.py",
+            "an exporter cannot be replaced in public",
+            providers_hold_exporters,
+        )
+        for name in (
+            "_active_span_processor",
+            "_span_processors",
+            "_multi_log_record_processor",
+            "_log_record_processors",
+            "_metric_readers",
+            "_exporter",
+        )
+    ),
+    Private(
+        "opentelemetry.distro",
+        "export/distro.py",
+        "its defaults are undone, and only they",
+        distribution_sets_these,
     ),
     Private(
         "opentelemetry.exporter.otlp.json.common._log_encoder",

@@ -9,7 +9,6 @@ import logging
 import multiprocessing.util
 import os
 import time
-from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -23,6 +22,7 @@ from packaging.version import Version
 from flowspan._containment import count_failures_with
 from flowspan._parcel import Parcel
 from flowspan._replacement import Replacement
+from flowspan.export import distro
 from flowspan.export import providers as sdk
 from flowspan.identity import derive_trace_id
 from flowspan.log_capture.hooks import LogHooks
@@ -105,7 +105,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         observer = EngineObserver(
             RunTracer(providers.traces, RunMetrics(providers.metrics)),
             settings,
-            partial(sdk.flush, providers, settings.flush_timeout),
+            lambda **how: sdk.flush({*providers, *_redirected}, settings.flush_timeout, **how),
             _pack(providers, settings),
         )
         self._providers, self._settings, self._observer = providers, settings, observer
@@ -145,7 +145,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
 
     def flush(self, timeout: float) -> bool:
         """Export everything that has ended; return False if `timeout` seconds were too short."""
-        return sdk.flush(self._providers or (), timeout)
+        return sdk.flush({*(self._providers or ()), *_redirected}, timeout)
 
     def trace_url(self, flow_run_id: object) -> str | None:
         """Return the URL of a flow run's trace, or None without a template."""
@@ -163,7 +163,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         if self._observer is not None:
             self._observer.tracer.finish_all()
         deadline = time.monotonic() + self._flush_timeout
-        sdk.flush(set(self._providers or ()) - set(_owned), self._flush_timeout)
+        sdk.flush({*(self._providers or ()), *_redirected} - {*_owned}, self._flush_timeout)
         sdk.shutdown(_owned, deadline - time.monotonic())
 
 
@@ -204,6 +204,10 @@ def is_switched_off(settings: Settings) -> str | None:
 
 
 _owned: list[object] = []
+_redirected: list[object] = []
+"""Global providers of opentelemetry-distro that write to the embedded files now."""
+_stand_ins: dict[Any, Any] = {}
+"""Our own provider for each of these: with flowspan's resource and limits, for Prefect's runs."""
 _exits_cleanly = False
 
 
@@ -214,6 +218,7 @@ def _choose_providers(
     settings: Settings,
 ) -> Providers:
     """Use the given providers, else the application's global ones, else build and set our own."""
+    _redirected.extend(distro.undo_defaults(settings))
     tracer_provider = (
         _checked("tracer_provider", tracer_provider, "get_tracer") or trace.get_tracer_provider()
     )
@@ -225,6 +230,9 @@ def _choose_providers(
     )
     if not settings.logs:
         logger_provider = _logs.NoOpLoggerProvider()
+    tracer_provider = _stand_in(tracer_provider, sdk.build_tracer_provider, settings)
+    meter_provider = _stand_in(meter_provider, sdk.build_meter_provider, settings)
+    logger_provider = _stand_in(logger_provider, sdk.build_logger_provider, settings)
     # All are built before one is set: a bad variable must leave nothing behind.
     own: list[tuple[Callable[[Any], None], object]] = []
     if _is_unset(tracer_provider):
@@ -270,6 +278,15 @@ def _pack(providers: Providers, settings: Settings) -> Parcel:
             {"settings": settings.model_dump(mode="json", exclude={"enabled"}), "given": given}
         )
     )
+
+
+def _stand_in(provider: P, build: Callable[[Settings], Any], settings: Settings) -> P:
+    """Return our own provider instead of one of `_redirected`; all others are used as they are."""
+    if provider in _redirected and provider not in _stand_ins:
+        _stand_ins[provider] = build(settings)
+        _owned.append(_stand_ins[provider])
+    found: P = _stand_ins.get(provider, provider)
+    return found
 
 
 def _log_export(

@@ -251,10 +251,28 @@ def test_process_worker(prefect_server: str, tmp_path: Path) -> None:
     assert reconcile(spans.all, run_id) == []
 
 
-@pytest.mark.skipif(
+needs_distro = pytest.mark.skipif(
     shutil.which("opentelemetry-instrument", path=Path(sys.executable).parent) is None,
     reason="opentelemetry-distro is not installed",
 )
+
+
+def run_under_distro(*arguments: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Run a script of tests/flows under opentelemetry-instrument to its end."""
+    command = shutil.which("opentelemetry-instrument", path=Path(sys.executable).parent)
+    assert command is not None
+    return subprocess.run(
+        [command, sys.executable, *arguments],
+        env=env,
+        cwd=FLOWS,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@needs_distro
 def test_opentelemetry_instrument(prefect_server: str, tmp_path: Path) -> None:
     """Under opentelemetry-instrument a flow needs no line of flowspan, and loses no span."""
     with http_sink() as sink:
@@ -266,21 +284,48 @@ def test_opentelemetry_instrument(prefect_server: str, tmp_path: Path) -> None:
             OTEL_LOGS_EXPORTER="none",
             OTEL_SERVICE_NAME="nightly",
         )
-        command = shutil.which("opentelemetry-instrument", path=Path(sys.executable).parent)
-        assert command is not None
-        done = subprocess.run(
-            [command, sys.executable, "plain.py"],
-            env=env,
-            cwd=FLOWS,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        done = run_under_distro("plain.py", env=env)
         assert done.returncode == 0, done.stderr
         sink.wait_for_spans(2)
         names = sorted(span.name for span in sink.spans if span.name in {"RUN etl", "extract"})
     assert names == ["RUN etl", "extract"]
+
+
+@needs_distro
+def test_opentelemetry_instrument_without_variables(prefect_server: str, tmp_path: Path) -> None:
+    """Without an exporter or endpoint, all goes to the embedded files, and nothing else is tried.
+
+    What other instrumentations record with the distribution's providers is there, too.
+    """
+    done = run_under_distro("plain.py", env=environment(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "localhost:4317" not in done.stdout + done.stderr
+    assert "variables: ['OTEL_EXPORTER_OTLP_PROTOCOL']" in done.stdout  # what a child would inherit
+    spans = embedded_spans(tmp_path)
+    flows = [span for span in spans.runs if span.name in {"RUN etl", "extract"}]
+    assert sorted(span.name for span in flows) == ["RUN etl", "extract"]
+    assert {span.resource.attributes["service.name"] for span in flows} == {"prefect"}
+    others = {span.name for span in spans.all} - {"RUN etl", "extract"}
+    assert "POST" in others  # Prefect's client, by the instrumentation of httpx
+    metrics = (tmp_path / "metrics.jsonl").read_text()
+    assert semconv.METRIC_TASK_RUN_DURATION in metrics
+    assert "http.client.duration" in metrics
+    assert "said by the flow" in (tmp_path / "logs.jsonl").read_text()
+
+
+@needs_distro
+def test_exporter_that_the_user_names(prefect_server: str, tmp_path: Path) -> None:
+    """An exporter that the user names is used under opentelemetry-instrument, file or no file."""
+    env = environment(
+        tmp_path,
+        OTEL_TRACES_EXPORTER="otlp",
+        OTEL_EXPORTER_OTLP_TIMEOUT="1",
+        FLOWSPAN_FLUSH_TIMEOUT="1",
+    )
+    done = run_under_distro("plain.py", env=env)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "traces.jsonl").exists()
+    assert (tmp_path / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize("name", ["sleeper", "threaded_sleeper"])

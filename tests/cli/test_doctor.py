@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from flowspan.cli.main import app
-from sinks import http_sink, refusing_endpoint
+from sinks import grpc_sink, http_sink, refusing_endpoint
 
 
 def doctor(tmp_path: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -52,13 +52,22 @@ def test_endpoint_that_answers(tmp_path: Path) -> None:
     assert "which answers" in done.stdout
 
 
-def test_dead_endpoint(tmp_path: Path) -> None:
-    """An endpoint that does not answer is an error, with the reason."""
-    with refusing_endpoint() as endpoint:
-        done = doctor(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+def test_endpoints_that_take_nothing(tmp_path: Path) -> None:
+    """It says for each signal what is wrong, and nothing else prints."""
+    with refusing_endpoint() as dead, http_sink() as sink, grpc_sink() as plain:
+        done = doctor(
+            tmp_path,
+            OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=sink.endpoint,
+            OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=dead,
+            OTEL_EXPORTER_OTLP_LOGS_ENDPOINT=plain.endpoint.replace("http", "https"),
+        )
+    said = " ".join(done.stdout.split())
     assert done.returncode == 1
-    assert "does not answer" in done.stdout
-    assert "refused" in done.stdout
+    assert "(otlp_proto_grpc), but this port speaks HTTP, not gRPC: set OTEL_EXPORTER_" in said
+    assert "(otlp_proto_grpc), but nothing listens there (connection refused)" in said
+    assert "(otlp_proto_grpc), but this port does not speak TLS: write http:// in OTEL_" in said
+    assert "which answers" not in said
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from clocks import SLACK
-from flowspan.export import outages, probe, providers, routes
+from flowspan.export import outages, providers, routes
 from flowspan.export.bounded import BoundedTracerProvider
 from flowspan.settings import Settings
 from processes import PATIENCE
@@ -33,7 +33,6 @@ from sinks import (
     http_sink,
     refusing_endpoint,
     relay,
-    self_signed_certificate,
     silent_endpoint,
 )
 
@@ -206,12 +205,6 @@ def test_timeout(protocol: str, build: Build, monkeypatch: pytest.MonkeyPatch) -
         assert not sink.requests
     # The SDK's default is 10 s, which is too near to tell by the clock.
     assert 0 < sink.patience[0] <= 1
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """Write a self-signed certificate for loopback."""
-    return self_signed_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @both_protocols
@@ -926,61 +919,3 @@ def test_describe(
     assert [
         r for r in routes.describe_signals(Settings()) if r.signal == signal
     ] == described_routes
-
-
-def described(monkeypatch: pytest.MonkeyPatch, **variables: object) -> routes.SignalRoute:
-    """Describe the only route of spans under variables, given without ``OTEL_``."""
-    for name, value in variables.items():
-        monkeypatch.setenv(f"OTEL_{name}", str(value))
-    (route,) = [route for route in routes.describe_signals(Settings()) if route.signal == "traces"]
-    return route
-
-
-@both_protocols
-@pytest.mark.parametrize("scheme", ["http", "https"])
-def test_probe_of_an_endpoint_that_answers(
-    protocol: str, scheme: str, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The probe reaches a live endpoint, with TLS and the variable's certificate."""
-    tls = certificate if scheme == "https" else None
-    variables = {"EXPORTER_OTLP_CERTIFICATE": tls.certificate} if tls else {}
-    with SINKS[protocol](tls) as sink:
-        assert sink.endpoint.startswith(f"{scheme}:")
-        route = described(
-            monkeypatch,
-            EXPORTER_OTLP_ENDPOINT=sink.endpoint,
-            EXPORTER_OTLP_PROTOCOL=protocol,
-            **variables,
-        )
-        assert probe.probe(route) is None
-        assert sink.requests == []
-
-
-def test_probe_of_endpoints_that_do_not_answer(
-    monkeypatch: pytest.MonkeyPatch, certificate: Certificate
-) -> None:
-    """The probe says what is wrong: refused, silent, wrong certificate, wrong port."""
-
-    def reason(endpoint: str) -> str:
-        return str(probe.probe(described(monkeypatch, EXPORTER_OTLP_ENDPOINT=endpoint), 0.5))
-
-    with refusing_endpoint() as endpoint:
-        assert "refused" in reason(endpoint)
-    with silent_endpoint() as endpoint:
-        assert "timed out" in reason(endpoint.replace("http", "https"))
-    with grpc_sink(certificate) as sink:
-        assert "CERTIFICATE_VERIFY_FAILED" in reason(sink.endpoint)
-    assert "ort" in reason("http://127.0.0.1:99999")
-
-
-def test_probe_of_embedded_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The probe checks the folder without creating it."""
-    assert probe.probe(described(monkeypatch)) is None
-    assert not (tmp_path / ".flowspan").exists()
-    (tmp_path / ".flowspan").write_text("")
-    assert "is not a folder" in str(probe.probe(described(monkeypatch)))
-
-
-def test_probe_of_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probe accepts a signal that is off."""
-    assert probe.probe(described(monkeypatch, TRACES_EXPORTER="none")) is None

@@ -1,6 +1,12 @@
-"""A flow without flowspan; opentelemetry-instrument adds it."""
+"""A flow without flowspan; opentelemetry-instrument or Prefect's plugins add it.
 
-from prefect import flow, task
+With an argument, the script serves the flow under that name.
+"""
+
+import os
+import sys
+
+from prefect import flow, get_run_logger, task
 
 
 @task
@@ -10,8 +16,13 @@ def extract() -> list[int]:
 
 @flow
 def etl() -> int:
+    get_run_logger().warning("said by the flow")
     return len(extract())
 
 
 if __name__ == "__main__":
-    etl()
+    print("variables:", [name for name in os.environ if name.startswith("OTEL_")])
+    if len(sys.argv) > 1:
+        etl.serve(name=sys.argv[1])
+    else:
+        etl()

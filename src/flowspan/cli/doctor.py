@@ -1,5 +1,6 @@
 """``flowspan doctor``."""
 
+import os
 import sys
 
 import typer
@@ -16,6 +17,8 @@ def doctor() -> None:
     from rich.table import Table  # noqa: PLC0415 - same reason
     from rich.text import Text  # noqa: PLC0415 - same reason
 
+    # gRPC reads it when it is imported. What it would print, the doctor explains.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from flowspan.cli.examination import Verdict, examine  # noqa: PLC0415 - imports Prefect
 
     styles = {Verdict.WELL: "green", Verdict.NOTE: "dim", Verdict.WRONG: "bold red"}

@@ -142,7 +142,7 @@ def _examine_signals(
         elif (problem := probe.probe(route)) is None:
             yield Finding(route.signal, Verdict.WELL, f"{place}, which answers")
         else:
-            yield Finding(route.signal, Verdict.WRONG, f"{place}, which does not answer: {problem}")
+            yield Finding(route.signal, Verdict.WRONG, f"{place}, but {problem}")
 
 
 def _examine_log_exporters(settings: Settings) -> Iterator[Finding]:

@@ -65,6 +65,11 @@ def _listen_to(exporter: object) -> None:
             filters.insert(0, _hear)
 
 
+def without_secrets(reason: str) -> str:
+    """Return the words of a library or a server in one line, with tokens masked."""
+    return _SHOWN.sub(r"\1 [redacted]", redact_text(" ".join(reason.split())))
+
+
 class Reporter(Generic[E]):
     """The exporter of one route: a separate one in each process, silent except for one line.
 
@@ -160,7 +165,7 @@ class Reporter(Generic[E]):
                 "Telemetry is being dropped: %s do not reach %s (%s)",
                 self._signal,
                 self._destination,
-                _SHOWN.sub(r"\1 [redacted]", redact_text(" ".join(reason.split()))),
+                without_secrets(reason),
             )
 
 

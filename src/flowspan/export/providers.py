@@ -42,7 +42,6 @@ from flowspan.export.outages import (
     ReportingMetricExporter,
     ReportingSpanExporter,
 )
-from flowspan.export.probe import _REQUESTS_AUTHORITY, probe
 from flowspan.export.routes import (
     _METRICS,
     _OTLP_BY_PROTOCOL,
@@ -51,6 +50,7 @@ from flowspan.export.routes import (
     _TRACES,
     EMBEDDED,
     LOGS,
+    REQUESTS_AUTHORITY,
     SignalRoute,
     _entry_point,
     _otlp_endpoint,
@@ -71,7 +71,6 @@ __all__ = [
     "build_tracer_provider",
     "describe_signals",
     "flush",
-    "probe",
     "shutdown",
 ]
 
@@ -89,7 +88,7 @@ def build_tracer_provider(settings: Settings) -> TracerProvider:
     """
     processors = []
     for route in _routes(_TRACES, settings):
-        exporter = ReportingSpanExporter(_reporter(route, settings))
+        exporter = ReportingSpanExporter(make_reporter(route, settings))
         try:
             processors.append(BoundedProcessor(exporter, settings.flush_timeout))
         except ValueError as error:
@@ -120,7 +119,7 @@ def build_logger_provider(settings: Settings) -> LoggerProvider:
     """
     processors = []
     for route in _routes(LOGS, settings):
-        exporter = ReportingLogExporter(_reporter(route, settings))
+        exporter = ReportingLogExporter(make_reporter(route, settings))
         try:
             processors.append(BoundedLogProcessor(exporter, settings.flush_timeout))
         except ValueError as error:
@@ -128,7 +127,12 @@ def build_logger_provider(settings: Settings) -> LoggerProvider:
     return BoundedLoggerProvider(processors, _resource(), settings.flush_timeout)
 
 
-def _reporter(route: SignalRoute, settings: Settings) -> Reporter[Any]:
+def make_reporter(route: SignalRoute, settings: Settings) -> Reporter[Any]:
+    """Create the reporter of a route, and with it this process's exporter.
+
+    Raises:
+        ConfigurationError: As `build_tracer_provider`.
+    """
     make = partial(_make_exporter, route, settings)
     return Reporter(route.signal, route.destination, make)
 
@@ -138,7 +142,7 @@ def _make_reader(route: SignalRoute, settings: Settings) -> MetricReader | None:
         kind = _entry_point(route.signal, route.exporter).load()
         if isinstance(kind, type) and issubclass(kind, MetricReader):
             return _make_asked_reader(route, kind)
-    reporter = _reporter(route, settings)
+    reporter = make_reporter(route, settings)
     try:
         return BoundedReader(ReportingMetricExporter(reporter))
     except ValueError as error:
@@ -186,6 +190,15 @@ def _make_exporter(route: SignalRoute, settings: Settings) -> Any:
     """Import and create the exporter of one route; imports are here to load gRPC only if used."""
     if route.exporter == EMBEDDED:
         return _make_embedded_exporter(route, settings)
+    return make_foreign_exporter(route)
+
+
+def make_foreign_exporter(route: SignalRoute) -> Any:
+    """Create an exporter that is not flowspan's own, as the ``OTEL_*`` variables say.
+
+    Raises:
+        ConfigurationError: The exporter is unknown or rejects its settings.
+    """
     entry_point = _entry_point(route.signal, route.exporter)
     arguments: dict[str, object] = {}
     if route.exporter in _OTLP_BY_PROTOCOL.values():
@@ -195,7 +208,7 @@ def _make_exporter(route: SignalRoute, settings: Settings) -> Any:
     if (
         route.exporter == _OTLP_HTTP
         and _otlp_variable(route.signal, "CERTIFICATE")
-        and any(map(os.environ.get, _REQUESTS_AUTHORITY))
+        and any(map(os.environ.get, REQUESTS_AUTHORITY))
     ):
         arguments["session"] = _session()
     try:

@@ -36,6 +36,13 @@ _OTLP_HTTP: Final = "otlp_proto_http"
 _OTLP_BY_PROTOCOL: Final = {"grpc": _OTLP_GRPC, "http/protobuf": _OTLP_HTTP}
 
 
+OTHER_TRANSPORT: Final = {_OTLP_GRPC: _OTLP_HTTP, _OTLP_HTTP: _OTLP_GRPC}
+
+
+REQUESTS_AUTHORITY: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""Variables of the requests library, which the HTTP exporter uses."""
+
+
 _DEFAULT_PROTOCOL: Final = "grpc"  # OpenTelemetry Python's; the specification recommends HTTP
 
 
@@ -75,6 +82,11 @@ def _routes(signal: str, settings: Settings) -> list[SignalRoute]:
     ]
 
 
+def embedded_route(signal: str, settings: Settings) -> SignalRoute:
+    """Return the route of a signal to its embedded file, whatever the variables say."""
+    return SignalRoute(signal, EMBEDDED, _destination(signal, EMBEDDED, settings))
+
+
 def _exporter_names(signal: str) -> list[str]:
     named = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip()
     if not named:
@@ -106,6 +118,27 @@ def _otlp_variable(signal: str, name: str) -> str:
         os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}", "").strip()
         or os.environ.get(f"OTEL_EXPORTER_OTLP_{name}", "").strip()
     )
+
+
+def otlp_variable_in_use(signal: str, name: str) -> str:
+    """Return the name of the variable that `_otlp_variable` reads; the general one if none is set.
+
+    Args:
+        signal: As in `SignalRoute`.
+        name: What follows ``OTEL_EXPORTER_OTLP_``, such as ``ENDPOINT``.
+    """
+    own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}"
+    return own if os.environ.get(own, "").strip() else f"OTEL_EXPORTER_OTLP_{name}"
+
+
+def how_to_switch(route: SignalRoute) -> str:
+    """Say how to send one signal by the other transport of OTLP."""
+    other = OTHER_TRANSPORT[route.exporter]
+    variable = f"OTEL_{route.signal.upper()}_EXPORTER"
+    if route.exporter in os.environ.get(variable, ""):  # named itself, so no protocol is read
+        return f"set {variable}={other}"
+    protocol = next(name for name, one in _OTLP_BY_PROTOCOL.items() if one == other)
+    return f"set {otlp_variable_in_use(route.signal, 'PROTOCOL')}={protocol}"
 
 
 def _destination(signal: str, exporter: str, settings: Settings) -> str:
