@@ -170,10 +170,19 @@ def test_keys() -> None:
     assert list(clean(keys)) == ["1", SOUND, "k" * (LONGEST_KEY - 1) + "…"]
 
 
-def test_rows_beyond_the_integers_of_otlp() -> None:
-    """A number that no receiver takes is refused at once, also outside a run."""
-    with pytest.raises(ValueError, match=r"at most 2\*\*63 - 1"):
-        flowspan.record_rows(LAST_INT + 1)
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (flowspan.record_rows, lambda: (Lazy(),)),
+        (flowspan.record_metric, lambda: ("rows", duckdb.sql("SELECT error('computed')"))),
+        (flowspan.record_metric, lambda: ("rows", 1, "1", {"table": Lazy()})),
+        (flowspan.record_metric, lambda: ("rows", Lazy())),
+    ],
+)
+def test_refusals(function: Any, arguments: Any) -> None:
+    """The message about a value that is refused computes nothing."""
+    with pytest.raises(TypeError, match=r"not '<\S+>'|: '<\S+>'"):
+        function(*arguments())
 
 
 # By every way, to every receiver
