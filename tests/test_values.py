@@ -12,10 +12,13 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import orjson
 import pandas as pd  # type: ignore[import-untyped]
 import pytest
 import structlog
 from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry import context as context_api
 from opentelemetry.trace import Link, SpanContext, SpanKind
 from pydantic import BaseModel, Field, computed_field
@@ -162,6 +165,29 @@ def test_secrets_below_objects() -> None:
 def test_attributes_of_spans_and_metrics(value: object, expected: object) -> None:
     """A span and a metric take flat values of one type."""
     assert clean({"key": value, "": 1, "none": None}) == {"key": expected}
+
+
+_texts = st.text(st.characters(exclude_categories=()))
+_scalars = st.none() | st.booleans() | st.integers() | st.floats() | _texts | st.binary()
+
+
+@given(
+    st.dictionaries(
+        _texts | st.integers(),
+        st.recursive(
+            _scalars, lambda inner: st.lists(inner) | st.dictionaries(_texts, inner), max_leaves=8
+        ),
+    )
+)
+def test_any_attributes_are_sound(attributes: Any) -> None:
+    """What is cleaned can be encoded, is flat and of one type, and stays as it is."""
+    cleaned = clean(attributes)
+    assert clean(cleaned) == cleaned
+    for key, value in cleaned.items():
+        assert key
+        assert len({type(item) for item in value} if isinstance(value, list) else {0}) <= 1
+        orjson.dumps({key: value})
+        assert json.loads(json.dumps(value, allow_nan=False)) == value
 
 
 def test_keys() -> None:
