@@ -366,6 +366,7 @@ def place(
             monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", place.endpoint)
             monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", request.param)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta")
+        monkeypatch.setenv("OTEL_SERVICE_NAME", ODD.replace("\0", "?"))
         settings = Settings(dir=tmp_path)
         spans, metrics, logs = (
             providers.build_tracer_provider(settings),
@@ -388,6 +389,9 @@ def test_every_value_arrives_everywhere(place: Sink | Path) -> None:
     check_spans(list(every(received(place, "traces"), "spans")))
     check_metrics({m["name"]: m for m in every(received(place, "metrics"), "metrics")})
     check_logs(received(place, "logs"))
+    for signal in ("traces", "metrics", "logs"):
+        for resource in every(received(place, signal), "resource"):
+            assert pairs(resource["attributes"])["service.name"] == SOUND
 
 
 def check_spans(spans: list[dict[str, Any]]) -> None:
