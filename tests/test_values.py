@@ -12,10 +12,13 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import orjson
 import pandas as pd  # type: ignore[import-untyped]
 import pytest
 import structlog
 from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry import context as context_api
 from opentelemetry.trace import Link, SpanContext, SpanKind
 from pydantic import BaseModel, Field, computed_field
@@ -164,16 +167,48 @@ def test_attributes_of_spans_and_metrics(value: object, expected: object) -> Non
     assert clean({"key": value, "": 1, "none": None}) == {"key": expected}
 
 
+_texts = st.text(st.characters(exclude_categories=()))
+_scalars = st.none() | st.booleans() | st.integers() | st.floats() | _texts | st.binary()
+
+
+@given(
+    st.dictionaries(
+        _texts | st.integers(),
+        st.recursive(
+            _scalars, lambda inner: st.lists(inner) | st.dictionaries(_texts, inner), max_leaves=8
+        ),
+    )
+)
+def test_any_attributes_are_sound(attributes: Any) -> None:
+    """What is cleaned can be encoded, is flat and of one type, and stays as it is."""
+    cleaned = clean(attributes)
+    assert clean(cleaned) == cleaned
+    for key, value in cleaned.items():
+        assert key
+        assert len({type(item) for item in value} if isinstance(value, list) else {0}) <= 1
+        orjson.dumps({key: value})
+        assert json.loads(json.dumps(value, allow_nan=False)) == value
+
+
 def test_keys() -> None:
     """Keys are text of bounded length."""
     keys: Any = {1: 1, ODD: 2, "k" * 1000: 3}
     assert list(clean(keys)) == ["1", SOUND, "k" * (LONGEST_KEY - 1) + "…"]
 
 
-def test_rows_beyond_the_integers_of_otlp() -> None:
-    """A number that no receiver takes is refused at once, also outside a run."""
-    with pytest.raises(ValueError, match=r"at most 2\*\*63 - 1"):
-        flowspan.record_rows(LAST_INT + 1)
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (flowspan.record_rows, lambda: (Lazy(),)),
+        (flowspan.record_metric, lambda: ("rows", duckdb.sql("SELECT error('computed')"))),
+        (flowspan.record_metric, lambda: ("rows", 1, "1", {"table": Lazy()})),
+        (flowspan.record_metric, lambda: ("rows", Lazy())),
+    ],
+)
+def test_refusals(function: Any, arguments: Any) -> None:
+    """The message about a value that is refused computes nothing."""
+    with pytest.raises(TypeError, match=r"not '<\S+>'|: '<\S+>'"):
+        function(*arguments())
 
 
 # By every way, to every receiver
@@ -186,26 +221,33 @@ class Details:
         return {semconv.FLOW_NAME: ODD}
 
     def attributes(self) -> Attributes:
-        labels = {f"label.{name}": redact(value) for name, (value, _) in STRANGE.items()}
+        labels = {f"label.{name}": redact(value) for name, (value, *_) in STRANGE.items()}
         parameters = {
-            f"parameter.{name}": redact_parameter(value) for name, (value, _) in STRANGE.items()
+            f"parameter.{name}": redact_parameter(value) for name, (value, *_) in STRANGE.items()
         }
         return {**labels, **parameters}
 
 
-STRANGE: dict[str, tuple[Any, Any]] = {
-    "lazy": (Lazy(), LAZY),
-    "huge": (HUGE, str(HUGE)),
-    "largest": (LAST_INT, LAST_INT),
-    "nan": (math.nan, "nan"),
-    "infinite": (math.inf, "inf"),
-    "text": (ODD, SOUND),
-    "bytes": (b"\xff\0", b"\xff\0"),
-    "mixed": ([1, "a", 2.5, HUGE, ODD], [1, "a", 2.5, str(HUGE), SOUND]),
-    "nested": ({"a": {"b": [HUGE]}, "": 1, 3: ODD}, {"a": {"b": [str(HUGE)]}, "3": SOUND}),
-    "long": ({"k" * 1000: 1}, {"k" * 255 + "…": 1}),
+KEPT = "as in a log record"
+STRANGE: dict[str, tuple[Any, Any, Any]] = {
+    "lazy": (Lazy(), LAZY, KEPT),
+    "object": (Order(HUGE, [Lazy()]), f"Order(id='{HUGE}', rows=['{LAZY}'])", KEPT),
+    "huge": (HUGE, str(HUGE), KEPT),
+    "largest": (LAST_INT, LAST_INT, KEPT),
+    "nan": (math.nan, "nan", KEPT),
+    "infinite": (math.inf, "inf", KEPT),
+    "none": (None, None, KEPT),
+    "text": (ODD, SOUND, KEPT),
+    "bytes": (b"\xff\0", b"\xff\0", "�?"),
+    "mixed": ([1, "a", None, HUGE], [1, "a", None, str(HUGE)], ["1", "a", "None", str(HUGE)]),
+    "empty": ([[], {}, ""], [[], {}, ""], ["[]", "{}", ""]),
+    "nested": ({"": 1, 3: {ODD: [2]}}, {"3": {SOUND: [2]}}, "{'3': {'a?b?c': [2]}}"),
+    "long": ({"k" * 1000: 1}, {"k" * 255 + "…": 1}, f"{{'{'k' * 255}…': 1}}"),
 }
-"""Strange values by name, and what a log record shows of them."""
+"""Strange values by name, what a log record shows of them, and what a span's attribute does."""
+
+NOT_BODIES = {"lazy", "object", "none"}
+"""What is not logged as a message: `logging` itself would compute it, or it has no body."""
 
 
 @contextmanager
@@ -242,6 +284,8 @@ def every(document: Any, key: str) -> Iterator[Any]:
 
 def plain(value: Mapping[str, Any]) -> Any:
     """Return the Python value of an `AnyValue`."""
+    if not value:
+        return None
     ((kind, content),) = value.items()
     if kind == "arrayValue":
         return [plain(item) for item in content.get("values", [])]
@@ -295,10 +339,10 @@ def speak() -> None:
         structlog.ReturnLogger(), processors=[lambda _, __, event: event["event"]]
     )
     logging.addLevelName(35, ODD)
-    for name, (value, _) in STRANGE.items():
+    for name, (value, *_) in STRANGE.items():
         logger.warning("extra %s", name, extra={"value": value, ODD: 1, "k" * 1000: 2})
         events.warning(f"event {name}", value=value)
-        if not isinstance(value, (Lazy, list)):
+        if name not in NOT_BODIES:
             logger.warning(value)
         if type(value) in (int, float, str):
             flowspan.record_metric(name, 1, attributes={"value": value, ODD: "key"})
@@ -322,6 +366,7 @@ def place(
             monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", place.endpoint)
             monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", request.param)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta")
+        monkeypatch.setenv("OTEL_SERVICE_NAME", ODD.replace("\0", "?"))
         settings = Settings(dir=tmp_path)
         spans, metrics, logs = (
             providers.build_tracer_provider(settings),
@@ -344,16 +389,19 @@ def test_every_value_arrives_everywhere(place: Sink | Path) -> None:
     check_spans(list(every(received(place, "traces"), "spans")))
     check_metrics({m["name"]: m for m in every(received(place, "metrics"), "metrics")})
     check_logs(received(place, "logs"))
+    for signal in ("traces", "metrics", "logs"):
+        for resource in every(received(place, signal), "resource"):
+            assert pairs(resource["attributes"])["service.name"] == SOUND
 
 
 def check_spans(spans: list[dict[str, Any]]) -> None:
     attempt, run = sorted(spans, key=lambda span: span["name"] == SOUND)
     assert (attempt["name"], run["name"]) == ("attempt 1", SOUND)
     found = pairs(run["attributes"])
-    for name, (value, shown) in STRANGE.items():
-        flat = clean({"value": redact(value)})["value"]
-        assert found[f"label.{name}"] == (list(flat) if isinstance(flat, tuple) else flat)
-        assert found[f"parameter.{name}"] == str(shown)[:256].replace("\0", "?") or name == "long"
+    for name, (_, shown, flat) in STRANGE.items():
+        assert found.get(f"label.{name}") == (shown if flat is KEPT else flat)
+        text = str(shown)
+        assert found[f"parameter.{name}"] == (text if len(text) <= 256 else f"{text[:255]}…")
     rows = {key: value for key, value in found.items() if key.startswith(semconv.ROWS_INPUT)}
     assert rows == {semconv.ROWS_INPUT: LAST_INT, f"{semconv.ROWS_INPUT}.{SOUND}": LAST_INT}
     assert found["error.type"] == f"{SOUND}.Odd"
@@ -364,10 +412,10 @@ def check_spans(spans: list[dict[str, Any]]) -> None:
 
 
 def check_metrics(metrics: dict[str, dict[str, Any]]) -> None:
-    for name, (value, _) in STRANGE.items():
+    for name, (value, shown, _) in STRANGE.items():
         if type(value) in (int, float, str):
             (point,) = every(metrics[f"prefect.metric.{name}"], "dataPoints")
-            expected = {"value": clean({"": 0, "value": value})["value"], SOUND: "key"}
+            expected = {"value": shown, SOUND: "key"}
             assert pairs(point["attributes"]).items() >= expected.items()
     (measured,) = every(metrics["prefect.metric.measured"], "dataPoints")
     assert int(measured["asInt"]) == 1
@@ -383,13 +431,13 @@ def check_logs(documents: list[dict[str, Any]]) -> None:
     records = list(every(documents, "logRecords"))
     bodies = [plain(record["body"]) for record in records]
     by_body = {body: r for body, r in zip(bodies, records, strict=True) if isinstance(body, str)}
-    for name, (value, shown) in STRANGE.items():
+    for name, (_, shown, _) in STRANGE.items():
         extra = pairs(by_body[f"extra {name}"]["attributes"])
         assert extra["value"] == shown
         assert (extra[SOUND], extra["k" * 255 + "…"]) == (1, 2)
         assert extra[semconv.FLOW_NAME] == SOUND
         assert pairs(by_body[f"event {name}"]["attributes"])["value"] == shown
-        assert isinstance(value, (Lazy, list)) or shown in bodies
+        assert name in NOT_BODIES or shown in bodies
     assert by_body["level"]["severityText"] == SOUND
     scopes = {scope["name"] for scope in every(documents, "scope")}
     assert f"odd.{SOUND}" in scopes

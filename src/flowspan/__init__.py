@@ -121,9 +121,9 @@ def record_rows(
     from flowspan import semconv  # noqa: PLC0415 - import flowspan is fast
     from flowspan.recording.recorder import current_recorder  # noqa: PLC0415 - as above
     from flowspan.redaction import redact  # noqa: PLC0415 - as above
-    from flowspan.values import LAST_INT  # noqa: PLC0415 - as above
+    from flowspan.values import LAST_INT, is_a  # noqa: PLC0415 - as above
 
-    if isinstance(n, bool) or not isinstance(n, int):
+    if is_a(n, bool) or not is_a(n, int):
         raise TypeError(f"record_rows() takes a number of rows as an int, not {redact(n)!r}")
     if n < 0:
         raise ValueError(f"record_rows() takes a number of rows, 0 or more, not {n}")

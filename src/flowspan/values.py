@@ -66,8 +66,9 @@ def clean(attributes: Mapping[str, object]) -> dict[str, AttributeValue]:
     """
     cleaned: dict[str, AttributeValue] = {}
     for key, value in attributes.items():
-        name, flat = clean_key(key), contained(_flat, value)
-        if name and flat is not None:
+        # Most values are texts; a run has some 100 attributes.
+        flat = clean_text(value) if type(value) is str else contained(_flat, value)
+        if flat is not None and (name := clean_key(key)):
             cleaned[name] = flat
     return cleaned
 
@@ -81,13 +82,13 @@ def clean_text(text: str, longest: int = LONGEST_TEXT) -> str:
         text = text[: longest - 1] + _CUT
     if not text.isascii():
         text = text.encode(errors="replace").decode()
-    return text.replace("\0", "?")
+    return text.replace("\0", "?") if "\0" in text else text
 
 
 def clean_key(key: object) -> str:
     """Return a key of a user as text of at most `LONGEST_KEY` characters."""
     if type(key) is not str:
-        key = Copier(LONGEST_KEY).copy(key)
+        key = contained(Copier(LONGEST_KEY).copy, key)
     return clean_text(str(key), LONGEST_KEY)
 
 
@@ -184,8 +185,6 @@ class Copier:
 def _flat(value: object) -> Any:
     """Return a value as an attribute of a span may be."""
     kind = type(value)
-    if kind is str:
-        return clean_text(value)  # type: ignore[arg-type] # known by its type
     copied = _READERS[kind](value) if kind in _ATOMS else Copier().copy(value)
     if isinstance(copied, bytes):
         return clean_text(copied.decode(errors="replace"))

@@ -12,6 +12,7 @@ from prefect.cache_policies import INPUTS, NO_CACHE
 import flowspan
 from clocks import Timed
 from flowspan import semconv
+from flowspan.values import LAST_INT
 from kinds import KINDS, flow_around, make_task
 from support import RecordedSpans, attributes, result, seconds
 
@@ -171,12 +172,35 @@ def test_a_new_type_can_be_taught(spans: RecordedSpans) -> None:
     assert [result(span) for span in spans.named("step")] == ["success", "success"]
 
 
+def test_sums_end_with_the_integers_of_otlp(spans: RecordedSpans) -> None:
+    """Counts that are valid each never add up to a number that no exporter can encode."""
+
+    class Batch:
+        pass
+
+    flowspan.register_rows(Batch, lambda _: LAST_INT)
+
+    @task(cache_policy=NO_CACHE)
+    def step(one: Batch, other: Batch) -> Batch:
+        return one
+
+    @flow
+    def main() -> None:
+        step(Batch(), Batch())
+        step(Batch(), Batch())
+
+    main()
+    assert [rows(span) for span in spans.named("step")] == [(LAST_INT, LAST_INT)] * 2
+    assert rows(spans.one("RUN main")) == (None, LAST_INT)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
         (("many",), TypeError, "as an int"),
         ((True,), TypeError, "as an int"),
         ((-1,), ValueError, "0 or more"),
+        ((2**63,), ValueError, r"at most 2\*\*63 - 1"),
         ((1, "sideways"), ValueError, "'output' or 'input'"),
     ],
 )

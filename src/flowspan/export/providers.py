@@ -59,6 +59,7 @@ from flowspan.export.routes import (
     describe_signals,
 )
 from flowspan.settings import Settings
+from flowspan.values import clean
 
 if TYPE_CHECKING:
     import requests
@@ -180,7 +181,8 @@ def _resource() -> Resource:
     # The specification's default if neither a variable nor a detector names a service.
     if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: "prefect"}))
-    return resource
+    # Variables and command lines may hold bytes that are no text.
+    return Resource(clean(resource.attributes), resource.schema_url)
 
 
 # Which exporters

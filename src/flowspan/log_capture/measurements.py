@@ -143,7 +143,7 @@ def check(
             f"{name!r} cannot name a metric: use up to 200 ASCII letters, digits and _ . - /, "
             "the first one a letter, such as rows_extracted"
         )
-    if isinstance(value, bool) or not isinstance(value, (Real, Decimal)):
+    if is_a(value, bool) or not is_a(value, (Real, Decimal)):
         raise TypeError(
             f"the value of {name} must be a number, not {redact(value)!r}: "
             "convert it with int() or float()"

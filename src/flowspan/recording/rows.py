@@ -234,9 +234,9 @@ class Rows:
         self._of_called[run_id] = rows.total(semconv.ROWS_OUTPUT)
 
     def count(self, direction: str, rows: int | None) -> None:
-        """Set the counted rows of a direction, given by its attribute."""
+        """Set the counted rows of a direction, given by its attribute; they may be a sum."""
         if rows is not None:
-            self._counted[direction] = rows
+            self._counted[direction] = _sum((rows,))
 
     def tell(self, direction: str, rows: int, name: str | None) -> None:
         """Add rows that the user reports for a direction, given by its attribute."""
