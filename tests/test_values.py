@@ -4,10 +4,13 @@ import base64
 import json
 import logging
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import duckdb
@@ -21,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import context as context_api
 from opentelemetry.trace import Link, SpanContext, SpanKind
-from pydantic import BaseModel, Field, computed_field
+from pydantic import AnyUrl, BaseModel, Field, computed_field
 
 import flowspan
 from flowspan import semconv
@@ -122,6 +125,11 @@ RENDERED = [
     (np.datetime64("2024-01-05"), "2024-01-05"),
     (np.longdouble(0.5), "0.5"),
     (np.str_("a"), "a"),
+    (np.array([(1, 2.5)], dtype="i4,f8")[0], [1, 2.5]),
+    (AnyUrl("pg://me:hidden@db/x"), "pg://[redacted]@db/x"),
+    (IPv4Address("127.0.0.1"), "127.0.0.1"),
+    (deque([{1}]), [[1]]),
+    (MappingProxyType({"a": 1}), "<mappingproxy>"),
     (2**100_000, "<int of 100,001 bits>"),
     ({(1, "a"): 1, "": 2, None: 3, ODD: 4}, {"[1, 'a']": 1, "None": 3, SOUND: 4}),
 ]

@@ -377,7 +377,7 @@ def _to_json(_logger: Any, _method_name: str, event_dict: EventDict) -> str:
     try:
         return _dumps(line)
     except TypeError:  # a key of `extra` can be anything, and a name invalid Unicode
-        return _dumps({clean_key(key): redact(value) for key, value in line.items()})
+        return _dumps({redact(clean_key(key)): redact(value) for key, value in line.items()})
 
 
 def _dumps(line: Mapping[str, Any]) -> str:

@@ -303,6 +303,7 @@ _OF_LIBRARIES: Final[dict[tuple[str, str], Callable[[Any], object]]] = {
     ("pandas", "NaTType"): str,
     ("ipaddress", "IPv4Address"): str,
     ("ipaddress", "IPv6Address"): str,
+    ("pydantic", "_BaseUrl"): str,
 }
 
 
@@ -323,8 +324,8 @@ def _shown_fields(kind: type) -> tuple[str, ...] | None:
 
 def _has_made_repr(kind: type) -> bool:
     """Return whether the ``repr`` of a class is the one that `dataclasses` makes from a text."""
-    made = getattr(kind.__repr__, "__wrapped__", None)
-    return made is not None and made.__code__.co_filename == "<string>"
+    code = getattr(getattr(kind.__repr__, "__wrapped__", None), "__code__", None)
+    return code is not None and code.co_filename == "<string>"
 
 
 def _is_pydantics(kind: type, name: str) -> bool:

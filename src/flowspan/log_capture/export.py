@@ -209,7 +209,7 @@ class _Draft:
     def record(self, context: Context | None) -> LogRecord:
         """Build the record; `context` is what processors see, except for its span."""
         level_name = clean_text(str(self._level_name or logging.getLevelName(self._level)))
-        named = ((clean_key(key), value) for key, value in self._values.items())
+        named = ((redact(clean_key(key)), value) for key, value in self._values.items())
         # Keys that start with an underscore belong to structlog's formatter.
         values = {key: value for key, value in named if key and not key.startswith("_")}
         self._drop_repeated(values)
