@@ -342,6 +342,8 @@ def live(tracer: RunTracer, hooks: LogHooks, export: LogExport) -> None:
 def speak() -> None:
     """Log and measure the strange values inside the run."""
     logger = logging.getLogger(f"odd.{ODD}")
+    logger.propagate = False  # pytest's workers cannot send such names in a report
+    logger.addHandler(logging.NullHandler())
     # structlog's own renderers show every value, as their user wants.
     events = structlog.wrap_logger(
         structlog.ReturnLogger(), processors=[lambda _, __, event: event["event"]]
