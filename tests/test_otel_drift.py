@@ -63,7 +63,7 @@ GRPC = (OTLPSpanExporter, OTLPMetricExporter, OTLPLogExporter)
 OTHERS = {
     # structlog's, documented for authors of loggers, and namedtuple's
     *("_process_event", "_processors", "_context", "_logger", "_name", "_record"),
-    *("_file", "_write", "_replace", "_asdict"),
+    *("_file", "_write", "_replace", "_asdict", "_fields"),
     # What BaseInstrumentor requires of subclasses
     *("_instrument", "_uninstrument"),
 }

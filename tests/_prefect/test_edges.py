@@ -8,6 +8,7 @@ import time
 import weakref
 from typing import Any
 
+import duckdb
 import pytest
 from opentelemetry import baggage, trace
 from opentelemetry import context as context_api
@@ -326,23 +327,24 @@ class _Unprintable:
 
 
 def test_parameters_that_cannot_be_rendered(prefect_server: str) -> None:
-    """A parameter that fails, contains itself or is huge costs the span nothing else."""
+    """A parameter that fails, contains itself, is huge or lazy costs the span nothing else."""
     provider, spans = recording()
     loop: list[Any] = []
     loop.append(loop)
 
-    @task
-    def step(bad: Any, nested: Any, huge: Any) -> None:
+    @task(cache_policy=NO_CACHE)  # a key would be made from the parameters
+    def step(bad: Any, nested: Any, huge: Any, query: Any) -> None:
         pass
 
     flowspan.instrument(tracer_provider=provider, settings=Settings(capture_parameters="values"))
     try:
-        step(_Unprintable(), loop, list(range(100_000)))
+        step(_Unprintable(), loop, list(range(100_000)), duckdb.sql("SELECT error('computed')"))
     finally:
         flowspan.uninstrument()
     a = attributes(spans.one("step"))
     assert result(spans.one("step")) == "success"
     assert a["prefect.run.parameter.bad"] == "<test_edges._Unprintable>"
+    assert a["prefect.run.parameter.query"] == "<duckdb._relation.DuckDBPyRelation>"
     assert a["prefect.run.parameter.nested"].endswith("]")
     assert a["prefect.run.parameter.huge"].startswith("[0, 1, 2")
 
