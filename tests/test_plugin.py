@@ -241,3 +241,17 @@ def test_nothing_heavy_is_imported(prefect_server: str, plugged: Environment) ->
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_starters_are_sent_by_name(prefect_server: str, plugged: Environment) -> None:
+    """Dask and Ray send Prefect's functions by their names, though the plugin has replaced them."""
+    code = (
+        "import cloudpickle\n"
+        "from prefect import flow_engine, task_engine\n"
+        "names = ('run_task_sync', 'run_task_async')\n"
+        "for function in (flow_engine.run_flow, *(getattr(task_engine, one) for one in names)):\n"
+        "    assert function.__wrapped__.__module__.startswith('prefect.')\n"
+        "    assert cloudpickle.loads(cloudpickle.dumps(function)) is function\n"
+    )
+    done = run_script("-c", code, env=plugged())
+    assert done.returncode == 0, done.stderr
