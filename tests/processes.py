@@ -1,6 +1,7 @@
 """Run scripts with flows, in separate processes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 FLOWS = Path(__file__).parent / "flows"
 
@@ -34,6 +37,22 @@ def run_script(*arguments: str, env: dict[str, str]) -> "subprocess.CompletedPro
     """Run a script of tests/flows to its end."""
     return subprocess.run(
         [sys.executable, *arguments],
+        env=env,
+        cwd=FLOWS,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def run_under_distro(*arguments: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Run a script of tests/flows under opentelemetry-instrument; skip the test without it."""
+    command = shutil.which("opentelemetry-instrument", path=Path(sys.executable).parent)
+    if command is None:
+        pytest.skip("opentelemetry-distro is not installed")
+    return subprocess.run(
+        [command, sys.executable, *arguments],
         env=env,
         cwd=FLOWS,
         capture_output=True,

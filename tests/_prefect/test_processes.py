@@ -1,7 +1,6 @@
 """Runs in separate processes: scripts, served flows, workers, signals, pools and forks."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +23,15 @@ from clocks import Timed
 from flowspan import semconv
 from flowspan.identity import derive_span_id, derive_trace_id
 from flowspan.read import log_files, metric_files
-from processes import FLOWS, PATIENCE, background, environment, eventually, run_script
+from processes import (
+    FLOWS,
+    PATIENCE,
+    background,
+    environment,
+    eventually,
+    run_script,
+    run_under_distro,
+)
 from reconcile import reconcile
 from sinks import http_sink
 from support import RecordedSpans, attributes, context, embedded_spans, result, seconds, states
@@ -251,28 +258,6 @@ def test_process_worker(prefect_server: str, tmp_path: Path) -> None:
     assert reconcile(spans.all, run_id) == []
 
 
-needs_distro = pytest.mark.skipif(
-    shutil.which("opentelemetry-instrument", path=Path(sys.executable).parent) is None,
-    reason="opentelemetry-distro is not installed",
-)
-
-
-def run_under_distro(*arguments: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    """Run a script of tests/flows under opentelemetry-instrument to its end."""
-    command = shutil.which("opentelemetry-instrument", path=Path(sys.executable).parent)
-    assert command is not None
-    return subprocess.run(
-        [command, sys.executable, *arguments],
-        env=env,
-        cwd=FLOWS,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-
-
-@needs_distro
 def test_opentelemetry_instrument(prefect_server: str, tmp_path: Path) -> None:
     """Under opentelemetry-instrument a flow needs no line of flowspan, and loses no span."""
     with http_sink() as sink:
@@ -291,7 +276,6 @@ def test_opentelemetry_instrument(prefect_server: str, tmp_path: Path) -> None:
     assert names == ["RUN etl", "extract"]
 
 
-@needs_distro
 def test_opentelemetry_instrument_without_variables(prefect_server: str, tmp_path: Path) -> None:
     """Without an exporter or endpoint, all goes to the embedded files, and nothing else is tried.
 
@@ -313,7 +297,6 @@ def test_opentelemetry_instrument_without_variables(prefect_server: str, tmp_pat
     assert "said by the flow" in (tmp_path / "logs.jsonl").read_text()
 
 
-@needs_distro
 def test_exporter_that_the_user_names(prefect_server: str, tmp_path: Path) -> None:
     """An exporter that the user names is used under opentelemetry-instrument, file or no file."""
     env = environment(

@@ -1,17 +1,28 @@
 """A flow without flowspan; opentelemetry-instrument or Prefect's plugins add it.
 
-With an argument, the script serves the flow under that name.
+``serve NAME`` serves the flow, ``pooled`` runs it with tasks in other processes.
 """
 
 import os
 import sys
 
 from prefect import flow, get_run_logger, task
+from prefect.task_runners import ProcessPoolTaskRunner
 
 
 @task
 def extract() -> list[int]:
     return [1, 2, 3]
+
+
+@task
+def square(number: int) -> int:
+    return number * number
+
+
+@flow(task_runner=ProcessPoolTaskRunner(max_workers=2))  # type: ignore[arg-type]
+def squares() -> list[int]:
+    return square.map([1, 2, 3]).result()
 
 
 @flow
@@ -22,7 +33,10 @@ def etl() -> int:
 
 if __name__ == "__main__":
     print("variables:", [name for name in os.environ if name.startswith("OTEL_")])
-    if len(sys.argv) > 1:
-        etl.serve(name=sys.argv[1])
-    else:
-        etl()
+    match sys.argv[1:]:
+        case ["serve", name]:
+            etl.serve(name=name)
+        case ["pooled"]:
+            squares()
+        case _:
+            etl()
