@@ -49,7 +49,7 @@ SOURCES = [
     *(
         path
         for room in ("export", "log_capture", "recording")
-        for path in (PACKAGE / room).iterdir()
+        for path in (PACKAGE / room).glob("*.py")
     ),
     *PACKAGE.glob("*.py"),
 ]

@@ -681,7 +681,7 @@ def test_call_sites_stay(heard: list[Measurement], logger: logging.Logger) -> No
     printed.info("rows")
     wrapped.info("METRIC: b=1")
     asyncio.run(log())
-    here = "test_log_metrics"
+    here = __name__
     assert sites == [(here, "test_call_sites_stay")] * 3 + [(here, "log")] * 2
     assert brief(heard) == {"a": 1, "b": 1, "d": 1}
 

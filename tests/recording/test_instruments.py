@@ -213,7 +213,7 @@ ENDINGS: dict[str, tuple[Callable[[], Any], dict[str, Any], str, str, str | None
     "returned failure": (lambda: Failed(message="so"), {}, "Failed", "failure", "Failed"),
     "timeout": (_sleep, {"timeout_seconds": 0.05}, "TimedOut", "timeout", None),
     "cancellation": (_cancel, {}, "Cancelled", "cancellation", None),
-    "crash": (_crash, {}, "Crashed", "error", "test_metrics.Outage"),
+    "crash": (_crash, {}, "Crashed", "error", f"{__name__}.Outage"),
 }
 
 

@@ -216,7 +216,7 @@ def test_fewer_answers_are_said_to_be_fewer(flowspan: Run, tmp_path: Path) -> No
     write(tmp_path / "traces.jsonl", Plan("GET /", 0, 3, (Plan("SELECT", 1, 3),)))
     out = flowspan("timeline", "--file", str(tmp_path)).stdout
     assert "span SELECT is the bottleneck: 67 % of the critical path (execution)" in out
-    assert "no spans of runs: times and parents decide, as in Jaeger." in out
+    assert "no spans of runs: only times and parents count, as in Jaeger." in out
     shape = json.loads(flowspan("timeline", "--json", "--file", str(tmp_path)).stdout)
     assert (shape["source"], shape["bottleneck"]["name"]) == ("plain", "SELECT")
 

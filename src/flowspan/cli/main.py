@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(collector_app)
-for command in (trends, timeline, diff, logs, metrics, demo, doctor):
+for command in (timeline, diff, trends, logs, metrics, demo, doctor):
     app.command()(command)
 
 

@@ -31,9 +31,8 @@ _MEANINGS: Final = {
     "2x faster": "2x faster: time saved if it ran twice as fast",
 }
 _FEWER_ANSWERS: Final = {
-    "prefect": "Prefect's own spans: waits, links and slots are not on them, so times and parents"
-    " decide.",
-    "plain": "no spans of runs: times and parents decide, as in Jaeger.",
+    "prefect": "Prefect's own spans have no waits, links or slots: only times and parents count.",
+    "plain": "no spans of runs: only times and parents count, as in Jaeger.",
 }
 
 
