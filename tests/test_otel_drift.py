@@ -66,6 +66,8 @@ OTHERS = {
     *("_file", "_write", "_replace", "_asdict", "_fields"),
     # What BaseInstrumentor requires of subclasses
     *("_instrument", "_uninstrument"),
+    # Dask's, see test_arrival.py
+    "_instances",
 }
 """Private names that are no part of OpenTelemetry, or meant to be used."""
 
