@@ -1,5 +1,6 @@
 """Start one real Prefect server for the session, and record flowspan's output into memory."""
 
+import logging
 import os
 import shutil
 import socket
@@ -10,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,23 @@ def spans(prefect_server: str, metrics: RecordedMetrics) -> Iterator[RecordedSpa
         yield recorded
     finally:
         flowspan.uninstrument()
+
+
+@pytest.fixture
+def no_unexpected_failure(
+    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> Iterator[None]:
+    """Fail a test in which flowspan reports a failure, unless it uses the fixture `failures`."""
+    yield
+    if "failures" not in request.fixturenames:
+        assert not _reported(caplog.get_records("call"))
+
+
+@pytest.fixture
+def failures(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Return the messages of the failures reported so far."""
+    return lambda: _reported(caplog.records)
+
+
+def _reported(records: list[logging.LogRecord]) -> list[str]:
+    return [record.getMessage() for record in records if record.name == "flowspan"]

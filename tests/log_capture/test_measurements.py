@@ -58,31 +58,14 @@ def brief(measurements: list[Measurement]) -> dict[str, Any]:
     }
 
 
+pytestmark = pytest.mark.usefixtures("no_unexpected_failure")
+
+
 @pytest.fixture(autouse=True)
 def fresh_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reset the guard, so that each test's failures are reported."""
     for module in (log_metrics, hooks):
         monkeypatch.setattr(module, "_contained", Containment("logs"))
-
-
-@pytest.fixture(autouse=True)
-def no_unexpected_failure(
-    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
-) -> Iterator[None]:
-    """Fail tests in which flowspan fails, unless they use the fixture `failures`."""
-    yield
-    if "failures" not in request.fixturenames:
-        assert not _reported(caplog.get_records("call"))
-
-
-@pytest.fixture
-def failures(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """Return the messages of the failures reported so far."""
-    return lambda: _reported(caplog.records)
-
-
-def _reported(records: list[logging.LogRecord]) -> list[str]:
-    return [record.getMessage() for record in records if record.name == "flowspan"]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import logging
 import sqlite3
 import subprocess
 import sys
@@ -28,32 +27,14 @@ from flowspan._containment import Containment
 from flowspan.recording import rows
 from flowspan.recording.rows import count_rows, register_rows
 
+pytestmark = pytest.mark.usefixtures("no_unexpected_failure")
+
 
 @pytest.fixture(autouse=True)
 def fresh_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what a test registers, and the failures that it causes."""
     monkeypatch.setattr(rows, "_counters", rows._Counters({}))
     monkeypatch.setattr(rows, "_contained", Containment("rows"))
-
-
-@pytest.fixture(autouse=True)
-def no_unexpected_failure(
-    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
-) -> Iterator[None]:
-    """Fail a test in which a counting function fails, unless it uses the fixture `failures`."""
-    yield
-    if "failures" not in request.fixturenames:
-        assert not _reported(caplog.get_records("call"))
-
-
-@pytest.fixture
-def failures(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """Return the messages of the failures reported so far."""
-    return lambda: _reported(caplog.records)
-
-
-def _reported(records: list[logging.LogRecord]) -> list[str]:
-    return [record.getMessage() for record in records if record.name == "flowspan"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """The description of a run, from its engine and the API; the base of both kinds."""
+    """Describe a run by what its engine and the API know; the base class for flow and task runs."""
 
     engine: Any
     run: Any

@@ -1,4 +1,4 @@
-"""Connect objectives to Prefect: the history of a flow, the run's log, an event."""
+"""Read a flow's history from Prefect, and report violations to the run's log and as an event."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Activities:
         facts: The facts of each span.
         rows: The row of each span by its id; that of its run for an attempt.
         parents: The row of the caller, `NONE` for roots.
-        attempts: By the row of a run, its attempts in order of time.
+        attempts: The attempts of each run in order of time, by the row of the run.
         earlier: By row, the row of the same run in an earlier process.
         callers_first: All rows, each after its caller.
         children: By row, the rows that it called and waited for, in order of their ends.

@@ -217,7 +217,7 @@ def _groups(
     groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     names = [("", "")] * len(activities.spans)
     facts, parents = activities.facts, activities.parents
-    of_runs: set[int] = set()  # rows that are part of a run, but not runs
+    of_runs: set[int] = set()  # rows below a run that are not runs themselves
     for row in activities.callers_first:
         if facts[row].run_type is None:
             parent = parents[row]

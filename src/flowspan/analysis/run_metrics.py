@@ -65,7 +65,7 @@ class Runs:
 
 @dataclass(slots=True)
 class FlowRuns(Runs):
-    """The runs of a flow, with the violations of each objective and the runs of its tasks.
+    """Results of a flow: its runs, the violations of each objective, and the runs of its tasks.
 
     `tasks` is by name; tasks with the most total time come first.
     """

@@ -90,7 +90,7 @@ def build(spans: Collection[Span], *, everything: bool = False) -> Tree:
 
     Args:
         spans: The spans of one trace, at least one, each id once.
-        everything: Also show the single, successful attempt of a run, and collapse nothing.
+        everything: Collapse nothing, and show attempts of runs that succeeded at once, too.
     """
     ordered = sorted(spans, key=lambda span: (span.start, -span.end, span.span_id))
     by_id = {span.span_id: span for span in ordered}

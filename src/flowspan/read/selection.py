@@ -127,7 +127,7 @@ def trace_of_root(run_id: str) -> str:
 
 
 def missing_runs(wanted: str, flow: str | None, since: int) -> str:
-    """Describe the missing runs in words: of a flow, since a time (ns since the epoch), or both."""
+    """Return a phrase for runs that were not found, with their flow and time (ns) if given."""
     one = f"run {wanted}" if steps_back(wanted) else "run"
     return (one if flow is None else f"{one} of {flow!r}") + (
         f" that ended since {moment(since)}" if since else ""

@@ -1,4 +1,4 @@
-"""Find what changed in the runs of a flow, when it is slow, what fails, and whether data matter.
+"""Find trends in the runs of a flow: changes, slow times, failures, and the effect of rows.
 
 Pure: runs in, frozen answers out. Durations are seconds here, and times of runs nanoseconds since
 the epoch. Days and hours are local. An answer that needs more runs is None and listed in
