@@ -105,7 +105,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         observer = EngineObserver(
             RunTracer(providers.traces, RunMetrics(providers.metrics)),
             settings,
-            lambda **how: sdk.flush({*providers, *_redirected}, settings.flush_timeout, **how),
+            lambda **how: sdk.flush(_all_of(providers), settings.flush_timeout, **how),
             _pack(providers, settings),
         )
         self._providers, self._settings, self._observer = providers, settings, observer
@@ -145,7 +145,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
 
     def flush(self, timeout: float) -> bool:
         """Export everything that has ended; return False if `timeout` seconds were too short."""
-        return sdk.flush({*(self._providers or ()), *_redirected}, timeout)
+        return sdk.flush(_all_of(self._providers), timeout)
 
     def trace_url(self, flow_run_id: object) -> str | None:
         """Return the URL of a flow run's trace, or None without a template."""
@@ -163,7 +163,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         if self._observer is not None:
             self._observer.tracer.finish_all()
         deadline = time.monotonic() + self._flush_timeout
-        sdk.flush({*(self._providers or ()), *_redirected} - {*_owned}, self._flush_timeout)
+        sdk.flush(_all_of(self._providers) - {*_owned}, self._flush_timeout)
         sdk.shutdown(_owned, deadline - time.monotonic())
 
 
@@ -278,6 +278,11 @@ def _pack(providers: Providers, settings: Settings) -> Parcel:
             {"settings": settings.model_dump(mode="json", exclude={"enabled"}), "given": given}
         )
     )
+
+
+def _all_of(providers: Providers | None) -> set[object]:
+    """Return everything to flush: the providers in use, and those of the distribution."""
+    return {*(providers or ()), *_redirected}
 
 
 def _stand_in(provider: P, build: Callable[[Settings], Any], settings: Settings) -> P:
