@@ -501,15 +501,23 @@ def monitor(stack: Stack, what: str, **more: str) -> dict[str, list[float]]:
 
 
 def test_jaegers_monitor_tab_knows_the_flows(stack: Stack) -> None:
-    """It finds calls and latencies by the names of the spans."""
+    """It finds calls and latencies by the names of the spans.
 
-    def known() -> dict[str, list[float]] | None:
-        found = monitor(stack, "calls")
-        return found if any(found.get("RUN brief", ())) else None
+    An operation appears once Prometheus has two values of it.
+    """
 
-    calls = wait_for(known, 45, "calls in Jaeger's Monitor tab")
+    def shown(what: str, *names: str, **more: str) -> dict[str, list[float]]:
+        def complete() -> dict[str, list[float]] | None:
+            found = monitor(stack, what, **more)
+            return found if found.keys() >= {*names} else None
+
+        return wait_for(complete, 60, f"{names} among the {what} of Jaeger's Monitor tab")
+
+    def grown(what: str, **more: str) -> bool:
+        return any(monitor(stack, what, **more).get("RUN brief", ()))
+
+    calls = shown("calls", "RUN nyc-flights", "RUN brief")
     assert calls.keys() == {"RUN nyc-flights", "RUN brief"}
-    latencies = monitor(stack, "latencies", quantile="0.95")
-    assert any(latencies["RUN brief"])
-    errors = monitor(stack, "errors", spanKind="internal")
-    assert {"geocode", "attempt 1"} <= errors.keys()
+    assert wait_for(lambda: grown("calls"), 60, "calls of the short processes")
+    assert wait_for(lambda: grown("latencies", quantile="0.95"), 60, "their latencies")
+    shown("errors", "geocode", "attempt 1", spanKind="internal")
