@@ -12,6 +12,8 @@ ARGS ?=
 LOG ?= CRITICAL
 # Tests mostly wait for servers and processes, so even two cores take four at once.
 WORKERS ?= 4
+# Tests start hundreds of processes. Without a cache each of them compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 SOURCES := $(shell find src -name '*.py' -o -path '*/assets/*' -o -name 'py.typed') \
            $(wildcard collector/*) examples/nyc_flights.py pyproject.toml README.md LICENSE

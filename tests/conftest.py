@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +90,40 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("exhaustive" if config.getoption("--all") else "quick")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the tests that are marked as exhaustive, unless `--all` is given."""
-    if config.getoption("--all"):
-        return
-    exhaustive = [item for item in items if item.get_closest_marker("exhaustive")]
-    config.hook.pytest_deselected(items=exhaustive)
-    items[:] = [item for item in items if item not in exhaustive]
+    """Skip the tests that are marked as exhaustive, unless `--all` is given, and deal the rest."""
+    if not config.getoption("--all"):
+        exhaustive = [item for item in items if item.get_closest_marker("exhaustive")]
+        config.hook.pytest_deselected(items=exhaustive)
+        items[:] = [item for item in items if item not in exhaustive]
+    if config.getoption("dist", "no") == "worksteal":
+        items[:] = _dealt(items, int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+
+
+def _dealt(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Order the tests so that each worker begins with long ones and has many short ones to give.
+
+    Each worker gets a slice of the list. Once it has nothing left, it takes from another's end. A
+    long test that is among the last ones keeps one worker busy while the others have nothing to do.
+    """
+    short = [item for item in items if not _is_long(item)]
+    slices: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    long = (item for item in items if _is_long(item))
+    modules = [[*module] for _, module in groupby(long, lambda item: item.path)]
+    for module in sorted(modules, key=len, reverse=True):
+        min(slices, key=len).extend(module)  # in one piece, for the sake of its fixtures
+    for mine in slices[:-1]:
+        wanted = max(0, len(items) // workers - len(mine))
+        mine.extend(short[:wanted])
+        del short[:wanted]
+    return [*chain(*slices), *short]
+
+
+def _is_long(item: pytest.Item) -> bool:
+    """Return whether a test runs flows, or may take longer than others for another reason."""
+    fixtures: list[str] = getattr(item, "fixturenames", [])
+    return "prefect_server" in fixtures or item.get_closest_marker("timeout") is not None
 
 
 def _take_database(shared: Path) -> None:

@@ -12,8 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 
 FLOWS = Path(__file__).parent / "flows"
+
+PREFECT = (sys.executable, "-m", "prefect")
 
 PATIENCE = 120.0
 """Seconds to wait for what happens within a few on a machine that has nothing else to do."""
@@ -80,6 +85,15 @@ def background(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(10)
+
+
+def deploy(entrypoint: str, *, pool: str) -> None:
+    """Create a process work pool, and a deployment "worked" in it of a flow of tests/flows."""
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+    source = Flow.from_source(source=str(FLOWS), entrypoint=entrypoint)
+    assert isinstance(source, Flow)  # and no coroutine, outside of an event loop
+    source.deploy("worked", work_pool_name=pool, print_next_steps=False)
 
 
 def eventually(check: Callable[[], Any], what: str) -> Any:

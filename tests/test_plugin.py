@@ -13,8 +13,9 @@ from prefect.client.orchestration import get_client
 from flowspan import plugin, semconv
 from processes import (
     FLOWS,
-    PATIENCE,
+    PREFECT,
     background,
+    deploy,
     environment,
     eventually,
     run_script,
@@ -120,18 +121,8 @@ def test_served_flow(prefect_server: str, tmp_path: Path, plugged: Environment) 
 def test_worker(prefect_server: str, tmp_path: Path, plugged: Environment) -> None:
     """A worker whose environment switches plugins on starts flow runs that are recorded."""
     env = plugged()
-    prefect = (sys.executable, "-m", "prefect")
-    deploy = (
-        "from prefect import flow;"
-        f"flow.from_source(source={str(FLOWS)!r}, entrypoint='plain.py:etl')"
-        ".deploy('worked', work_pool_name='plugged', print_next_steps=False)"
-    )
-    for command in (
-        (*prefect, "work-pool", "create", "plugged", "--type", "process"),
-        (sys.executable, "-c", deploy),
-    ):
-        subprocess.run(command, env=env, check=True, capture_output=True, timeout=PATIENCE)
-    worker = (*prefect, "worker", "start", "--pool", "plugged")
+    deploy("plain.py:etl", pool="plugged")
+    worker = (*PREFECT, "worker", "start", "--pool", "plugged")
     with background(*worker, env=env, log=tmp_path / "worker.log"):
         with get_client(sync_client=True) as client:
             found = client.read_deployment_by_name("etl/worked")

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -24,9 +23,10 @@ from flowspan import semconv
 from flowspan.identity import derive_span_id, derive_trace_id
 from flowspan.read import log_files, metric_files
 from processes import (
-    FLOWS,
     PATIENCE,
+    PREFECT,
     background,
+    deploy,
     environment,
     eventually,
     run_script,
@@ -228,23 +228,8 @@ def test_run_deployment_joins_the_trace(served: Path, tmp_path: Path) -> None:
 def test_process_worker(prefect_server: str, tmp_path: Path) -> None:
     """A flow run by a process worker has the same trace, with its pool and queue."""
     env = environment(tmp_path)
-    prefect = (sys.executable, "-m", "prefect")
-    subprocess.run(
-        [*prefect, "work-pool", "create", "local", "--type", "process"],
-        env=env,
-        check=True,
-        capture_output=True,
-        timeout=PATIENCE,
-    )
-    deploy = (
-        "from prefect import flow;"
-        f"flow.from_source(source={str(FLOWS)!r}, entrypoint='pipelines.py:etl')"
-        ".deploy('worked', work_pool_name='local', print_next_steps=False)"
-    )
-    subprocess.run(
-        [sys.executable, "-c", deploy], env=env, check=True, capture_output=True, timeout=PATIENCE
-    )
-    worker = (*prefect, "worker", "start", "--pool", "local", "--limit", "1")
+    deploy("pipelines.py:etl", pool="local")
+    worker = (*PREFECT, "worker", "start", "--pool", "local", "--limit", "1")
     with background(*worker, env=env, log=tmp_path / "worker.log"):
         run_id = create_run("etl/worked").id
         reaches(run_id, "Completed")
@@ -351,6 +336,10 @@ def test_process_pool(prefect_server: str, tmp_path: Path) -> None:
     assert {attributes(span)[semconv.FLOW_NAME] for span in spans.runs} == {"pooled"}
     assert len({s.resource.attributes["service.instance.id"] for s in spans.all}) > 1
     assert reconcile(spans.all, attributes(spans.one("RUN pooled"))[semconv.RUN_ID]) == []
+    counters = metric_files.load(tmp_path).counters
+    counted = [counter for counter in counters if counter.name == semconv.METRIC_TASK_RUNS]
+    assert sum(counter.value for counter in counted) == 3  # each process exports its own
+    assert {counter.attributes[semconv.FLOW_NAME] for counter in counted} == {"pooled"}
 
 
 def test_process_that_runs_several_tasks(prefect_server: str, tmp_path: Path) -> None:
