@@ -5,10 +5,13 @@ import subprocess
 import uuid
 
 import pytest
+from opentelemetry import propagate
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 from prefect import flow, task
 from prefect._internal.uuid7 import uuid7
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.sorting import FlowRunSort
 
 import flowspan
 from flowspan import semconv
@@ -55,6 +58,41 @@ def test_ratio_samplers_see_uniform_ids(ratio: float) -> None:
 
     assert abs(share([derive_trace_id(str(i)) for i in ids]) - ratio) < 0.05
     assert abs(share([i.int for i in ids]) - ratio) > 0.05
+
+
+def test_the_low_56_bits_are_uniform() -> None:
+    """Each bit that the random-trace-id flag vouches for is set in half of all trace ids."""
+    ids = [derive_trace_id(str(uuid7())) for _ in range(4000)]
+    shares = [sum(i >> bit & 1 for i in ids) / len(ids) for bit in range(56)]
+    assert all(abs(share - 0.5) < 0.05 for share in shares)  # six standard deviations
+
+
+def test_trace_ids_are_declared_random(
+    spans: RecordedSpans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trace with a derived id has the random-trace-id flag; one that a run joins keeps its own.
+
+    https://www.w3.org/TR/trace-context-2/#random-trace-id-flag
+    """
+    told: list[str] = []
+
+    @task(retries=1)
+    def step() -> None:
+        headers: dict[str, str] = {}
+        propagate.inject(headers)
+        told.append(headers["traceparent"])
+
+    main = flow(name="main")(lambda: step.submit().wait())
+    main()
+    assert {context(span).trace_flags for span in spans.all} == {0x03}
+    with get_client(sync_client=True) as client:
+        (run,) = client.read_flow_runs(limit=1, sort=FlowRunSort.START_TIME_DESC)
+    told.append(str(run.labels["__OTEL_TRACEPARENT"]))
+    assert [text[-3:] for text in told] == ["-03", "-03"]
+    spans.clear()
+    monkeypatch.setenv("TRACEPARENT", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    main()
+    assert {context(span).trace_flags for span in spans.all} == {0x01}
 
 
 def test_only_our_spans_have_derived_ids(spans: RecordedSpans) -> None:

@@ -161,7 +161,7 @@ def test_prefects_own_spans_are_replaced(spans: RecordedSpans, kind: str, *, ena
     run_id = attributes(root)[semconv.RUN_ID]
     with get_client(sync_client=True) as client:
         label = client.read_flow_run(run_id).labels["__OTEL_TRACEPARENT"]
-    assert label == f"00-{context(root).trace_id:032x}-{context(root).span_id:016x}-01"
+    assert label == f"00-{context(root).trace_id:032x}-{context(root).span_id:016x}-03"
     assert reconcile(spans.all, run_id) == []
 
 

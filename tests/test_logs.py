@@ -133,7 +133,7 @@ def test_fields(level: str, kind: str, native: list[Line], spans: RecordedSpans)
     assert event["trace_id"] == f"{context(span).trace_id:032x}"
     assert event["trace_id"] == f"{derive_trace_id(event['flow_run_id']):032x}"
     assert event["span_id"] == f"{context(span).span_id:016x}"
-    assert event["trace_flags"] == "01"
+    assert event["trace_flags"] == "03"
     assert event["flow_name"] == "main"
     if level == "task":
         assert event["task_name"] == "step"
@@ -251,7 +251,7 @@ def test_unsampled(native: list[Line], prefect_server: str) -> None:
         flowspan.uninstrument()
     (event,) = native
     assert event["trace_id"] == f"{derive_trace_id(event['flow_run_id']):032x}"
-    assert event["trace_flags"] == "00"
+    assert event["trace_flags"] == "02"
 
 
 def test_without_spans(native: list[Line], prefect_server: str) -> None:

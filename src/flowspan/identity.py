@@ -58,6 +58,10 @@ class DerivedIdGenerator(IdGenerator):
         trace_id: int = self._expected.trace_id
         return trace_id
 
+    def is_trace_id_random(self) -> bool:
+        """Return True: the bits of a digest are as uniform as random ones."""
+        return True
+
     def generate_span_id(self) -> int:
         """Return the span id set by `expect`."""
         span_id: int = self._expected.span_id
