@@ -36,6 +36,8 @@ pytestmark = [
 
 Environment = Callable[..., dict[str, str]]
 
+REMOTE_PARENT = {"TRACEPARENT": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))
 
 
@@ -98,9 +100,10 @@ def test_plugins_that_are_not_enabled(
 
 
 def test_served_flow(prefect_server: str, tmp_path: Path, plugged: Environment) -> None:
-    """The process of a served flow is recorded as well."""
+    """The process of a served flow is recorded as well, and joins a trace if it is told to."""
     command, log = (sys.executable, "plain.py", "serve", "plugged"), tmp_path / "serve.log"
-    with background(*command, env=plugged(), log=log) as process:
+    env = plugged(**REMOTE_PARENT, FLOWSPAN_JOIN_TRACEPARENT="all")
+    with background(*command, env=env, log=log) as process:
 
         def start_run() -> str | None:
             assert process.poll() is None, log.read_text()
@@ -114,13 +117,19 @@ def test_served_flow(prefect_server: str, tmp_path: Path, plugged: Environment) 
         eventually(lambda: run_id in run_ids(embedded_spans(tmp_path)), "the run's span")
     spans = embedded_spans(tmp_path)
     assert spans.tree().splitlines() == ["RUN etl", "  extract"]
-    assert attributes(spans.one("RUN etl"))[semconv.DEPLOYMENT_NAME] == "plugged"
+    root = spans.one("RUN etl")
+    assert attributes(root)[semconv.DEPLOYMENT_NAME] == "plugged"
+    assert root.parent is not None
+    assert f"{root.parent.span_id:016x}" == "b7ad6b7169203331"
     assert reconcile(spans.all, run_id) == []
 
 
 def test_worker(prefect_server: str, tmp_path: Path, plugged: Environment) -> None:
-    """A worker whose environment switches plugins on starts flow runs that are recorded."""
-    env = plugged()
+    """A worker whose environment switches plugins on starts flow runs that are recorded.
+
+    Each is a trace of its own, though the worker has a TRACEPARENT.
+    """
+    env = plugged(**REMOTE_PARENT)
     deploy("plain.py:etl", pool="plugged")
     worker = (*PREFECT, "worker", "start", "--pool", "plugged")
     with background(*worker, env=env, log=tmp_path / "worker.log"):
@@ -131,6 +140,7 @@ def test_worker(prefect_server: str, tmp_path: Path, plugged: Environment) -> No
     spans = embedded_spans(tmp_path)
     assert spans.tree().splitlines() == ["RUN etl", "  extract"]
     assert attributes(spans.one("RUN etl"))[semconv.WORK_POOL_NAME] == "plugged"
+    assert spans.one("RUN etl").parent is None
 
 
 def test_process_pool(prefect_server: str, tmp_path: Path, plugged: Environment) -> None:

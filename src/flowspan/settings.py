@@ -80,6 +80,10 @@ class Settings(BaseSettings):
     trace_url: str | None = None
     """URL of a trace in your backend, e.g. ``http://localhost:16686/trace/{trace_id}``."""
 
+    join_traceparent: Literal["scripts", "all"] = "scripts"
+    """Which top-level runs join the trace that ``TRACEPARENT`` names: those that the process itself
+    calls, or also those that it runs for others, as a server or under a worker."""
+
     logs: bool = True
     """Whether log records are exported."""
 

@@ -391,10 +391,15 @@ def test_spans_made_while_waiting_for_upstream_runs(spans: RecordedSpans) -> Non
     assert poll.parent.span_id in {context(span).span_id for span in spans.named("slow")}
 
 
-def test_deferred_task(spans: RecordedSpans) -> None:
-    """A task run that is deferred and served later has its whole history and its queue wait."""
+def test_deferred_task(spans: RecordedSpans, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task run that is deferred and served later has its whole history and its queue wait.
+
+    The server's TRACEPARENT is not its parent.
+    """
     from prefect.task_engine import run_task_sync
 
+    remote_parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    monkeypatch.setenv("TRACEPARENT", remote_parent)
     waiting, delayed = Timed(), Timed()
     with delayed:
         future = slow.delay(3)

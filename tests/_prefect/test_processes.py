@@ -42,6 +42,10 @@ pytestmark = [
 ]
 
 
+TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+TRACEPARENT = f"00-{TRACE_ID}-{PARENT_ID}-01"
+
+
 def create_run(deployment: str, **parameters: Any) -> FlowRun:
     with get_client(sync_client=True) as client:
         found = client.read_deployment_by_name(deployment)
@@ -80,11 +84,11 @@ def spans_of(folder: Path, run_id: UUID | str) -> RecordedSpans:
 
 @pytest.fixture(scope="module")
 def served(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Serve flows in a process; return the folder of their spans."""
+    """Serve flows in a process with a TRACEPARENT; return the folder of their spans."""
     folder = tmp_path_factory.mktemp("served")
     command = (sys.executable, "pipelines.py", "serve")
-    log = folder / "serve.log"
-    with background(*command, env=environment(folder), log=log) as process:
+    log, env = folder / "serve.log", environment(folder, TRACEPARENT=TRACEPARENT)
+    with background(*command, env=env, log=log) as process:
 
         def is_up() -> bool:
             assert process.poll() is None, log.read_text()
@@ -109,7 +113,7 @@ def test_script(prefect_server: str, tmp_path: Path) -> None:
 
 
 def test_served_flow(served: Path) -> None:
-    """A flow under serve() has a correct trace, with its deployment and the waits before it."""
+    """A flow under serve() has a trace of its own, with its deployment and the waits before it."""
     run_id = create_run("etl/served", rows=5).id
     reaches(run_id, "Completed")
     spans = spans_of(served, run_id)
@@ -344,16 +348,15 @@ def test_process_pool(prefect_server: str, tmp_path: Path) -> None:
 
 def test_process_that_runs_several_tasks(prefect_server: str, tmp_path: Path) -> None:
     """A pool process records all its tasks, though Prefect resets its environment after each."""
-    trace_id, parent_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-    env = environment(tmp_path, TRACEPARENT=f"00-{trace_id}-{parent_id}-01")
+    env = environment(tmp_path, TRACEPARENT=TRACEPARENT)
     done = run_script("pooled.py", "one_worker", env=env)
     assert done.returncode == 0, done.stderr
     spans = embedded_spans(tmp_path)
     assert spans.tree().splitlines() == ["RUN one-worker", "  square", "  square", "  square"]
     root, squares = spans.one("RUN one-worker"), spans.named("square")
-    assert {f"{context(span).trace_id:032x}" for span in spans.all} == {trace_id}
+    assert {f"{context(span).trace_id:032x}" for span in spans.all} == {TRACE_ID}
     assert root.parent is not None
-    assert f"{root.parent.span_id:016x}" == parent_id
+    assert f"{root.parent.span_id:016x}" == PARENT_ID
     (process,) = {span.resource.attributes["service.instance.id"] for span in squares}
     assert process != root.resource.attributes["service.instance.id"]
     assert reconcile(spans.all, attributes(root)[semconv.RUN_ID]) == []

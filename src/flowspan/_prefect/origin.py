@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -52,8 +51,13 @@ class Origin:
     is_called: bool = False
 
 
-def origin_of_root(run: FlowRun | TaskRun, replaced: RunTelemetry) -> Origin:
-    """Return the origin of a run that no other run called: its remote parent, if any."""
+def origin_of_root(
+    run: FlowRun | TaskRun, replaced: RunTelemetry, environment: Mapping[str, str]
+) -> Origin:
+    """Return the origin of a run that no other run called: its remote parent, if any.
+
+    `environment` holds ``TRACEPARENT`` if the run is to join the trace that it names.
+    """
     run_id = str(run.id)
     # An adopted run may have a span of Prefect's own, which ours replaces. That is the current
     # span, and its ids are in the label.
@@ -77,7 +81,7 @@ def origin_of_root(run: FlowRun | TaskRun, replaced: RunTelemetry) -> Origin:
     current = get_current_span().get_span_context()
     if current.is_valid and not is_begun:
         return Origin(current.trace_id, context_api.get_current(), keep=format_traceparent(current))
-    if (inherited := parse_traceparent(os.environ.get("TRACEPARENT"))) is not None:
+    if (inherited := parse_traceparent(environment.get("TRACEPARENT"))) is not None:
         keep = format_traceparent(inherited)
         return Origin(inherited.trace_id, as_parent(inherited), keep=keep)
     return Origin(derive_trace_id(run_id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from functools import partial
 from time import time_ns
@@ -81,6 +82,8 @@ class EngineTelemetry(RunTelemetry):
         self._is_adopted = False
         self._adopted_caller: RunRecorder | None = None
         self._is_terminated = False
+        # Whether somebody else wants the run, and this process serves flows or tasks
+        self._is_served = False
         # Whether a task's flow runs in another process, which sent this one its context
         self._is_sent = False
         self.recorder: RunRecorder | None = None
@@ -278,6 +281,7 @@ class EngineTelemetry(RunTelemetry):
     ) -> KeyValueLabels:
         """Start the recorder and return the labels that let other processes join the trace."""
         origin: Origin
+        self._is_served = bool(past.states) or (self._has_past and not self._is_adopted)
         if isinstance(run, FlowRun):
             origin = self._origin_of_flow_run(run)
             if origin.is_called:
@@ -353,11 +357,11 @@ class EngineTelemetry(RunTelemetry):
         if self._is_adopted:  # the context is already its own
             if run.parent_task_run_id is not None and self._adopted_caller is not None:
                 return self._origin_below(self._adopted_caller.run.id, None)
-            return origin_of_root(run, self._replaced)
+            return self._origin_of_root(run)
         caller = self._parent_run()
         if caller is not None:
             return self._origin_below(str(caller.id), caller.labels.get(LABELS_TRACEPARENT_KEY))
-        return origin_of_root(run, self._replaced)
+        return self._origin_of_root(run)
 
     def _origin_of_task_run(self, run: TaskRun) -> Origin:
         flow_context = FlowRunContext.get()
@@ -368,7 +372,12 @@ class EngineTelemetry(RunTelemetry):
             return self._origin_below(caller_id, label, is_task=True)
         if run.flow_run_id is not None:
             return self._origin_below(str(run.flow_run_id), label)
-        return origin_of_root(run, self._replaced)
+        return self._origin_of_root(run)
+
+    def _origin_of_root(self, run: FlowRun | TaskRun) -> Origin:
+        # A server's environment tells how the server was started, not why it runs this.
+        joins = not self._is_served or self._observer.settings.join_traceparent == "all"
+        return origin_of_root(run, self._replaced, os.environ if joins else {})
 
     def _calling_task_run(self, run: TaskRun) -> str | None:
         """Return the task run that called this one, if it was not the flow itself."""
