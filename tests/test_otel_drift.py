@@ -37,7 +37,7 @@ from opentelemetry.sdk.metrics.export import (
     MetricExporter,
     PeriodicExportingMetricReader,
 )
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from packaging.requirements import Requirement
@@ -397,6 +397,12 @@ PRIVATE = [
         "log_capture/export.py",
         "whether a handler of the application's delivers",
         lambda: hasattr(LoggingHandler(logger_provider=LoggerProvider()), "_logger_provider"),
+    ),
+    Private(
+        "_span_limits",
+        "export/providers.py",
+        "whether an application's provider keeps enough links",
+        lambda: TracerProvider(span_limits=SpanLimits(max_links=7))._span_limits.max_links == 7,
     ),
     Private(
         "id_generator",

@@ -114,6 +114,8 @@ LINK_TYPE: Final = "prefect.link.type"
 LINK_DEPENDENCY: Final = "dependency"
 LINK_PREVIOUS_ATTEMPT: Final = "previous_attempt"
 INPUT_NAME: Final = "prefect.input.name"
+# How many of them the provider's limit has dropped
+LINKS_DROPPED: Final = "prefect.links.dropped"
 
 # The thread of a run, and its process (a resource attribute), as OpenTelemetry names them
 THREAD_ID: Final = "thread.id"

@@ -3,16 +3,18 @@
 import asyncio
 import contextlib
 import gc
+import inspect
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import duckdb
 import pytest
 from opentelemetry import baggage, trace
 from opentelemetry import context as context_api
-from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import Span, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -526,3 +528,69 @@ def test_flush_of_an_async_flow_lets_others_run(prefect_server: str) -> None:
         flowspan.uninstrument()
     assert all(ticked_meanwhile)
     assert ticked_meanwhile
+
+
+@pytest.fixture
+def limited(prefect_server: str) -> Iterator[RecordedSpans]:
+    """Record with an application's provider that keeps two links and 40 attributes of a span."""
+    limits = SpanLimits(max_links=2, max_span_attributes=40)
+    provider, recorded = recording(span_limits=limits)
+    flowspan.instrument(tracer_provider=provider)
+    yield recorded
+    flowspan.uninstrument()
+
+
+def test_link_limit_of_a_provider(limited: RecordedSpans) -> None:
+    """If a provider drops links, those to the upstream runs that ended last stay."""
+    may_end = threading.Event()
+
+    @task
+    def hold() -> None:
+        may_end.wait(60)
+
+    @task
+    def step() -> None:
+        pass
+
+    @task
+    def collect(*_: object) -> None:
+        pass
+
+    @flow
+    def main() -> None:
+        held = hold.submit()
+        steps = [step.submit() for _ in range(4)]
+        collected = collect.submit(held, *steps)
+        for one in steps:
+            one.wait()
+        may_end.set()
+        collected.wait()
+
+    main()
+    upstream = [*limited.named("step"), limited.one("hold")]
+    ended = sorted(upstream, key=lambda span: span.end_time or 0)
+    collect_span = limited.one("collect")
+    linked = [link.context.span_id for link in collect_span.links]
+    assert linked == [context(span).span_id for span in ended[-2:]]
+    assert ended[-1].name == "hold"
+    assert attributes(collect_span)[semconv.LINKS_DROPPED] == collect_span.dropped_links == 3
+    assert semconv.LINKS_DROPPED not in attributes(limited.one("hold"))
+
+
+def test_attribute_limit_of_a_provider(limited: RecordedSpans) -> None:
+    """If a provider drops attributes, those that say what the run was and how it ended stay."""
+
+    def count(**parameters: int) -> int:
+        return len(parameters)
+
+    names = [f"p{number}" for number in range(60)]
+    wide = inspect.Signature([inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in names])
+    count.__signature__ = wide  # type: ignore[attr-defined]
+    flow(name="main", validate_parameters=False)(count)(**dict.fromkeys(names, 1))
+    root = limited.one("RUN main")
+    told = {key for key in attributes(root) if not key.startswith(semconv.RUN_PARAMETER_PREFIX)}
+    assert root.dropped_attributes > 0
+    assert told >= {
+        *(semconv.FLOW_NAME, semconv.RUN_TYPE, semconv.RUN_ID, semconv.FLOW_RUN_ID),
+        *(semconv.PIPELINE_RESULT, semconv.RUN_STATE_NAME, semconv.EXECUTION, semconv.THREAD_ID),
+    }

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 from typer.testing import CliRunner, Result
 
+import flowspan
 from flowspan.cli.main import app
 from sinks import grpc_sink, http_sink, refusing_endpoint
 
@@ -86,6 +88,19 @@ def test_mistakes(tmp_path: Path, variables: dict[str, str], said: str) -> None:
     assert done.exit_code == 1
     assert said in " ".join(done.stdout.split())
     assert isinstance(done.exception, SystemExit)
+
+
+def test_limit_of_links(tmp_path: Path, prefect_server: str) -> None:
+    """It says how many links a variable, or the application's provider, allows."""
+    assert "links of a span" not in examined(tmp_path).stdout
+    few = examined(tmp_path, OTEL_SPAN_LINK_COUNT_LIMIT="99")
+    assert "the provider keeps 99 links of a span" in " ".join(few.stdout.split())
+    assert few.exit_code == 0
+    flowspan.instrument(tracer_provider=TracerProvider())
+    try:
+        assert "keeps 128 links of a span" in " ".join(examined(tmp_path).stdout.split())
+    finally:
+        flowspan.uninstrument()
 
 
 def test_who_exports_log_records(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from span_files import EPOCH, Plan, attempt, run, write
 from typer.testing import CliRunner, Result
 
+from flowspan import semconv
 from flowspan.analysis.one_trace import Analysis, analyse
 from flowspan.cli.main import app
 from flowspan.read.trace_files import load
@@ -219,6 +220,19 @@ def test_fewer_answers_are_said_to_be_fewer(flowspan: Run, tmp_path: Path) -> No
     assert "no spans of runs: only times and parents count, as in Jaeger." in out
     shape = json.loads(flowspan("timeline", "--json", "--file", str(tmp_path)).stdout)
     assert (shape["source"], shape["bottleneck"]["name"]) == ("plain", "SELECT")
+
+
+def test_dropped_links_are_told(flowspan: Run, tmp_path: Path) -> None:
+    """If a provider has dropped links to upstream runs, the path may be wrong."""
+    plan = etl()
+    assert document(flowspan, tmp_path, plan)["remarks"] == []
+    (tmp_path / "traces.jsonl").unlink()
+    for child, dropped in zip(plan.children, (172, 1000), strict=False):
+        child.attributes[semconv.LINKS_DROPPED] = dropped
+    (said,) = document(flowspan, tmp_path, plan)["remarks"]
+    assert said.startswith("1,172 links to upstream runs are missing, so the critical path may")
+    out = flowspan("timeline", "--file", str(tmp_path)).stdout
+    assert said in " ".join(out.split())
 
 
 def test_a_trace_without_length_has_no_bottleneck(flowspan: Run, tmp_path: Path) -> None:

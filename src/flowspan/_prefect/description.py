@@ -61,17 +61,16 @@ class Description:
         return round(seconds * NANOSECONDS)
 
     def attributes(self) -> dict[str, AttributeValue]:
-        """Return the attributes that flow and task runs have in common; called at the end."""
+        """Return the attributes that flow and task runs have in common; called at the end.
+
+        Labels and parameters come first: there may be many, and a limit drops what came first.
+        """
         run = self.engine.flow_run if hasattr(self.engine, "flow") else self.run
         attributes: dict[str, AttributeValue] = {
             name: redact(value, name)
             for name, value in run.labels.items()
             if not name.startswith("__")
         }
-        attributes[semconv.RUN_ID] = str(run.id)
-        attributes[semconv.RUN_NAME] = run.name
-        attributes[semconv.RUN_COUNT] = run.run_count
-        attributes[semconv.TAGS] = run.tags
         # By now the engine has replaced futures with their results.
         parameters: Mapping[str, Any] = self.engine.parameters or self.given or {}
         if self.observer.settings.capture_parameters == "values":
@@ -80,6 +79,10 @@ class Description:
         else:
             for name, value in parameters.items():
                 attributes[semconv.RUN_PARAMETER_PREFIX + name] = type(value).__name__
+        attributes[semconv.RUN_ID] = str(run.id)
+        attributes[semconv.RUN_NAME] = run.name
+        attributes[semconv.RUN_COUNT] = run.run_count
+        attributes[semconv.TAGS] = run.tags
         return attributes
 
 

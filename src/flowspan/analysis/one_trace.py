@@ -85,7 +85,8 @@ class Analysis:
     the sum of the execution times of all tasks. `mean_concurrency` is `work` over the duration,
     `peak_concurrency` the most tasks that executed at once, `efficiency` the first over the second.
     `retry_cost` is the time in failed attempts that were retried, and between attempts.
-    `orchestration` is the time in which no task was running.
+    `orchestration` is the time in which no task was running. `links_dropped` is how many upstream
+    runs are not known, because a provider's limit has dropped the links to them.
     """
 
     source: Literal["flowspan", "prefect", "plain"]
@@ -103,6 +104,7 @@ class Analysis:
     retry_cost: int
     retry_cost_on_path: int
     orchestration: int
+    links_dropped: int = 0
 
     @property
     def bottleneck(self) -> Task | None:
@@ -160,6 +162,7 @@ def _analyse(activities: Activities, *, what_if: bool) -> Analysis:
         retry_cost=_retry_cost(activities, retried),
         retry_cost_on_path=_retry_cost_on_path(path, retried),
         orchestration=in_no_task,
+        links_dropped=sum(known.links_dropped for known in activities.facts),
     )
 
 

@@ -11,6 +11,7 @@ from enum import Enum
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import TYPE_CHECKING, Final
 
+from opentelemetry import trace
 from opentelemetry.instrumentation.environment_variables import (
     OTEL_PYTHON_DISABLED_INSTRUMENTATIONS,
 )
@@ -20,13 +21,19 @@ from pydantic import ValidationError
 from flowspan._version import __version__
 from flowspan.errors import ConfigurationError
 from flowspan.export import probe, providers, routes
-from flowspan.instrumentor import SUPPORTED_PREFECT, is_switched_off, targets
+from flowspan.instrumentor import (
+    SUPPORTED_PREFECT,
+    PrefectInstrumentor,
+    is_switched_off,
+    targets,
+)
 from flowspan.objectives.promises import TAG_PREFIX
 from flowspan.settings import Settings, objectives_source
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
+_FEW_LINKS: Final = 1_000
 _LOG_INSTRUMENTATIONS: Final = {
     "logging": "its handler exports the lines that reach the root logger",
     "structlog": "its processor exports structlog's events",
@@ -79,6 +86,7 @@ def examine() -> Iterator[Finding]:
         yield Finding("signals", Verdict.WRONG, str(error))
         signals = []
     yield from _examine_signals(signals, settings)
+    yield from _examine_limits()
     exporters = {route.exporter for route in signals if route.signal == routes.LOGS}
     if reason is None and exporters - {routes.NONE}:
         yield from _examine_log_exporters(settings)
@@ -143,6 +151,17 @@ def _examine_signals(
             yield Finding(route.signal, Verdict.WELL, f"{place}, which answers")
         else:
             yield Finding(route.signal, Verdict.WRONG, f"{place}, but {problem}")
+
+
+def _examine_limits() -> Iterator[Finding]:
+    limit = providers.link_limit(PrefectInstrumentor().provider or trace.get_tracer_provider())
+    if limit is not None and limit < _FEW_LINKS:
+        yield Finding(
+            "limits",
+            Verdict.NOTE,
+            f"the provider keeps {limit:,} links of a span: if a task has more upstream runs, only "
+            "those that ended last are linked. Set OTEL_SPAN_LINK_COUNT_LIMIT=10000",
+        )
 
 
 def _examine_log_exporters(settings: Settings) -> Iterator[Finding]:

@@ -80,7 +80,7 @@ class BoundedTracerProvider(TracerProvider):
     def __init__(
         self, processors: Sequence[BoundedProcessor], resource: Resource, timeout: float
     ) -> None:
-        super().__init__(resource=resource, span_limits=_span_limits(), shutdown_on_exit=False)
+        super().__init__(resource=resource, span_limits=span_limits(), shutdown_on_exit=False)
         for processor in processors:
             self.add_span_processor(processor)
         self.reporters: list[Reporter[Any]] = [processor.reporter for processor in processors]
@@ -242,7 +242,7 @@ class BoundedLoggerProvider(LoggerProvider):
         super().shutdown()
 
 
-def _span_limits() -> SpanLimits:
+def span_limits() -> SpanLimits:
     """Read the limits from the ``OTEL_*`` variables, with higher defaults for links and events.
 
     A run may consume the results of thousands of mapped runs. The SDK's default is 128 links.

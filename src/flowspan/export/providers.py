@@ -35,6 +35,7 @@ from flowspan.export.bounded import (
     BoundedTracerProvider,
     flush,
     shutdown,
+    span_limits,
 )
 from flowspan.export.outages import (
     Reporter,
@@ -95,6 +96,18 @@ def build_tracer_provider(settings: Settings) -> TracerProvider:
         except ValueError as error:
             raise ConfigurationError(f"OTEL_BSP_*: {error}") from error
     return BoundedTracerProvider(processors, _resource(), settings.flush_timeout)
+
+
+def link_limit(provider: object) -> int | None:
+    """Return how many links a provider keeps for each span; None if that is unknown or no limit.
+
+    Args:
+        provider: The application's, or one that only stands for what flowspan would build.
+    """
+    limits = getattr(provider, "_span_limits", None)
+    if limits is None and type(provider).__name__ == "ProxyTracerProvider":
+        limits = span_limits()
+    return getattr(limits, "max_links", None)
 
 
 def build_meter_provider(settings: Settings) -> MeterProvider:

@@ -24,6 +24,7 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
     span does not have it. `lane` names the worker thread, or is None if unknown. `running_since` is
     when the run first entered a Running state, in nanoseconds since the epoch. `is_native` marks
     one of Prefect's own spans, whose waits are unknown; see `flowspan.read.prefect_spans`.
+    `links_dropped` is how many upstream runs the span's links do not show.
     """
 
     run_type: str | None = None
@@ -55,6 +56,7 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
     execution: int | None = None
     orchestration: int = 0
     running_since: int | None = None
+    links_dropped: int = 0
 
 
 def facts_of(attributes: Mapping[str, Any]) -> Facts:
@@ -104,6 +106,10 @@ def _run_count(value: object) -> int:
     return _count(value) or 1
 
 
+def _dropped(value: object) -> int:
+    return _count(value) or 0
+
+
 def _texts(value: object) -> tuple[str, ...]:
     return tuple(map(str, value)) if isinstance(value, list) else ()
 
@@ -145,6 +151,7 @@ READERS: Final[Mapping[str, tuple[str, Callable[[object], Any]]]] = {
     semconv.THREAD_ID: ("lane", text),
     semconv.ROWS_INPUT: ("rows_input", _count),
     semconv.ROWS_OUTPUT: ("rows_output", _count),
+    semconv.LINKS_DROPPED: ("links_dropped", _dropped),
     **{wait.attribute: (wait.name, _wait) for wait in semconv.WAITS},
     semconv.EXECUTION: ("execution", nanoseconds),
     semconv.ORCHESTRATION: ("orchestration", _wait),

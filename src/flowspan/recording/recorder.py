@@ -43,6 +43,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import OrderedDict
 from time import time_ns
 from typing import TYPE_CHECKING, Final
 
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
 _contained = Containment("recorder")
 _RECORDER_KEY: Final = context_api.create_key("flowspan-recorder")
 _SPEAKING_KEY: Final = context_api.create_key("flowspan-speaking")
+_ENDS_KEPT: Final = 10_000
 # Shared, because the SDK returns the same tracer for the same name.
 _ids: Final = DerivedIdGenerator()
 
@@ -102,6 +104,7 @@ class RunTracer:
         self._tracer: Tracer = provider.get_tracer("flowspan", __version__)
         self.metrics = metrics
         self.active: dict[str, RunRecorder] = {}
+        self._ends: OrderedDict[int, int] = OrderedDict()
         if hasattr(self._tracer, "id_generator"):
             # The SDK copies the provider's generator into each tracer: only ours derives ids.
             self._tracer.id_generator = _ids
@@ -116,6 +119,24 @@ class RunTracer:
         if (flow := recorder.calling_flow) is not None:
             flow.rows.consume(run.upstream)
         return recorder
+
+    def note_end(self, context: SpanContext) -> None:
+        """Remember when the engine left the run with this span, for `by_end`."""
+        self._ends[context.span_id] = time_ns()
+        if len(self._ends) > _ENDS_KEPT:
+            self._ends.popitem(last=False)
+
+    def by_end(self, links: Iterable[Link]) -> list[Link]:
+        """Order links by the ends of the runs that they lead to, because limits drop the first.
+
+        Runs of other processes come first, and the span that a run continues last.
+        """
+
+        def place(link: Link) -> tuple[bool, int]:
+            kind = (link.attributes or {}).get(semconv.LINK_TYPE)
+            return kind != semconv.LINK_DEPENDENCY, self._ends.get(link.context.span_id, 0)
+
+        return sorted(links, key=place)
 
     def start_span(
         self,
@@ -176,6 +197,7 @@ class RunRecorder:
         )
         self._thread = threading.current_thread()
         self._phase: str = _HELD
+        self._links: list[Link] = []
         self._states = States()
         self._attempt = Attempt(run.run_count)
         self._account = Account()
@@ -259,10 +281,9 @@ class RunRecorder:
     # What it is told while the engine has the run
 
     def link(self, links: Iterable[Link]) -> None:
-        """Link the run's span to others."""
+        """Link the run's span to others, at its end: then those that it waited for have ended."""
         if self.span.is_recording():
-            for link in links:
-                self.span.add_link(link.context, clean(link.attributes or {}))
+            self._links.extend(links)
 
     def enter_state(self, state: State) -> None:
         """Record that the run entered `state`; a repeated state is recorded once."""
@@ -374,17 +395,43 @@ class RunRecorder:
         if phase == _FINISHED:
             self._tracer.active.pop(self.run.id, None)
         if left == _HELD:
+            self._tracer.note_end(self.span_context)
             self.tally.leave()
 
     def _end_span(self, state: State | None, outcome: Outcome | None, end: int) -> None:
         try:
             if self.span.is_recording():
-                self._describe(state, outcome, end)
+                try:
+                    self._add_links()
+                finally:
+                    self._describe(state, outcome, end)
         finally:
             self._details = None
             self.span.end(end_time=end)
 
+    def _add_links(self) -> None:
+        for link in self._tracer.by_end(self._links):
+            self.span.add_link(link.context, clean(link.attributes or {}))
+        # Some backends do not keep the count that the span itself has.
+        if dropped := getattr(self.span, "dropped_links", 0):
+            self.span.set_attribute(semconv.LINKS_DROPPED, dropped)
+
     def _describe(self, state: State | None, outcome: Outcome | None, end: int) -> None:
+        """Set the attributes that are known at the end, the most important ones last.
+
+        A provider with a limit drops those that were set first.
+        """
+        attributes: Attributes = {}
+        try:
+            if self._details is not None:
+                attributes.update(self._details.attributes())
+        finally:
+            attributes.update(self._account_of(state, outcome, end))
+            attributes.update(self.run.sampling_attributes)
+            self.span.set_attributes(clean(attributes))
+
+    def _account_of(self, state: State | None, outcome: Outcome | None, end: int) -> Attributes:
+        """Return how the run ended and where its time went."""
         attributes: Attributes = dict(self.run.waits_before)
         attributes.update(self.rows.attributes(self._account.execution))
         attributes.update(self._account.attributes(end - self.run.start))
@@ -399,11 +446,7 @@ class RunRecorder:
                 attributes[semconv.ERROR_TYPE] = outcome.error_type
                 message = redact_text(state.message) if state and state.message else None
                 self.span.set_status(Status(StatusCode.ERROR, message))
-        try:
-            if self._details is not None:
-                attributes.update(self._details.attributes())
-        finally:
-            self.span.set_attributes(clean(attributes))
+        return attributes
 
 
 def current_recorder(context: Context | None = None) -> RunRecorder | None:

@@ -82,6 +82,17 @@ def headline(analysis: Analysis) -> str:
     return text
 
 
+def reservations(analysis: Analysis) -> list[str]:
+    """Return sentences on why the critical path may be wrong."""
+    if not analysis.links_dropped:
+        return []
+    said = (
+        f"{analysis.links_dropped:,} links to upstream runs are missing, so the critical path may"
+        " be wrong. The provider keeps too few: raise OTEL_SPAN_LINK_COUNT_LIMIT, or its own limit."
+    )
+    return [said]
+
+
 def difference_headline(found: Difference) -> str:
     """Describe in a sentence how much longer B took, and why."""
     total, leading = found.total, found.leading

@@ -11,7 +11,7 @@ from flowspan.read import otlp_json as otlp
 from flowspan.read.log_files import Log
 from flowspan.read.log_files import as_object as log_object
 from flowspan.text import SECOND
-from flowspan.views.headline import headline
+from flowspan.views.headline import headline, reservations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -70,6 +70,7 @@ def as_object(analysis: Analysis) -> dict[str, Any]:
             "total": _seconds(analysis.orchestration),
             "share": analysis.orchestration / duration if duration else 0.0,
         },
+        "remarks": reservations(analysis),
     }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from rich.text import Text
 
 from flowspan.text import MS, clean, human, percent
+from flowspan.views.headline import reservations
 from flowspan.views.table import Column, fit, legend, lines
 from flowspan.views.terminal.glyphs import Glyphs, glyphs_of
 
@@ -117,6 +118,7 @@ def _sentences(analysis: Analysis) -> Iterator[str]:
         yield f"in no task: {human(analysis.orchestration)}, {share}"
     if analysis.source in _FEWER_ANSWERS:
         yield _FEWER_ANSWERS[analysis.source]
+    yield from reservations(analysis)
 
 
 def _parts(amounts: Mapping[Cause, int], whole: int) -> str:

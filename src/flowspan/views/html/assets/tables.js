@@ -21,10 +21,11 @@ function fillHead() {
   ];
   byId("about").replaceChildren(`${about.join(" · ")} · trace `, element("code", { text: head.trace }));
   byId("headline").textContent = numbers.headline;
-  byId("source").textContent = {
+  const origin = {
     prefect: "These are Prefect's own spans. They do not record waits, so waiting counts as execution.",
     plain: "These spans are not flowspan's. Only their times and callers are known.",
-  }[numbers.source] ?? "";
+  }[numbers.source];
+  byId("source").textContent = [origin, ...numbers.remarks].filter(Boolean).join(" ");
 }
 
 function fillNumbers() {
