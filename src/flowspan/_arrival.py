@@ -52,9 +52,12 @@ def _instrument_like(sender: dict[str, Any]) -> None:
 
 def _without_destination(given: Iterable[str], settings: Settings) -> list[str]:
     """Return which of the signals that the sender's application set up go nowhere from here."""
+    from flowspan.export import declared  # noqa: PLC0415 - as above
     from flowspan.export.routes import EMBEDDED, describe_signals  # noqa: PLC0415 - as above
     from flowspan.instrumentor import unset_signals  # noqa: PLC0415 - as above
 
+    if declared.path():
+        return []
     unset, routes = unset_signals(), describe_signals(settings)
     unnamed = {route.signal for route in routes if route.exporter == EMBEDDED}
     return [signal for signal in given if signal in unset and signal in unnamed]

@@ -10,7 +10,7 @@ import multiprocessing.util
 import os
 import time
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
 
 import wrapt
 from opentelemetry import _logs, metrics, trace
@@ -22,20 +22,21 @@ from packaging.version import Version
 from flowspan._containment import count_failures_with
 from flowspan._parcel import Parcel
 from flowspan._replacement import Replacement
-from flowspan.export import distro
+from flowspan.export import declared, distro
 from flowspan.export import providers as sdk
 from flowspan.identity import derive_trace_id
 from flowspan.log_capture.hooks import LogHooks
-from flowspan.settings import Settings
+from flowspan.settings import Configuration, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from opentelemetry._logs import LoggerProvider
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
     from flowspan._prefect import EngineObserver, Patch
+    from flowspan.export.declared import Declaration
     from flowspan.log_capture.export import LogExport
 
 SUPPORTED_PREFECT: Final = "prefect >= 3.6, < 4"
@@ -59,6 +60,9 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
     There is one instance per process. `flowspan.instrument` and `flowspan.uninstrument` are
     shortcuts for its methods.
     """
+
+    configuration: ClassVar[type] = Configuration
+    """The type of the options in a declarative configuration; `instrument` takes them by name."""
 
     def __init__(self) -> None:
         if not hasattr(self, "_patched"):  # the base class hands out one instance
@@ -90,18 +94,28 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         meter_provider: MeterProvider | None = None,
         logger_provider: LoggerProvider | None = None,
         settings: Settings | None = None,
-        **_: Any,
+        **options: Any,
     ) -> None:
-        settings = settings if settings is not None else Settings()
-        if is_switched_off(settings):
+        arguments = {"traces": tracer_provider, "metrics": meter_provider, "logs": logger_provider}
+        given = {name: provider for name, provider in arguments.items() if provider is not None}
+        known = {name: value for name, value in options.items() if name in Settings.model_fields}
+        chosen = settings if settings is not None else Settings(**known)
+        if is_switched_off(chosen):
             return
+        declaration = declared.read() if unset_signals() - given.keys() else None
+        if declaration is not None and settings is None:
+            chosen = Settings(**{**declaration.options, **known})
+        if is_switched_off(chosen, declaration):
+            return
+        self._begin(_choose_providers(given, declaration, chosen), chosen)
+
+    def _begin(self, providers: Providers, settings: Settings) -> None:
         # Importing Prefect's engines is slow, and pointless if there is nothing to patch.
         from flowspan._prefect import EngineObserver  # noqa: PLC0415
         from flowspan.log_capture.measurements import LogMeasure  # noqa: PLC0415
         from flowspan.recording.instruments import RunMetrics  # noqa: PLC0415
         from flowspan.recording.recorder import RunTracer  # noqa: PLC0415
 
-        providers = _choose_providers(tracer_provider, meter_provider, logger_provider, settings)
         observer = EngineObserver(
             RunTracer(providers.traces, RunMetrics(providers.metrics)),
             settings,
@@ -193,8 +207,10 @@ def _report_missing(patch: Patch) -> None:
     )
 
 
-def is_switched_off(settings: Settings) -> str | None:
+def is_switched_off(settings: Settings, declaration: Declaration | None = None) -> str | None:
     """Return the variable that turns flowspan off, or None."""
+    if declaration is not None and (declaration.is_disabled or not settings.enabled):
+        return declared.VARIABLE
     if not settings.enabled:
         return "FLOWSPAN_ENABLED"
     # https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
@@ -211,51 +227,77 @@ _stand_ins: dict[Any, Any] = {}
 _exits_cleanly = False
 
 
+class _Signal(NamedTuple):
+    """How to get, set and make a signal's provider; `nothing` makes one that records nothing."""
+
+    argument: str
+    method: str
+    get_global: Callable[[], Any]
+    set_global: Callable[[Any], None]
+    build: Callable[[Settings], Any]
+    nothing: Callable[[], Any]
+
+
+_SIGNALS: Final = {
+    "traces": _Signal(
+        "tracer_provider",
+        "get_tracer",
+        trace.get_tracer_provider,
+        trace.set_tracer_provider,
+        sdk.build_tracer_provider,
+        trace.NoOpTracerProvider,
+    ),
+    "metrics": _Signal(
+        "meter_provider",
+        "get_meter",
+        metrics.get_meter_provider,
+        metrics.set_meter_provider,
+        sdk.build_meter_provider,
+        metrics.NoOpMeterProvider,
+    ),
+    "logs": _Signal(
+        "logger_provider",
+        "get_logger",
+        _logs.get_logger_provider,
+        _logs.set_logger_provider,
+        sdk.build_logger_provider,
+        _logs.NoOpLoggerProvider,
+    ),
+}
+
+
 def _choose_providers(
-    tracer_provider: TracerProvider | None,
-    meter_provider: MeterProvider | None,
-    logger_provider: LoggerProvider | None,
-    settings: Settings,
+    given: Mapping[str, Any], declaration: Declaration | None, settings: Settings
 ) -> Providers:
     """Use the given providers, else the application's global ones, else build and set our own."""
+    for name, signal in _SIGNALS.items():
+        _check(signal.argument, given.get(name), signal.method)
     _redirected.extend(distro.undo_defaults(settings))
-    tracer_provider = (
-        _checked("tracer_provider", tracer_provider, "get_tracer") or trace.get_tracer_provider()
-    )
-    meter_provider = (
-        _checked("meter_provider", meter_provider, "get_meter") or metrics.get_meter_provider()
-    )
-    logger_provider = (
-        _checked("logger_provider", logger_provider, "get_logger") or _logs.get_logger_provider()
-    )
+    if declaration is not None:
+        declaration.configure(unset_signals() - given.keys())
+    chosen = {name: signal.get_global() for name, signal in _SIGNALS.items()} | {**given}
     if not settings.logs:
-        logger_provider = _logs.NoOpLoggerProvider()
-    tracer_provider = _stand_in(tracer_provider, sdk.build_tracer_provider, settings)
-    meter_provider = _stand_in(meter_provider, sdk.build_meter_provider, settings)
-    logger_provider = _stand_in(logger_provider, sdk.build_logger_provider, settings)
+        chosen["logs"] = _logs.NoOpLoggerProvider()
     # All are built before one is set: a bad variable must leave nothing behind.
     own: list[tuple[Callable[[Any], None], object]] = []
-    if _is_unset(tracer_provider):
-        tracer_provider = sdk.build_tracer_provider(settings)
-        own.append((trace.set_tracer_provider, tracer_provider))
-    if _is_unset(meter_provider):
-        meter_provider = sdk.build_meter_provider(settings)
-        own.append((metrics.set_meter_provider, meter_provider))
-    if _is_unset(logger_provider):
-        logger_provider = sdk.build_logger_provider(settings)
-        own.append((_logs.set_logger_provider, logger_provider))
+    for name, signal in _SIGNALS.items():
+        chosen[name] = _stand_in(chosen[name], signal.build, settings)
+        if not _is_unset(chosen[name]):
+            continue
+        if declaration is not None:  # which does not declare it
+            chosen[name] = signal.nothing()
+            continue
+        chosen[name] = signal.build(settings)
+        own.append((signal.set_global, chosen[name]))
     for set_globally, provider in own:
         set_globally(provider)
         _owned.append(provider)
-    return Providers(tracer_provider, meter_provider, logger_provider)
+    return Providers(**chosen)
 
 
 def unset_signals() -> set[str]:
     """Return the signals for which no provider is set globally."""
-    providers = Providers(
-        trace.get_tracer_provider(), metrics.get_meter_provider(), _logs.get_logger_provider()
-    )
-    return {signal for signal, provider in providers._asdict().items() if _is_unset(provider)}
+    return {name for name, signal in _SIGNALS.items() if _is_unset(signal.get_global())}
 
 
 def _is_unset(provider: object) -> bool:
@@ -306,14 +348,13 @@ def _log_export(
     return LogExport(provider, settings.log_level, observer.tracer.active.get, print_logger)
 
 
-def _checked(name: str, given: P, method: str) -> P:
+def _check(name: str, given: object, method: str) -> None:
     if given is not None and not callable(getattr(given, method, None)):
         kind = "".join(part.capitalize() for part in name.split("_"))
         raise TypeError(
             f"{name} must be an OpenTelemetry {kind}, not {given!r}. "
             "Leave it out to let flowspan build one from the OTEL_* variables."
         )
-    return given
 
 
 def _finish_at_exit(instrumentor: PrefectInstrumentor) -> None:

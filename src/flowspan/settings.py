@@ -3,6 +3,7 @@
 They are parsed once. Objectives may also come from a file (see `flowspan.objectives.file`).
 """
 
+import dataclasses
 import json
 import logging
 import os
@@ -129,6 +130,16 @@ class Settings(BaseSettings):
         """Add the file as the last source, after arguments and variables."""
         sources = super().settings_customise_sources(settings_cls, *args, **kwargs)
         return (*sources, _FileSource(settings_cls))
+
+
+_TYPES: Final[dict[str, Any]] = {
+    name: field.annotation for name, field in Settings.model_fields.items()
+}
+Configuration: Final = dataclasses.make_dataclass(
+    "Configuration", [(name, kind | None, None) for name, kind in _TYPES.items()]
+)
+"""The options below ``instrumentation/development: python: prefect:`` in the file that
+``OTEL_CONFIG_FILE`` names: those of `Settings`, each of which may be missing."""
 
 
 def known_variables() -> list[str]:

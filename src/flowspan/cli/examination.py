@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from flowspan._version import __version__
 from flowspan.errors import ConfigurationError
-from flowspan.export import probe, providers, routes
+from flowspan.export import declared, probe, providers, routes
 from flowspan.instrumentor import (
     SUPPORTED_PREFECT,
     PrefectInstrumentor,
@@ -60,19 +60,19 @@ class Finding:
 def examine() -> Iterator[Finding]:
     """Check what `flowspan.instrument` would do if a flow called it here and now."""
     yield Finding("flowspan", Verdict.NOTE, f"{__version__} on Python {platform.python_version()}")
+    declaration = None
     try:
         settings = Settings()
+        if not is_switched_off(settings) and (declaration := declared.read()) is not None:
+            settings = Settings(**declaration.options)
     except ValidationError as error:
-        lines = "; ".join(
-            ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
-            for problem in error.errors()
-        )
-        yield Finding("settings", Verdict.WRONG, f"{lines} (FLOWSPAN_* variables)")
+        yield Finding("settings", Verdict.WRONG, _settings_problem(error))
         return
     except ConfigurationError as error:
-        yield Finding("objectives", Verdict.WRONG, str(error))
+        subject = "signals" if str(error).startswith(declared.VARIABLE) else "objectives"
+        yield Finding(subject, Verdict.WRONG, str(error))
         return
-    reason = is_switched_off(settings)
+    reason = is_switched_off(settings, declaration)
     if reason is not None:
         yield Finding(
             "settings", Verdict.NOTE, f"flowspan is switched off by {reason}: nothing is patched"
@@ -80,17 +80,21 @@ def examine() -> Iterator[Finding]:
     if (yield from _examine_prefect()):
         yield from _examine_patches()
     yield _examine_objectives(settings)
-    try:
-        signals = routes.describe_signals(settings)
-    except providers.ConfigurationError as error:
-        yield Finding("signals", Verdict.WRONG, str(error))
-        signals = []
-    yield from _examine_signals(signals, settings)
-    yield from _examine_limits()
+    signals = yield from _examine_signals(declaration, settings)
+    yield from _examine_limits(declaration)
     exporters = {route.exporter for route in signals if route.signal == routes.LOGS}
     if reason is None and exporters - {routes.NONE}:
         yield from _examine_log_exporters(settings)
     yield from _examine_duplicates(signals)
+
+
+def _settings_problem(error: ValidationError) -> str:
+    lines = "; ".join(
+        ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
+        for problem in error.errors()
+    )
+    also = f", or options in {declared.path()}" if declared.path() else ""
+    return f"{lines} (FLOWSPAN_* variables{also})"
 
 
 def _examine_prefect() -> Generator[Finding, None, bool]:
@@ -138,8 +142,18 @@ def _examine_objectives(settings: Settings) -> Finding:
 
 
 def _examine_signals(
-    signals: Sequence[routes.SignalRoute], settings: Settings
-) -> Iterator[Finding]:
+    declaration: declared.Declaration | None, settings: Settings
+) -> Generator[Finding, None, Sequence[routes.SignalRoute]]:
+    """Check where each signal goes; return the routes."""
+    if declaration is not None:
+        signals = declaration.routes()
+        yield from _examine_declared(signals)
+        return signals
+    try:
+        signals = routes.describe_signals(settings)
+    except ConfigurationError as error:
+        yield Finding("signals", Verdict.WRONG, str(error))
+        return []
     for route in signals:
         place = f"to {route.destination} ({route.exporter})"
         if route.exporter == routes.NONE:
@@ -151,16 +165,31 @@ def _examine_signals(
             yield Finding(route.signal, Verdict.WELL, f"{place}, which answers")
         else:
             yield Finding(route.signal, Verdict.WRONG, f"{place}, but {problem}")
+    return signals
 
 
-def _examine_limits() -> Iterator[Finding]:
-    limit = providers.link_limit(PrefectInstrumentor().provider or trace.get_tracer_provider())
+def _examine_declared(signals: Sequence[routes.SignalRoute]) -> Iterator[Finding]:
+    """Name the routes of a file; only OpenTelemetry itself can read their headers and TLS."""
+    file = declared.path()
+    for route in signals:
+        place = f"to {route.destination} ({route.exporter}), declared in {file}, not tried"
+        yield Finding(route.signal, Verdict.NOTE, place)
+    for signal in routes.SIGNALS:
+        if signal not in {route.signal for route in signals}:
+            yield Finding(signal, Verdict.NOTE, f"are not declared in {file}, so they go nowhere")
+
+
+def _examine_limits(declaration: declared.Declaration | None) -> Iterator[Finding]:
+    provider = PrefectInstrumentor().provider or trace.get_tracer_provider()
+    limit = providers.link_limit(provider) if declaration is None else declaration.link_limit
     if limit is not None and limit < _FEW_LINKS:
+        variable = "OTEL_SPAN_LINK_COUNT_LIMIT=10000"
         yield Finding(
             "limits",
             Verdict.NOTE,
             f"the provider keeps {limit:,} links of a span: if a task has more upstream runs, only "
-            "those that ended last are linked. Set OTEL_SPAN_LINK_COUNT_LIMIT=10000",
+            "those that ended last are linked. Set "
+            f"{variable if declaration is None else 'limits: link_count_limit: 10000 there'}",
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from opentelemetry import _logs, metrics, trace
 
 from flowspan._containment import Containment
+from flowspan.export import declared
 from flowspan.export.outages import (
     ReportingLogExporter,
     ReportingMetricExporter,
@@ -46,7 +47,7 @@ def undo_defaults(settings: Settings) -> list[object]:
         The distribution's providers of these signals.
     """
     undone: list[object] = []
-    if _DISTRIBUTION not in sys.modules:
+    if _DISTRIBUTION not in sys.modules or declared.path():  # a file decides all of it
         return undone
     at_start = _names_at_start()
     if at_start is None:

@@ -24,6 +24,9 @@ _METRICS: Final = "metrics"
 LOGS: Final = "logs"
 
 
+SIGNALS: Final = (_TRACES, _METRICS, LOGS)
+
+
 _OTLP: Final = "otlp"
 
 
@@ -69,7 +72,7 @@ def describe_signals(settings: Settings) -> list[SignalRoute]:
     off = set() if settings.logs else {LOGS}
     return [
         route
-        for signal in (_TRACES, _METRICS, LOGS)
+        for signal in SIGNALS
         for route in ([] if signal in off else _routes(signal, settings))
         or [SignalRoute(signal, NONE, "nowhere")]
     ]
