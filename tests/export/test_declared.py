@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
+from typer.testing import CliRunner, Result
 
 import flowspan
-from commands import flowspan as command
 from flowspan import semconv
+from flowspan.cli.main import app
 from flowspan.errors import ConfigurationError
+from flowspan.export import declared
 from flowspan.instrumentor import PrefectInstrumentor
 from flowspan.settings import Configuration, Settings
 from processes import environment, run_script, run_under_distro
@@ -39,6 +41,7 @@ def options(**known: Any) -> dict[str, Any]:
     return {"instrumentation_development": {"python": {"prefect": known}}}
 
 
+SENT_TO = "http://me:secret@collector:4318"
 VALUES = options(capture_parameters="values")
 
 
@@ -75,35 +78,29 @@ def test_script(prefect_server: str, tmp_path: Path) -> None:
     assert not (tmp_path / "files").exists()
 
 
-def test_signals_that_are_not_declared(prefect_server: str, tmp_path: Path) -> None:
-    """They go nowhere, as the specification wants, and not to the embedded files."""
-    file = declare(tmp_path, tracer_provider=SIGNALS["tracer_provider"])
-    with http_sink() as sink:
-        env = environment(tmp_path / "files", **file, SINK=sink.endpoint)
-        done = run_script("pooled.py", "one_worker", env=env)
-    assert done.returncode == 0, done.stderr
-    assert names(sink) == ["RUN one-worker", "square", "square", "square"]
-    assert (sink.metrics, sink.logs) == ([], [])
-    assert not (tmp_path / "files").exists()
-
-
 def test_under_opentelemetry_instrument(prefect_server: str, tmp_path: Path) -> None:
     """The distribution sets up the file, and so flowspan with its options; each run has one span.
 
-    What it has declared stays where it is, unlike what the distribution chooses by itself.
+    What is declared stays where it is, unlike what the distribution chooses by itself. What is not
+    declared goes nowhere, as the specification wants, and not to the embedded files.
     """
     exporter = {"exporter": {"otlp_grpc": {"endpoint": "${SINK}", "tls": {"insecure": True}}}}
     traces = {"processors": [{"batch": exporter}]}
     file = declare(tmp_path, tracer_provider=traces, **VALUES)
     with grpc_sink() as sink:
         env = environment(tmp_path / "files", **file, SINK=sink.endpoint)
-        done = run_under_distro("plain.py", "pooled", env=env)
+        done = run_under_distro("pipelines.py", "etl", env=env)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert names(sink).count("RUN squares") == 1
-    assert names(sink).count("square") == 3
-    assert parameters(sink) == {"1", "2", "3"}
+    for name in ("RUN etl", "extract", "load", "attempt 1"):
+        assert names(sink).count(name) == 1
+    assert "3" in parameters(sink)
+    assert (sink.metrics, sink.logs) == ([], [])
     assert not (tmp_path / "files").exists()
+
+
+def doctor(file: str) -> Result:
+    return CliRunner().invoke(app, ["doctor"], env={"OTEL_CONFIG_FILE": file, "SINK": SENT_TO})
 
 
 @pytest.fixture
@@ -133,9 +130,19 @@ def test_mistakes(
     with pytest.raises(ValueError, match=said):
         flowspan.instrument()
     assert type(trace.get_tracer_provider()).__name__ == "ProxyTracerProvider"
-    done = command("doctor", cwd=tmp_path, OTEL_CONFIG_FILE=file)
-    assert done.returncode == 1
+    done = doctor(file)
+    assert done.exit_code == 1
     assert said in " ".join(done.stdout.split())
+
+
+def test_exporter_that_is_not_installed(uninstrumented: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is an error of instrument(), too, and nothing is set up."""
+    traces: dict[str, Any] = {"processors": [{"batch": {"exporter": {"pigeon": {}}}}]}
+    (file,) = declare(tmp_path, tracer_provider=traces).values()
+    uninstrumented.setenv("OTEL_CONFIG_FILE", file)
+    with pytest.raises(ConfigurationError, match=r"OTEL_CONFIG_FILE: .*pigeon"):
+        flowspan.instrument()
+    assert type(trace.get_tracer_provider()).__name__ == "ProxyTracerProvider"
 
 
 def test_package_that_is_not_installed(uninstrumented: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -155,11 +162,11 @@ def test_switched_off(
     """If the file switches the SDK off, or flowspan, nothing is patched."""
     (file,) = declare(tmp_path, **SIGNALS, **parts).values()
     uninstrumented.setenv("OTEL_CONFIG_FILE", file)
-    uninstrumented.setenv("SINK", "http://127.0.0.1:1")
+    uninstrumented.setenv("SINK", SENT_TO)
     flowspan.instrument()
     assert PrefectInstrumentor().patched == []
     assert type(trace.get_tracer_provider()).__name__ == "ProxyTracerProvider"
-    done = command("doctor", cwd=tmp_path, OTEL_CONFIG_FILE=file, SINK="http://127.0.0.1:1")
+    done = doctor(file)
     assert "switched off by OTEL_CONFIG_FILE" in " ".join(done.stdout.split())
 
 
@@ -167,16 +174,30 @@ def test_doctor(tmp_path: Path) -> None:
     """It says where each signal goes, that a file says so, and how few links that allows."""
     traces = {**SIGNALS["tracer_provider"], "limits": {"link_count_limit": 99}}
     console: dict[str, Any] = {"processors": [{"simple": {"exporter": {"console": {}}}}]}
-    file = declare(tmp_path, tracer_provider=traces, logger_provider=console)
-    done = command("doctor", cwd=tmp_path, **file, SINK="http://me:secret@collector:4318")
+    (file,) = declare(tmp_path, tracer_provider=traces, logger_provider=console).values()
+    done = doctor(file)
     said = " ".join(done.stdout.split())
-    assert done.returncode == 0, said + done.stderr
-    declared = f"declared in {file['OTEL_CONFIG_FILE']}, not tried"
-    assert f"to http://collector:4318/v1/traces (otlp_http), {declared}" in said
-    assert f"to console (console), {declared}" in said
-    assert f"metrics are not declared in {file['OTEL_CONFIG_FILE']}" in said
+    assert done.exit_code == 0, said
+    place = f"declared in {file}, not tried"
+    assert f"to http://collector:4318/v1/traces (otlp_http), {place}" in said
+    assert f"to console (console), {place}" in said
+    assert f"metrics are not declared in {file}" in said
     assert "keeps 99 links of a span" in said
     assert "secret" not in said
+
+
+def test_example_of_the_docs(uninstrumented: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The example in docs/settings.md is valid, and so are flowspan's options in it."""
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text("utf-8")
+    (tmp_path / "otel.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    uninstrumented.setenv("OTEL_CONFIG_FILE", str(tmp_path / "otel.yaml"))
+    declaration = declared.read()
+    assert declaration is not None
+    assert Settings(**declaration.options).flush_timeout == 10
+    assert [(route.signal, route.destination) for route in declaration.routes()] == [
+        ("traces", "http://localhost:4318/v1/traces"),
+        ("metrics", "http://localhost:4318/v1/metrics"),
+    ]
 
 
 def test_configuration_has_every_setting() -> None:
