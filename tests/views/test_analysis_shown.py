@@ -231,8 +231,10 @@ def test_dropped_links_are_told(flowspan: Run, tmp_path: Path) -> None:
         child.attributes[semconv.LINKS_DROPPED] = dropped
     (said,) = document(flowspan, tmp_path, plan)["remarks"]
     assert said.startswith("1,172 links to upstream runs are missing, so the critical path may")
-    out = flowspan("timeline", "--file", str(tmp_path)).stdout
+    page = tmp_path / "page.html"
+    out = flowspan("timeline", "--file", str(tmp_path), "--html", str(page)).stdout
     assert said in " ".join(out.split())
+    assert said in page.read_text("utf-8")
 
 
 def test_a_trace_without_length_has_no_bottleneck(flowspan: Run, tmp_path: Path) -> None:
