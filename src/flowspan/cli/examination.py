@@ -189,7 +189,7 @@ def _examine_limits(declaration: declared.Declaration | None) -> Iterator[Findin
             Verdict.NOTE,
             f"the provider keeps {limit:,} links of a span: if a task has more upstream runs, only "
             "those that ended last are linked. Set "
-            f"{variable if declaration is None else 'limits: link_count_limit: 10000 there'}",
+            f"{variable if declaration is None else 'link_count_limit: 10000 in its limits'}",
         )
 
 
