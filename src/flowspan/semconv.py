@@ -117,10 +117,12 @@ INPUT_NAME: Final = "prefect.input.name"
 # How many of them the provider's limit has dropped
 LINKS_DROPPED: Final = "prefect.links.dropped"
 
-# The thread of a run, and its process (a resource attribute), as OpenTelemetry names them
+# Where a run ran, as OpenTelemetry names it. The host and the process are on each run's span,
+# because the resource of an application's own provider often lacks them.
 THREAD_ID: Final = "thread.id"
 THREAD_NAME: Final = "thread.name"
 PROCESS_ID: Final = "process.pid"
+HOST_NAME: Final = "host.name"
 
 # Errors
 ERROR_TYPE: Final = "error.type"

@@ -72,6 +72,7 @@ def side(*tasks: Task, name: str = "etl", result: str = "success", trace_id: str
         retry_cost=0,
         retry_cost_on_path=0,
         orchestration=0,
+        workers=(),
     )
     return Side(trace_id, name, None, result, analysis)
 

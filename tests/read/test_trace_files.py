@@ -277,6 +277,7 @@ def test_the_json_document_has_the_documented_shape(tmp_path: Path) -> None:
         "kind",
         "start",
         "end",
+        "worker",
         "attributes",
         "links",
         "events",

@@ -16,6 +16,7 @@ from flowspan import semconv
 from flowspan.analysis.activities import NONE, Activities, gather
 from flowspan.analysis.critical_path import RowStep, walk
 from flowspan.analysis.what_if import UNLIMITED, Network
+from flowspan.analysis.workers import Worker, find_workers
 from flowspan.read.facts import waits_of
 from flowspan.read.memory import without_collector
 
@@ -87,6 +88,7 @@ class Analysis:
     `retry_cost` is the time in failed attempts that were retried, and between attempts.
     `orchestration` is the time in which no task was running. `links_dropped` is how many upstream
     runs are not known, because a provider's limit has dropped the links to them.
+    `workers` are the processes that ran the runs, by their first run.
     """
 
     source: Literal["flowspan", "prefect", "plain"]
@@ -104,6 +106,7 @@ class Analysis:
     retry_cost: int
     retry_cost_on_path: int
     orchestration: int
+    workers: tuple[Worker, ...]
     links_dropped: int = 0
 
     @property
@@ -163,6 +166,7 @@ def _analyse(activities: Activities, *, what_if: bool) -> Analysis:
         retry_cost_on_path=_retry_cost_on_path(path, retried),
         orchestration=in_no_task,
         links_dropped=sum(known.links_dropped for known in activities.facts),
+        workers=find_workers(activities, leaves, begins, ends),
     )
 
 

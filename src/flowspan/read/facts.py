@@ -21,10 +21,11 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
     Each of `semconv.WAITS` has a field of its name.
 
     `run_type` is ``flow``, ``task``, or None if the span is not a run's. `execution` is None if the
-    span does not have it. `lane` names the worker thread, or is None if unknown. `running_since` is
-    when the run first entered a Running state, in nanoseconds since the epoch. `is_native` marks
-    one of Prefect's own spans, whose waits are unknown; see `flowspan.read.prefect_spans`.
-    `links_dropped` is how many upstream runs the span's links do not show.
+    span does not have it. `lane` names the worker thread, `process_id` and `host` where it was; all
+    are None if unknown. `running_since` is when the run first entered a Running state, in
+    nanoseconds since the epoch. `is_native` marks one of Prefect's own spans, whose waits are
+    unknown; see `flowspan.read.prefect_spans`. `links_dropped` is how many upstream runs the span's
+    links do not show.
     """
 
     run_type: str | None = None
@@ -44,6 +45,8 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
     is_native: bool = False
     tags: tuple[str, ...] = ()
     lane: str | None = None
+    process_id: str | None = None
+    host: str | None = None
     rows_input: int | None = None
     rows_output: int | None = None
     late: int = 0
@@ -149,6 +152,8 @@ READERS: Final[Mapping[str, tuple[str, Callable[[object], Any]]]] = {
     semconv.TASK_CACHED: ("is_cached", _is_true),
     semconv.TAGS: ("tags", _texts),
     semconv.THREAD_ID: ("lane", text),
+    semconv.PROCESS_ID: ("process_id", text),
+    semconv.HOST_NAME: ("host", text),
     semconv.ROWS_INPUT: ("rows_input", _count),
     semconv.ROWS_OUTPUT: ("rows_output", _count),
     semconv.LINKS_DROPPED: ("links_dropped", _dropped),

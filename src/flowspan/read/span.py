@@ -16,7 +16,7 @@ from flowspan import semconv
 from flowspan.read import otlp_json as otlp
 from flowspan.read import prefect_spans
 from flowspan.read.events import Event, Link
-from flowspan.read.facts import Facts, facts_of
+from flowspan.read.facts import Facts, facts_of, text
 from flowspan.read.otlp_json import UnreadableError
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from flowspan.read.lines import Problem
 
 _INSTANCE_ID: Final = "service.instance.id"
-_HOST_NAME: Final = "host.name"
 
 
 class Details(NamedTuple):
@@ -217,13 +216,27 @@ class Span:
     @property
     def process(self) -> str:
         """An identifier of its process, as far as its resource has one; may be empty."""
-        get = self.resource.get
-        if (instance := get(_INSTANCE_ID)) is not None:
+        if (instance := self.resource.get(_INSTANCE_ID)) is not None:
             return str(instance)
-        if (process_id := get(semconv.PROCESS_ID)) is not None:
-            host = get(_HOST_NAME)
-            return str(process_id) if host is None else f"{host}:{process_id}"
+        host, process_id = self._host_and_process
+        if process_id is not None:
+            return process_id if host is None else f"{host}:{process_id}"
         return self.service or ""
+
+    @property
+    def place(self) -> str:
+        """A name of its process for people: host and process id, as far as they are known."""
+        host, process_id = self._host_and_process
+        host = host or self.service or "process"
+        return host if process_id is None else f"{host}:{process_id}"
+
+    @property
+    def _host_and_process(self) -> tuple[str | None, str | None]:
+        facts, get = self.facts, self.resource.get
+        return (
+            facts.host or text(get(semconv.HOST_NAME)),
+            facts.process_id or text(get(semconv.PROCESS_ID)),
+        )
 
 
 _COMPARED: Final = (

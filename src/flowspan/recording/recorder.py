@@ -42,6 +42,8 @@ What always holds:
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import threading
 from collections import OrderedDict
 from time import time_ns
@@ -84,6 +86,8 @@ if TYPE_CHECKING:
 
 
 _contained = Containment("recorder")
+_HOST: Final = socket.gethostname()
+
 _RECORDER_KEY: Final = context_api.create_key("flowspan-recorder")
 _SPEAKING_KEY: Final = context_api.create_key("flowspan-speaking")
 _ENDS_KEPT: Final = 10_000
@@ -437,6 +441,8 @@ class RunRecorder:
         attributes.update(self._account.attributes(end - self.run.start))
         attributes[semconv.THREAD_ID] = self._thread.ident or 0
         attributes[semconv.THREAD_NAME] = self._thread.name
+        attributes[semconv.PROCESS_ID] = os.getpid()
+        attributes[semconv.HOST_NAME] = _HOST
         if state is not None:
             attributes[semconv.RUN_STATE_TYPE] = state.type
             attributes[semconv.RUN_STATE_NAME] = state.name

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from flowspan.analysis.findings import Findings
     from flowspan.analysis.one_trace import Analysis
     from flowspan.analysis.tree import Node, Tree
+    from flowspan.analysis.workers import Worker
     from flowspan.read.log_files import Log
-    from flowspan.read.span import Span
     from flowspan.views.looks import Colour
     from flowspan.views.wishes import Wishes
 
@@ -170,7 +170,7 @@ class _Page:
             "base": str(self._base),
             "offset": _offset(self._base),
             "view": self._view(),
-            "rows": self._columns(texts),
+            "rows": self._columns(texts, analysis.workers),
             "segments": self._segments(),
             "upstream": self._upstream(),
             "path": {
@@ -229,7 +229,7 @@ class _Page:
             texts.place(log.stack or log.exception),
         ]
 
-    def _columns(self, texts: _Texts) -> dict[str, list[Any]]:
+    def _columns(self, texts: _Texts, workers: Sequence[Worker]) -> dict[str, list[Any]]:
         nodes, place = self._nodes, texts.place
         facts = [node.span.facts for node in nodes]
         return {
@@ -245,7 +245,7 @@ class _Page:
             "ending": [place(timeline.result_word(node)) for node in nodes],
             "outcome": [place(_outcome(node)) for node in nodes],
             "message": list(map(place, self._messages)),
-            "lane": [place(lane) for lane in self._lanes()],
+            "lane": [place(lane) for lane in self._lanes(workers)],
         }
 
     def _segments(self) -> dict[str, list[Any]]:
@@ -265,16 +265,15 @@ class _Page:
         ]
         return {"at": _places(map(len, found)), "row": list(chain.from_iterable(found))}
 
-    def _lanes(self) -> list[str]:
-        """Return the worker of each row; empty for other spans if the trace has runs."""
+    def _lanes(self, workers: Sequence[Worker]) -> list[str]:
+        """Return where each row ran, by thread, and by process if there are several.
+
+        Empty for other spans if the trace has runs.
+        """
         has_runs = any(node.role == "run" for node in self._nodes)
-        processes: dict[str, dict[str, int]] = {}
-        for node in self._nodes:
-            known = processes.setdefault(_service(node.span), {})
-            known.setdefault(node.span.process, len(known) + 1)
-        alone = sum(map(len, processes.values())) == 1
+        names = {worker.process: worker.name for worker in workers}
         return [
-            _lane(node.span, thread, processes[_service(node.span)], alone=alone)
+            _lane(names[node.span.process], thread, alone=len(names) == 1)
             if node.role == "run" or not has_runs
             else ""
             for node, thread in zip(self._nodes, self._threads, strict=True)
@@ -354,16 +353,10 @@ def _outcome(node: Node) -> str:
     return _OUTCOME.get(node.span.facts.result or "", "open")
 
 
-def _lane(span: Span, thread: str | None, processes: Mapping[str, int], *, alone: bool) -> str:
-    """Name a worker by its thread, and by its process if there are several."""
-    if alone and thread is not None:
-        return thread
-    number = f" {processes[span.process]}" if len(processes) > 1 else ""
-    return f"{_service(span)}{number}" + ("" if thread is None else f" · {thread}")
-
-
-def _service(span: Span) -> str:
-    return span.service or "process"
+def _lane(worker: str, thread: str | None, *, alone: bool) -> str:
+    if thread is None:
+        return worker
+    return thread if alone else f"{worker} · {thread}"
 
 
 def _as_text(value: Any) -> str:

@@ -71,6 +71,10 @@ def as_object(analysis: Analysis) -> dict[str, Any]:
             "share": analysis.orchestration / duration if duration else 0.0,
         },
         "remarks": reservations(analysis),
+        "workers": [
+            {"name": worker.name, "runs": worker.runs, "busy": _seconds(worker.time)}
+            for worker in analysis.workers
+        ],
     }
 
 
@@ -106,33 +110,36 @@ def render(findings: Findings, wishes: Wishes) -> Iterator[bytes]:
     """Yield the documented JSON document of a trace in pieces, to keep memory use low.
 
     ``{"version", "trace_id", ..., "spans": [{"span_id", "parent_span_id", "name", "kind", "start",
-    "end", "attributes", "links", "events", "status", "resource"}]}``, with the keys of `as_object`
-    in between. Spans are sorted by start time, times are integer nanoseconds since the epoch,
-    attributes plain objects, ``parent_span_id`` is null for a root, ``status`` is ``{"code":
-    "UNSET" | "OK" | "ERROR", "message"}``. Numbers that JSON lacks are the texts "NaN", "Infinity"
-    and "-Infinity", as in OTLP. On request each span has ``"logs"``, a list of the objects that
-    `flowspan.read.log_files` documents.
+    "end", "worker", "attributes", "links", "events", "status", "resource"}]}``, with the keys of
+    `as_object` in between. Spans are sorted by start time, times are integer nanoseconds since the
+    epoch, attributes plain objects, ``parent_span_id`` is null for a root, ``worker`` is the name
+    of one of ``workers`` or null, ``status`` is ``{"code": "UNSET" | "OK" | "ERROR", "message"}``.
+    Numbers that JSON lacks are the texts "NaN", "Infinity" and "-Infinity", as in OTLP. On request
+    each span has ``"logs"``, a list of the objects that `flowspan.read.log_files` documents.
     """
     trace = findings.trace
     logs = findings.logs_by_span if wishes.with_logs else None
+    workers = {worker.process: worker.name for worker in findings.analysis.workers}
     head = {"version": VERSION, "trace_id": trace.trace_id, **as_object(findings.analysis)}
     yield orjson.dumps(head, option=orjson.OPT_INDENT_2).removesuffix(b"\n}") + b',\n  "spans": ['
     spans = iter(trace.spans)
     separator = b"\n    "
     while chunk := list(itertools.islice(spans, _CHUNK)):
-        yield separator + b",\n    ".join(_span_json(span, logs) for span in chunk)
+        yield separator + b",\n    ".join(_span_json(span, workers, logs) for span in chunk)
         separator = b",\n    "
     yield b"\n  ]\n}\n"
 
 
-def _span_json(span: Span, logs: Mapping[str, Iterable[Log]] | None) -> bytes:
-    plain = _plain_span(span)
+def _span_json(
+    span: Span, workers: Mapping[str, str], logs: Mapping[str, Iterable[Log]] | None
+) -> bytes:
+    plain = _plain_span(span, workers.get(span.process))
     if logs is not None:
         plain["logs"] = [log_object(log) for log in logs.get(span.span_id, ())]
     return orjson.dumps(plain, option=orjson.OPT_INDENT_2).replace(b"\n", b"\n    ")
 
 
-def _plain_span(span: Span) -> dict[str, Any]:
+def _plain_span(span: Span, worker: str | None) -> dict[str, Any]:
     return {
         "span_id": span.span_id,
         "parent_span_id": span.parent_span_id,
@@ -140,6 +147,7 @@ def _plain_span(span: Span) -> dict[str, Any]:
         "kind": span.kind,
         "start": span.start,
         "end": span.end,
+        "worker": worker,
         "attributes": otlp.plain(span.attributes),
         "links": [
             {

@@ -20,7 +20,8 @@ from flowspan.analysis.log_places import by_row
 from flowspan.analysis.one_trace import Analysis
 from flowspan.analysis.phases import CAUSES, OTHER, Segment
 from flowspan.analysis.root import is_root
-from flowspan.analysis.tree import Node, Rest, Tree
+from flowspan.analysis.tree import GROUP_LIMIT, Node, Rest, Tree
+from flowspan.analysis.workers import Worker
 from flowspan.read.facts import waits_of
 from flowspan.read.log_files import Log
 from flowspan.read.span import Span
@@ -43,6 +44,7 @@ _MIN_BAR: Final = 12
 _MIN_LABEL: Final = 12
 _GAP: Final = 2
 _TICK_DISTANCE: Final = 11
+_MOST_ON: Final = 2  # numbers of workers in a row that stands for several runs
 _ALIAS_TAIL: Final = 4
 
 
@@ -105,6 +107,7 @@ class _Layout:
     duration: int
     share: int
     rows: int
+    on: int
     axis: Axis
 
 
@@ -143,13 +146,15 @@ def draw(
         everything: Name every wait, even those too short to matter, and show all log lines.
         logs: Log records in order of time, by the key of the row above them. Their times count from
             the left edge of the bars.
-        analysis: Adds the bottleneck, the critical path on the scale of the bars, and each row's
-            share of it.
+        analysis: Adds the bottleneck, the critical path on the scale of the bars, each row's share
+            of it, and, if there were several processes, where each run ran.
     """
     width = max(width, _MIN_WIDTH)
     rows = list(_rows(tree, unicode=unicode))
     shares = _shares(analysis)
-    layout = _layout(tree, rows, width, shares)
+    workers = analysis.workers if analysis is not None and len(analysis.workers) > 1 else ()
+    numbers = {worker.process: number for number, worker in enumerate(workers, 1)}
+    layout = _layout(tree, rows, width, shares, numbers)
     yield from _header(tree, unicode=unicode)
     if analysis is not None and (found := headline(analysis)):
         text = glyphs_of(unicode=unicode).spell(found)
@@ -164,7 +169,7 @@ def draw(
     for row in rows:
         phases = cells(row.node.segments, layout.axis)
         drawn.update(phase for phase in phases if phase)
-        yield _line(row, phases, layout, shares, unicode=unicode)
+        yield _line(row, phases, layout, shares, numbers, unicode=unicode)
         guides = Text().append(_fitted_guides(row.below, layout.label + _GAP), style="dim")
         room = width - guides.cell_len
         for text, style in _notes(row, max(least, MS // 2), told):
@@ -174,6 +179,10 @@ def draw(
             line.truncate(room, overflow="ellipsis")
             yield Text.assemble(guides, line)
     yield Text()
+    if workers:
+        most = len(workers) if everything else GROUP_LIMIT
+        yield from _lanes(workers, most, layout, unicode=unicode)
+        yield Text()
     yield from _legend(drawn, width, unicode=unicode)
 
 
@@ -234,19 +243,35 @@ def _share(node: Node | Rest, shares: Mapping[str, float]) -> str:
     return percent(share) if share else ""
 
 
-def _layout(tree: Tree, rows: Sequence[_Row], width: int, shares: Mapping[str, float]) -> _Layout:
+def _on(node: Node | Rest, numbers: Mapping[str, int]) -> str:
+    """Return the numbers of the workers that ran the runs of a row."""
+    if node.role != "run":
+        return ""
+    spans = (node.span,) if isinstance(node, Node) else node.spans
+    found = sorted({numbers[span.process] for span in spans if span.process in numbers})
+    return ",".join([*map(str, found[:_MOST_ON]), *(["…"] if found[_MOST_ON:] else [])])
+
+
+def _layout(
+    tree: Tree,
+    rows: Sequence[_Row],
+    width: int,
+    shares: Mapping[str, float],
+    numbers: Mapping[str, int],
+) -> _Layout:
     label = max(cell_len(row.guides) + cell_len(_label(row.node).plain) for row in rows)
     result = max(8, *(cell_len(result_word(row.node)) + 2 for row in rows))
     duration = max(8, *(cell_len(_duration(row.node)) for row in rows))
     counts = [cell_len(_row_count(row.node)) for row in rows]
     rows_width = max(4, *counts) if any(counts) else 0
     share = 5 if shares else 0  # "100 %"
-    optional = sum(column + _GAP for column in (share, rows_width) if column)
+    on = max(2, *(cell_len(_on(row.node, numbers)) for row in rows)) if numbers else 0
+    optional = sum(column + _GAP for column in (share, rows_width, on) if column)
     fixed = result + duration + 3 * _GAP + optional
     # A label may take two fifths of the line; the bar gets whatever it does not need.
     label = max(_MIN_LABEL, min(label, width * 2 // 5, width - fixed - _MIN_BAR))
     bar = max(_MIN_BAR, width - fixed - label)
-    return _Layout(label, result, duration, share, rows_width, _axis(tree, bar))
+    return _Layout(label, result, duration, share, rows_width, on, _axis(tree, bar))
 
 
 def _axis(tree: Tree, width: int) -> Axis:
@@ -289,6 +314,8 @@ def _columns(layout: _Layout) -> Text:
         line.append("path".rjust(layout.share) + " " * _GAP)
     if layout.rows:
         line.append("rows".rjust(layout.rows) + " " * _GAP)
+    if layout.on:
+        line.append("on".rjust(layout.on) + " " * _GAP)
     line.append(_scale(layout.axis))
     return line
 
@@ -339,8 +366,7 @@ def _path_line(analysis: Analysis, layout: _Layout, *, unicode: bool) -> Text:
     line = Text(set_cell_size("critical path", layout.label + _GAP), "yellow")
     line.append(" " * (layout.result + _GAP))
     line.append(duration.rjust(layout.duration) + " " * _GAP)
-    for width in filter(None, (layout.share, layout.rows)):
-        line.append(" " * (width + _GAP))
+    line.append(_to_bar(layout))
     for phase, group in itertools.groupby(cells(segments, layout.axis)):
         glyph = LOOKS[phase].glyph if phase else None
         text = " " if glyph is None else glyph.unicode if unicode else glyph.ascii
@@ -348,11 +374,42 @@ def _path_line(analysis: Analysis, layout: _Layout, *, unicode: bool) -> Text:
     return line
 
 
+def _to_bar(layout: _Layout) -> str:
+    """Return the space from the duration to the bar."""
+    widths = (layout.share, layout.rows, layout.on)
+    return " " * sum(width + _GAP for width in widths if width)
+
+
+def _lanes(
+    workers: Sequence[Worker], most: int, layout: _Layout, *, unicode: bool
+) -> Iterator[Text]:
+    """Draw when each worker executed tasks, on the scale of the bars."""
+    title = Text("worker".ljust(layout.label + _GAP), "dim")
+    title.append("runs".ljust(layout.result + _GAP) + "busy".rjust(layout.duration))
+    yield title
+    glyph = LOOKS[semconv.EXECUTION].glyph
+    for number, worker in enumerate(workers[:most], 1):
+        name = Text(f"{number} {clean(worker.name)}")
+        name.truncate(layout.label, overflow="ellipsis")
+        name.append(" " * (layout.label + _GAP - name.cell_len))
+        name.append(f"{worker.runs:,}".ljust(layout.result + _GAP))
+        name.append(human(worker.time).rjust(layout.duration) + " " * _GAP + _to_bar(layout))
+        segments = [Segment(semconv.EXECUTION, *stretch) for stretch in worker.busy]
+        text = glyph.unicode if unicode else glyph.ascii
+        bar = (text if phase else " " for phase in cells(segments, layout.axis))
+        name.append("".join(bar), style=glyph.style)
+        yield name
+    if len(workers) > most:
+        hidden = f"{len(workers) - most:,} more"
+        yield Text(f"… {hidden}" if unicode else f"... {hidden}", style="italic")
+
+
 def _line(
     row: _Row,
     phases: Sequence[str | None],
     layout: _Layout,
     shares: Mapping[str, float],
+    numbers: Mapping[str, int],
     *,
     unicode: bool,
 ) -> Text:
@@ -369,6 +426,8 @@ def _line(
         line.append(_share(node, shares).rjust(layout.share) + " " * _GAP, style="yellow")
     if layout.rows:
         line.append(_row_count(node).rjust(layout.rows) + " " * _GAP)
+    if layout.on:
+        line.append(_on(node, numbers).rjust(layout.on) + " " * _GAP, style="dim")
     failed = isinstance(node, Node) and node.span.failed
     if layout.axis.cut and node.segments and node.segments[0].start < layout.axis.start:
         line.append("…" if unicode else "<", style="yellow")
