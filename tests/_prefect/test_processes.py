@@ -19,6 +19,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
 from clocks import Timed
+from example_runs import run_example, task_runs
 from flowspan import semconv
 from flowspan.identity import derive_span_id, derive_trace_id
 from flowspan.read import log_files, metric_files
@@ -230,21 +231,27 @@ def test_run_deployment_joins_the_trace(served: Path, tmp_path: Path) -> None:
 
 
 def test_process_worker(prefect_server: str, tmp_path: Path) -> None:
-    """A flow run by a process worker has the same trace, with its pool and queue."""
-    env = environment(tmp_path)
-    deploy("pipelines.py:etl", pool="local")
-    worker = (*PREFECT, "worker", "start", "--pool", "local", "--limit", "1")
-    with background(*worker, env=env, log=tmp_path / "worker.log"):
-        run_id = create_run("etl/worked").id
-        reaches(run_id, "Completed")
-        spans = spans_of(tmp_path, run_id)
-    assert spans.tree().splitlines() == ["RUN etl", "  extract", "  load", "    attempt 1"]
-    a = attributes(spans.one("RUN etl"))
-    assert a[semconv.DEPLOYMENT_NAME] == "worked"
-    assert a[semconv.WORK_POOL_NAME] == "local"
+    """The commands at the top of the example work, and the worker's run is recorded."""
+
+    def prefect(*arguments: str) -> None:
+        env = environment(tmp_path)
+        subprocess.run(
+            [*PREFECT, *arguments], env=env, check=True, capture_output=True, timeout=PATIENCE
+        )
+
+    prefect("work-pool", "create", "workers", "--type", "process")
+    run_example("worker_deployment", folder=tmp_path)
+    prefect("deployment", "run", "orders/every-night")
+    prefect("worker", "start", "--pool", "workers", "--run-once")
+    spans = embedded_spans(tmp_path)
+    assert spans.tree().splitlines() == ["RUN orders", "  extract", "    attempt 1"]
+    a = attributes(spans.one("RUN orders"))
+    assert a[semconv.DEPLOYMENT_NAME] == "every-night"
+    assert a[semconv.WORK_POOL_NAME] == "workers"
     assert a[semconv.WORK_QUEUE_NAME] == "default"
     assert a[semconv.WAIT_INFRASTRUCTURE] > 0
-    assert reconcile(spans.all, run_id) == []
+    assert reconcile(spans.all, a[semconv.RUN_ID]) == []
+    assert task_runs(tmp_path) == {"extract": 1}
 
 
 def test_opentelemetry_instrument(prefect_server: str, tmp_path: Path) -> None:
