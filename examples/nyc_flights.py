@@ -4,9 +4,12 @@ Only two lines are flowspan's: the import and the call below it. The run has wha
 download that fails once, is retried and later comes from the cache; loads that must not write at
 the same time; an optional step that times out; and one bottleneck, `validate`, which looks at the
 flights row by row.
+
+Tasks run in threads, or, as the argument says, in two processes: `process`, `dask` or `ray`.
 """
 
 import asyncio
+import sys
 from importlib.metadata import distribution
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +19,7 @@ import pandas as pd
 from prefect import flow, get_client, task, unmapped
 from prefect.cache_policies import INPUTS, NO_CACHE, RUN_ID
 from prefect.runtime import task_run
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from flowspan import instrument
 
@@ -138,16 +142,30 @@ def nyc_flights(warehouse: Path) -> pd.DataFrame:
     return delays
 
 
-def main() -> None:
+def runner(kind: str) -> TaskRunner:
+    """Return what runs the tasks."""
+    if kind == "dask":
+        from prefect_dask import DaskTaskRunner
+
+        return DaskTaskRunner(cluster_kwargs={"n_workers": 2, "threads_per_worker": 1})
+    if kind == "ray":
+        from prefect_ray import RayTaskRunner
+
+        return RayTaskRunner(init_kwargs={"num_cpus": 2, "include_dashboard": False})
+    return ProcessPoolTaskRunner(2) if kind == "process" else ThreadPoolTaskRunner()
+
+
+def main(kind: str = "thread") -> None:
     """Run the pipeline and print what it found."""
     with get_client(sync_client=True) as prefect:
         prefect.upsert_global_concurrency_limit_by_name("tag:warehouse", limit=1)
     with TemporaryDirectory() as folder:
-        delays = nyc_flights(Path(folder) / "nyc_flights.duckdb")
+        pipeline = nyc_flights.with_options(task_runner=runner(kind))
+        delays = pipeline(Path(folder) / "nyc_flights.duckdb")
     print("The latest to arrive in 2013:")
     for row in delays.head(3).itertuples():
         print(f"  {row.name}: {row.delay:.0f} minutes on average, {row.late:.0%} of flights late")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

