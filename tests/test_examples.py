@@ -68,16 +68,19 @@ class Demo:
 
 
 def run_demo(
-    folder: Path, before: str = "", **environment: str
+    folder: Path, before: str = "", *options: str, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run the command in a folder, after code that prepares its process."""
+    """Run the command with options in a folder, after code that prepares its process."""
     inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("PREFECT_", "FLOWSPAN_", "OTEL_"))
     }
     return subprocess.run(
-        [sys.executable, "-c", f"{before}\nfrom flowspan.cli.main import main; main()", "demo"],
+        [
+            *(sys.executable, "-c", f"{before}\nfrom flowspan.cli.main import main; main()"),
+            *("demo", *options),
+        ],
         check=False,
         cwd=folder,
         env=inherited | {"PYTHONIOENCODING": "utf-8"} | environment,
@@ -317,12 +320,22 @@ def test_an_earlier_run_is_not_taken_for_this_one(tmp_path: Path) -> None:
     assert "no run of 'nyc-flights' that ended since" in done.stderr
 
 
-def test_missing_packages(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("package", "options", "extras"),
+    [
+        ("duckdb", (), "demo"),
+        ("prefect_dask", ("--runner", "dask"), "demo,dask"),
+        ("prefect_ray", ("--runner", "ray"), "demo,ray"),
+    ],
+)
+def test_missing_packages(
+    tmp_path: Path, package: str, options: tuple[str, ...], extras: str
+) -> None:
     """The demo names missing packages, says how to install them, and writes nothing."""
-    done = run_demo(tmp_path, "import sys; sys.modules['duckdb'] = None")
+    done = run_demo(tmp_path, f"import sys; sys.modules['{package}'] = None", *options)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "flowspan: the demo needs packages that are not installed (duckdb): "
-        "pip install 'flowspan[demo]'\n"
+        f"flowspan: the demo needs packages that are not installed ({package}): "
+        f"pip install 'flowspan[{extras}]'\n"
     )
     assert not any(tmp_path.iterdir())
