@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from span_files import run, write
 
@@ -308,6 +309,31 @@ failing()
         "flowspan: the flow failed. To see Prefect's log, run: flowspan demo --log INFO",
     ]
     assert not (tmp_path / ".flowspan" / "report.html").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+def test_nothing_is_left_running(tmp_path: Path) -> None:
+    """The demo, told to stop, stops the flow and the server that it started."""
+    flow = "import os, time; print(os.getpid(), os.environ['PREFECT_API_URL']); time.sleep(600)"
+    before = with_flow(tmp_path / "endless.py", flow)
+    demo = subprocess.Popen(
+        [sys.executable, "-c", f"{before}\nfrom flowspan.cli.main import main; main()", "demo"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with demo:
+        assert demo.stdout is not None
+        demo.stdout.readline()
+        process_id, url = demo.stdout.readline().split()
+        assert httpx.get(f"{url}/health").is_success
+        demo.terminate()
+        assert demo.wait(60) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(process_id), 0)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health")
 
 
 def test_an_earlier_run_is_not_taken_for_this_one(tmp_path: Path) -> None:

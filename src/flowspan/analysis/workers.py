@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from flowspan.analysis.activities import Activities
-    from flowspan.read.span import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +44,25 @@ def find_workers(
         ends: When each of these ended.
     """
     spans = activities.spans[: len(activities.spans) - (not activities.has_root)]
-    runs = [span for span in spans if span.is_run or not activities.has_runs]
-    counts = Counter(span.process for span in runs)
-    busy: dict[str, list[tuple[int, int]]] = {}
+    processes = [span.process for span in spans]
+    shown: Sequence[int] = range(len(spans))
+    if activities.has_runs:
+        shown = [row for row in shown if activities.facts[row].run_type is not None]
+    counts = Counter(map(processes.__getitem__, shown))
+    first = {processes[row]: spans[row] for row in reversed(shown)}
+    names = _names({process: first[process].place for process in counts})
+    busy: dict[str, list[tuple[int, int]]] = {process: [] for process in counts}
     for row, begin, end in zip(leaves, begins, ends, strict=True):
         if begin < end:
-            busy.setdefault(activities.spans[row].process, []).append((begin, end))
+            busy[processes[row]].append((begin, end))
     return tuple(
-        Worker(process, name, counts[process], tuple(_union(busy.get(process, ()))))
-        for process, name in _names(runs).items()
+        Worker(process, names[process], count, tuple(_union(busy[process])))
+        for process, count in counts.items()
     )
 
 
-def _names(spans: Iterable[Span]) -> dict[str, str]:
-    """Name each process; numbers distinguish those that would have the same name."""
-    first: dict[str, Span] = {}
-    for span in spans:
-        first.setdefault(span.process, span)
-    places = {process: span.place for process, span in first.items()}
+def _names(places: Mapping[str, str]) -> dict[str, str]:
+    """Name each process after its place; numbers distinguish those with the same place."""
     shared = Counter(places.values())
     numbers: Counter[str] = Counter()
     names = {}

@@ -4,11 +4,11 @@ import datetime as dt
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
@@ -148,6 +148,8 @@ def run(flow: Path, folder: Path, level: Level, runner: Runner) -> bool:
     scratch = (folder / "demo").absolute()
     scratch.mkdir(parents=True, exist_ok=True)
     variables = environment(os.environ, folder, level)
+    # What this process has started must end with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with _server(scratch, variables) as url:
         process = subprocess.Popen(  # noqa: S603 - our own script
             [sys.executable, str(flow.absolute()), runner.value],
@@ -158,6 +160,10 @@ def run(flow: Path, folder: Path, level: Level, runner: Runner) -> bool:
             return process.wait() == 0
         except KeyboardInterrupt:
             # The script is interrupted too, and still has to end its runs.
+            process.wait()
+            raise
+        except SystemExit:
+            process.terminate()
             process.wait()
             raise
 
@@ -199,6 +205,8 @@ def _wait_until_healthy(url: str, server: subprocess.Popen[bytes], log: Path) ->
 
 
 def _is_healthy(url: str) -> bool:
+    import urllib.request  # noqa: PLC0415 - slows every command
+
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=5):  # noqa: S310 - our own server
             return True

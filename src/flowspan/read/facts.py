@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -101,6 +102,11 @@ def text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
+def _shared_text(value: object) -> str | None:
+    """Return a value as text, kept once for all spans that have it."""
+    return None if value is None else sys.intern(str(value))
+
+
 def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
@@ -152,8 +158,8 @@ READERS: Final[Mapping[str, tuple[str, Callable[[object], Any]]]] = {
     semconv.TASK_CACHED: ("is_cached", _is_true),
     semconv.TAGS: ("tags", _texts),
     semconv.THREAD_ID: ("lane", text),
-    semconv.PROCESS_ID: ("process_id", text),
-    semconv.HOST_NAME: ("host", text),
+    semconv.PROCESS_ID: ("process_id", _shared_text),
+    semconv.HOST_NAME: ("host", _shared_text),
     semconv.ROWS_INPUT: ("rows_input", _count),
     semconv.ROWS_OUTPUT: ("rows_output", _count),
     semconv.LINKS_DROPPED: ("links_dropped", _dropped),
