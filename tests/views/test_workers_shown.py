@@ -41,9 +41,11 @@ def found(tmp_path: Path) -> Findings:
     return Findings(trace_files.load(tmp_path))
 
 
-def lines(found: Findings, *, everything: bool = False, unicode: bool = True) -> list[str]:
+def lines(
+    found: Findings, *, width: int = 80, everything: bool = False, unicode: bool = True
+) -> list[str]:
     drawn = terminal.draw(
-        found.tree, width=80, unicode=unicode, everything=everything, analysis=found.analysis
+        found.tree, width=width, unicode=unicode, everything=everything, analysis=found.analysis
     )
     return [line.plain for line in drawn]
 
@@ -69,6 +71,10 @@ def test_terminal(found: Findings) -> None:
     for (first, last), expected in zip(seconds, [(0, 2), (2, 5), (6, 8)], strict=True):
         assert (first, last) == pytest.approx(expected, abs=8 / width)
     assert all(len(line) <= 80 for line in drawn)
+    narrow = lines(found, width=55)
+    assert all(len(line) == 55 for line in narrow if "█" in line and "execution" not in line)
+    assert not any(" on " in line for line in narrow)
+    assert any("node:8" in line for line in narrow)
     assert not any("█" in line for line in lines(found, unicode=False))
 
 

@@ -268,6 +268,8 @@ def _layout(
     on = max(2, *(cell_len(_on(row.node, numbers)) for row in rows)) if numbers else 0
     optional = sum(column + _GAP for column in (share, rows_width, on) if column)
     fixed = result + duration + 3 * _GAP + optional
+    if on and fixed + _MIN_LABEL + _MIN_BAR > width:
+        on, fixed = 0, fixed - on - _GAP
     # A label may take two fifths of the line; the bar gets whatever it does not need.
     label = max(_MIN_LABEL, min(label, width * 2 // 5, width - fixed - _MIN_BAR))
     bar = max(_MIN_BAR, width - fixed - label)
