@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -27,7 +28,6 @@ from processes import (
     PATIENCE,
     PREFECT,
     background,
-    deploy,
     environment,
     eventually,
     run_script,
