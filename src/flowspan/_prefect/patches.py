@@ -409,6 +409,22 @@ def _sends_parcel(observer: EngineObserver) -> Wrapper:
     return serialize
 
 
+def _serves_tasks(observer: EngineObserver) -> Wrapper:
+    """Handle SIGTERM where a task worker is started that runs beside the main thread.
+
+    Prefect only does so where it runs in the main thread.
+    """
+
+    def call_soon_in_loop_thread(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        with contained:
+            function = getattr(args[0] if args else None, "fn", None)
+            if getattr(function, "__module__", None) == "prefect.task_worker":
+                observer.sigterm.install()
+        return wrapped(*args, **kwargs)
+
+    return call_soon_in_loop_thread
+
+
 def _gives_no_tracer(_observer: EngineObserver) -> Wrapper:
     # Each engine gets a tracer when it is created, before its telemetry can be replaced.
     return lambda _wrapped, _instance, _args, _kwargs: NO_TRACER
@@ -554,6 +570,7 @@ PATCHES: Final = (
     Patch("prefect.telemetry.run_telemetry", None, "get_tracer", _gives_no_tracer),
     Patch("prefect.tasks", "Task", "create_run", _looks_at(_saw_new_task_run)),
     Patch("prefect.context", "TagsContext", "serialize", _sends_parcel),
+    Patch("prefect._internal.concurrency.api", "_base", "call_soon_in_loop_thread", _serves_tasks),
     Patch(
         "prefect.concurrency._sync", None, "acquire_concurrency_slots_with_lease", _acquires_slots
     ),

@@ -81,7 +81,7 @@ class EngineTelemetry(RunTelemetry):
         self._is_adopted = False
         self._adopted_caller: RunRecorder | None = None
         self._is_terminated = False
-        # Whether a task's flow runs in another process, which sent this one its context
+        # Whether a task's caller is in another process: a task runner's, or a background task's
         self._is_sent = False
         self.recorder: RunRecorder | None = None
         self.transaction: Any = None
@@ -147,12 +147,17 @@ class EngineTelemetry(RunTelemetry):
         """
         past = Past()
         with contained:
-            if self._has_past and isinstance(run, FlowRun):
+            if not self._has_past:
+                pass
+            elif isinstance(run, FlowRun):
                 past.states = yield client.read_flow_run_states(run.id)
                 if run.deployment_id is not None:
                     past.deployment = yield client.read_deployment(run.deployment_id)
-            elif self._has_past:
+            else:
                 past.states = yield client.read_task_run_states(run.id)
+                if run.flow_run_id is not None and FlowRunContext.get() is None:
+                    past.flow_run = yield client.read_flow_run(run.flow_run_id)
+                    past.flow = yield client.read_flow(past.flow_run.flow_id)
         with contained:
             labels = self._begin(run, parameters, past)
             if labels and isinstance(run, FlowRun):
@@ -232,8 +237,8 @@ class EngineTelemetry(RunTelemetry):
         """End the run's span, as the engine leaves the run; return the flush if it is left to do.
 
         A top-level flow run ends with a flush, which may take a while, and so does the run of a
-        task that another process sent: once that has the result, it may end this one. If the
-        process is about to die, this flushes at once.
+        task whose caller is in another process: once that has the result, this one may be ended. If
+        the process is about to die, this flushes at once.
         """
         context_api.attach(self.outer)
         recorder, run = self.recorder, self._run
@@ -290,7 +295,7 @@ class EngineTelemetry(RunTelemetry):
                 self._start = max(self._start, min(created, time_ns()))
             kind: type[FlowRunDescription | TaskRunDescription] = FlowRunDescription
         else:
-            origin = self._origin_of_task_run(run)
+            origin = self._origin_of_task_run(run, past.flow_run)
             kind = TaskRunDescription
         # An adopted run has been counted already.
         run_count = max(0, run.run_count - 1) if self._is_adopted else run.run_count
@@ -341,7 +346,8 @@ class EngineTelemetry(RunTelemetry):
 
     def _states_so_far(self, run: FlowRun | TaskRun, past: Past) -> list[PrefectState]:
         states = before_pick_up(past.states)
-        if run.state is not None and (self._is_adopted or not states):
+        # The API gets the states of a task run as events, and may not have the last one yet.
+        if run.state is not None and (self._is_adopted or isinstance(run, TaskRun) or not states):
             states.append(run.state)
         return states
 
@@ -359,10 +365,13 @@ class EngineTelemetry(RunTelemetry):
             return self._origin_below(str(caller.id), caller.labels.get(LABELS_TRACEPARENT_KEY))
         return origin_of_root(run, self._replaced)
 
-    def _origin_of_task_run(self, run: TaskRun) -> Origin:
+    def _origin_of_task_run(self, run: TaskRun, sender: FlowRun | None) -> Origin:
         flow_context = FlowRunContext.get()
-        flow_run = flow_context.flow_run if flow_context is not None else None
-        self._is_sent = flow_context is not None and flow_context.detached
+        flow_run = flow_context.flow_run if flow_context is not None else sender
+        is_detached = flow_context is not None and flow_context.detached
+        self._is_sent = is_detached or self._has_past
+        if self._is_sent:
+            self._observer.sigterm.install()
         label = flow_run.labels.get(LABELS_TRACEPARENT_KEY) if flow_run is not None else None
         if (caller_id := self._calling_task_run(run)) is not None:
             return self._origin_below(caller_id, label, is_task=True)
