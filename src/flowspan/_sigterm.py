@@ -2,6 +2,7 @@
 
 import _thread
 import contextlib
+import contextvars
 import os
 import signal
 import threading
@@ -41,22 +42,26 @@ class SigtermHandler:
     def _handle(self, signum: int, _frame: FrameType | None) -> None:
         signal.signal(signum, signal.SIG_DFL)  # a second signal kills at once
         try:
-            self._finish_within_timeout()
+            run_within(self._timeout, self._finish)
         finally:
             signal.raise_signal(signum)
 
-    def _finish_within_timeout(self) -> None:
-        """Finish in another thread: the interrupted code of this one may hold any lock."""
-        ended = _thread.allocate_lock()
-        ended.acquire()
 
-        def run() -> None:
-            try:
-                self._finish()
-            finally:
-                ended.release()
+def run_within(timeout: float, function: Callable[[], object]) -> None:
+    """Run `function` in another thread, and wait for it at most `timeout` seconds.
 
-        # Not a `threading.Thread`, whose start takes a lock. It fails while the interpreter exits.
-        with contextlib.suppress(RuntimeError):
-            _thread.start_new_thread(run, ())
-            ended.acquire(timeout=self._timeout)
+    The code that a signal interrupts may hold any lock, so this takes none that others can hold. At
+    the exit of the interpreter, when no thread can be started, it does nothing.
+    """
+    ended = _thread.allocate_lock()
+    ended.acquire()
+
+    def run() -> None:
+        try:
+            function()
+        finally:
+            ended.release()
+
+    with contextlib.suppress(RuntimeError):
+        _thread.start_new_thread(contextvars.copy_context().run, (run,))
+        ended.acquire(timeout=timeout)

@@ -6,6 +6,7 @@ import weakref
 from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 from opentelemetry import context as context_api
 from opentelemetry.trace import NoOpTracer, SpanKind, set_span_in_context
@@ -38,6 +39,7 @@ from flowspan._prefect.origin import (
     parse_traceparent,
     remote_context,
 )
+from flowspan._sigterm import run_within
 from flowspan.identity import derive_span_id, derive_trace_id
 from flowspan.recording.rows import count_rows
 from flowspan.recording.run import Run, State
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     from flowspan.recording.recorder import RunRecorder
 
 NO_TRACER: Final = NoOpTracer()
+_LONGEST_LOOK: Final = 2.0
+"""Seconds that a process which is being cancelled may wait for the API."""
 
 
 class EngineTelemetry(RunTelemetry):
@@ -189,11 +193,23 @@ class EngineTelemetry(RunTelemetry):
                 if not self.recorder.state_is_final:
                     # Only a cancellation by Prefect's runner sets no state here: the runner sets
                     # Cancelled once this process is gone.
+                    self._see_cancelling(self.recorder)
                     self.recorder.leave_as(
                         State("CANCELLED", "Cancelled", "", terminal_message, time_ns())
                     )
                 # Prefect sends itself the signal again, and dies of it inside the engine.
                 self.leave()
+
+    def _see_cancelling(self, recorder: RunRecorder) -> None:
+        """Record Cancelling, which no one tells the engine, from the API if that answers soon."""
+
+        def look() -> None:
+            with contained, get_client(sync_client=True) as client:
+                state = client.read_flow_run(UUID(recorder.run.id)).state
+                if state is not None and state.is_cancelling():
+                    recorder.enter_state(as_state(state))
+
+        run_within(_LONGEST_LOOK, look)
 
     # What the patches call
 
