@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from opentelemetry.util.types import AttributeValue
-    from prefect.client.schemas.objects import Flow, FlowRun
+    from prefect.client.schemas.objects import Flow, FlowRun, TaskRun
     from prefect.client.schemas.objects import State as PrefectState
     from prefect.client.schemas.responses import DeploymentResponse
 
@@ -38,14 +38,15 @@ _MILLISECOND: Final = 1_000_000
 class Past:
     """What the API knows about a run from before the engine took it up.
 
-    The flow run and its flow are those that sent a background task without parameters: with the
-    parameters Prefect would have stored the context of the call.
+    The last three are about what sent a background task whose context Prefect has not stored: the
+    flow run and its flow, or a task run outside of flows.
     """
 
     states: list[PrefectState] = field(default_factory=list)
     deployment: DeploymentResponse | None = None
     flow_run: FlowRun | None = None
     flow: Flow | None = None
+    task_run: TaskRun | None = None
 
 
 @dataclass(frozen=True, slots=True)

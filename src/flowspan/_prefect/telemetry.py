@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from functools import partial
 from time import time_ns
@@ -13,6 +14,7 @@ from opentelemetry.trace import NoOpTracer, SpanKind, set_span_in_context
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import ObjectNotFound
 from prefect.logging.loggers import flow_run_logger
 from prefect.telemetry.run_telemetry import LABELS_TRACEPARENT_KEY, RunTelemetry
 from prefect.transactions import TransactionState
@@ -159,9 +161,8 @@ class EngineTelemetry(RunTelemetry):
                     past.deployment = yield client.read_deployment(run.deployment_id)
             else:
                 past.states = yield client.read_task_run_states(run.id)
-                if run.flow_run_id is not None and FlowRunContext.get() is None:
-                    past.flow_run = yield client.read_flow_run(run.flow_run_id)
-                    past.flow = yield client.read_flow(past.flow_run.flow_id)
+                if FlowRunContext.get() is None:
+                    yield from _sender_steps(run, client, past)
         with contained:
             labels = self._begin(run, parameters, past)
             if labels and isinstance(run, FlowRun):
@@ -311,7 +312,7 @@ class EngineTelemetry(RunTelemetry):
                 self._start = max(self._start, min(created, time_ns()))
             kind: type[FlowRunDescription | TaskRunDescription] = FlowRunDescription
         else:
-            origin = self._origin_of_task_run(run, past.flow_run)
+            origin = self._origin_of_task_run(run, past)
             kind = TaskRunDescription
         # An adopted run has been counted already.
         run_count = max(0, run.run_count - 1) if self._is_adopted else run.run_count
@@ -381,14 +382,15 @@ class EngineTelemetry(RunTelemetry):
             return self._origin_below(str(caller.id), caller.labels.get(LABELS_TRACEPARENT_KEY))
         return origin_of_root(run, self._replaced)
 
-    def _origin_of_task_run(self, run: TaskRun, sender: FlowRun | None) -> Origin:
+    def _origin_of_task_run(self, run: TaskRun, past: Past) -> Origin:
         flow_context = FlowRunContext.get()
-        flow_run = flow_context.flow_run if flow_context is not None else sender
+        known = flow_context if flow_context is not None else past
+        sender: FlowRun | TaskRun | None = known.flow_run or past.task_run
         is_detached = flow_context is not None and flow_context.detached
         self._is_sent = is_detached or self._has_past
         if self._is_sent:
             self._observer.sigterm.install()
-        label = flow_run.labels.get(LABELS_TRACEPARENT_KEY) if flow_run is not None else None
+        label = sender.labels.get(LABELS_TRACEPARENT_KEY) if sender is not None else None
         if (caller_id := self._calling_task_run(run)) is not None:
             return self._origin_below(caller_id, label, is_task=True)
         if run.flow_run_id is not None:
@@ -412,7 +414,8 @@ class EngineTelemetry(RunTelemetry):
     ) -> Origin:
         """Return an origin below the calling run, found in this process or by `label`.
 
-        The label is the calling flow run's. The span id of a calling task run is derived.
+        The label is that of a run in the caller's trace. The span id of a calling task run is
+        derived.
         """
         recorder = self._observer.tracer.active.get(caller_id)
         if recorder is not None:
@@ -424,6 +427,19 @@ class EngineTelemetry(RunTelemetry):
         if is_task:
             remote = remote_context(remote.trace_id, derive_span_id(caller_id), remote.trace_flags)
         return Origin(remote.trace_id, as_parent(remote), is_called=True)
+
+
+def _sender_steps(
+    run: TaskRun, client: SyncPrefectClient | PrefectClient, past: Past
+) -> Generator[Any, Any, None]:
+    """Ask the API for what sent a background task; yield and receive as `_start_steps`."""
+    parents = names_by_run_id({"parents": run.task_inputs.get("__parents__", ())}, {})
+    if run.flow_run_id is not None:
+        past.flow_run = yield client.read_flow_run(run.flow_run_id)
+        past.flow = yield client.read_flow(past.flow_run.flow_id)
+    elif parents:
+        with contextlib.suppress(ObjectNotFound):  # the API gets it as an event, perhaps later
+            past.task_run = yield client.read_task_run(UUID(next(iter(parents))))
 
 
 def _past_of_running(run: FlowRun, client: SyncPrefectClient) -> Past:
