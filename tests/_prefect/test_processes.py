@@ -84,12 +84,13 @@ def served(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
     folder = tmp_path_factory.mktemp("served")
     command = (sys.executable, "pipelines.py", "serve")
     log = folder / "serve.log"
-    with background(*command, env=environment(folder), log=log) as process:
+    env = environment(folder, FLOWSPAN_FLUSH_TIMEOUT="3")
+    with background(*command, env=env, log=log) as process:
 
         def is_up() -> bool:
             assert process.poll() is None, log.read_text()
             with get_client(sync_client=True) as client:
-                return len([d for d in client.read_deployments() if d.name == "served"]) == 3
+                return len([d for d in client.read_deployments() if d.name == "served"]) == 4
 
         eventually(is_up, "serving")
         yield folder
@@ -167,6 +168,22 @@ def test_terminated_flow_process(served: Path) -> None:
     spans = spans_of(served, run_id)
     assert spans.tree().splitlines() == ["RUN sleeper", "  sleep"]
     assert reconcile(spans.all, run_id) == []
+
+
+def test_flow_process_that_does_not_end(served: Path) -> None:
+    """A cancelled flow that waits for a task in another thread is sent before it is killed."""
+    noted = served / "sleeper"
+    noted.unlink(missing_ok=True)
+    run_id = create_run("stuck/served").id
+    process = eventually(lambda: noted.exists() and noted.read_text(), "the sleeping task")
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run_id, Cancelling())
+    spans = spans_of(served, run_id)
+    os.kill(int(process), signal.SIGKILL)
+    assert spans.tree().splitlines() == ["RUN stuck", "  sleep"]
+    assert result(spans.one("RUN stuck")) == "cancellation"
+    assert states(spans.one("RUN stuck"))[-1] == "Cancelling"
+    assert result(spans.one("sleep")) is None
 
 
 def task_runs_of(run_id: UUID) -> list[Any]:

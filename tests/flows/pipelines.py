@@ -59,6 +59,11 @@ def threaded_sleeper(seconds: float = 60) -> None:
 
 
 @flow
+def stuck() -> None:
+    sleep.submit(60).wait()
+
+
+@flow
 def suspender() -> int:
     extract(1)
     suspend_flow_run(timeout=60, key="once")
@@ -85,7 +90,7 @@ def caller() -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(
-            *(f.to_deployment("served", tags=["test"]) for f in (etl, sleeper, suspender)),
+            *(f.to_deployment("served", tags=["test"]) for f in (etl, sleeper, stuck, suspender)),
             pause_on_shutdown=False,
         )
     else:

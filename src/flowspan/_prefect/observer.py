@@ -57,12 +57,13 @@ class EngineObserver:
         self.settings = settings
         self.flush = flush
         self.parcel = parcel
-        self.sigterm = SigtermHandler(self._finish, settings.flush_timeout)
+        self.sigterm = SigtermHandler(self.finish, settings.flush_timeout)
         self._subflows: dict[str, dict[str, str]] = {}
         self._foreign_trace_ids = _Recent[str, int]()
         self._inputs = _Recent[str, "Inputs"]()
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """End the spans of all runs that are under way, and export everything."""
         with contained:
             self.tracer.finish_all()
             self.flush(gives_up=True)

@@ -166,9 +166,11 @@ class _Attempt(_Bracket):
         if recorder is not None and hasattr(value, "flow"):
             recorder.begin_execution(time_ns())
 
-    def _leaving(self, error: BaseException | None) -> None:  # noqa: ARG002
+    def _leaving(self, error: BaseException | None) -> None:
         if self._telemetry.recorder is not None:
             self._telemetry.recorder.end_execution(time_ns())
+        if isinstance(error, TerminationSignal):
+            self._telemetry.expect_kill()
 
     def _left(self) -> None:
         recorder = self._telemetry.recorder

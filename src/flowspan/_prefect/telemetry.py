@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import weakref
 from functools import partial
 from time import time_ns
@@ -195,9 +196,7 @@ class EngineTelemetry(RunTelemetry):
                     # Only a cancellation by Prefect's runner sets no state here: the runner sets
                     # Cancelled once this process is gone.
                     self._see_cancelling(self.recorder)
-                    self.recorder.leave_as(
-                        State("CANCELLED", "Cancelled", "", terminal_message, time_ns())
-                    )
+                    self.recorder.leave_as(_cancelled(terminal_message))
                 # Prefect sends itself the signal again, and dies of it inside the engine.
                 self.leave()
 
@@ -209,6 +208,7 @@ class EngineTelemetry(RunTelemetry):
                 state = client.read_flow_run(UUID(recorder.run.id)).state
                 if state is not None and state.is_cancelling():
                     recorder.enter_state(as_state(state))
+                    recorder.leave_as(_cancelled(state.message))
 
         run_within(_LONGEST_LOOK, look)
 
@@ -243,6 +243,23 @@ class EngineTelemetry(RunTelemetry):
             counts = [count_rows(value) for value in self._engine.parameters.values()]
             known = [count for count in counts if count is not None]
             self.recorder.rows.count(semconv.ROWS_INPUT, sum(known) if known else None)
+
+    def expect_kill(self) -> None:
+        """Finish soon, unless the engine leaves its flow run before that.
+
+        A signal is to end this process, but the engine waits for tasks in other threads and
+        processes, however long they take. Meanwhile whoever sent the signal may kill the process.
+        """
+        if self._is_flow:
+            timer = threading.Timer(self._observer.settings.flush_timeout, self._finish_early)
+            timer.daemon = True
+            timer.start()
+
+    def _finish_early(self) -> None:
+        with contained:
+            if self.recorder is not None and not self.recorder.is_finished:
+                self._see_cancelling(self.recorder)
+                self._observer.finish()
 
     def terminate(self) -> None:
         """Note that a signal ends the process; leave the run if its state is final."""
@@ -427,6 +444,10 @@ class EngineTelemetry(RunTelemetry):
         if is_task:
             remote = remote_context(remote.trace_id, derive_span_id(caller_id), remote.trace_flags)
         return Origin(remote.trace_id, as_parent(remote), is_called=True)
+
+
+def _cancelled(message: str | None) -> State:
+    return State("CANCELLED", "Cancelled", "", message, time_ns())
 
 
 def _sender_steps(
