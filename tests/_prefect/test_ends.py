@@ -3,9 +3,11 @@
 import os
 import signal
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from flowspan import semconv
 from flowspan.read import log_files, metric_files
@@ -51,11 +53,14 @@ def test_served_tasks(prefect_server: str, tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == -signal.SIGTERM, log.read_text()
     spans = embedded_spans(tmp_path)
+    # Before, nothing of Prefect's serve() that can be wrapped runs in the main thread.
+    is_handled = Version(version("prefect")) >= Version("3.6.13")
+    sleeping = ["sleeping"] if is_handled else []
     assert spans.tree().splitlines() == [
         "sends",
         "  bare",
         "  add",
-        "sleeping",
+        *sleeping,
         "RUN sender",
         "  add",
         "  calling",
@@ -67,7 +72,8 @@ def test_served_tasks(prefect_server: str, tmp_path: Path) -> None:
     root = spans.one("RUN sender")
     trace = [span for span in spans.all if context(span).trace_id == context(root).trace_id]
     assert {attributes(span)[semconv.FLOW_NAME] for span in trace} == {"sender"}
-    assert states(spans.one("sleeping")) == ["Scheduled", "Pending", "Running"]
+    for span in spans.named("sleeping"):
+        assert states(span) == ["Scheduled", "Pending", "Running"]
     assert task_runs_counted(tmp_path) == {"add": 4, "calling": 1, "bare": 2, "sends": 2}
     assert logged_without_span(tmp_path, spans) == set()
     assert reconcile(trace, attributes(root)[semconv.RUN_ID]) == []
