@@ -44,6 +44,7 @@ ENGINES = (
 ALL = (
     "tests/_prefect/test_drift.py",
     "tests/_prefect/test_edges.py",
+    "tests/_prefect/test_ends.py",
     "tests/_prefect/test_engine_paths.py",
     "tests/test_instrument.py",
     "tests/log_capture/test_log_export.py",

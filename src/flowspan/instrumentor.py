@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import inspect
 import json
 import logging
 import multiprocessing.util
@@ -139,7 +140,8 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
             raise
 
     def _wrap(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
-        patch = Replacement(owner, name, wrapt.FunctionWrapper(getattr(owner, name), wrapper))
+        wrapped = inspect.getattr_static(owner, name)  # a static method stays one
+        patch = Replacement(owner, name, wrapt.FunctionWrapper(wrapped, wrapper))
         self._patched.append(patch)
         patch.install()
 
@@ -152,6 +154,8 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
 
     def _uninstrument(self, **_: Any) -> None:
         self._log_hooks.remove()
+        if self._observer is not None:
+            self._observer.sigterm.remove()
         while self._patched:
             self._patched.pop().restore()
         self.flush(self._flush_timeout)

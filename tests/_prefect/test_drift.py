@@ -46,6 +46,7 @@ def test_target_is_what_we_wrap(patch: Patch) -> None:
         pytest.skip(f"is there from Prefect {patch.since} until {patch.until or 'now'}")
     owner = owner_of(patch)
     target = inspect.getattr_static(owner, patch.name, None)
+    target = target.__func__ if isinstance(target, staticmethod) else target
     assert isinstance(target, types.FunctionType), advice
     parameters = [name for name in inspect.signature(target).parameters if name != "self"]
     expected = PARAMETERS.get(patch.name, [])

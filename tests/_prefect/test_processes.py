@@ -88,13 +88,14 @@ def served(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """Serve flows in a process with a TRACEPARENT; return the folder of their spans."""
     folder = tmp_path_factory.mktemp("served")
     command = (sys.executable, "pipelines.py", "serve")
-    log, env = folder / "serve.log", environment(folder, TRACEPARENT=TRACEPARENT)
+    log = folder / "serve.log"
+    env = environment(folder, TRACEPARENT=TRACEPARENT, FLOWSPAN_FLUSH_TIMEOUT="3")
     with background(*command, env=env, log=log) as process:
 
         def is_up() -> bool:
             assert process.poll() is None, log.read_text()
             with get_client(sync_client=True) as client:
-                return len([d for d in client.read_deployments() if d.name == "served"]) == 3
+                return len([d for d in client.read_deployments() if d.name == "served"]) == 4
 
         eventually(is_up, "serving")
         yield folder
@@ -132,7 +133,10 @@ def test_served_flow(served: Path) -> None:
 
 
 def test_cancelled_flow(served: Path) -> None:
-    """A served flow that is cancelled exports what it knows before its process ends."""
+    """A served flow that is cancelled exports what it knows before its process ends.
+
+    It knows that it is being cancelled. Prefect's runner says that it is, once it is gone.
+    """
     run_id = create_run("sleeper/served").id
     reaches(run_id, "Running")
     eventually(lambda: task_runs_of(run_id), "the sleeping task")
@@ -144,6 +148,11 @@ def test_cancelled_flow(served: Path) -> None:
     assert result(root) == "cancellation"
     assert root.status.status_code.name == "UNSET"
     assert attributes(root)[semconv.RUN_STATE_NAME] == "Cancelled"
+    with get_client(sync_client=True) as client:
+        told = sorted(client.read_flow_run_states(run_id), key=lambda state: state.timestamp)
+    known = [(event.attributes or {}).get(semconv.STATE_ID) for event in root.events]
+    assert list(filter(None, known)) == [str(state.id) for state in told[:-1]]
+    assert [state.name for state in told[-2:]] == ["Cancelling", "Cancelled"]
     assert spans.tree().splitlines() == ["RUN sleeper", "  sleep"]
     counted = {
         (counter.name, counter.attributes.get(semconv.PIPELINE_RESULT)): counter.value
@@ -151,6 +160,35 @@ def test_cancelled_flow(served: Path) -> None:
         if counter.attributes.get(semconv.FLOW_NAME) == "sleeper"
     }
     assert counted[semconv.METRIC_FLOW_RUNS, "cancellation"] == 1
+
+
+def test_terminated_flow_process(served: Path) -> None:
+    """The process of a served flow that gets SIGTERM sends all, as its state in the API says."""
+    noted = served / "sleeper"
+    noted.unlink(missing_ok=True)
+    run_id = create_run("sleeper/served").id
+    process = eventually(lambda: noted.exists() and noted.read_text(), "the sleeping task")
+    os.kill(int(process), signal.SIGTERM)
+    reaches(run_id, "Crashed")
+    spans = spans_of(served, run_id)
+    assert spans.tree().splitlines() == ["RUN sleeper", "  sleep"]
+    assert reconcile(spans.all, run_id) == []
+
+
+def test_flow_process_that_does_not_end(served: Path) -> None:
+    """A cancelled flow that waits for a task in another thread is sent before it is killed."""
+    noted = served / "sleeper"
+    noted.unlink(missing_ok=True)
+    run_id = create_run("stuck/served").id
+    process = eventually(lambda: noted.exists() and noted.read_text(), "the sleeping task")
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run_id, Cancelling())
+    spans = spans_of(served, run_id)
+    os.kill(int(process), signal.SIGKILL)
+    assert spans.tree().splitlines() == ["RUN stuck", "  sleep"]
+    assert result(spans.one("RUN stuck")) == "cancellation"
+    assert states(spans.one("RUN stuck"))[-1] == "Cancelling"
+    assert result(spans.one("sleep")) is None
 
 
 def task_runs_of(run_id: UUID) -> list[Any]:
@@ -206,8 +244,8 @@ def test_suspended_and_resumed_flow(served: Path) -> None:
     assert load.parent.span_id == context(second).span_id
 
 
-def test_run_deployment_joins_the_trace(served: Path, tmp_path: Path) -> None:
-    """A run that a flow starts by its deployment is below the caller in its trace."""
+def test_run_deployment_joins_the_trace(served: Path) -> None:
+    """A run that a flow or a task starts by its deployment is below the caller in its trace."""
     done = run_script("pipelines.py", "caller", env=environment(served))
     assert done.returncode == 0, done.stderr
 
@@ -216,18 +254,19 @@ def test_run_deployment_joins_the_trace(served: Path, tmp_path: Path) -> None:
         callers = {context(span).trace_id for span in spans.named("RUN caller")}
         trace = RecordedSpans(spans.provider)
         trace.export([span for span in spans.all if context(span).trace_id in callers])
-        return trace if trace.named("RUN caller") and trace.named("RUN etl") else None
+        return trace if trace.named("RUN caller") and len(trace.named("RUN etl")) == 2 else None
 
     spans: RecordedSpans = eventually(both, "both traces")
-    caller, called = spans.one("RUN caller"), spans.one("RUN etl")
-    assert called.parent is not None
-    assert called.parent.span_id == context(caller).span_id
-    assert called.kind.name == "SERVER"
-    assert context(called).span_id == derive_span_id(attributes(called)[semconv.RUN_ID])
-    for name in ("extract", "load"):
-        parent = spans.one(name).parent
-        assert parent is not None
-        assert parent.span_id == context(called).span_id
+    etl = ["RUN etl", "  extract", "  load", "    attempt 1"]
+    assert spans.tree().splitlines() == [
+        "RUN caller",
+        "  calls_etl",
+        "    attempt 1",
+        *(f"    {line}" for line in etl),
+        *(f"  {line}" for line in etl),
+    ]
+    assert {called.kind.name for called in spans.named("RUN etl")} == {"SERVER"}
+    assert reconcile(spans.all, attributes(spans.one("RUN caller"))[semconv.RUN_ID]) == []
 
 
 def test_process_worker(prefect_server: str, tmp_path: Path) -> None:

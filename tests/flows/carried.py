@@ -1,8 +1,11 @@
 """Flows with a process pool, instrumented where the pool's processes do not see it."""
 
+import contextlib
 import multiprocessing
 import os
+import pathlib
 import sys
+import time
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -52,6 +55,30 @@ def short_lived() -> None:
     child.kill()
 
 
+@task(cache_policy=NO_CACHE)
+def outer_sleeping() -> None:
+    get_run_logger().warning("outer")
+    sleeping()
+
+
+@task(cache_policy=NO_CACHE)
+def sleeping() -> None:
+    get_run_logger().warning("asleep")
+    time.sleep(60)
+
+
+@flow(task_runner=ProcessPoolTaskRunner(max_workers=1))
+def terminated() -> None:
+    square.submit(1).result()
+    future = outer_sleeping.submit()
+    (child,) = multiprocessing.active_children()
+    pathlib.Path(os.environ["FLOWSPAN_DIR"], "child").write_text(str(child.pid))
+    with contextlib.suppress(Exception):  # the pool is broken
+        future.result()
+    child.join()
+    print("exit code", child.exitcode)
+
+
 def from_main() -> None:
     from flowspan import instrument
     from flowspan.settings import Settings
@@ -74,6 +101,13 @@ def killed() -> None:
 
     instrument()
     short_lived()
+
+
+def cut() -> None:
+    from flowspan import instrument
+
+    instrument()
+    terminated()
 
 
 def own_provider() -> None:

@@ -1,5 +1,7 @@
 """Flows as users deploy them, with instrument() at module level and nothing else."""
 
+import os
+import pathlib
 import sys
 import threading
 import time
@@ -33,6 +35,7 @@ IS_OVER = threading.Event()
 
 @task
 def sleep(seconds: float) -> None:
+    pathlib.Path(os.environ["FLOWSPAN_DIR"], "sleeper").write_text(str(os.getpid()))
     for _ in range(int(seconds * 10)):
         if IS_OVER.is_set():
             return
@@ -56,23 +59,38 @@ def threaded_sleeper(seconds: float = 60) -> None:
 
 
 @flow
+def stuck() -> None:
+    sleep.submit(60).wait()
+
+
+@flow
 def suspender() -> int:
     extract(1)
     suspend_flow_run(timeout=60, key="once")
     return load([1, 2])
 
 
-@flow
-def caller() -> None:
+def call_etl() -> None:
     run = run_deployment("etl/served", timeout=60, poll_interval=0.5)
     assert run.state is not None
     assert run.state.is_completed(), run.state
 
 
+@task(retries=1)
+def calls_etl() -> None:
+    call_etl()
+
+
+@flow
+def caller() -> None:
+    calls_etl.submit().wait()
+    call_etl()
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(
-            *(f.to_deployment("served", tags=["test"]) for f in (etl, sleeper, suspender)),
+            *(f.to_deployment("served", tags=["test"]) for f in (etl, sleeper, stuck, suspender)),
             pause_on_shutdown=False,
         )
     else:

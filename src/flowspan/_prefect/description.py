@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from opentelemetry.util.types import AttributeValue
+    from prefect.client.schemas.objects import Flow, FlowRun, TaskRun
     from prefect.client.schemas.objects import State as PrefectState
     from prefect.client.schemas.responses import DeploymentResponse
 
@@ -35,10 +36,17 @@ _MILLISECOND: Final = 1_000_000
 
 @dataclass(slots=True)
 class Past:
-    """What the API knows about a run from before the engine took it up."""
+    """What the API knows about a run from before the engine took it up.
+
+    The last three are about what sent a background task whose context Prefect has not stored: the
+    flow run and its flow, or a task run outside of flows.
+    """
 
     states: list[PrefectState] = field(default_factory=list)
     deployment: DeploymentResponse | None = None
+    flow_run: FlowRun | None = None
+    flow: Flow | None = None
+    task_run: TaskRun | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +191,8 @@ class TaskRunDescription(Description):
         }
         if self.run.flow_run_id is not None:
             identity[semconv.FLOW_RUN_ID] = str(self.run.flow_run_id)
-        context = FlowRunContext.get()  # process pools get it too
-        if context is not None and context.flow_run is not None and context.flow is not None:
+        context = FlowRunContext.get() or self.past  # process pools get it too
+        if context.flow_run is not None and context.flow is not None:
             identity[semconv.FLOW_NAME] = context.flow.name
             identity[semconv.FLOW_RUN_NAME] = context.flow_run.name
         return identity
@@ -197,8 +205,8 @@ class TaskRunDescription(Description):
 
     @property
     def flow_name(self) -> str | None:
-        context = FlowRunContext.get()
-        return context.flow.name if context is not None and context.flow is not None else None
+        context = FlowRunContext.get() or self.past
+        return context.flow.name if context.flow is not None else None
 
     @property
     def task_name(self) -> str:

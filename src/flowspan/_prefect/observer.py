@@ -10,6 +10,7 @@ from prefect.context import FlowRunContext
 from prefect.utilities.urls import url_for
 
 from flowspan._containment import Containment
+from flowspan._sigterm import SigtermHandler
 from flowspan.identity import derive_trace_id
 
 if TYPE_CHECKING:
@@ -49,15 +50,23 @@ class EngineObserver:
         """Record on `tracer`.
 
         `flush` is called when a top-level flow run ends, and with ``gives_up=True`` when a task run
-        ends that another process sent. `parcel` goes along with task runs to other processes.
+        ends whose caller is in another process. `parcel` goes along with task runs to other
+        processes.
         """
         self.tracer = tracer
         self.settings = settings
         self.flush = flush
         self.parcel = parcel
+        self.sigterm = SigtermHandler(self.finish, settings.flush_timeout)
         self._subflows: dict[str, dict[str, str]] = {}
         self._foreign_trace_ids = _Recent[str, int]()
         self._inputs = _Recent[str, "Inputs"]()
+
+    def finish(self) -> None:
+        """End the spans of all runs that are under way, and export everything."""
+        with contained:
+            self.tracer.finish_all()
+            self.flush(gives_up=True)
 
     def subflows_of(self, flow_run_id: object) -> Mapping[str, str]:
         """Return a flow run's subflows, by the task runs that stand for them in Prefect's API."""

@@ -15,10 +15,12 @@ from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 from packaging.version import Version
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
+from prefect.telemetry.run_telemetry import LABELS_TRACEPARENT_KEY
 
 from flowspan import semconv
 from flowspan._prefect.description import SHORTEST_WAIT, as_state
 from flowspan._prefect.observer import contained
+from flowspan._prefect.origin import format_traceparent
 from flowspan._prefect.telemetry import NO_TRACER, EngineTelemetry
 from flowspan.recording.recorder import current_recorder
 from flowspan.recording.rows import count_rows
@@ -164,9 +166,11 @@ class _Attempt(_Bracket):
         if recorder is not None and hasattr(value, "flow"):
             recorder.begin_execution(time_ns())
 
-    def _leaving(self, error: BaseException | None) -> None:  # noqa: ARG002
+    def _leaving(self, error: BaseException | None) -> None:
         if self._telemetry.recorder is not None:
             self._telemetry.recorder.end_execution(time_ns())
+        if isinstance(error, TerminationSignal):
+            self._telemetry.expect_kill()
 
     def _left(self) -> None:
         recorder = self._telemetry.recorder
@@ -409,6 +413,36 @@ def _sends_parcel(observer: EngineObserver) -> Wrapper:
     return serialize
 
 
+def _names_caller(_observer: EngineObserver) -> Wrapper:
+    """Let a run of a deployment be below the task run that creates it, not below its flow run."""
+
+    def create(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        with contained:
+            labels, recorder = kwargs.get("labels") or {}, current_recorder()
+            if LABELS_TRACEPARENT_KEY in labels and recorder is not None:
+                caller = {LABELS_TRACEPARENT_KEY: format_traceparent(recorder.span_context)}
+                kwargs = {**kwargs, "labels": {**labels, **caller}}
+        return wrapped(*args, **kwargs)
+
+    return create
+
+
+def _serves_tasks(observer: EngineObserver) -> Wrapper:
+    """Handle SIGTERM where a task worker is started that runs beside the main thread.
+
+    Prefect only does so where it runs in the main thread.
+    """
+
+    def call_soon_in_loop_thread(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        with contained:
+            function = getattr(args[0] if args else None, "fn", None)
+            if getattr(function, "__module__", None) == "prefect.task_worker":
+                observer.sigterm.install()
+        return wrapped(*args, **kwargs)
+
+    return call_soon_in_loop_thread
+
+
 def _gives_no_tracer(_observer: EngineObserver) -> Wrapper:
     # Each engine gets a tracer when it is created, before its telemetry can be replaced.
     return lambda _wrapped, _instance, _args, _kwargs: NO_TRACER
@@ -526,6 +560,8 @@ def _flow_attempt_patches(owner: str) -> list[Patch]:
 _TASK_ENGINE: Final = "prefect.task_engine"
 _FLOW_ENGINE: Final = "prefect.flow_engine"
 _CLIENT: Final = "prefect.client.orchestration._flow_runs.client"
+_DEPLOYMENTS: Final = "prefect.client.orchestration._deployments.client"
+_CREATE: Final = "create_flow_run_from_deployment"
 
 _SURVIVES_RUN_CONTEXT: Final = "3.8.4"  # from here on, a flow that gets SIGTERM
 
@@ -554,6 +590,9 @@ PATCHES: Final = (
     Patch("prefect.telemetry.run_telemetry", None, "get_tracer", _gives_no_tracer),
     Patch("prefect.tasks", "Task", "create_run", _looks_at(_saw_new_task_run)),
     Patch("prefect.context", "TagsContext", "serialize", _sends_parcel),
+    Patch(_DEPLOYMENTS, "DeploymentClient", _CREATE, _names_caller),
+    Patch(_DEPLOYMENTS, "DeploymentAsyncClient", _CREATE, _names_caller),
+    Patch("prefect._internal.concurrency.api", "_base", "call_soon_in_loop_thread", _serves_tasks),
     Patch(
         "prefect.concurrency._sync", None, "acquire_concurrency_slots_with_lease", _acquires_slots
     ),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import weakref
 from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 from opentelemetry import context as context_api
 from opentelemetry.trace import NoOpTracer, SpanKind, set_span_in_context
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import ObjectNotFound
 from prefect.logging.loggers import flow_run_logger
 from prefect.telemetry.run_telemetry import LABELS_TRACEPARENT_KEY, RunTelemetry
 from prefect.transactions import TransactionState
@@ -39,6 +43,7 @@ from flowspan._prefect.origin import (
     parse_traceparent,
     remote_context,
 )
+from flowspan._sigterm import run_within
 from flowspan.identity import derive_span_id, derive_trace_id
 from flowspan.recording.rows import count_rows
 from flowspan.recording.run import Run, State
@@ -53,6 +58,8 @@ if TYPE_CHECKING:
     from flowspan.recording.recorder import RunRecorder
 
 NO_TRACER: Final = NoOpTracer()
+_LONGEST_LOOK: Final = 2.0
+"""Seconds that a process which is being cancelled may wait for the API."""
 
 
 class EngineTelemetry(RunTelemetry):
@@ -84,7 +91,7 @@ class EngineTelemetry(RunTelemetry):
         self._is_terminated = False
         # Whether somebody else wants the run, and this process serves flows or tasks
         self._is_served = False
-        # Whether a task's flow runs in another process, which sent this one its context
+        # Whether a task's caller is in another process: a task runner's, or a background task's
         self._is_sent = False
         self.recorder: RunRecorder | None = None
         self.transaction: Any = None
@@ -150,12 +157,16 @@ class EngineTelemetry(RunTelemetry):
         """
         past = Past()
         with contained:
-            if self._has_past and isinstance(run, FlowRun):
+            if not self._has_past:
+                pass
+            elif isinstance(run, FlowRun):
                 past.states = yield client.read_flow_run_states(run.id)
                 if run.deployment_id is not None:
                     past.deployment = yield client.read_deployment(run.deployment_id)
-            elif self._has_past:
+            else:
                 past.states = yield client.read_task_run_states(run.id)
+                if FlowRunContext.get() is None:
+                    yield from _sender_steps(run, client, past)
         with contained:
             labels = self._begin(run, parameters, past)
             if labels and isinstance(run, FlowRun):
@@ -187,11 +198,22 @@ class EngineTelemetry(RunTelemetry):
                 if not self.recorder.state_is_final:
                     # Only a cancellation by Prefect's runner sets no state here: the runner sets
                     # Cancelled once this process is gone.
-                    self.recorder.leave_as(
-                        State("CANCELLED", "Cancelled", "", terminal_message, time_ns())
-                    )
+                    self._see_cancelling(self.recorder)
+                    self.recorder.leave_as(_cancelled(terminal_message))
                 # Prefect sends itself the signal again, and dies of it inside the engine.
                 self.leave()
+
+    def _see_cancelling(self, recorder: RunRecorder) -> None:
+        """Record Cancelling, which no one tells the engine, from the API if that answers soon."""
+
+        def look() -> None:
+            with contained, get_client(sync_client=True) as client:
+                state = client.read_flow_run(UUID(recorder.run.id)).state
+                if state is not None and state.is_cancelling():
+                    recorder.enter_state(as_state(state))
+                    recorder.leave_as(_cancelled(state.message))
+
+        run_within(_LONGEST_LOOK, look)
 
     # What the patches call
 
@@ -225,6 +247,23 @@ class EngineTelemetry(RunTelemetry):
             known = [count for count in counts if count is not None]
             self.recorder.rows.count(semconv.ROWS_INPUT, sum(known) if known else None)
 
+    def expect_kill(self) -> None:
+        """Finish soon, unless the engine leaves its flow run before that.
+
+        A signal is to end this process, but the engine waits for tasks in other threads and
+        processes, however long they take. Meanwhile whoever sent the signal may kill the process.
+        """
+        if self._is_flow:
+            timer = threading.Timer(self._observer.settings.flush_timeout, self._finish_early)
+            timer.daemon = True
+            timer.start()
+
+    def _finish_early(self) -> None:
+        with contained:
+            if self.recorder is not None and not self.recorder.is_finished:
+                self._see_cancelling(self.recorder)
+                self._observer.finish()
+
     def terminate(self) -> None:
         """Note that a signal ends the process; leave the run if its state is final."""
         self._is_terminated = True
@@ -235,8 +274,8 @@ class EngineTelemetry(RunTelemetry):
         """End the run's span, as the engine leaves the run; return the flush if it is left to do.
 
         A top-level flow run ends with a flush, which may take a while, and so does the run of a
-        task that another process sent: once that has the result, it may end this one. If the
-        process is about to die, this flushes at once.
+        task whose caller is in another process: once that has the result, this one may be ended. If
+        the process is about to die, this flushes at once.
         """
         context_api.attach(self.outer)
         recorder, run = self.recorder, self._run
@@ -294,7 +333,7 @@ class EngineTelemetry(RunTelemetry):
                 self._start = max(self._start, min(created, time_ns()))
             kind: type[FlowRunDescription | TaskRunDescription] = FlowRunDescription
         else:
-            origin = self._origin_of_task_run(run)
+            origin = self._origin_of_task_run(run, past)
             kind = TaskRunDescription
         # An adopted run has been counted already.
         run_count = max(0, run.run_count - 1) if self._is_adopted else run.run_count
@@ -345,7 +384,8 @@ class EngineTelemetry(RunTelemetry):
 
     def _states_so_far(self, run: FlowRun | TaskRun, past: Past) -> list[PrefectState]:
         states = before_pick_up(past.states)
-        if run.state is not None and (self._is_adopted or not states):
+        # The API gets the states of a task run as events, and may not have the last one yet.
+        if run.state is not None and (self._is_adopted or isinstance(run, TaskRun) or not states):
             states.append(run.state)
         return states
 
@@ -363,11 +403,15 @@ class EngineTelemetry(RunTelemetry):
             return self._origin_below(str(caller.id), caller.labels.get(LABELS_TRACEPARENT_KEY))
         return self._origin_of_root(run)
 
-    def _origin_of_task_run(self, run: TaskRun) -> Origin:
+    def _origin_of_task_run(self, run: TaskRun, past: Past) -> Origin:
         flow_context = FlowRunContext.get()
-        flow_run = flow_context.flow_run if flow_context is not None else None
-        self._is_sent = flow_context is not None and flow_context.detached
-        label = flow_run.labels.get(LABELS_TRACEPARENT_KEY) if flow_run is not None else None
+        known = flow_context if flow_context is not None else past
+        sender: FlowRun | TaskRun | None = known.flow_run or past.task_run
+        is_detached = flow_context is not None and flow_context.detached
+        self._is_sent = is_detached or self._has_past
+        if self._is_sent:
+            self._observer.sigterm.install()
+        label = sender.labels.get(LABELS_TRACEPARENT_KEY) if sender is not None else None
         if (caller_id := self._calling_task_run(run)) is not None:
             return self._origin_below(caller_id, label, is_task=True)
         if run.flow_run_id is not None:
@@ -396,7 +440,8 @@ class EngineTelemetry(RunTelemetry):
     ) -> Origin:
         """Return an origin below the calling run, found in this process or by `label`.
 
-        The label is the calling flow run's. The span id of a calling task run is derived.
+        The label is that of a run in the caller's trace. The span id of a calling task run is
+        derived.
         """
         recorder = self._observer.tracer.active.get(caller_id)
         if recorder is not None:
@@ -408,6 +453,23 @@ class EngineTelemetry(RunTelemetry):
         if is_task:
             remote = remote_context(remote.trace_id, derive_span_id(caller_id), remote.trace_flags)
         return Origin(remote.trace_id, as_parent(remote), is_called=True)
+
+
+def _cancelled(message: str | None) -> State:
+    return State("CANCELLED", "Cancelled", "", message, time_ns())
+
+
+def _sender_steps(
+    run: TaskRun, client: SyncPrefectClient | PrefectClient, past: Past
+) -> Generator[Any, Any, None]:
+    """Ask the API for what sent a background task; yield and receive as `_start_steps`."""
+    parents = names_by_run_id({"parents": run.task_inputs.get("__parents__", ())}, {})
+    if run.flow_run_id is not None:
+        past.flow_run = yield client.read_flow_run(run.flow_run_id)
+        past.flow = yield client.read_flow(past.flow_run.flow_id)
+    elif parents:
+        with contextlib.suppress(ObjectNotFound):  # the API gets it as an event, perhaps later
+            past.task_run = yield client.read_task_run(UUID(next(iter(parents))))
 
 
 def _past_of_running(run: FlowRun, client: SyncPrefectClient) -> Past:
