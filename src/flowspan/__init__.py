@@ -7,6 +7,7 @@ every flow and task run has a span and metrics, and log lines are exported along
 from __future__ import annotations
 
 from threading import RLock
+from time import time_ns
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat
 
 from flowspan._version import __version__
@@ -67,16 +68,18 @@ def instrument(
             installed, or an objectives file is wrong; the message says what and where.
         TypeError: An argument is not a provider.
     """
+    since = time_ns()
     with _lock:
         instrumentor = _instrumentor()
         if instrumentor.is_instrumented_by_opentelemetry:
-            instrumentor.adopt_running()
+            instrumentor.adopt_running(since)
         else:
             instrumentor.instrument(
                 tracer_provider=tracer_provider,
                 meter_provider=meter_provider,
                 logger_provider=logger_provider,
                 settings=settings,
+                since=since,
             )
 
 

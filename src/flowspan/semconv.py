@@ -60,6 +60,9 @@ WAIT_RETRY: Final = "prefect.wait.retry"
 WAIT_PAUSE: Final = "prefect.wait.pause"
 EXECUTION: Final = "prefect.execution"
 ORCHESTRATION: Final = "prefect.orchestration"
+# The engine's time after the span, until the caller's code goes on; part of the caller's
+# ORCHESTRATION
+ENGINE_EXIT: Final = "prefect.engine.exit"
 
 
 Place: TypeAlias = Literal["before", "start", "between", "middle"]

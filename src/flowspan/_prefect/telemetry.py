@@ -242,6 +242,7 @@ class EngineTelemetry(RunTelemetry):
         if run is not None and run.state is not None and run.state is not self._told_state:
             recorder.enter_state(as_state(run.state))
         self._told_state = None
+        recorder.return_to_caller(time_ns())
         own_transaction, self.transaction = self.transaction, None  # its hooks hold the engine
         if _may_be_rolled_back(own_transaction):
             recorder.await_rollback()

@@ -20,6 +20,7 @@ saving, because they cannot matter.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from flowspan.analysis.activities import NONE, Activities
@@ -309,8 +310,13 @@ class Network:
         """Return how long a caller takes between two moments without a share of its execution."""
         if not share or since >= until:
             return until - since
-        begun, done = self._working[row]
-        return until - since - max(0, min(until, done) - max(since, begun)) // share
+        begun, done, gaps = self._working[row]
+        executed = max(0, min(until, done) - max(since, begun))
+        place = bisect_left(gaps, (since, since))
+        while place < len(gaps) and gaps[place][0] < until:
+            executed -= min(until, gaps[place][1]) - gaps[place][0]
+            place += 1
+        return until - since - executed // share
 
     def _begin(self, row: int, called: int, ended: Sequence[int]) -> int:
         """Return when a row called at `called` begins, given the ends of the others."""
@@ -331,9 +337,19 @@ class Network:
         return max(ready, ended[gate.holder] + gate.held)
 
 
-def _working(activities: Activities, row: int) -> tuple[int, int]:
-    """Return when a row that calls others began and finished executing."""
-    executed = [one for one in segments(activities, row) if one.cause == "execution"]
+def _working(activities: Activities, row: int) -> tuple[int, int, list[tuple[int, int]]]:
+    """Return when a row that calls others began and finished executing.
+
+    Also returns the gaps in between in which the engine worked: each begins as a call ends.
+    """
+    own = segments(activities, row)
+    executed = [one for one in own if one.cause == "execution"]
     if not executed:
-        return activities.ends[row], activities.ends[row]
-    return executed[0].start, executed[-1].end
+        return activities.ends[row], activities.ends[row], []
+    begun, done = executed[0].start, executed[-1].end
+    gaps = [
+        (one.start, one.end)
+        for one in own
+        if one.cause == "orchestration" and begun < one.start < done
+    ]
+    return begun, done, gaps

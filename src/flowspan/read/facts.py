@@ -54,6 +54,7 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
     pause: int = 0
     execution: int | None = None
     orchestration: int = 0
+    exit: int = 0
     running_since: int | None = None
 
 
@@ -148,5 +149,6 @@ READERS: Final[Mapping[str, tuple[str, Callable[[object], Any]]]] = {
     **{wait.attribute: (wait.name, _wait) for wait in semconv.WAITS},
     semconv.EXECUTION: ("execution", nanoseconds),
     semconv.ORCHESTRATION: ("orchestration", _wait),
+    semconv.ENGINE_EXIT: ("exit", _wait),
 }
 """The field of each attribute, and the function that reads its value."""

@@ -41,6 +41,7 @@ What always holds:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from time import time_ns
@@ -70,6 +71,7 @@ from flowspan.recording.run import States
 from flowspan.recording.tally import Tally
 from flowspan.recording.time_account import Account
 from flowspan.redaction import redact_text
+from flowspan.units import NANOSECONDS
 from flowspan.values import clean, clean_text
 
 if TYPE_CHECKING:
@@ -175,6 +177,9 @@ class RunRecorder:
             attributes=run.sampling_attributes,
         )
         self._thread = threading.current_thread()
+        self._strand = _strand()
+        self._told_end = 0  # when the final state became known, by our own clock
+        self._exit = 0
         self._phase: str = _HELD
         self._states = States()
         self._attempt = Attempt(run.run_count)
@@ -268,6 +273,8 @@ class RunRecorder:
         """Record that the run entered `state`; a repeated state is recorded once."""
         if not self._states.enter(state):
             return
+        if state.is_final:
+            self._told_end = time_ns()
         self._account.enter_state(state)
         self._attempt.enter_state(state)
         self.tally.enter_state(state)
@@ -320,7 +327,27 @@ class RunRecorder:
         """Record a measurement of the user's own, as the metric ``prefect.metric.<name>``."""
         self.tally.measure(name, value, unit, attributes)
 
+    def exclude(self, start: int, end: int) -> None:
+        """Record that a part of the execution is not the user's time, but the engine's."""
+        self._account.exclude(start, end)
+
     # How it ends
+
+    def return_to_caller(self, now: int) -> None:
+        """Record that the engine returns to the caller's code at `now`.
+
+        The time since the final state is the engine's. It counts if the caller went on nowhere
+        meanwhile: if this run was called in the same thread, and task of an event loop.
+        """
+        caller, state = self.caller, self.state
+        if state is None or not state.is_final:
+            return
+        if caller is None or caller._strand != self._strand:  # noqa: SLF001 - of the same class
+            return
+        # Prefect's server sets the times of flow run states, perhaps by another clock.
+        since = min(max(self.run.start, self._account.left, state.time), self._told_end)
+        self._exit = max(0, now - since)
+        caller.exclude(since, now)
 
     def leave_as(self, state: State) -> None:
         """End with a `state` that the run will enter only after this process has left it."""
@@ -388,6 +415,8 @@ class RunRecorder:
         attributes: Attributes = dict(self.run.waits_before)
         attributes.update(self.rows.attributes(self._account.execution))
         attributes.update(self._account.attributes(end - self.run.start))
+        if self._exit:
+            attributes[semconv.ENGINE_EXIT] = self._exit / NANOSECONDS
         attributes[semconv.THREAD_ID] = self._thread.ident or 0
         attributes[semconv.THREAD_NAME] = self._thread.name
         if state is not None:
@@ -404,6 +433,15 @@ class RunRecorder:
                 attributes.update(self._details.attributes())
         finally:
             self.span.set_attributes(clean(attributes))
+
+
+def _strand() -> tuple[int, int]:
+    """Identify the thread, and in an event loop the task, that runs the calling code."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return threading.get_ident(), id(task)
 
 
 def current_recorder(context: Context | None = None) -> RunRecorder | None:

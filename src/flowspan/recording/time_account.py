@@ -103,15 +103,31 @@ class Account:
             if self._since is None:
                 # A thread's wait while the function ran has been counted as execution.
                 start = max(start, self._until)
-            merged = (start, end)
-            length = end - start
-            while self._intervals and self._intervals[-1][1] >= merged[0]:
-                begun, ended = self._intervals.pop()
-                length -= max(0, min(ended, end) - max(begun, start))
-                merged = (min(begun, merged[0]), max(ended, merged[1]))
-            self._intervals.append(merged)
+            length = self._add_interval(start, end)
             if length > 0:
                 self._waits[attribute] = self._waits.get(attribute, 0) + length
+
+    def exclude(self, start: int, end: int) -> None:
+        """Count a part of the execution as the engine's own time."""
+        with self._lock:
+            if self._since is not None:
+                self._add_interval(start, end)
+
+    def _add_interval(self, start: int, end: int) -> int:
+        """Add what is not execution; return how much of it is new."""
+        merged = (start, end)
+        length = end - start
+        while self._intervals and self._intervals[-1][1] >= merged[0]:
+            begun, ended = self._intervals.pop()
+            length -= max(0, min(ended, end) - max(begun, start))
+            merged = (min(begun, merged[0]), max(ended, merged[1]))
+        self._intervals.append(merged)
+        return length
+
+    @property
+    def left(self) -> int:
+        """When the user's function was last left; 0 if it was not."""
+        return self._until
 
     @property
     def waits(self) -> dict[str, float]:
