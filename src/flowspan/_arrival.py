@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import flowspan
 from flowspan._containment import Containment
-from flowspan._parcel import Parcel
+from flowspan._parcel import Note, Parcel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,7 +21,10 @@ _logger = logging.getLogger("flowspan")
 _contained = Containment("arrival")
 
 
-def arrive(text: str) -> Parcel:
+_last_note: list[Note] = []
+
+
+def arrive(text: str, note: str) -> Parcel:
     """Instrument this process with the sender's settings, unless that has been done.
 
     Called whenever a `Parcel` is unpickled; never raises. Returns what this process may pass on.
@@ -29,7 +32,22 @@ def arrive(text: str) -> Parcel:
     with _contained:
         if not _is_scheduler():
             _instrument_like(json.loads(text))
-    return Parcel(text)
+            _last_note[:] = [Note.of(note)]
+    return Parcel(text, note)
+
+
+def note_about(run_id: str, parcel: object) -> Note:
+    """Return what the sender of a task run knows about it.
+
+    `parcel` came with the run. If the run's task runner keeps it, as a process pool does, that
+    unpickles a run just before it starts, one at a time, so the last note is the one.
+    """
+    with _contained:
+        if isinstance(parcel, Parcel) and isinstance(parcel.note, str):
+            return Note.of(parcel.note)
+        if _last_note and _last_note[0].run_id == run_id:
+            return _last_note.pop()
+    return Note()
 
 
 def _is_scheduler() -> bool:

@@ -101,6 +101,8 @@ WAITS: Final = (
     Wait(WAIT_RETRY, "between", in_metric=True, state="AwaitingRetry"),
     Wait(WAIT_PAUSE, "middle", state="Paused"),
 )
+# The part of WAIT_DEPENDENCIES before the span: in a task runner, before it sends the task
+TASK_RUNNER_DEPENDENCIES: Final = "prefect.task_runner.dependencies"
 # Waits before the span starts
 WAITS_BEFORE: Final = tuple(wait.attribute for wait in WAITS if wait.place == "before")
 # Waits inside the span: with EXECUTION and ORCHESTRATION they add up to its duration

@@ -251,10 +251,11 @@ def test_time_until_calls_return_is_the_engines(tmp_path: Path) -> None:
         ("orchestration", 6, 7),
         ("execution", 7, 8),
     ]
-    totals = {"execution": 6.0, "orchestration": 2.0}
-    built = build(tmp_path, run("RUN outer", 0, 8, *small, **totals))
+    built = build(tmp_path, run("RUN outer", 0, 8, *small, execution=6.0, orchestration=2.0))
     assert segments(built, "RUN outer") == expected
     tries = (attempt(1, 0, 8, *small, error="no"),)
     (tmp_path / "retried").mkdir()
-    built = build(tmp_path / "retried", run("RUN outer", 0, 8, *tries, **totals))
+    built = build(
+        tmp_path / "retried", run("RUN outer", 0, 8, *tries, execution=6.0, orchestration=2.0)
+    )
     assert segments(built, "RUN outer") == segments(built, "attempt 1") == expected

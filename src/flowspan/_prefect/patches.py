@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import signal
 from dataclasses import dataclass
-from itertools import islice
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,9 +16,10 @@ from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 
 from flowspan import semconv
-from flowspan._prefect.description import SHORTEST_WAIT, as_state
+from flowspan._prefect.description import as_state
 from flowspan._prefect.observer import contained
 from flowspan._prefect.telemetry import NO_TRACER, EngineTelemetry
+from flowspan._prefect.upstream import found_in, submitted_now, with_note
 from flowspan.recording.recorder import current_recorder
 from flowspan.recording.rows import count_rows
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     Look = Callable[[EngineObserver, Any, dict[str, Any]], None]
     Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
-
-_FUTURES_SEARCHED: Final = 1000
 
 
 class _Bracket:
@@ -275,22 +273,6 @@ def _rolled_back(_observer: EngineObserver) -> Wrapper:
     return handle_rollback
 
 
-def _holds_future(value: object) -> bool:
-    """Return whether a future is among the first thousand items of `value`, at any depth."""
-    pending = [value]
-    for _ in range(_FUTURES_SEARCHED):
-        if not pending:
-            return False
-        item = pending.pop()
-        if isinstance(item, PrefectFuture):
-            return True
-        if isinstance(item, dict):
-            pending.extend(islice(item.values(), _FUTURES_SEARCHED))
-        elif isinstance(item, (list, tuple, set)):  # annotations such as allow_failure() are tuples
-            pending.extend(islice(item, _FUTURES_SEARCHED))
-    return False
-
-
 def _waits_for(inputs: str) -> Callable[[EngineObserver], Wrapper]:
     """Wrap a method that waits for the futures in the engine's attribute `inputs`."""
 
@@ -299,9 +281,9 @@ def _waits_for(inputs: str) -> Callable[[EngineObserver], Wrapper]:
             telemetry = engine._telemetry  # noqa: SLF001
             if not isinstance(telemetry, EngineTelemetry) or not telemetry.has_upstream:
                 return wrapped(*args, **kwargs)
-            waits = False
+            futures: list[Any] = []
             with contained:
-                waits = _holds_future(getattr(engine, inputs))
+                futures = list(found_in(getattr(engine, inputs), PrefectFuture))
             outer, start = context_api.get_current(), time_ns()
             if telemetry.recorder is not None:
                 # Prefect links upstream runs to the current span. Ours already has these links, so
@@ -313,9 +295,8 @@ def _waits_for(inputs: str) -> Callable[[EngineObserver], Wrapper]:
             finally:
                 context_api.attach(outer)
                 with contained:
-                    waited = time_ns() - start
-                    if waits and waited >= SHORTEST_WAIT and telemetry.recorder is not None:
-                        telemetry.recorder.wait(semconv.WAIT_DEPENDENCIES, start, start + waited)
+                    if futures:
+                        telemetry.wait_for(futures, start, time_ns())
 
         return resolve
 
@@ -404,9 +385,28 @@ def _sends_parcel(observer: EngineObserver) -> Wrapper:
 
     def serialize(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
         # The receiver reads the tags only, but it does so whenever there is any key at all.
-        return {"current_tags": [], **wrapped(*args, **kwargs), "flowspan": observer.parcel}
+        parcel = submitted_now(observer.parcel)
+        return {"current_tags": [], **wrapped(*args, **kwargs), "flowspan": parcel}
 
     return serialize
+
+
+def _sends_note(_observer: EngineObserver) -> Wrapper:
+    """Let a process pool send along what only this process knows: the upstream runs of a task.
+
+    Prefect resolves their futures here, and does not tell the pool's process of them.
+    """
+
+    def resolve_futures_and_submit(wrapped: Any, _runner: Any, args: Any, kwargs: Any) -> Any:
+        with contained:
+            run_id, upstream = (
+                str(kwargs["task_run_id"]),
+                (kwargs["parameters"], kwargs["wait_for"]),
+            )
+            kwargs = {**kwargs, "context": with_note(kwargs["context"], run_id, *upstream)}
+        return wrapped(*args, **kwargs)
+
+    return resolve_futures_and_submit
 
 
 def _gives_no_tracer(_observer: EngineObserver) -> Wrapper:
@@ -554,6 +554,12 @@ PATCHES: Final = (
     Patch("prefect.telemetry.run_telemetry", None, "get_tracer", _gives_no_tracer),
     Patch("prefect.tasks", "Task", "create_run", _looks_at(_saw_new_task_run)),
     Patch("prefect.context", "TagsContext", "serialize", _sends_parcel),
+    Patch(
+        "prefect.task_runners",
+        "ProcessPoolTaskRunner",
+        "_resolve_futures_and_submit",
+        _sends_note,
+    ),
     Patch(
         "prefect.concurrency._sync", None, "acquire_concurrency_slots_with_lease", _acquires_slots
     ),

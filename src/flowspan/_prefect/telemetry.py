@@ -11,13 +11,16 @@ from opentelemetry import context as context_api
 from opentelemetry.trace import NoOpTracer, SpanKind, set_span_in_context
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.client.schemas.objects import State as PrefectState
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging.loggers import flow_run_logger
 from prefect.telemetry.run_telemetry import LABELS_TRACEPARENT_KEY, RunTelemetry
 from prefect.transactions import TransactionState
 
 from flowspan import semconv
+from flowspan._arrival import note_about
 from flowspan._prefect.description import (
+    SHORTEST_WAIT,
     FlowRunDescription,
     Past,
     TaskRunDescription,
@@ -26,6 +29,7 @@ from flowspan._prefect.description import (
     names_by_run_id,
     nanoseconds,
     seconds,
+    waits_before_task,
 )
 from flowspan._prefect.observer import EngineObserver, contained
 from flowspan._prefect.origin import (
@@ -38,6 +42,7 @@ from flowspan._prefect.origin import (
     parse_traceparent,
     remote_context,
 )
+from flowspan._prefect.upstream import found_in, last_end
 from flowspan.identity import derive_span_id, derive_trace_id
 from flowspan.recording.rows import count_rows
 from flowspan.recording.run import Run, State
@@ -46,9 +51,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
 
     from prefect.client.orchestration import PrefectClient, SyncPrefectClient
-    from prefect.client.schemas.objects import State as PrefectState
     from prefect.types import KeyValueLabels
 
+    from flowspan._parcel import Note
     from flowspan.recording.recorder import RunRecorder
 
 NO_TRACER: Final = NoOpTracer()
@@ -87,6 +92,7 @@ class EngineTelemetry(RunTelemetry):
         self.transaction: Any = None
         self._told_state: PrefectState | None = None
         self.has_upstream = False
+        self._past = Past()
         engine._telemetry = self  # noqa: SLF001
 
     @property
@@ -145,7 +151,10 @@ class EngineTelemetry(RunTelemetry):
 
         The caller awaits what an asynchronous client returns.
         """
-        past = Past()
+        past = self._past
+        with contained:
+            if isinstance(run, TaskRun):
+                past.note = self._note_about(run)
         with contained:
             if self._has_past and isinstance(run, FlowRun):
                 past.states = yield client.read_flow_run_states(run.id)
@@ -221,6 +230,20 @@ class EngineTelemetry(RunTelemetry):
             counts = [count_rows(value) for value in self._engine.parameters.values()]
             known = [count for count in counts if count is not None]
             self.recorder.rows.count(semconv.ROWS_INPUT, sum(known) if known else None)
+
+    def wait_for(self, futures: Iterable[Any], start: int, end: int) -> None:
+        """Record that the engine waited for the futures of upstream runs."""
+        if self.recorder is None:
+            return
+        if end - start >= SHORTEST_WAIT:
+            self.recorder.wait(semconv.WAIT_DEPENDENCIES, start, end)
+        note = self._past.note
+        if note.is_there:
+            # The task runner had waited for them, too, while it started a worker.
+            ended = max(note.ended, last_end(future.state for future in futures))
+            self._past.note = note._replace(ended=ended)
+            waits = waits_before_task(self._run, self._past, self._start)
+            self.recorder.wait_before(seconds(waits))
 
     def terminate(self) -> None:
         """Note that a signal ends the process; leave the run if its state is final."""
@@ -339,6 +362,15 @@ class EngineTelemetry(RunTelemetry):
             if not origin.is_called:
                 self._log_trace_url(run, context.trace_id)
         return labels
+
+    def _note_about(self, run: TaskRun) -> Note:
+        """Return what the sender of a task run knows, and when the upstream runs in it ended."""
+        tags = (self._engine.context or {}).get("tags_context") or {}
+        note = note_about(str(run.id), tags.get("flowspan"))
+        if not note.is_there:
+            return note
+        states = found_in((self._engine.parameters, self._engine.wait_for), PrefectState)
+        return note._replace(ended=max(note.ended, last_end(states)))
 
     def _states_so_far(self, run: FlowRun | TaskRun, past: Past) -> list[PrefectState]:
         states = before_pick_up(past.states)

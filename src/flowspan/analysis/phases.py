@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from flowspan import semconv
-from flowspan.read.facts import lengths_at, total_at
+from flowspan.read.facts import PHASES_BEFORE, lengths_at, total_at, waits_before
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -72,7 +72,6 @@ def _phases_at(*places: semconv.Place) -> tuple[str, ...]:
 _AT_START: Final = _phases_at("start")
 _BETWEEN: Final = _phases_at("between")
 _IN_MIDDLE: Final = _phases_at("middle")
-_waits_before: Final = lengths_at("before")
 _waits_at_start: Final = lengths_at("start")
 _waits_between: Final = lengths_at("between")
 _waits_in_middle: Final = lengths_at("middle")
@@ -85,10 +84,10 @@ def before(span: Span) -> list[Segment]:
     """Lay out the waits before the span; the last one ends where the span starts."""
     cursor = span.start
     segments: list[Segment] = []
-    waits = _waits_before(span.facts)
+    waits = waits_before(span.facts)
     if not any(waits):
         return segments
-    for name, length in zip(reversed(semconv.WAITS_BEFORE), reversed(waits), strict=True):
+    for name, length in zip(reversed(PHASES_BEFORE), reversed(waits), strict=True):
         start = max(0, cursor - length)
         if start < cursor:
             segments.insert(0, Segment(name, start, cursor))

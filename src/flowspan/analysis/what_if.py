@@ -94,6 +94,9 @@ class Network:
         gates = {}
         waited = map(sum, map(_waits_at_start, activities.facts))
         for row, (known, wait) in enumerate(zip(activities.facts, waited, strict=True)):
+            if known.dependencies_before:
+                gates[row] = self._gate_of_sent(row, holders)
+                continue
             start, end = starts[row], ends[row]
             ready = min(end, start + known.dependencies)
             upstream = activities.upstream(row)
@@ -125,6 +128,29 @@ class Network:
                 begin - (ready if holder == NONE else ends[holder]),
             )
         return gates
+
+    def _gate_of_sent(self, row: int, holders: Holders) -> _Gate:
+        """Find what a row waited for whose task runner first waited for its upstream rows.
+
+        After these it waited for a worker, and then for a slot: the gate has the later of the two.
+        """
+        activities, known = self._activities, self._activities.facts[row]
+        start, end, submit = activities.starts[row], activities.ends[row], activities.submits[row]
+        ready = min(end, submit + known.dependencies_before + known.dependencies)
+        picked_up = max(start, ready)
+        upstream = [one for one in activities.upstream(row) if activities.ends[one] <= picked_up]
+        last = max((activities.ends[one] for one in upstream), default=submit)
+        ready = max(ready, last)
+        begin = self._begins[row] = min(end, picked_up + known.concurrency)
+        holder = NONE
+        if known.concurrency:
+            holder = holders.of_slot(row, picked_up, begin)
+        if holder == NONE and start > ready:
+            holder = holders.of_lane(row, ready, start)
+        is_explained = last > submit
+        depended = ready - (last if is_explained else submit)
+        held = begin - (ready if holder == NONE else activities.ends[holder])
+        return _Gate(NONE, 0, upstream, is_explained, depended, holder, held)
 
     def _order_events(self) -> list[int]:
         """Order all calls, begins and ends by time; at the same time, ends come first."""

@@ -180,6 +180,7 @@ class RunRecorder:
         self._strand = _strand()
         self._told_end = 0  # when the final state became known, by our own clock
         self._exit = 0
+        self._waits_before = run.waits_before
         self._phase: str = _HELD
         self._states = States()
         self._attempt = Attempt(run.run_count)
@@ -327,6 +328,10 @@ class RunRecorder:
         """Record a measurement of the user's own, as the metric ``prefect.metric.<name>``."""
         self.tally.measure(name, value, unit, attributes)
 
+    def wait_before(self, waits: Mapping[str, float]) -> None:
+        """Record the waits before the run's start anew, in seconds by attribute."""
+        self._waits_before = waits
+
     def exclude(self, start: int, end: int) -> None:
         """Record that a part of the execution is not the user's time, but the engine's."""
         self._account.exclude(start, end)
@@ -383,7 +388,7 @@ class RunRecorder:
             self.tally.stop(end)
             if self.caller is not None and self.caller is self.calling_flow:
                 self.caller.rows.add_called(self.run.id, self.rows)
-            self.tally.end(self._attempt, outcome, self._account.waits, self.rows)
+            self.tally.end(self._attempt, outcome, self._waits, self.rows)
             if self.run.watch is not None:
                 self._identity = self.log_attributes  # a violation may be reported later
                 self.tally.judge(outcome, self.rows)
@@ -395,6 +400,14 @@ class RunRecorder:
     @property
     def _innermost_span(self) -> Span:
         return self._attempt.span or self.span
+
+    @property
+    def _waits(self) -> dict[str, float]:
+        """Seconds waited before and inside the span, by attribute."""
+        waits = self._account.waits
+        for attribute, waited in self._waits_before.items():
+            waits[attribute] = waits.get(attribute, 0.0) + waited
+        return waits
 
     def _move_to(self, phase: str) -> None:
         left, self._phase = self._phase, phase
@@ -412,9 +425,12 @@ class RunRecorder:
             self.span.end(end_time=end)
 
     def _describe(self, state: State | None, outcome: Outcome | None, end: int) -> None:
-        attributes: Attributes = dict(self.run.waits_before)
-        attributes.update(self.rows.attributes(self._account.execution))
+        attributes: Attributes = self.rows.attributes(self._account.execution)
         attributes.update(self._account.attributes(end - self.run.start))
+        attributes.update(self._waits)
+        if semconv.WAIT_DEPENDENCIES in self._waits_before:
+            before = self._waits_before[semconv.WAIT_DEPENDENCIES]
+            attributes[semconv.TASK_RUNNER_DEPENDENCIES] = before
         if self._exit:
             attributes[semconv.ENGINE_EXIT] = self._exit / NANOSECONDS
         attributes[semconv.THREAD_ID] = self._thread.ident or 0
