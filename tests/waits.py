@@ -58,7 +58,7 @@ def _submitted(span: ReadableSpan) -> float:
     """Return when a run was submitted, in nanoseconds since the epoch."""
     assert span.start_time is not None
     a = attributes(span)
-    before = a.get(semconv.TASK_RUNNER_DEPENDENCIES, 0.0) + a.get(semconv.WAIT_QUEUE, 0.0)
+    before: float = a.get(semconv.TASK_RUNNER_DEPENDENCIES, 0.0) + a.get(semconv.WAIT_QUEUE, 0.0)
     return span.start_time - before * _SECOND
 
 

@@ -21,6 +21,7 @@ TOTALS = {
     "execution": semconv.EXECUTION,
     "orchestration": semconv.ORCHESTRATION,
     "exit": semconv.ENGINE_EXIT,
+    "sent": semconv.TASK_RUNNER_DEPENDENCIES,
 }
 
 

@@ -2,11 +2,13 @@
 
 import sys
 import time
+from importlib import import_module
+from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
-from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
 SLOW = 1.0
 """Seconds that the slow task takes, once for each of the runs that others wait for."""
@@ -47,26 +49,25 @@ def mapped(_: int) -> None:
 def work() -> None:
     """Call the tasks; each waits alone for what it waits for, in two workers that are there."""
     warm.map([1, 2]).wait()
-    first = slow.submit()
+    first: Any = slow.submit()
     uses.submit(first).wait()
-    second = slow.submit()
-    follows.submit(wait_for=[second]).wait()
+    second: Any = slow.submit()
+    follows.submit(wait_for=[second], return_state=False).wait()
     retried.submit().wait()
     mapped.map([1, 2, 3, 4]).wait()
 
 
-def runner(name: str) -> "TaskRunner[object]":
+def runner(name: str) -> Any:
     """Return a task runner with two workers."""
     if name == "dask":
-        from prefect_dask import DaskTaskRunner
-
-        return DaskTaskRunner(cluster_kwargs={"n_workers": 2, "threads_per_worker": 1})
+        module: Any = import_module("prefect_dask")
+        return module.DaskTaskRunner(cluster_kwargs={"n_workers": 2, "threads_per_worker": 1})
     if name == "ray":
-        from prefect_ray import RayTaskRunner
-
-        return RayTaskRunner(init_kwargs={"num_cpus": 2, "include_dashboard": False})
-    kinds = {"thread": ThreadPoolTaskRunner, "process": ProcessPoolTaskRunner}
-    return kinds[name](max_workers=2)
+        module = import_module("prefect_ray")
+        return module.RayTaskRunner(init_kwargs={"num_cpus": 2, "include_dashboard": False})
+    if name == "process":
+        return ProcessPoolTaskRunner(max_workers=2)
+    return ThreadPoolTaskRunner(max_workers=2)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ from flowspan.read.facts import lengths_at, total_at
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from flowspan.read.facts import Facts
+
 # The kinds of events: row r has the events 3r, 3r + 1 and 3r + 2
 _BEGINS: Final = 1
 _ENDS: Final = 2
@@ -101,9 +103,7 @@ class Network:
             ready = min(end, start + known.dependencies)
             upstream = activities.upstream(row)
             if upstream:
-                # How long the engine worked first is unknown, so they may have ended after that.
-                room = end - (known.execution or 0) - _waited_inside(known) + known.dependencies
-                limit = max(ready, room)
+                limit = max(ready, _room(known, end))
                 upstream = [one for one in upstream if ends[one] <= limit]
             if known.dependencies:
                 ready = max((ready, *(ends[one] for one in upstream)))
@@ -137,10 +137,11 @@ class Network:
         activities, known = self._activities, self._activities.facts[row]
         start, end, submit = activities.starts[row], activities.ends[row], activities.submits[row]
         ready = min(end, submit + known.dependencies_before + known.dependencies)
-        picked_up = max(start, ready)
-        upstream = [one for one in activities.upstream(row) if activities.ends[one] <= picked_up]
+        limit = max(start, ready, _room(known, end) if known.dependencies else 0)
+        upstream = [one for one in activities.upstream(row) if activities.ends[one] <= limit]
         last = max((activities.ends[one] for one in upstream), default=submit)
         ready = max(ready, last)
+        picked_up = max(start, ready)
         begin = self._begins[row] = min(end, picked_up + known.concurrency)
         holder = NONE
         if known.concurrency:
@@ -361,6 +362,14 @@ class Network:
         if gate.holder == NONE:
             return ready + gate.held
         return max(ready, ended[gate.holder] + gate.held)
+
+
+def _room(known: Facts, end: int) -> int:
+    """Return until when a row may have waited inside its span for the rows that it depends on.
+
+    How long the engine worked before that wait is unknown.
+    """
+    return end - (known.execution or 0) - _waited_inside(known) + known.dependencies
 
 
 def _working(activities: Activities, row: int) -> tuple[int, int, list[tuple[int, int]]]:

@@ -306,3 +306,43 @@ def test_time_until_calls_of_an_attempt_return() -> None:
         (FLOW, "orchestration", 6, 9),
         (FLOW, "execution", 9, 10),
     ]
+
+
+def test_upstream_before_the_worker() -> None:
+    """A task that another process runs waits for its upstream run first, and then for a worker."""
+    spans = [
+        flow(10),
+        run("extract", FLOW, 1, 5, lane="1", process="a", execution=4),
+        run("other", FLOW, 1, 7, lane="2", process="b", execution=6),
+        run(
+            "load",
+            FLOW,
+            8,
+            9,
+            lane="2",
+            process="b",
+            upstream=["extract"],
+            dependencies=4,
+            sent=4,
+            queue=3,
+            execution=1,
+        ),
+    ]
+    assert path(*spans) == [
+        (FLOW, "execution", 0, 1),
+        ("other", "execution", 1, 7),
+        ("load", "queue", 7, 8),
+        ("load", "execution", 8, 9),
+        (FLOW, "execution", 9, 10),
+    ]
+    idle = [span for span in spans if span.span_id != "other"]
+    assert path(*idle) == [
+        (FLOW, "execution", 0, 1),
+        ("extract", "execution", 1, 5),
+        ("load", "queue", 5, 8),
+        ("load", "execution", 8, 9),
+        (FLOW, "execution", 9, 10),
+    ]
+    tasks = {task.name: task for task in analyse(idle).tasks}
+    assert tasks["load"].waits["dependencies"] == 4 * SECOND
+    assert (tasks["extract"].drag, tasks["extract"].saved) == (4 * SECOND, 2 * SECOND)
