@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import flowspan
 from flowspan._containment import Containment
-from flowspan._parcel import Note, Parcel
+from flowspan._parcel import Parcel, keep_note
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,9 +21,6 @@ _logger = logging.getLogger("flowspan")
 _contained = Containment("arrival")
 
 
-_last_note: list[Note] = []
-
-
 def arrive(text: str, note: str) -> Parcel:
     """Instrument this process with the sender's settings, unless that has been done.
 
@@ -32,22 +29,8 @@ def arrive(text: str, note: str) -> Parcel:
     with _contained:
         if not _is_scheduler():
             _instrument_like(json.loads(text))
-            _last_note[:] = [Note.of(note)]
+            keep_note(note)
     return Parcel(text, note)
-
-
-def note_about(run_id: str, parcel: object) -> Note:
-    """Return what the sender of a task run knows about it.
-
-    `parcel` came with the run. If the run's task runner keeps it, as a process pool does, that
-    unpickles a run just before it starts, one at a time, so the last note is the one.
-    """
-    with _contained:
-        if isinstance(parcel, Parcel) and isinstance(parcel.note, str):
-            return Note.of(parcel.note)
-        if _last_note and _last_note[0].run_id == run_id:
-            return _last_note.pop()
-    return Note()
 
 
 def _is_scheduler() -> bool:

@@ -83,3 +83,24 @@ class Parcel(str):
         note = self.note if isinstance(self.note, str) else self.note()
         names = {"expression": _EXPRESSION, "source": _SOURCE, "text": str(self), "note": note}
         return eval, (_EXPRESSION, names)
+
+
+_last: list[Note] = []
+
+
+def keep_note(text: str) -> None:
+    """Keep the note that has just arrived in this process; raises like `Note.of`."""
+    _last[:] = [Note.of(text)]
+
+
+def note_about(run_id: str, parcel: object) -> Note:
+    """Return what the sender of a task run knows about it; raises like `Note.of`.
+
+    `parcel` came with the run. If the run's task runner keeps it from the run, as a process pool
+    does, that unpickles each run just before it starts, one at a time, so the last note is the one.
+    """
+    if isinstance(parcel, Parcel) and isinstance(parcel.note, str):
+        return Note.of(parcel.note)
+    if _last and _last[0].run_id == run_id:
+        return _last.pop()
+    return Note()

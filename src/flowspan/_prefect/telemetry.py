@@ -18,7 +18,7 @@ from prefect.telemetry.run_telemetry import LABELS_TRACEPARENT_KEY, RunTelemetry
 from prefect.transactions import TransactionState
 
 from flowspan import semconv
-from flowspan._arrival import note_about
+from flowspan._parcel import note_about
 from flowspan._prefect.description import (
     SHORTEST_WAIT,
     FlowRunDescription,
