@@ -55,6 +55,7 @@ class Account:
         self._execution: int | None = None
         self._since: int | None = None
         self._until = 0
+        self._excluded = 0  # since then
         self._state_wait: tuple[str, int] | None = None
 
     @property
@@ -93,8 +94,9 @@ class Account:
                     max(0, min(end, now) - max(start, self._since))
                     for start, end in self._intervals
                 )
-                self._execution = (self._execution or 0) + max(0, now - self._since) - waited
-                self._since, self._until = None, now
+                executed = max(0, now - self._since - waited - self._excluded)
+                self._execution = (self._execution or 0) + executed
+                self._since, self._until, self._excluded = None, now, 0
         return True
 
     def wait(self, attribute: str, start: int, end: int) -> None:
@@ -103,26 +105,28 @@ class Account:
             if self._since is None:
                 # A thread's wait while the function ran has been counted as execution.
                 start = max(start, self._until)
-            length = self._add_interval(start, end)
+            merged = (start, end)
+            length = end - start
+            while self._intervals and self._intervals[-1][1] >= merged[0]:
+                begun, ended = self._intervals.pop()
+                length -= max(0, min(ended, end) - max(begun, start))
+                merged = (min(begun, merged[0]), max(ended, merged[1]))
+            self._intervals.append(merged)
             if length > 0:
                 self._waits[attribute] = self._waits.get(attribute, 0) + length
 
     def exclude(self, start: int, end: int) -> None:
-        """Count a part of the execution as the engine's own time."""
+        """Count a part of the execution that has just ended as the engine's own time."""
         with self._lock:
-            if self._since is not None:
-                self._add_interval(start, end)
-
-    def _add_interval(self, start: int, end: int) -> int:
-        """Add what is not execution; return how much of it is new."""
-        merged = (start, end)
-        length = end - start
-        while self._intervals and self._intervals[-1][1] >= merged[0]:
-            begun, ended = self._intervals.pop()
-            length -= max(0, min(ended, end) - max(begun, start))
-            merged = (min(begun, merged[0]), max(ended, merged[1]))
-        self._intervals.append(merged)
-        return length
+            if self._since is None:
+                return
+            start = max(start, self._since)
+            length = end - start
+            for begun, ended in reversed(self._intervals):
+                if ended <= start:
+                    break
+                length -= max(0, min(ended, end) - max(begun, start))
+            self._excluded += max(0, length)
 
     @property
     def left(self) -> int:
