@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import signal
 from dataclasses import dataclass
+from itertools import chain
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
@@ -281,9 +282,10 @@ def _waits_for(inputs: str) -> Callable[[EngineObserver], Wrapper]:
             telemetry = engine._telemetry  # noqa: SLF001
             if not isinstance(telemetry, EngineTelemetry) or not telemetry.has_upstream:
                 return wrapped(*args, **kwargs)
-            futures: list[Any] = []
+            future, others = None, iter(())
             with contained:
-                futures = list(found_in(getattr(engine, inputs), PrefectFuture))
+                others = found_in(getattr(engine, inputs), PrefectFuture)
+                future = next(others, None)
             outer, start = context_api.get_current(), time_ns()
             if telemetry.recorder is not None:
                 # Prefect links upstream runs to the current span. Ours already has these links, so
@@ -295,8 +297,8 @@ def _waits_for(inputs: str) -> Callable[[EngineObserver], Wrapper]:
             finally:
                 context_api.attach(outer)
                 with contained:
-                    if futures:
-                        telemetry.wait_for(futures, start, time_ns())
+                    if future is not None:
+                        telemetry.wait_for(chain((future,), others), start, time_ns())
 
         return resolve
 
