@@ -401,11 +401,8 @@ def _sends_note(_observer: EngineObserver) -> Wrapper:
 
     def resolve_futures_and_submit(wrapped: Any, _runner: Any, args: Any, kwargs: Any) -> Any:
         with contained:
-            run_id, upstream = (
-                str(kwargs["task_run_id"]),
-                (kwargs["parameters"], kwargs["wait_for"]),
-            )
-            kwargs = {**kwargs, "context": with_note(kwargs["context"], run_id, *upstream)}
+            known = ("context", "task_run_id", "parameters", "wait_for")
+            kwargs = {**kwargs, "context": with_note(*(kwargs[name] for name in known))}
         return wrapped(*args, **kwargs)
 
     return resolve_futures_and_submit

@@ -41,7 +41,7 @@ def last_end(states: Iterable[State[Any]]) -> int:
 
 
 def with_note(
-    context: Mapping[str, Any], run_id: str, parameters: Mapping[str, Any], wait_for: object
+    context: Mapping[str, Any], run_id: object, parameters: Mapping[str, Any], wait_for: object
 ) -> Mapping[str, Any]:
     """Return the serialized context of a task run with a note about its upstream runs.
 
@@ -63,7 +63,7 @@ def with_note(
         ended = 0
         with contained:
             ended = last_end(one.state for one in futures)
-        return Note(None, upstream, ended, run_id).as_text()
+        return Note(None, upstream, ended, str(run_id)).as_text()
 
     tags = {**context["tags_context"], "flowspan": Parcel(parcel, write)}
     return {**context, "tags_context": tags}
