@@ -72,15 +72,19 @@ def instrument(
     with _lock:
         instrumentor = _instrumentor()
         if instrumentor.is_instrumented_by_opentelemetry:
-            instrumentor.adopt_running(since)
+            instrumentor.adopt_running()
         else:
             instrumentor.instrument(
                 tracer_provider=tracer_provider,
                 meter_provider=meter_provider,
                 logger_provider=logger_provider,
                 settings=settings,
-                since=since,
             )
+    if instrumentor.patched:
+        from flowspan.recording.recorder import current_recorder  # noqa: PLC0415 - import flowspan is fast
+
+        if (recorder := current_recorder()) is not None:
+            recorder.exclude(since, time_ns())  # the run that called this has done nothing itself
 
 
 def uninstrument() -> None:

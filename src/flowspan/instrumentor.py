@@ -90,10 +90,8 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         meter_provider: MeterProvider | None = None,
         logger_provider: LoggerProvider | None = None,
         settings: Settings | None = None,
-        since: int | None = None,
         **_: Any,
     ) -> None:
-        since = time.time_ns() if since is None else since
         settings = settings if settings is not None else Settings()
         if is_switched_off(settings):
             return
@@ -121,7 +119,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
                     self._wrap(owner, patch.name, patch.wrapper(observer))
             self._log_hooks.install(LogMeasure(), _log_export(observer, providers.logs, settings))
             _finish_at_exit(self)
-            self.adopt_running(since)
+            self.adopt_running()
         except BaseException:  # such as the timeout of the flow that calls this
             self._uninstrument()
             raise
@@ -131,15 +129,12 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         self._patched.append(patch)
         patch.install()
 
-    def adopt_running(self, since: int) -> None:
-        """Start recording the runs that called this, unless they are recorded already.
-
-        The time since `since` (ns) is not theirs.
-        """
+    def adopt_running(self) -> None:
+        """Start recording the runs that called this, unless they are recorded already."""
         if self._observer is not None:
             from flowspan._prefect import adopt_running  # noqa: PLC0415 - as above
 
-            adopt_running(self._observer, since)
+            adopt_running(self._observer)
 
     def _uninstrument(self, **_: Any) -> None:
         self._log_hooks.remove()

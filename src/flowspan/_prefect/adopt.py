@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from time import time_ns
 from typing import TYPE_CHECKING, Final
 
 from prefect.flow_engine import AsyncFlowRunEngine, FlowRunEngine
@@ -18,11 +17,8 @@ if TYPE_CHECKING:
 _ENGINES: Final = (SyncTaskRunEngine, AsyncTaskRunEngine, FlowRunEngine, AsyncFlowRunEngine)
 
 
-def adopt_running(observer: EngineObserver, since: int) -> None:
-    """Adopt the runs whose engines called the code that is running now.
-
-    What the innermost of them did `since` then (ns) was not its own work.
-    """
+def adopt_running(observer: EngineObserver) -> None:
+    """Adopt the runs whose engines called the code that is running now."""
     frame, engines = sys._getframe(), []  # noqa: SLF001 - the only way to reach the engines
     while frame is not None:
         engine = frame.f_locals.get("engine") if "engine" in frame.f_code.co_varnames else None
@@ -37,6 +33,3 @@ def adopt_running(observer: EngineObserver, since: int) -> None:
                 telemetry = EngineTelemetry(observer, engine)
                 telemetry.adopt(caller)
             caller = telemetry.recorder
-    with contained:
-        if caller is not None:
-            caller.exclude(since, time_ns())
