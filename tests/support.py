@@ -242,11 +242,18 @@ def seconds(span: ReadableSpan) -> float:
     return (span.end_time - span.start_time) / 1e9
 
 
-def accounted(span: ReadableSpan) -> float:
-    """The sum of the waits inside the span, the execution and the orchestration, in seconds."""
+def account(span: ReadableSpan) -> dict[str, float]:
+    """The waits inside the span, the execution and the orchestration, in seconds."""
     a = attributes(span)
     parts = (*semconv.WAITS_INSIDE, semconv.EXECUTION, semconv.ORCHESTRATION)
-    return sum(float(a.get(part, 0.0)) for part in parts)
+    found = {part: float(a.get(part, 0.0)) for part in parts}
+    found[semconv.WAIT_DEPENDENCIES] -= a.get(semconv.TASK_RUNNER_DEPENDENCIES, 0.0)
+    return found
+
+
+def accounted(span: ReadableSpan) -> float:
+    """The sum of these."""
+    return sum(account(span).values())
 
 
 def embedded_spans(folder: Path) -> RecordedSpans:

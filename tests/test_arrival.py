@@ -15,6 +15,8 @@ from prefect.context import hydrated_context, serialize_context
 from prefect.serializers import JSONSerializer
 
 import flowspan
+from clocks import Timed
+from flowspan._parcel import Note
 from flowspan.objectives.promises import Objectives
 from flowspan.settings import Settings
 
@@ -30,6 +32,10 @@ WITHOUT_FLOWSPAN = "import sys; sys.modules['flowspan'] = None\n"
 RELAY = """
 import pickle, sys
 sys.stdout.buffer.write(pickle.dumps(pickle.loads(sys.stdin.buffer.read())))
+"""
+READ_NOTE = """
+import pickle, sys
+print(pickle.loads(sys.stdin.buffer.read())["tags_context"]["flowspan"].note)
 """
 SCHEDULER = """
 import asyncio, pickle, sys
@@ -93,11 +99,17 @@ def test_settings_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_parcel_passes_through_other_processes() -> None:
     """A process that has no flowspan unpickles the same, and may pickle it again."""
-    sent = pickle.dumps(serialized_context(Settings(flush_timeout=7)))
+    submitting = Timed()
+    with submitting:
+        context = serialized_context(Settings(flush_timeout=7))
+    sent = pickle.dumps(context)
     passed_on = run(WITHOUT_FLOWSPAN + RELAY, run(WITHOUT_FLOWSPAN + RELAY, sent))
     settings = received(passed_on)
     assert settings is not None
     assert settings["flush_timeout"] == 7.0
+    note = Note.of(run(READ_NOTE, passed_on).decode())
+    assert note.submitted is not None
+    assert submitting.start < note.submitted < submitting.end
 
 
 def test_dask_scheduler_is_not_instrumented() -> None:

@@ -7,6 +7,7 @@ every flow and task run has a span and metrics, and log lines are exported along
 from __future__ import annotations
 
 from threading import RLock
+from time import time_ns
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat
 
 from flowspan._version import __version__
@@ -67,6 +68,7 @@ def instrument(
             installed, or an objectives file is wrong; the message says what and where.
         TypeError: An argument is not a provider.
     """
+    since = time_ns()
     with _lock:
         instrumentor = _instrumentor()
         if instrumentor.is_instrumented_by_opentelemetry:
@@ -78,6 +80,11 @@ def instrument(
                 logger_provider=logger_provider,
                 settings=settings,
             )
+    if instrumentor.patched:
+        from flowspan.recording.recorder import current_recorder  # noqa: PLC0415 - import flowspan is fast
+
+        if (recorder := current_recorder()) is not None:
+            recorder.exclude(since, time_ns())  # the run that called this has done nothing itself
 
 
 def uninstrument() -> None:

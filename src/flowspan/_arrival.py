@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import flowspan
 from flowspan._containment import Containment
-from flowspan._parcel import Parcel
+from flowspan._parcel import Parcel, keep_note
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,7 +21,7 @@ _logger = logging.getLogger("flowspan")
 _contained = Containment("arrival")
 
 
-def arrive(text: str) -> Parcel:
+def arrive(text: str, note: str) -> Parcel:
     """Instrument this process with the sender's settings, unless that has been done.
 
     Called whenever a `Parcel` is unpickled; never raises. Returns what this process may pass on.
@@ -29,7 +29,8 @@ def arrive(text: str) -> Parcel:
     with _contained:
         if not _is_scheduler():
             _instrument_like(json.loads(text))
-    return Parcel(text)
+            keep_note(note)
+    return Parcel(text, note)
 
 
 def _is_scheduler() -> bool:

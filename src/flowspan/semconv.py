@@ -60,6 +60,9 @@ WAIT_RETRY: Final = "prefect.wait.retry"
 WAIT_PAUSE: Final = "prefect.wait.pause"
 EXECUTION: Final = "prefect.execution"
 ORCHESTRATION: Final = "prefect.orchestration"
+# The engine's time after the span, until the caller's code goes on; part of the caller's
+# ORCHESTRATION
+ENGINE_EXIT: Final = "prefect.engine.exit"
 
 
 Place: TypeAlias = Literal["before", "start", "between", "middle"]
@@ -98,6 +101,8 @@ WAITS: Final = (
     Wait(WAIT_RETRY, "between", in_metric=True, state="AwaitingRetry"),
     Wait(WAIT_PAUSE, "middle", state="Paused"),
 )
+# The part of WAIT_DEPENDENCIES before the span: in a task runner, before it sends the task
+TASK_RUNNER_DEPENDENCIES: Final = "prefect.task_runner.dependencies"
 # Waits before the span starts
 WAITS_BEFORE: Final = tuple(wait.attribute for wait in WAITS if wait.place == "before")
 # Waits inside the span: with EXECUTION and ORCHESTRATION they add up to its duration

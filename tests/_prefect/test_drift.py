@@ -26,6 +26,14 @@ PARAMETERS = {
     "propose_state": ["client", "state", "flow_run_id"],
     "propose_state_sync": ["client", "state", "flow_run_id"],
     "read_flow_run": ["flow_run_id"],
+    "_resolve_futures_and_submit": [
+        "task",
+        "task_run_id",
+        "parameters",
+        "wait_for",
+        "dependencies",
+        "context",
+    ],
 }
 
 

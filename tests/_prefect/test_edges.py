@@ -234,13 +234,19 @@ def test_adoption_of_a_task_that_times_out(prefect_server: str) -> None:
 
 
 def test_adoption_from_a_subflow(prefect_server: str) -> None:
-    """instrument() in a subflow also adopts the flow that called it."""
+    """instrument() in a subflow also adopts the flow that called it.
+
+    The time that it takes itself is no execution.
+    """
     provider, spans = recording()
+    instrumenting, inside = Timed(), Timed()
 
     @flow
     def inner() -> None:
-        flowspan.instrument(tracer_provider=provider)
-        slow()
+        with inside:
+            with instrumenting:
+                flowspan.instrument(tracer_provider=provider)
+            slow()
 
     @flow
     def main() -> None:
@@ -253,6 +259,10 @@ def test_adoption_from_a_subflow(prefect_server: str) -> None:
         flowspan.uninstrument()
     assert spans.tree().splitlines() == ["RUN main", "  RUN inner", "    slow"]
     assert [span.kind.name for span in spans.all] == ["SERVER", "INTERNAL", "INTERNAL"]
+    inner_run, step = spans.one("RUN inner"), spans.one("slow")
+    executed = attributes(inner_run)[semconv.EXECUTION]
+    after = (inside.end - instrumenting.end) / 1e9 - attributes(step)[semconv.ENGINE_EXIT]
+    assert after <= executed <= seconds(inner_run) - instrumenting.seconds
 
 
 def test_adopted_async_flow_writes_its_label(prefect_server: str) -> None:

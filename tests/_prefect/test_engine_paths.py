@@ -20,7 +20,7 @@ from prefect.transactions import transaction
 from clocks import Timed, timed_wait
 from flowspan import semconv
 from flowspan.identity import derive_attempt_span_id, derive_span_id, derive_trace_id
-from kinds import KINDS, flow_around, make, make_task, span_name
+from kinds import KINDS, flow_around, make, make_flow, make_task, span_name
 from processes import PATIENCE, eventually
 from reconcile import reconcile
 from support import RecordedSpans, attributes, context, exceptions, result, seconds, states, time_of
@@ -641,6 +641,66 @@ def test_waits_of_tasks(spans: RecordedSpans) -> None:
         key for key in attributes(spans.one("direct")) if key.startswith(semconv.WAIT_PREFIX)
     ]
     assert_true_to_api(spans)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_the_time_until_a_call_returns_is_the_engines(
+    spans: RecordedSpans, level: str, kind: str
+) -> None:
+    """What the engine does after the final state of a called run is not the caller's work."""
+    hook, inside = Timed(), Timed()
+
+    def completed(*_: Any) -> None:
+        with hook:
+            time.sleep(0.2)
+
+    called: Any = (make_task if level == "task" else make_flow)(
+        kind, lambda: None, "called", on_completion=[completed]
+    )
+
+    def sync_step() -> None:
+        with inside:
+            called()
+
+    async def async_step() -> None:
+        with inside:
+            await called()
+
+    step: Any = sync_step if kind == "sync" else async_step
+    flow_around(kind, step)()
+    after = attributes(spans.one("called" if level == "task" else "RUN called"))
+    caller = attributes(spans.one("RUN main"))
+    assert hook.seconds <= after[semconv.ENGINE_EXIT] < inside.seconds
+    assert caller[semconv.EXECUTION] < inside.seconds
+    assert caller[semconv.EXECUTION] + after[semconv.ENGINE_EXIT] >= inside.seconds
+    assert_true_to_api(spans)
+
+
+def test_concurrent_calls_leave_the_caller_its_time(spans: RecordedSpans) -> None:
+    """While one call returns, its caller may work or wait for another: that is still its time."""
+    inside = Timed()
+
+    @task
+    def submitted() -> None:
+        pass
+
+    @task
+    async def gathered() -> None:
+        await asyncio.sleep(0.01)
+
+    @flow
+    async def main() -> None:
+        with inside:
+            future = submitted.submit()
+            await asyncio.gather(gathered(), gathered())
+            future.wait()
+
+    asyncio.run(main())
+    called = [attributes(span) for span in spans.children(spans.one("RUN main"))]
+    assert len(called) == 3
+    assert not any(semconv.ENGINE_EXIT in found for found in called)
+    assert attributes(spans.one("RUN main"))[semconv.EXECUTION] >= inside.seconds
 
 
 def test_concurrency_waits(spans: RecordedSpans, refused: dict[str, threading.Event]) -> None:

@@ -36,6 +36,7 @@ from processes import (
 from reconcile import reconcile
 from sinks import http_sink
 from support import RecordedSpans, attributes, context, embedded_spans, result, seconds, states
+from waits import assert_waits
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -479,6 +480,12 @@ def test_instrument_travels_from_a_served_flow(prefect_server: str, tmp_path: Pa
         reaches(run_id, "Completed")
         root = spans_of(tmp_path, run_id).one("RUN carried-from-inside")
         assert_all_carried(tmp_path, root)
+
+
+@pytest.mark.parametrize("runner", ["thread", "process"])
+def test_waits_are_the_same(prefect_server: str, tmp_path: Path, runner: str) -> None:
+    """A wait for an upstream run is that, with a link, whoever waits; tests/runners has others."""
+    assert_waits(tmp_path, runner)
 
 
 def test_nothing_dies_with_a_pool_process(prefect_server: str, tmp_path: Path) -> None:

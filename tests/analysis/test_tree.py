@@ -239,3 +239,23 @@ def test_the_trace_is_about_its_flow_run(tmp_path: Path) -> None:
     """A span of another instrumentation that started first does not take its place."""
     built = build(tmp_path, Plan("request", 0, 9, (run("RUN etl", 1, 8),), lost=True))
     assert built.about.span.attributes[semconv.RUN_TYPE] == "flow"
+
+
+def test_time_until_calls_return_is_the_engines(tmp_path: Path) -> None:
+    """The caller's bar, and that of its attempt, show the engine's time after each call."""
+    small = [run("RUN small", start, start + 1, run_id=str(start), exit=1.0) for start in (2, 5)]
+    expected = [
+        ("execution", 0, 3),
+        ("orchestration", 3, 4),
+        ("execution", 4, 6),
+        ("orchestration", 6, 7),
+        ("execution", 7, 8),
+    ]
+    built = build(tmp_path, run("RUN outer", 0, 8, *small, execution=6.0, orchestration=2.0))
+    assert segments(built, "RUN outer") == expected
+    tries = (attempt(1, 0, 8, *small, error="no"),)
+    (tmp_path / "retried").mkdir()
+    built = build(
+        tmp_path / "retried", run("RUN outer", 0, 8, *tries, execution=6.0, orchestration=2.0)
+    )
+    assert segments(built, "RUN outer") == segments(built, "attempt 1") == expected

@@ -20,6 +20,8 @@ TOTALS = {
     **{wait.name: wait.attribute for wait in semconv.WAITS},
     "execution": semconv.EXECUTION,
     "orchestration": semconv.ORCHESTRATION,
+    "exit": semconv.ENGINE_EXIT,
+    "sent": semconv.TASK_RUNNER_DEPENDENCIES,
 }
 
 

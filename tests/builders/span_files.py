@@ -72,6 +72,7 @@ def run(
             *semconv.WAITS_INSIDE,
             semconv.EXECUTION,
             semconv.ORCHESTRATION,
+            semconv.ENGINE_EXIT,
         )
     }
     names |= {"rows": semconv.ROWS_OUTPUT, "count": semconv.RUN_COUNT}

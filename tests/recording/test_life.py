@@ -200,3 +200,18 @@ def test_span_ends_whatever_fails() -> None:
     span = life.spans[-1]
     assert span.end_time == START + 50
     assert (span.attributes or {})[semconv.RUN_STATE_NAME] == "Completed"
+
+
+def test_the_engines_part_of_an_execution_counts_once() -> None:
+    """It is no execution, and what overlaps with a wait has been taken off already."""
+    life = Life()
+    recorder = life.begin()
+    recorder.begin_execution(START)
+    recorder.wait(semconv.WAIT_CONCURRENCY, START + 100, START + 300)
+    recorder.exclude(START + 200, START + 500)
+    recorder.exclude(START + 600, START + 700)
+    recorder.end_execution(START + 1_000)
+    recorder.exclude(START + 1_000, START + 2_000)
+    recorder.finish()
+    attributes = life.spans[0].attributes or {}
+    assert attributes[semconv.EXECUTION] == 500 / 1e9

@@ -159,7 +159,8 @@ def test_the_code_of_a_flow_is_not_blamed_for_the_engine(tmp_path: Path) -> None
     """If Prefect's own time is the largest, the flow is named, but not its code."""
     plan = run("RUN etl", 0, 10, orchestration=10.0, execution=0.0)
     assert headline(found(tmp_path, plan)) == (
-        "flow etl itself is the bottleneck: 100 % of the critical path (orchestration)"
+        "Prefect's own work for flow etl is the bottleneck: 100 % of the critical path "
+        "(orchestration)"
     )
 
 

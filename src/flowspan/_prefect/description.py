@@ -9,6 +9,7 @@ from prefect.context import FlowRunContext
 from prefect.utilities.urls import url_for
 
 from flowspan import semconv
+from flowspan._parcel import Note
 from flowspan._prefect.objective_watch import watch_for
 from flowspan.recording.run import State
 from flowspan.redaction import redact, redact_parameter
@@ -36,10 +37,10 @@ _MILLISECOND: Final = 1_000_000
 
 @dataclass(slots=True)
 class Past:
-    """What the API knows about a run from before the engine took it up.
+    """What the API, and the sender, know about a run from before the engine took it up.
 
-    The last three are about what sent a background task whose context Prefect has not stored: the
-    flow run and its flow, or a task run outside of flows.
+    `flow_run` and `flow`, or `task_run`, are what sent a background task, if Prefect has not stored
+    the context of the call.
     """
 
     states: list[PrefectState] = field(default_factory=list)
@@ -47,6 +48,7 @@ class Past:
     flow_run: FlowRun | None = None
     flow: Flow | None = None
     task_run: TaskRun | None = None
+    note: Note = Note()  # noqa: RUF009 - it is immutable
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,16 +235,34 @@ class TaskRunDescription(Description):
     def upstream(self, _origin: Origin) -> dict[str, list[str]]:
         """Return the upstream runs, with the names of the inputs they came in by."""
         subflows = self.observer.subflows_of(self.run.flow_run_id)
-        return names_by_run_id(self.run.task_inputs, subflows)
+        names = names_by_run_id(self.run.task_inputs, subflows)
+        for name, run_ids in self.past.note.upstream.items():
+            for run_id in run_ids:
+                known = names.setdefault(run_id, [])
+                if name not in known:
+                    known.append(name)
+        return names
 
     def waits_before(self, start: int) -> dict[str, int]:
-        if self.run.id.version == _UUID7:
-            # RFC 9562, section 5.7: the first 48 bits are milliseconds since the epoch.
-            return {semconv.WAIT_QUEUE: start - (self.run.id.int >> 80) * _MILLISECOND}
-        if self.past.states:  # a deferred run: the API made its id
-            submitted = min(nanoseconds(state.timestamp) for state in self.past.states)
-            return {semconv.WAIT_QUEUE: start - submitted}
+        return waits_before_task(self.run, self.past, start)
+
+
+def waits_before_task(run: Any, past: Past, start: int) -> dict[str, int]:
+    """Return what a task run waited for before `start`: first upstream runs, then a worker.
+
+    Only task runners in other processes wait for upstream runs before they start a run.
+    """
+    if run.id.version == _UUID7:
+        # RFC 9562, section 5.7: the first 48 bits are milliseconds since the epoch.
+        submitted: int | None = (run.id.int >> 80) * _MILLISECOND
+    elif past.states:  # a deferred run: the API made its id
+        submitted = min(nanoseconds(state.timestamp) for state in past.states)
+    else:
+        submitted = past.note.submitted
+    if submitted is None:
         return {}
+    ready = max(submitted, min(past.note.ended, start))
+    return {semconv.WAIT_DEPENDENCIES: ready - submitted, semconv.WAIT_QUEUE: start - ready}
 
 
 def as_state(state: PrefectState) -> State:

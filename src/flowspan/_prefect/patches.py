@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import signal
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,10 +18,11 @@ from prefect.futures import PrefectFuture
 from prefect.telemetry.run_telemetry import LABELS_TRACEPARENT_KEY
 
 from flowspan import semconv
-from flowspan._prefect.description import SHORTEST_WAIT, as_state
+from flowspan._prefect.description import as_state
 from flowspan._prefect.observer import contained
 from flowspan._prefect.origin import format_traceparent
 from flowspan._prefect.telemetry import NO_TRACER, EngineTelemetry
+from flowspan._prefect.upstream import found_in, submitted_now, with_note
 from flowspan.recording.recorder import current_recorder
 from flowspan.recording.rows import count_rows
 
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
     Look = Callable[[EngineObserver, Any, dict[str, Any]], None]
     Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
-
-_FUTURES_SEARCHED: Final = 1000
 
 
 class _Bracket:
@@ -279,22 +278,6 @@ def _rolled_back(_observer: EngineObserver) -> Wrapper:
     return handle_rollback
 
 
-def _holds_future(value: object) -> bool:
-    """Return whether a future is among the first thousand items of `value`, at any depth."""
-    pending = [value]
-    for _ in range(_FUTURES_SEARCHED):
-        if not pending:
-            return False
-        item = pending.pop()
-        if isinstance(item, PrefectFuture):
-            return True
-        if isinstance(item, dict):
-            pending.extend(islice(item.values(), _FUTURES_SEARCHED))
-        elif isinstance(item, (list, tuple, set)):  # annotations such as allow_failure() are tuples
-            pending.extend(islice(item, _FUTURES_SEARCHED))
-    return False
-
-
 def _waits_for(inputs: str) -> Callable[[EngineObserver], Wrapper]:
     """Wrap a method that waits for the futures in the engine's attribute `inputs`."""
 
@@ -303,9 +286,10 @@ def _waits_for(inputs: str) -> Callable[[EngineObserver], Wrapper]:
             telemetry = engine._telemetry  # noqa: SLF001
             if not isinstance(telemetry, EngineTelemetry) or not telemetry.has_upstream:
                 return wrapped(*args, **kwargs)
-            waits = False
+            future, others = None, iter(())
             with contained:
-                waits = _holds_future(getattr(engine, inputs))
+                others = found_in(getattr(engine, inputs), PrefectFuture)
+                future = next(others, None)
             outer, start = context_api.get_current(), time_ns()
             if telemetry.recorder is not None:
                 # Prefect links upstream runs to the current span. Ours already has these links, so
@@ -317,9 +301,8 @@ def _waits_for(inputs: str) -> Callable[[EngineObserver], Wrapper]:
             finally:
                 context_api.attach(outer)
                 with contained:
-                    waited = time_ns() - start
-                    if waits and waited >= SHORTEST_WAIT and telemetry.recorder is not None:
-                        telemetry.recorder.wait(semconv.WAIT_DEPENDENCIES, start, start + waited)
+                    if future is not None:
+                        telemetry.wait_for(chain((future,), others), start, time_ns())
 
         return resolve
 
@@ -408,7 +391,8 @@ def _sends_parcel(observer: EngineObserver) -> Wrapper:
 
     def serialize(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
         # The receiver reads the tags only, but it does so whenever there is any key at all.
-        return {"current_tags": [], **wrapped(*args, **kwargs), "flowspan": observer.parcel}
+        parcel = submitted_now(observer.parcel)
+        return {"current_tags": [], **wrapped(*args, **kwargs), "flowspan": parcel}
 
     return serialize
 
@@ -441,6 +425,21 @@ def _serves_tasks(observer: EngineObserver) -> Wrapper:
         return wrapped(*args, **kwargs)
 
     return call_soon_in_loop_thread
+
+
+def _sends_note(_observer: EngineObserver) -> Wrapper:
+    """Let a process pool send along what only this process knows: the upstream runs of a task.
+
+    Prefect resolves their futures here, and does not tell the pool's process of them.
+    """
+
+    def resolve_futures_and_submit(wrapped: Any, _runner: Any, args: Any, kwargs: Any) -> Any:
+        with contained:
+            known = ("context", "task_run_id", "parameters", "wait_for")
+            kwargs = {**kwargs, "context": with_note(*(kwargs[name] for name in known))}
+        return wrapped(*args, **kwargs)
+
+    return resolve_futures_and_submit
 
 
 def _gives_no_tracer(_observer: EngineObserver) -> Wrapper:
@@ -593,6 +592,12 @@ PATCHES: Final = (
     Patch(_DEPLOYMENTS, "DeploymentClient", _CREATE, _names_caller),
     Patch(_DEPLOYMENTS, "DeploymentAsyncClient", _CREATE, _names_caller),
     Patch("prefect._internal.concurrency.api", "_base", "call_soon_in_loop_thread", _serves_tasks),
+    Patch(
+        "prefect.task_runners",
+        "ProcessPoolTaskRunner",
+        "_resolve_futures_and_submit",
+        _sends_note,
+    ),
     Patch(
         "prefect.concurrency._sync", None, "acquire_concurrency_slots_with_lease", _acquires_slots
     ),

@@ -15,6 +15,7 @@ from opentelemetry import context as context_api
 from opentelemetry.trace import NoOpTracer, SpanKind, set_span_in_context
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.client.schemas.objects import State as PrefectState
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.logging.loggers import flow_run_logger
@@ -22,7 +23,9 @@ from prefect.telemetry.run_telemetry import LABELS_TRACEPARENT_KEY, RunTelemetry
 from prefect.transactions import TransactionState
 
 from flowspan import semconv
+from flowspan._parcel import note_about
 from flowspan._prefect.description import (
+    SHORTEST_WAIT,
     FlowRunDescription,
     Past,
     TaskRunDescription,
@@ -31,6 +34,7 @@ from flowspan._prefect.description import (
     names_by_run_id,
     nanoseconds,
     seconds,
+    waits_before_task,
 )
 from flowspan._prefect.observer import EngineObserver, contained
 from flowspan._prefect.origin import (
@@ -43,6 +47,7 @@ from flowspan._prefect.origin import (
     parse_traceparent,
     remote_context,
 )
+from flowspan._prefect.upstream import found_in, last_end
 from flowspan._sigterm import run_within
 from flowspan.identity import derive_span_id, derive_trace_id
 from flowspan.recording.rows import count_rows
@@ -52,9 +57,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
 
     from prefect.client.orchestration import PrefectClient, SyncPrefectClient
-    from prefect.client.schemas.objects import State as PrefectState
     from prefect.types import KeyValueLabels
 
+    from flowspan._parcel import Note
     from flowspan.recording.recorder import RunRecorder
 
 NO_TRACER: Final = NoOpTracer()
@@ -97,6 +102,7 @@ class EngineTelemetry(RunTelemetry):
         self.transaction: Any = None
         self._told_state: PrefectState | None = None
         self.has_upstream = False
+        self._past = Past()
         engine._telemetry = self  # noqa: SLF001
 
     @property
@@ -155,7 +161,10 @@ class EngineTelemetry(RunTelemetry):
 
         The caller awaits what an asynchronous client returns.
         """
-        past = Past()
+        past = self._past
+        with contained:
+            if isinstance(run, TaskRun):
+                past.note = self._note_about(run)
         with contained:
             if not self._has_past:
                 pass
@@ -264,6 +273,20 @@ class EngineTelemetry(RunTelemetry):
                 self._see_cancelling(self.recorder)
                 self._observer.finish()
 
+    def wait_for(self, futures: Iterable[Any], start: int, end: int) -> None:
+        """Record that the engine waited for the futures of upstream runs."""
+        if self.recorder is None:
+            return
+        if end - start >= SHORTEST_WAIT:
+            self.recorder.wait(semconv.WAIT_DEPENDENCIES, start, end)
+        note = self._past.note
+        if note.is_there:
+            # The task runner had waited for them, too, while it started a worker.
+            ended = max(note.ended, last_end(future.state for future in futures))
+            self._past.note = note._replace(ended=ended)
+            waits = waits_before_task(self._run, self._past, self._start)
+            self.recorder.wait_before(seconds(waits))
+
     def terminate(self) -> None:
         """Note that a signal ends the process; leave the run if its state is final."""
         self._is_terminated = True
@@ -284,6 +307,7 @@ class EngineTelemetry(RunTelemetry):
         if run is not None and run.state is not None and run.state is not self._told_state:
             recorder.enter_state(as_state(run.state))
         self._told_state = None
+        recorder.return_to_caller(time_ns())
         own_transaction, self.transaction = self.transaction, None  # its hooks hold the engine
         if _may_be_rolled_back(own_transaction):
             recorder.await_rollback()
@@ -381,6 +405,15 @@ class EngineTelemetry(RunTelemetry):
             if not origin.is_called:
                 self._log_trace_url(run, context.trace_id)
         return labels
+
+    def _note_about(self, run: TaskRun) -> Note:
+        """Return what the sender of a task run knows, and when the upstream runs in it ended."""
+        tags = (self._engine.context or {}).get("tags_context") or {}
+        note = note_about(str(run.id), tags.get("flowspan"))
+        if not note.is_there:
+            return note
+        states = found_in((self._engine.parameters, self._engine.wait_for), PrefectState)
+        return note._replace(ended=max(note.ended, last_end(states)))
 
     def _states_so_far(self, run: FlowRun | TaskRun, past: Past) -> list[PrefectState]:
         states = before_pick_up(past.states)

@@ -18,7 +18,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from flowspan.analysis.root import root_of
-from flowspan.read.facts import Facts, lengths_at, total_at
+from flowspan.read.facts import Facts, lengths_at, total_at, waits_before
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -30,7 +30,6 @@ NONE: Final = -1
 
 _CLOCKS_DIFFER: Final = 1_000_000_000  # nanoseconds; assumed maximum clock skew
 
-_waits_before: Final = lengths_at("before")
 _waits_at_start: Final = lengths_at("start")
 _waited_between: Final = total_at("between")
 _waited_after_start: Final = total_at("between", "middle")
@@ -281,7 +280,7 @@ def _cut(activities: Activities) -> None:
 def _find_submits(activities: Activities) -> None:
     """Find when each was asked for: after its caller started and its earlier process ended."""
     starts = activities.starts
-    waited = map(sum, map(_waits_before, activities.facts))
+    waited = map(sum, map(waits_before, activities.facts))
     submits = activities.submits = [
         start - wait for start, wait in zip(starts, waited, strict=True)
     ]

@@ -63,14 +63,14 @@ def segments(activities: Activities, row: int) -> list[Segment]:
     if activities.facts[row].run_type is None:
         return [Segment(OTHER, start, end)]
     span = activities.spans[row]
-    called = activities.children.get(row)
-    calling = (
-        (min(map(activities.starts.__getitem__, called)), activities.ends[called[-1]])
-        if called
-        else None
+    called = activities.children.get(row, ())
+    calls = phases.calls_of(
+        map(activities.starts.__getitem__, called),
+        [activities.ends[one] for one in called],
+        map(activities.facts.__getitem__, called),
     )
     tries = activities.attempts.get(row, ())
-    inside = phases.inside(span, span.start + span.duration, tries, calling)
+    inside = phases.inside(span, span.start + span.duration, tries, calls)
     own = [
         *_within(phases.before(span), activities.submits[row], start),
         *_within(inside, start, end),

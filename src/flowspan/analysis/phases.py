@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from flowspan import semconv
-from flowspan.read.facts import lengths_at, total_at
+from flowspan.read.facts import PHASES_BEFORE, lengths_at, total_at, waits_before
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from flowspan.read.facts import Facts
     from flowspan.read.span import Span
@@ -38,6 +38,33 @@ class Segment(NamedTuple):
         return CAUSES[self.phase]
 
 
+class Calls(NamedTuple):
+    """When the first call of a run began, when the last returned, and the time in between.
+
+    `exits` are the stretches between the end of a call and its return, in order of time.
+    """
+
+    first: int
+    last: int
+    exits: Sequence[tuple[int, int]]
+
+    @property
+    def exit_time(self) -> int:
+        """The length of all exits."""
+        return sum(end - start for start, end in self.exits)
+
+
+def calls_of(starts: Iterable[int], ends: Sequence[int], facts: Iterable[Facts]) -> Calls | None:
+    """Return the calls of a run, given those of each run and span that it called; None if none."""
+    if not ends:
+        return None
+    exits = sorted(
+        (end, end + known.exit) for end, known in zip(ends, facts, strict=True) if known.exit
+    )
+    last = max(ends)
+    return Calls(min(starts), max(last, exits[-1][1]) if exits else last, exits)
+
+
 def _phases_at(*places: semconv.Place) -> tuple[str, ...]:
     return tuple(wait.attribute for wait in semconv.WAITS if wait.place in places)
 
@@ -45,7 +72,6 @@ def _phases_at(*places: semconv.Place) -> tuple[str, ...]:
 _AT_START: Final = _phases_at("start")
 _BETWEEN: Final = _phases_at("between")
 _IN_MIDDLE: Final = _phases_at("middle")
-_waits_before: Final = lengths_at("before")
 _waits_at_start: Final = lengths_at("start")
 _waits_between: Final = lengths_at("between")
 _waits_in_middle: Final = lengths_at("middle")
@@ -58,10 +84,10 @@ def before(span: Span) -> list[Segment]:
     """Lay out the waits before the span; the last one ends where the span starts."""
     cursor = span.start
     segments: list[Segment] = []
-    waits = _waits_before(span.facts)
+    waits = waits_before(span.facts)
     if not any(waits):
         return segments
-    for name, length in zip(reversed(semconv.WAITS_BEFORE), reversed(waits), strict=True):
+    for name, length in zip(reversed(PHASES_BEFORE), reversed(waits), strict=True):
         start = max(0, cursor - length)
         if start < cursor:
             segments.insert(0, Segment(name, start, cursor))
@@ -69,25 +95,59 @@ def before(span: Span) -> list[Segment]:
     return segments
 
 
-def inside(
-    span: Span, end: int, attempts: Sequence[Span], calling: tuple[int, int] | None
-) -> list[Segment]:
+def inside(span: Span, end: int, attempts: Sequence[Span], calls: Calls | None) -> list[Segment]:
     """Fill the span without a gap: waits first, then work; the engine's own time is the rest.
 
     Args:
         span: The span of a run.
         end: When it ended.
         attempts: Its attempts, in order of time.
-        calling: First start and last end of the spans it called, None if it called nothing.
+        calls: What it called, None if it called nothing.
     """
+    if attempts or _waited_after_start(span.facts):
+        segments = _at_several_goes(span, end, attempts, calls)
+    else:
+        segments = _at_one_go(span, end, calls)
+    return without_exits(segments, calls)
+
+
+def without_exits(segments: list[Segment], calls: Calls | None) -> list[Segment]:
+    """Turn the part of the execution before each return of a call into the engine's own time."""
+    if calls is None or not calls.exits:
+        return segments
+    return list(_without_exits(segments, calls.exits))
+
+
+def _without_exits(
+    segments: Iterable[Segment], exits: Sequence[tuple[int, int]]
+) -> Iterator[Segment]:
+    place = 0
+    for segment in segments:
+        cursor = segment.start
+        if segment.phase == semconv.EXECUTION:
+            while place < len(exits) and exits[place][0] < segment.end:
+                start, end = max(cursor, exits[place][0]), min(segment.end, exits[place][1])
+                place += 1
+                if start < end:
+                    if cursor < start:
+                        yield Segment(semconv.EXECUTION, cursor, start)
+                    yield Segment(semconv.ORCHESTRATION, start, end)
+                    cursor = end
+        if cursor < segment.end:
+            yield segment._replace(start=cursor)
+
+
+def _at_several_goes(
+    span: Span, end: int, attempts: Sequence[Span], calls: Calls | None
+) -> list[Segment]:
     facts = span.facts
-    if not (attempts or _waited_after_start(facts)):
-        return _at_one_go(span, end, calling)
     # Attempts have exact times, so they cut the waits' totals, not the other way round.
     limit = min([end, *(max(span.start, attempt.start) for attempt in attempts)])
     segments = _at_start(span, limit)
     cursor = segments[-1].end if segments else span.start
-    pieces = _attempt_pieces(attempts, cursor, end) or _estimated_pieces(span, cursor, end)
+    pieces = _attempt_pieces(attempts, cursor, end) or _estimated_pieces(
+        span, cursor, end, calls.exit_time if calls is not None else 0
+    )
     between = _between(facts)
     longest = max(pieces, key=lambda piece: piece[1] - piece[0])
     for place, (start, stop) in enumerate(pieces):
@@ -116,7 +176,7 @@ def _at_start(span: Span, limit: int) -> list[Segment]:
     return segments
 
 
-def _at_one_go(span: Span, end: int, calling: tuple[int, int] | None) -> list[Segment]:
+def _at_one_go(span: Span, end: int, calls: Calls | None) -> list[Segment]:
     """Fill the span of a run that executed once, as most do, in a tenth of the time.
 
     The engine also works after the state became Running. Calls of the run lie in its execution,
@@ -128,10 +188,11 @@ def _at_one_go(span: Span, end: int, calling: tuple[int, int] | None) -> list[Se
     execution = facts.execution
     if execution is None:
         execution = max(0, end - ready - facts.orchestration)
+    if calls is not None:
+        execution += calls.exit_time
     begin = min(end, max(ready, min(facts.running_since or 0, end - execution)))
-    if calling is not None:
-        first, last = calling
-        begin = max(begin, min(first, end - execution, last - execution))
+    if calls is not None:
+        begin = max(begin, min(calls.first, end - execution, calls.last - execution))
     stop = min(end, begin + execution)
     if begin > ready:
         segments.append(Segment(semconv.ORCHESTRATION, ready, begin))
@@ -151,7 +212,7 @@ def _attempt_pieces(attempts: Sequence[Span], start: int, end: int) -> list[tupl
     return pieces
 
 
-def _estimated_pieces(span: Span, start: int, end: int) -> list[tuple[int, int]]:
+def _estimated_pieces(span: Span, start: int, end: int, exits: int) -> list[tuple[int, int]]:
     """Place execution where the state became Running, in equal parts if the run was retried.
 
     Without that event, execution follows the waits directly. Without a recorded length, it lasts
@@ -162,6 +223,7 @@ def _estimated_pieces(span: Span, start: int, end: int) -> list[tuple[int, int]]
     execution = facts.execution
     if execution is None:
         execution = end - start - retry - pause - facts.orchestration
+    execution += exits
     parts = min(max(2, facts.run_count), 100) if retry else 1
     part, gap = max(0, execution + pause) // parts, retry // max(1, parts - 1)
     start = max(start, min(facts.running_since or 0, end - parts * part - (parts - 1) * gap))

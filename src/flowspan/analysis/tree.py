@@ -10,7 +10,15 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 from flowspan import semconv
-from flowspan.analysis.phases import OTHER, Segment, before, inside
+from flowspan.analysis.phases import (
+    OTHER,
+    Calls,
+    Segment,
+    before,
+    calls_of,
+    inside,
+    without_exits,
+)
 from flowspan.analysis.root import Root, root_of
 from flowspan.read.span import Span
 
@@ -110,7 +118,7 @@ def build(spans: Collection[Span], *, everything: bool = False) -> Tree:
                 span,
                 roles[span.span_id],
                 attempts.get(span.span_id, ()),
-                _time_of(kids.get(span.span_id, ())),
+                _calls(kids.get(span.span_id, ()), attempts.get(span.span_id, ()), kids),
             ),
             children=_siblings(shown.get(span.span_id, ()), nodes, everything=everything),
         )
@@ -261,18 +269,20 @@ def _union(segments: Iterable[Segment]) -> Iterator[Segment]:
 #                                                          attempt 1       attempt 2
 
 
-def _time_of(called: Sequence[Span]) -> tuple[int, int] | None:
-    """Return the first start and the last end of the spans that a span called."""
-    if not called:
-        return None
-    return called[0].start, max(span.end for span in called)
+def _calls(called: Sequence[Span], attempts: Iterable[Span], kids: _Kids) -> Calls | None:
+    """Return what a span called, itself or in its attempts."""
+    spans = [*called, *(child for attempt in attempts for child in kids.get(attempt.span_id, ()))]
+    return calls_of(
+        [span.start for span in spans], [span.end for span in spans], [s.facts for s in spans]
+    )
 
 
 def _segments(
-    span: Span, role: Role, attempts: Sequence[Span], calling: tuple[int, int] | None
+    span: Span, role: Role, attempts: Sequence[Span], calls: Calls | None
 ) -> tuple[Segment, ...]:
     end = span.start + span.duration
+    if role == "attempt":
+        return tuple(without_exits([Segment(semconv.EXECUTION, span.start, end)], calls))
     if role != "run":
-        phase = semconv.EXECUTION if role == "attempt" else OTHER
-        return (Segment(phase, span.start, end),)
-    return (*before(span), *inside(span, end, attempts, calling))
+        return (Segment(OTHER, span.start, end),)
+    return (*before(span), *inside(span, end, attempts, calls))

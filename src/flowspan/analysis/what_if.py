@@ -20,6 +20,7 @@ saving, because they cannot matter.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from flowspan.analysis.activities import NONE, Activities
@@ -28,6 +29,8 @@ from flowspan.read.facts import lengths_at, total_at
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+
+    from flowspan.read.facts import Facts
 
 # The kinds of events: row r has the events 3r, 3r + 1 and 3r + 2
 _BEGINS: Final = 1
@@ -93,13 +96,14 @@ class Network:
         gates = {}
         waited = map(sum, map(_waits_at_start, activities.facts))
         for row, (known, wait) in enumerate(zip(activities.facts, waited, strict=True)):
+            if known.dependencies_before:
+                gates[row] = self._gate_of_sent(row, holders)
+                continue
             start, end = starts[row], ends[row]
             ready = min(end, start + known.dependencies)
             upstream = activities.upstream(row)
             if upstream:
-                # How long the engine worked first is unknown, so they may have ended after that.
-                room = end - (known.execution or 0) - _waited_inside(known) + known.dependencies
-                limit = max(ready, room)
+                limit = max(ready, _room(known, end))
                 upstream = [one for one in upstream if ends[one] <= limit]
             if known.dependencies:
                 ready = max((ready, *(ends[one] for one in upstream)))
@@ -124,6 +128,30 @@ class Network:
                 begin - (ready if holder == NONE else ends[holder]),
             )
         return gates
+
+    def _gate_of_sent(self, row: int, holders: Holders) -> _Gate:
+        """Find what a row waited for whose task runner first waited for its upstream rows.
+
+        After these it waited for a worker, and then for a slot: the gate has the later of the two.
+        """
+        activities, known = self._activities, self._activities.facts[row]
+        start, end, submit = activities.starts[row], activities.ends[row], activities.submits[row]
+        ready = min(end, submit + known.dependencies_before + known.dependencies)
+        limit = max(start, ready, _room(known, end) if known.dependencies else 0)
+        upstream = [one for one in activities.upstream(row) if activities.ends[one] <= limit]
+        last = max((activities.ends[one] for one in upstream), default=submit)
+        ready = max(ready, last)
+        picked_up = max(start, ready)
+        begin = self._begins[row] = min(end, picked_up + known.concurrency)
+        holder = NONE
+        if known.concurrency:
+            holder = holders.of_slot(row, picked_up, begin)
+        if holder == NONE and start > ready:
+            holder = holders.of_lane(row, ready, start)
+        is_explained = last > submit
+        depended = ready - (last if is_explained else submit)
+        held = begin - (ready if holder == NONE else activities.ends[holder])
+        return _Gate(NONE, 0, upstream, is_explained, depended, holder, held)
 
     def _order_events(self) -> list[int]:
         """Order all calls, begins and ends by time; at the same time, ends come first."""
@@ -309,8 +337,13 @@ class Network:
         """Return how long a caller takes between two moments without a share of its execution."""
         if not share or since >= until:
             return until - since
-        begun, done = self._working[row]
-        return until - since - max(0, min(until, done) - max(since, begun)) // share
+        begun, done, gaps = self._working[row]
+        executed = max(0, min(until, done) - max(since, begun))
+        place = bisect_left(gaps, (since, since))
+        while place < len(gaps) and gaps[place][0] < until:
+            executed -= min(until, gaps[place][1]) - gaps[place][0]
+            place += 1
+        return until - since - executed // share
 
     def _begin(self, row: int, called: int, ended: Sequence[int]) -> int:
         """Return when a row called at `called` begins, given the ends of the others."""
@@ -331,9 +364,27 @@ class Network:
         return max(ready, ended[gate.holder] + gate.held)
 
 
-def _working(activities: Activities, row: int) -> tuple[int, int]:
-    """Return when a row that calls others began and finished executing."""
-    executed = [one for one in segments(activities, row) if one.cause == "execution"]
+def _room(known: Facts, end: int) -> int:
+    """Return until when a row may have waited inside its span for the rows that it depends on.
+
+    How long the engine worked before that wait is unknown.
+    """
+    return end - (known.execution or 0) - _waited_inside(known) + known.dependencies
+
+
+def _working(activities: Activities, row: int) -> tuple[int, int, list[tuple[int, int]]]:
+    """Return when a row that calls others began and finished executing.
+
+    Also returns the gaps in between in which the engine worked: each begins as a call ends.
+    """
+    own = segments(activities, row)
+    executed = [one for one in own if one.cause == "execution"]
     if not executed:
-        return activities.ends[row], activities.ends[row]
-    return executed[0].start, executed[-1].end
+        return activities.ends[row], activities.ends[row], []
+    begun, done = executed[0].start, executed[-1].end
+    gaps = [
+        (one.start, one.end)
+        for one in own
+        if one.cause == "orchestration" and begun < one.start < done
+    ]
+    return begun, done, gaps

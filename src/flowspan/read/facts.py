@@ -19,7 +19,8 @@ _LONGEST: Final = 1e18  # seconds: the age of the universe, twice; infinity and 
 class Facts(msgspec.Struct, frozen=True, gc=False):
     """The facts about a run in its span; durations are nanoseconds, 0 if absent.
 
-    Each of `semconv.WAITS` has a field of its name.
+    Each of `semconv.WAITS` has a field of its name. `dependencies` is only the part inside the
+    span; `dependencies_before` is the other part.
 
     `run_type` is ``flow``, ``task``, or None if the span is not a run's. `execution` is None if the
     span does not have it. `lane` names the worker thread, `process_id` and `host` where it was; all
@@ -59,6 +60,8 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
     pause: int = 0
     execution: int | None = None
     orchestration: int = 0
+    exit: int = 0
+    dependencies_before: int = 0
     running_since: int | None = None
     links_dropped: int = 0
 
@@ -70,6 +73,8 @@ def facts_of(attributes: Mapping[str, Any]) -> Facts:
         if key in READERS:
             name, read = READERS[key]
             values[name] = read(value)
+    if before := values.get("dependencies_before"):
+        values["dependencies"] = max(0, values.get("dependencies", 0) - before)
     return Facts(**values)
 
 
@@ -93,8 +98,33 @@ def total_at(*places: semconv.Place) -> Callable[[Facts], int]:
     return lambda facts: sum(read(facts))
 
 
-waits_of: Final = lengths_at("before", "start", "between", "middle")
-"""Return the lengths (ns) of all waits, in the order of `semconv.WAITS`."""
+# A task runner waits for upstream runs before it waits for a worker.
+_BEFORE: Final = tuple(
+    pair
+    for wait in semconv.WAITS
+    if wait.place == "before"
+    for pair in (
+        *([(semconv.WAIT_DEPENDENCIES, "dependencies_before")] if wait.name == "queue" else ()),
+        (wait.attribute, wait.name),
+    )
+)
+PHASES_BEFORE: Final = tuple(attribute for attribute, _ in _BEFORE)
+"""The waits before a span by their attributes, in the order in which they happen."""
+
+waits_before: Final = attrgetter(*(field for _, field in _BEFORE))
+"""Return the lengths (ns) of the waits before a span, in the order of `PHASES_BEFORE`."""
+
+_waits_of: Final = lengths_at("before", "start", "between", "middle")
+_DEPENDENCIES: Final = [wait.name for wait in semconv.WAITS].index("dependencies")
+
+
+def waits_of(facts: Facts) -> tuple[int, ...]:
+    """Return the lengths (ns) of all waits, in the order of `semconv.WAITS`."""
+    waits = _waits_of(facts)
+    if not facts.dependencies_before:
+        return waits
+    place, whole = _DEPENDENCIES, facts.dependencies + facts.dependencies_before
+    return (*waits[:place], whole, *waits[place + 1 :])
 
 
 def text(value: object) -> str | None:
@@ -166,5 +196,7 @@ READERS: Final[Mapping[str, tuple[str, Callable[[object], Any]]]] = {
     **{wait.attribute: (wait.name, _wait) for wait in semconv.WAITS},
     semconv.EXECUTION: ("execution", nanoseconds),
     semconv.ORCHESTRATION: ("orchestration", _wait),
+    semconv.ENGINE_EXIT: ("exit", _wait),
+    semconv.TASK_RUNNER_DEPENDENCIES: ("dependencies_before", _wait),
 }
 """The field of each attribute, and the function that reads its value."""

@@ -41,6 +41,7 @@ What always holds:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -73,6 +74,7 @@ from flowspan.recording.run import States
 from flowspan.recording.tally import Tally
 from flowspan.recording.time_account import Account
 from flowspan.redaction import redact_text
+from flowspan.units import NANOSECONDS
 from flowspan.values import clean, clean_text
 
 if TYPE_CHECKING:
@@ -200,6 +202,10 @@ class RunRecorder:
             attributes=run.sampling_attributes,
         )
         self._thread = threading.current_thread()
+        self._strand = _strand()
+        self._told_end = 0  # when the final state became known, by our own clock
+        self._exit = 0
+        self._waits_before = run.waits_before
         self._phase: str = _HELD
         self._links: list[Link] = []
         self._states = States()
@@ -293,6 +299,8 @@ class RunRecorder:
         """Record that the run entered `state`; a repeated state is recorded once."""
         if not self._states.enter(state):
             return
+        if state.is_final:
+            self._told_end = time_ns()
         self._account.enter_state(state)
         self._attempt.enter_state(state)
         self.tally.enter_state(state)
@@ -345,7 +353,31 @@ class RunRecorder:
         """Record a measurement of the user's own, as the metric ``prefect.metric.<name>``."""
         self.tally.measure(name, value, unit, attributes)
 
+    def wait_before(self, waits: Mapping[str, float]) -> None:
+        """Record the waits before the run's start anew, in seconds by attribute."""
+        self._waits_before = waits
+
+    def exclude(self, start: int, end: int) -> None:
+        """Record that a part of the execution is not the user's time, but the engine's."""
+        self._account.exclude(start, end)
+
     # How it ends
+
+    def return_to_caller(self, now: int) -> None:
+        """Record that the engine returns to the caller's code at `now`.
+
+        The time since the final state is the engine's. It counts if the caller went on nowhere
+        meanwhile: if this run was called in the same thread, and task of an event loop.
+        """
+        caller, state = self.caller, self.state
+        if state is None or not state.is_final:
+            return
+        if caller is None or caller._strand != self._strand:  # noqa: SLF001 - of the same class
+            return
+        # Prefect's server sets the times of flow run states, perhaps by another clock.
+        since = min(max(self.run.start, self._account.left, state.time), self._told_end)
+        self._exit = max(0, now - since)
+        caller.exclude(since, now)
 
     def leave_as(self, state: State) -> None:
         """End with a `state` that the run will enter only after this process has left it."""
@@ -381,7 +413,7 @@ class RunRecorder:
             self.tally.stop(end)
             if self.caller is not None and self.caller is self.calling_flow:
                 self.caller.rows.add_called(self.run.id, self.rows)
-            self.tally.end(self._attempt, outcome, self._account.waits, self.rows)
+            self.tally.end(self._attempt, outcome, self._waits, self.rows)
             if self.run.watch is not None:
                 self._identity = self.log_attributes  # a violation may be reported later
                 self.tally.judge(outcome, self.rows)
@@ -393,6 +425,14 @@ class RunRecorder:
     @property
     def _innermost_span(self) -> Span:
         return self._attempt.span or self.span
+
+    @property
+    def _waits(self) -> dict[str, float]:
+        """Seconds waited before and inside the span, by attribute."""
+        waits = self._account.waits
+        for attribute, waited in self._waits_before.items():
+            waits[attribute] = waits.get(attribute, 0.0) + waited
+        return waits
 
     def _move_to(self, phase: str) -> None:
         left, self._phase = self._phase, phase
@@ -436,9 +476,14 @@ class RunRecorder:
 
     def _account_of(self, state: State | None, outcome: Outcome | None, end: int) -> Attributes:
         """Return how the run ended and where its time went."""
-        attributes: Attributes = dict(self.run.waits_before)
-        attributes.update(self.rows.attributes(self._account.execution))
+        attributes: Attributes = self.rows.attributes(self._account.execution)
         attributes.update(self._account.attributes(end - self.run.start))
+        attributes.update(self._waits)
+        if semconv.WAIT_DEPENDENCIES in self._waits_before:
+            before = self._waits_before[semconv.WAIT_DEPENDENCIES]
+            attributes[semconv.TASK_RUNNER_DEPENDENCIES] = before
+        if self._exit:
+            attributes[semconv.ENGINE_EXIT] = self._exit / NANOSECONDS
         attributes[semconv.THREAD_ID] = self._thread.ident or 0
         attributes[semconv.THREAD_NAME] = self._thread.name
         attributes[semconv.PROCESS_ID] = os.getpid()
@@ -453,6 +498,15 @@ class RunRecorder:
                 message = redact_text(state.message) if state and state.message else None
                 self.span.set_status(Status(StatusCode.ERROR, message))
         return attributes
+
+
+def _strand() -> tuple[int, int]:
+    """Identify the thread, and in an event loop the task, that runs the calling code."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return threading.get_ident(), id(task)
 
 
 def current_recorder(context: Context | None = None) -> RunRecorder | None:

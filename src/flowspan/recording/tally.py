@@ -97,7 +97,7 @@ class Tally:
     ) -> None:
         """Count the run at its end: its last attempt, its waits in seconds, and its rows."""
         metrics, run, context = self._metrics, self._run, self.context
-        for attribute, waited in (*run.waits_before.items(), *waits.items()):
+        for attribute, waited in waits.items():
             metrics.waited(run, attribute, waited, context)
         for direction in (semconv.ROWS_INPUT, semconv.ROWS_OUTPUT):
             if (number := rows.total(direction)) is not None:

@@ -55,6 +55,7 @@ class Account:
         self._execution: int | None = None
         self._since: int | None = None
         self._until = 0
+        self._excluded = 0  # since then
         self._state_wait: tuple[str, int] | None = None
 
     @property
@@ -93,8 +94,9 @@ class Account:
                     max(0, min(end, now) - max(start, self._since))
                     for start, end in self._intervals
                 )
-                self._execution = (self._execution or 0) + max(0, now - self._since) - waited
-                self._since, self._until = None, now
+                executed = max(0, now - self._since - waited - self._excluded)
+                self._execution = (self._execution or 0) + executed
+                self._since, self._until, self._excluded = None, now, 0
         return True
 
     def wait(self, attribute: str, start: int, end: int) -> None:
@@ -112,6 +114,24 @@ class Account:
             self._intervals.append(merged)
             if length > 0:
                 self._waits[attribute] = self._waits.get(attribute, 0) + length
+
+    def exclude(self, start: int, end: int) -> None:
+        """Count a part of the execution that has just ended as the engine's own time."""
+        with self._lock:
+            if self._since is None:
+                return
+            start = max(start, self._since)
+            length = end - start
+            for begun, ended in reversed(self._intervals):
+                if ended <= start:
+                    break
+                length -= max(0, min(ended, end) - max(begun, start))
+            self._excluded += max(0, length)
+
+    @property
+    def left(self) -> int:
+        """When the user's function was last left; 0 if it was not."""
+        return self._until
 
     @property
     def waits(self) -> dict[str, float]:

@@ -8,7 +8,7 @@ from flowspan.text import clean, human, percent, signed_percent
 from flowspan.views.looks import SPENT_ON
 
 if TYPE_CHECKING:
-    from flowspan.analysis.one_trace import Analysis
+    from flowspan.analysis.one_trace import Analysis, Task
     from flowspan.analysis.two_traces import Difference, PathChange
 
 
@@ -71,11 +71,13 @@ def headline(analysis: Analysis) -> str:
     if task is None or task.cause is None:
         return ""
     name = clean(task.name)
+    if task.cause == "orchestration" and task.type != "span":
+        who = f"flow {name}" if task.type == "flow" else name
+        return f"Prefect's own work for {who} is the bottleneck: {_share(task)}"
     is_code = task.cause == "execution"
     itself = f"{'the code of ' if is_code else ''}flow {name} itself"
     who = {"flow": itself, "span": f"span {name}"}.get(task.type, name)
-    text = f"{who} is the bottleneck: {percent(task.share)} of the critical path"
-    text += f" ({SPENT_ON[task.cause]})"
+    text = f"{who} is the bottleneck: {_share(task)}"
     if task.saved is not None and task.saved > _LEAST_SAVING * (analysis.end - analysis.start):
         # Faster code does not shorten a wait, so the sentence then names the code.
         text += f", {'' if is_code else 'its code '}2× faster saves {human(task.saved)}"
@@ -91,6 +93,11 @@ def reservations(analysis: Analysis) -> list[str]:
         " be wrong. The provider keeps too few: raise OTEL_SPAN_LINK_COUNT_LIMIT, or its own limit."
     )
     return [said]
+
+
+def _share(task: Task) -> str:
+    spent = "" if task.cause is None else f" ({SPENT_ON[task.cause]})"
+    return f"{percent(task.share)} of the critical path{spent}"
 
 
 def difference_headline(found: Difference) -> str:

@@ -71,11 +71,15 @@ Step: TypeAlias = Work | Submit | Call | Wait | Subflow
 
 @dataclass(frozen=True)
 class Flow:
-    """The steps and the number of workers of a flow, which ends when all submitted tasks end."""
+    """The steps and the number of workers of a flow, which ends when all submitted tasks end.
+
+    If it `sends` its tasks to other processes, they take a worker only after their upstream tasks.
+    """
 
     name: str
     steps: tuple[Step, ...]
     workers: int | None = None
+    sends: bool = False
 
 
 @dataclass
@@ -88,6 +92,7 @@ class Ran:
     ready: int = 0
     end: int = 0
     queued: int = 0
+    sent: int = 0  # how long its task runner waited for its upstream tasks
     lane: str = ""
     number: int = 0
 
@@ -144,9 +149,11 @@ def simulate(flow: Flow, time_of: Callable[[Task], int] = lambda task: task.time
                     ran.lane = lane
                     now = execute(task, ran)
                 case Submit(task):
-                    worker, start = pool.take(now)
+                    sent = max([now, *(by_task[one].end for one in task.upstream if flow.sends)])
+                    worker, start = pool.take(sent)
                     ran = begin(task, own, start)
-                    ran.lane, ran.queued = f"{own.number}/{worker}", start - now
+                    ran.lane, ran.queued = f"{own.number}/{worker}", start - sent
+                    ran.sent = sent - now
                     pool.free[worker] = execute(task, ran)
                 case Wait():
                     now = max([now, *pool.free])
@@ -177,7 +184,8 @@ def _span(ran: Ran, by_task: dict[Task | Flow, str]) -> Span:
         upstream=[by_task[one] for one in ran.what.upstream] if isinstance(ran.what, Task) else (),
         execution=(ran.end - ran.ready) / MILLISECONDS,
         queue=ran.queued / MILLISECONDS,
-        dependencies=(ran.ready - ran.start) / MILLISECONDS,
+        dependencies=(ran.sent + ran.ready - ran.start) / MILLISECONDS,
+        sent=ran.sent / MILLISECONDS,
     )
 
 
@@ -209,6 +217,7 @@ class Dice:
     def __init__(self, dice: random.Random, workers: int | None = None) -> None:
         self._dice = dice
         self._workers = workers
+        self._sends = False
         self._numbers = count()
 
     def task(self, known: list[Task]) -> Task:
@@ -279,5 +288,10 @@ class Dice:
         known: list[Task] = []
         return self._flow([*inner, Submit(self.task(known)), Submit(self.task(known))])
 
+    def sent(self) -> Flow:
+        """Make a flow that sends the tasks that it submits to other processes."""
+        self._sends = True
+        return self._dice.choice((self.submitted, self.staged, self.nested))()
+
     def _flow(self, steps: list[Step]) -> Flow:
-        return Flow(f"flow {next(self._numbers)}", tuple(steps), self._workers)
+        return Flow(f"flow {next(self._numbers)}", tuple(steps), self._workers, self._sends)

@@ -269,3 +269,80 @@ def test_wait_longer_than_the_run(wait: str) -> None:
         ("task", wait),
         (FLOW, "execution"),
     ]
+
+
+def test_time_until_a_call_returns() -> None:
+    """After the end of a called run, the engine works until the caller's code goes on."""
+    spans = [
+        run(FLOW, None, 0, 10, flow=True, execution=7),
+        run("first", FLOW, 1, 3, flow=True, execution=2, exit=2),
+        run("second", FLOW, 6, 7, execution=1, exit=1),
+    ]
+    assert path(*spans) == [
+        (FLOW, "execution", 0, 1),
+        ("first", "execution", 1, 3),
+        (FLOW, "orchestration", 3, 5),
+        (FLOW, "execution", 5, 6),
+        ("second", "execution", 6, 7),
+        (FLOW, "orchestration", 7, 8),
+        (FLOW, "execution", 8, 10),
+    ]
+    own = next(task for task in analyse(spans).tasks if task.name == FLOW)
+    assert (own.drag, own.saved) == (4 * SECOND, 2 * SECOND)
+
+
+def test_time_until_calls_of_an_attempt_return() -> None:
+    """The same in a run with attempts, which have exact times."""
+    assert path(
+        run(FLOW, None, 0, 10, flow=True, execution=5, retry=2),
+        attempt("1", FLOW, 1, 0, 2, failed=True),
+        attempt("2", FLOW, 2, 4, 10),
+        run("step", "2", 5, 6, execution=1, exit=3),
+    ) == [
+        (FLOW, "execution", 0, 2),
+        (FLOW, "retry", 2, 4),
+        (FLOW, "execution", 4, 5),
+        ("step", "execution", 5, 6),
+        (FLOW, "orchestration", 6, 9),
+        (FLOW, "execution", 9, 10),
+    ]
+
+
+def test_upstream_before_the_worker() -> None:
+    """A task that another process runs waits for its upstream run first, and then for a worker."""
+    spans = [
+        flow(10),
+        run("extract", FLOW, 1, 5, lane="1", process="a", execution=4),
+        run("other", FLOW, 1, 7, lane="2", process="b", execution=6),
+        run(
+            "load",
+            FLOW,
+            8,
+            9,
+            lane="2",
+            process="b",
+            upstream=["extract"],
+            dependencies=4,
+            sent=4,
+            queue=3,
+            execution=1,
+        ),
+    ]
+    assert path(*spans) == [
+        (FLOW, "execution", 0, 1),
+        ("other", "execution", 1, 7),
+        ("load", "queue", 7, 8),
+        ("load", "execution", 8, 9),
+        (FLOW, "execution", 9, 10),
+    ]
+    idle = [span for span in spans if span.span_id != "other"]
+    assert path(*idle) == [
+        (FLOW, "execution", 0, 1),
+        ("extract", "execution", 1, 5),
+        ("load", "queue", 5, 8),
+        ("load", "execution", 8, 9),
+        (FLOW, "execution", 9, 10),
+    ]
+    tasks = {task.name: task for task in analyse(idle).tasks}
+    assert tasks["load"].waits["dependencies"] == 4 * SECOND
+    assert (tasks["extract"].drag, tasks["extract"].saved) == (4 * SECOND, 2 * SECOND)

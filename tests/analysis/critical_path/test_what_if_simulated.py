@@ -73,7 +73,7 @@ def relative_errors(flows: Iterable[Flow]) -> list[float]:
     )
 
 
-@pytest.mark.parametrize("kind", ["submitted", "called", "staged", "nested"])
+@pytest.mark.parametrize("kind", ["submitted", "called", "staged", "nested", "sent"])
 def test_exact_without_a_limit(kind: str) -> None:
     """With a worker for every task, drag and savings are exact to the nanosecond."""
     for seed, flow in enumerate(flows(kind, 300, None)):
@@ -81,7 +81,7 @@ def test_exact_without_a_limit(kind: str) -> None:
         assert not wrong, f"{wrong} in the flow of seed {seed}"
 
 
-@pytest.mark.parametrize("kind", ["submitted", "called", "staged", "nested"])
+@pytest.mark.parametrize("kind", ["submitted", "called", "staged", "nested", "sent"])
 def test_slack_without_a_limit(kind: str) -> None:
     """A task can take longer by exactly its slack without delaying the flow."""
     for seed, flow in enumerate(flows(kind, 100, None)):
@@ -105,7 +105,7 @@ def report(title: str, errors: list[float]) -> None:
 
 
 @pytest.mark.parametrize("workers", [2, 4])
-@pytest.mark.parametrize("kind", ["submitted", "staged", "nested"])
+@pytest.mark.parametrize("kind", ["submitted", "staged", "nested", "sent"])
 def test_estimate_with_a_limit(kind: str, workers: int) -> None:
     """With fewer workers than tasks, their assignment changes, so the answer is an estimate."""
     errors = relative_errors(flows(kind, 200, workers))

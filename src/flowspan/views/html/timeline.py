@@ -298,7 +298,6 @@ def _looks() -> list[dict[str, Any]]:
             "noun": LOOKS[phase].noun,
             "height": LOOKS[phase].bar.height,
             "pattern": LOOKS[phase].bar.pattern,
-            "before": phase in semconv.WAITS_BEFORE,
         }
         for phase, key in zip(CAUSES, _KEYS, strict=True)
     ]

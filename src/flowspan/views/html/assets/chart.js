@@ -131,7 +131,7 @@ function drawPhases(brush, row, middle, scale, inside) {
   let drawn = -Infinity;
   for (let place = segments.at[row]; place < segments.at[row + 1]; place += 1) {
     const phase = segments.phase[place];
-    if (inside && phase < WAITS_BEFORE) continue;
+    if (inside && segments.end[place] <= start[row]) continue;
     const right = toX(segments.end[place]);
     if (right < -1 || toX(segments.start[place]) > wide + 1 || right < drawn) continue;
     const look = lookOf(row, phase);

@@ -8,7 +8,6 @@ const count = data.rows.name.length;
 const PHASES = data.looks.map((look) => look.key);
 const EXECUTION = PHASES.indexOf("execution");
 const OTHER = PHASES.indexOf("other");
-const WAITS_BEFORE = data.looks.filter((look) => look.before).length;
 const RUN = 0;
 const ATTEMPT = 1;
 

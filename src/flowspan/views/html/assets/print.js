@@ -42,7 +42,7 @@ function paperBars(row, at) {
   };
   for (let place = segments.at[row]; place < segments.at[row + 1]; place += 1) {
     const phase = segments.phase[place];
-    if (view.lanes && phase < WAITS_BEFORE) continue;
+    if (view.lanes && segments.end[place] <= start[row]) continue;
     const look = lookOf(row, phase);
     const fill = look === EXECUTION && isFlow(row) ? "var(--flow)" : `url(#look-${look})`;
     add(segments.start[place], segments.end[place], 6.5 - HEIGHTS[look] * 0.42, HEIGHTS[look] * 0.84, fill);

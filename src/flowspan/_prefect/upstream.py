@@ -1,0 +1,74 @@
+"""Find the upstream runs among the inputs of a task run, and when they ended."""
+
+from __future__ import annotations
+
+from itertools import islice
+from time import time_ns
+from typing import TYPE_CHECKING, Any, Final
+
+from prefect.futures import PrefectFuture
+
+from flowspan._parcel import Note, Parcel
+from flowspan._prefect.description import nanoseconds
+from flowspan._prefect.observer import contained
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from prefect.client.schemas.objects import State
+
+_SEARCHED: Final = 1000
+
+
+def found_in(value: object, kind: Any) -> Iterator[Any]:
+    """Yield what is of `kind` among the first thousand items of `value`, at any depth."""
+    pending = [value]
+    for _ in range(_SEARCHED):
+        if not pending:
+            return
+        item = pending.pop()
+        if isinstance(item, kind):
+            yield item
+        elif isinstance(item, dict):
+            pending.extend(islice(item.values(), _SEARCHED))
+        elif isinstance(item, (list, tuple, set)):  # annotations such as allow_failure() are tuples
+            pending.extend(islice(item, _SEARCHED))
+
+
+def last_end(states: Iterable[State[Any]]) -> int:
+    """Return when the last of some final states was entered; 0 if there is none."""
+    return max((nanoseconds(one.timestamp) for one in states if one.is_final()), default=0)
+
+
+def with_note(
+    context: Mapping[str, Any], run_id: object, parameters: Mapping[str, Any], wait_for: object
+) -> Mapping[str, Any]:
+    """Return the serialized context of a task run with a note about its upstream runs.
+
+    Their futures must have ended when the context is pickled.
+    """
+    parcel = context["tags_context"].get("flowspan")
+    if not isinstance(parcel, Parcel):
+        return context
+    inputs = {
+        name: [one for one in found_in(value, PrefectFuture) if hasattr(one, "task_run_id")]
+        for name, value in {**parameters, "wait_for": wait_for}.items()
+    }
+    upstream = {
+        name: [str(one.task_run_id) for one in ones] for name, ones in inputs.items() if ones
+    }
+    futures = [one for ones in inputs.values() for one in ones]
+
+    def write() -> str:
+        ended = 0
+        with contained:
+            ended = last_end(one.state for one in futures)
+        return Note(None, upstream, ended, str(run_id)).as_text()
+
+    tags = {**context["tags_context"], "flowspan": Parcel(parcel, write)}
+    return {**context, "tags_context": tags}
+
+
+def submitted_now(parcel: Parcel) -> Parcel:
+    """Return the parcel for a task run that is submitted now."""
+    return Parcel(parcel, Note(time_ns()).as_text())
