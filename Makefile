@@ -34,7 +34,7 @@ CONSTRAINTS := constraints$(shell $(PYTHON) -c 'import sys; print("-3.10" * (sys
 RESOLVE = $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate \
           --extra demo --extra trends --group dev pyproject.toml build/tools.txt
 
-.PHONY: help demo test test-all docs browser screenshot e2e e2e-all programs lint bench bench-logs bench-timeline load matrix matrix-all wheel constraints clean
+.PHONY: help demo test test-all docs browser screenshot e2e e2e-all programs lint bench bench-logs bench-timeline load runners matrix matrix-all wheel constraints clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,7 +45,8 @@ demo: $(READY)  ## Trace a real flow, print its timeline and its metrics
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 	@echo "Not run here: tests/e2e, with the real Collector, Jaeger and Prometheus: make e2e;"
-	@echo "              tests/browser, with a real Chromium: make browser"
+	@echo "              tests/browser, with a real Chromium: make browser;"
+	@echo "              tests/runners, with Dask, Ray and a worker: make runners"
 
 test-all: $(READY)  ## Run the tests with longer searches
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --all $(ARGS)
@@ -86,6 +87,9 @@ bench-timeline: $(READY)  ## Measure how long large traces take
 load: $(READY) programs  ## Measure how much load the Collector can handle
 	$(BIN)/python scripts/load.py $(ARGS)
 
+runners: $(READY) $(WHEEL)  ## Test the wheel with Dask, Ray, a worker and a served deployment
+	$(BIN)/python scripts/matrix.py --wheel $(WHEEL) --runners $(ARGS)
+
 matrix: $(READY) $(WHEEL)  ## Test the wheel on every supported Prefect minor and Python
 	$(BIN)/python scripts/matrix.py --wheel $(WHEEL) $(ARGS)
 
@@ -94,7 +98,7 @@ matrix-all: $(READY) $(WHEEL)  ## The same with more tests, and also on the main
 
 wheel: $(WHEEL)  ## Build the wheel, by way of the source distribution
 
-constraints: $(READY)  ## Resolve the constraints again, for Python 3.10 and for newer versions
+constraints: $(READY)  ## Resolve the constraints again: for Python 3.10, for newer ones, with Dask and Ray
 	@mkdir -p build
 	@# Prefect before 3.9 fails at import with newer versions of FastAPI.
 	echo 'fastapi>=0.139,<0.151' > build/caps.txt
@@ -102,6 +106,8 @@ constraints: $(READY)  ## Resolve the constraints again, for Python 3.10 and for
 	$(RESOLVE) --python-version 3.10 --constraint build/caps.txt --output-file build/3.10.txt
 	$(RESOLVE) --python-version 3.11 --output-file build/lowest.txt
 	$(RESOLVE) --python-version 3.14 --constraint build/lowest.txt --output-file build/highest.txt
+	$(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.11 \
+	    --group runners pyproject.toml --output-file constraints-runners.txt
 	LC_ALL=C sort -u build/3.10.txt > constraints-3.10.txt
 	LC_ALL=C sort -u build/lowest.txt build/highest.txt > constraints.txt
 

@@ -1,10 +1,12 @@
 """Test the built wheel on every supported Prefect minor version and Python, in environments.
 
     python scripts/matrix.py --wheel dist/flowspan-*.whl [--all] [--only 3.6] [-- PYTEST ARGUMENTS]
+    python scripts/matrix.py --wheel dist/flowspan-*.whl --runners [--only 3.9]
 
 A cell is one Prefect on one Python. The Prefect in ``constraints.txt`` uses the versions there, an
 older one those of ``constraints-3.10.txt``, except for versions that it does not allow (see
-`OLDER`). The exit code is 1 if any cell failed.
+`OLDER`). With ``--runners``, the cells have Dask and Ray, in the versions of
+``constraints-runners.txt``. The exit code is 1 if any cell failed.
 """
 
 import argparse
@@ -53,6 +55,7 @@ ALL = (
     "tests/_prefect/test_processes.py",
     "tests/views/test_analysis_shown.py",
 )
+RUNNERS = ("tests/runners",)
 PYTHON_MINORS = range(10, 15)
 SHOWN_LINES = 30
 RUN_PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
@@ -112,6 +115,20 @@ OLDER = (
 MAIN = Prefect(
     pinned("constraints.txt"), constraints="constraints.txt", pythons=range(11, PYTHON_MINORS.stop)
 )
+# With Dask and Ray: the newest Prefect, and the one that Python 3.10 has.
+WITH_RUNNERS = (
+    Prefect(
+        pinned("constraints-runners.txt"),
+        constraints="constraints-runners.txt",
+        pythons=range(11, 14),
+    ),
+    Prefect(
+        pinned("constraints-3.10.txt"),
+        ("apprise==1.13.1", "python-slugify==9.0.0"),
+        constraints="constraints-runners.txt",
+        pythons=range(11, 14),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -121,11 +138,14 @@ class Cell:
     prefect: Prefect
     minor: int
     tests: tuple[str, ...]
+    group: str = "dev"
+    """The dependency group to install beside the wheel."""
 
     @property
     def name(self) -> str:
         """The name that is shown, and the name of its folder and log."""
-        return f"prefect-{self.prefect.version}-python-3.{self.minor}"
+        prefix = "" if self.group == "dev" else f"{self.group}-"
+        return f"{prefix}prefect-{self.prefect.version}-python-3.{self.minor}"
 
 
 @dataclass(frozen=True)
@@ -158,6 +178,14 @@ def cells(here: int, *, everything: bool) -> list[Cell]:
         if minor != here:
             found.append(Cell(newest, minor, few))
     return list({cell.name: cell for cell in found}.values())
+
+
+def cells_with_runners(here: int) -> list[Cell]:
+    """Return the cells with Dask and Ray, on Python 3.`here` or the nearest possible."""
+    return [
+        Cell(prefect, nearest(here, prefect.pythons), RUNNERS, group="runners")
+        for prefect in WITH_RUNNERS
+    ]
 
 
 def nearest(minor: int, pythons: range) -> int:
@@ -218,7 +246,7 @@ async def run_cell(
     install = (uv(), "pip", "install", "--quiet", "--python", python, "--constraint", pins)
     try:
         await run([uv(), "venv", "--quiet", "--clear", "-p", interpreter, folder], log, 60)
-        await run([*install, "--group", "dev", wheel, "prefect"], log, 600)
+        await run([*install, "--group", cell.group, wheel, "prefect"], log, 600)
         installed = time.monotonic() - start
         await run([python, *RUN_PYTEST, *pytest_arguments], log, timeout)
     except Stopped as stopped:
@@ -298,6 +326,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--wheel", type=Path, required=True, help="the built wheel")
     parser.add_argument("--all", action="store_true", help="run more cells, and more tests in each")
+    parser.add_argument("--runners", action="store_true", help="run the cells with Dask and Ray")
     parser.add_argument("--jobs", type=int, default=2, help="cells to run in parallel")
     parser.add_argument("--only", default="", help="run the cells whose name contains this")
     parser.add_argument("--timeout", type=float, default=1200, help="seconds for one cell's tests")
@@ -306,7 +335,10 @@ def main() -> int:
     options.wheel = options.wheel.resolve()
     if not options.wheel.is_file():
         parser.error(f"there is no wheel {options.wheel}")
-    every_cell = cells(sys.version_info.minor, everything=options.all)
+    here = sys.version_info.minor
+    every_cell = (
+        cells_with_runners(here) if options.runners else cells(here, everything=options.all)
+    )
     chosen = [cell for cell in every_cell if options.only in cell.name]
     if not chosen:
         parser.error(f"no cell has {options.only!r} in its name")

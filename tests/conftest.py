@@ -70,8 +70,9 @@ set_meter_provider(NoOpMeterProvider())
 set_logger_provider(NoOpLoggerProvider())
 
 
-# These need a browser, or programs that take minutes to build: name the folder to run them.
-collect_ignore = ["browser", "e2e"]
+# These need a browser, programs that take minutes to build, or Dask and Ray: name the folder to run
+# them.
+collect_ignore = ["browser", "e2e", "runners"]
 
 # The profile sets the length of a search, which never fails because the machine is slow.
 hypothesis.settings.register_profile("quick", max_examples=50, deadline=None)

@@ -1,12 +1,18 @@
-"""Random flows with Prefect's features, as data that Hypothesis can shrink, and their runner."""
+"""Random flows with Prefect's features, as data that Hypothesis can shrink, and their runner.
+
+As a script, it runs some on Dask or Ray, whose workers cannot import this file.
+"""
 
 import asyncio
 import contextlib
+import sys
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from prefect import Flow, Task, allow_failure, flow, task
 from prefect.cache_policies import INPUTS
@@ -65,74 +71,124 @@ class Program:
     workers: int
 
 
-steps = st.builds(
-    Step,
-    behaviour=st.sampled_from(BEHAVIOURS),
-    is_async=st.booleans(),
-    called=st.sampled_from(["directly", "submitted", "mapped", "for_state"]),
-    upstream=st.lists(st.integers(0, 20), max_size=3).map(tuple),
-    passed=st.sampled_from(["plain", "nested", "wait_for", "allow_failure"]),
-    has_extras=st.booleans(),
-)
-programs = st.builds(
-    Program,
-    steps=st.lists(steps, min_size=1, max_size=7).map(tuple),
-    ending=st.sampled_from(ENDINGS),
-    is_async=st.booleans(),
-    # Enough threads for all steps at once: a step that waits in the pool for another would hang.
-    workers=st.sampled_from([8, 32]),
-)
+def _programs(
+    called: Sequence[str], behaviours: Sequence[str] = BEHAVIOURS
+) -> st.SearchStrategy[Program]:
+    steps = st.builds(
+        Step,
+        behaviour=st.sampled_from(behaviours),
+        is_async=st.booleans(),
+        called=st.sampled_from(called),
+        upstream=st.lists(st.integers(0, 20), max_size=3).map(tuple),
+        passed=st.sampled_from(["plain", "nested", "wait_for", "allow_failure"]),
+        has_extras=st.booleans(),
+    )
+    return st.builds(
+        Program,
+        steps=st.lists(steps, min_size=1, max_size=7).map(tuple),
+        ending=st.sampled_from(ENDINGS),
+        is_async=st.booleans(),
+        # Enough threads for all steps: one that waits in the pool for another would hang.
+        workers=st.sampled_from([8, 32]),
+    )
 
 
-def run(program: Program) -> None:  # noqa: C901 - one branch an ending
+programs = _programs(["directly", "submitted", "mapped", "for_state"])
+
+
+def examples(number: int, without: str = "") -> list[Program]:
+    """Return programs that submit most of their tasks, the same ones each time."""
+    found: list[Program] = []
+
+    @settings(
+        max_examples=number,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(
+        program=_programs(
+            ["directly", "submitted", "submitted", "mapped"],
+            [behaviour for behaviour in BEHAVIOURS if behaviour != without],
+        )
+    )
+    def collect(program: Program) -> None:
+        found.append(program)
+
+    collect()
+    return found
+
+
+def run(program: Program) -> None:
     """Run `program` as a flow called main; expected failures are caught."""
+    call(build(program, name="main"))
+
+
+def call(runnable: Flow[Any, Any]) -> None:
+    """Run a flow; expected failures are caught."""
+    with contextlib.suppress(Exception, Outage):
+        outcome = runnable()
+        if asyncio.iscoroutine(outcome):
+            asyncio.run(_await(outcome))
+
+
+def build(
+    program: Program,
+    *,
+    name: str,
+    task_runner: Any = None,
+    first: Callable[[], None] = lambda: None,
+) -> Flow[Any, Any]:
+    """Return `program` as a flow that calls `first` in its first line; by default with threads."""
     ends: list[str] = []
     options: dict[str, Any] = {
-        "name": "main",
-        "task_runner": ThreadPoolTaskRunner(max_workers=program.workers),
+        "name": name,
+        "task_runner": task_runner or ThreadPoolTaskRunner(max_workers=program.workers),
         "retries": 1 if program.ending == "recover" else 0,
     }
+    if program.is_async:
 
-    def end() -> Any:
-        ends.append(program.ending)
-        if program.ending == "raise" or (program.ending == "recover" and len(ends) == 1):
-            raise ConnectionError(program.ending)
-        if program.ending == "crash":
-            raise Outage(program.ending)
-        if program.ending.startswith("return_"):
-            make_state = Failed if program.ending == "return_failed" else Cancelled
-            return make_state(message="returned")
-        return None
+        @flow(**options)
+        async def async_main() -> Any:
+            first()
+            body = _Body()
+            for number, step in enumerate(program.steps):
+                outcome = body.begin(number, step)
+                if asyncio.iscoroutine(outcome):
+                    with contextlib.suppress(Exception):
+                        body.outcomes[number] = await outcome
+            body.wait()
+            return _end(program.ending, ends)
 
-    with contextlib.suppress(Exception, Outage):
-        if program.is_async:
+        return async_main
 
-            @flow(**options)
-            async def async_main() -> Any:
-                body = _Body()
-                for number, step in enumerate(program.steps):
-                    outcome = body.begin(number, step)
-                    if asyncio.iscoroutine(outcome):
-                        with contextlib.suppress(Exception):
-                            body.outcomes[number] = await outcome
-                body.wait()
-                return end()
+    @flow(**options)
+    def main() -> Any:
+        first()
+        body = _Body()
+        for number, step in enumerate(program.steps):
+            outcome = body.begin(number, step)
+            if asyncio.iscoroutine(outcome):
+                with contextlib.suppress(Exception):
+                    body.outcomes[number] = asyncio.run(_await(outcome))
+        body.wait()
+        return _end(program.ending, ends)
 
-            asyncio.run(async_main())
-        else:
+    return main
 
-            @flow(**options)
-            def main() -> Any:
-                body = _Body()
-                for number, step in enumerate(program.steps):
-                    outcome = body.begin(number, step)
-                    if asyncio.iscoroutine(outcome):
-                        with contextlib.suppress(Exception):
-                            body.outcomes[number] = asyncio.run(_await(outcome))
-                body.wait()
-                return end()
 
-            main()
+def _end(ending: str, ends: list[str]) -> Any:
+    """End a flow; `ends` has how its earlier attempts ended."""
+    ends.append(ending)
+    if ending == "raise" or (ending == "recover" and len(ends) == 1):
+        raise ConnectionError(ending)
+    if ending == "crash":
+        raise Outage(ending)
+    if ending.startswith("return_"):
+        make_state = Failed if ending == "return_failed" else Cancelled
+        return make_state(message="returned")
+    return None
 
 
 async def _await(awaitable: Any) -> Any:
@@ -325,3 +381,42 @@ def _runnable(step: Step) -> Flow[Any, Any] | Task[Any, Any]:  # noqa: C901 - on
         return act(x)
 
     return sync_step
+
+
+def _instrument() -> None:
+    from flowspan import instrument
+
+    instrument()
+
+
+def _on_dask(address: str) -> Any:
+    from prefect_dask import DaskTaskRunner
+
+    return DaskTaskRunner(address=address)
+
+
+def _on_ray(address: str) -> Any:
+    import ray
+    from prefect_ray import RayTaskRunner
+
+    # The runner would start it for each flow.
+    if not ray.is_initialized():
+        ray.init(address, num_cpus=2, include_dashboard=False)
+    return RayTaskRunner()
+
+
+def _run_all(kind: str, address: str, place: str, share: str) -> None:
+    """Run examples as flows called KIND-PLACE, with instrument() in `main` or `inside` the flow."""
+    name, (begin, end) = f"{kind}-{place}", map(int, share.split(":"))
+    if place == "main":
+        _instrument()
+    first = _instrument if place == "inside" else (lambda: None)
+    # An exception that is no Exception ends the event loop of Dask's client, which waits for ever.
+    for program in examples(end, without="crash" if kind == "dask" else "")[begin:]:
+        print(program, flush=True)
+        runner = {"dask": _on_dask, "ray": _on_ray}[kind](address)
+        call(build(program, name=name, task_runner=runner, first=first))
+
+
+if __name__ == "__main__":
+    _run_all(*sys.argv[1:])

@@ -1,14 +1,15 @@
-"""Compare flowspan's spans with what Prefect's API has recorded of the same runs.
+"""Compare what flowspan recorded with what Prefect's API has recorded of the same runs.
 
-`reconcile` decides about fidelity: it reads the tree of runs below a flow run from the API, with
-their state histories, and describes every difference from the spans and from the metrics that were
-recorded meanwhile.
+`reconcile` decides about fidelity: it reads the trees of runs below flow runs from the API, with
+their state histories, and describes every difference from the spans, and from the metrics and the
+log records that were recorded meanwhile.
 """
 
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -19,8 +20,18 @@ from prefect.client.schemas.objects import FlowRun, State, TaskRun
 
 from flowspan import semconv
 from flowspan.identity import derive_span_id
+from flowspan.read import log_files, metric_files
+from flowspan.read.log_files import Log
 from processes import PATIENCE
-from support import RecordedMetrics, account, accounted, attributes, context, seconds
+from support import (
+    RecordedMetrics,
+    account,
+    accounted,
+    attributes,
+    context,
+    embedded_spans,
+    seconds,
+)
 
 _TOLERANCE = 5_000_000  # nanoseconds
 _PAGE = 200
@@ -28,6 +39,8 @@ _PAGE = 200
 # final state, such as NotReady ones, and cancels them. That is long after the engine has left them,
 # so it is not compared.
 _CANCELLED_BY_SERVER = "The parent flow run was cancelled."
+_LAST_WORDS = "Finished in state "
+"""How Prefect begins the line that it logs at the end of a run."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,11 @@ class KnownRun:
     @property
     def last(self) -> State[Any]:
         return self.states[-1]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its engine has left it: after NotReady, it does, though that is not final."""
+        return self.last.is_final() or self.last.name == "NotReady"
 
     @property
     def first_running(self) -> int | None:
@@ -80,6 +98,34 @@ class Totals:
             },
         )
 
+    @classmethod
+    def of_files(cls, folder: Path) -> "Totals":
+        """Add up the embedded files of all processes."""
+        found = metric_files.load(folder)
+        runs: Counter[tuple[str, str]] = Counter()
+        for counter in found.counters:
+            for level in ("flow", "task"):
+                if counter.name == f"prefect.{level}.runs":
+                    runs[level, counter.attributes[semconv.RUN_STATE_NAME]] += counter.value
+        retries = (c.value for c in found.counters if c.name == semconv.METRIC_TASK_RUN_RETRIES)
+
+        def total(name: str, **wanted: str) -> float:
+            return sum(
+                histogram.values.total
+                for histogram in found.histograms
+                if histogram.name == name and wanted.items() <= histogram.attributes.items()
+            )
+
+        executing = {semconv.PIPELINE_RUN_STATE: "executing"}
+        return cls(
+            runs,
+            sum(retries),
+            {
+                "flow": total(semconv.METRIC_PIPELINE_RUN_DURATION, **executing),
+                "task": total(semconv.METRIC_TASK_RUN_DURATION),
+            },
+        )
+
     def since(self, before: "Totals") -> "Totals":
         return Totals(
             self.runs - before.runs,
@@ -90,16 +136,16 @@ class Totals:
 
 def reconcile(
     spans: Iterable[ReadableSpan],
-    flow_run_id: UUID | str,
-    *,
+    *flow_run_ids: UUID | str,
     totals: Totals | None = None,
+    logs: Iterable[Log] | None = None,
     apart_from: str | None = None,
     timeout: float = PATIENCE,
 ) -> list[str]:
-    """Return every difference between the run spans and the API's runs below a flow run.
+    """Return every difference between the run spans and the API's runs below flow runs.
 
-    With `totals` of exactly these runs, it also compares the metrics. Differences that have
-    `apart_from` in their text are left out.
+    With `totals` and `logs` of exactly these runs, it also compares the metrics and Prefect's last
+    log record of each run. Differences that have `apart_from` in their text are left out.
 
     Task runs reach the API as events, some time after they have ended, so the comparison is
     repeated until it finds nothing or `timeout` seconds have passed.
@@ -111,15 +157,34 @@ def reconcile(
     deadline = time.monotonic() + timeout
     while True:
         with get_client(sync_client=True) as client:
-            runs = known_runs(client, UUID(str(flow_run_id)))
+            runs: dict[str, KnownRun] = {}
+            for flow_run_id in flow_run_ids:
+                runs |= known_runs(client, UUID(str(flow_run_id)))
         differences = _compare(by_run, runs)
         if totals is not None:
             differences += _differing_metrics(totals, runs)
+        if logs is not None:
+            differences += _differing_logs(logs, runs)
         if apart_from is not None:
             differences = [line for line in differences if apart_from not in line]
         if not differences or time.monotonic() > deadline:
             return differences
         time.sleep(0.3)
+
+
+def reconcile_files(
+    folder: Path, flow_run_ids: Iterable[UUID | str], *, apart_from: str | None = None
+) -> list[str]:
+    """Return every difference of the embedded files from the API's runs below all these flow runs.
+
+    The files have the spans, metrics and log records of exactly these runs.
+    """
+    spans = embedded_spans(folder).all
+    traces = {f"{context(span).trace_id:032x}" for span in spans}
+    files = log_files.find_files(folder)
+    logs = [log for trace in traces for log in log_files.load_trace(files, trace).logs]
+    totals = Totals.of_files(folder)
+    return reconcile(spans, *flow_run_ids, totals=totals, logs=logs, apart_from=apart_from)
 
 
 def known_runs(client: SyncPrefectClient, flow_run_id: UUID) -> dict[str, KnownRun]:
@@ -280,7 +345,7 @@ def _differing_events(span: ReadableSpan, run: KnownRun) -> list[str]:
 
 
 def _differing_metrics(totals: Totals, runs: dict[str, KnownRun]) -> list[str]:
-    ended = [run for run in runs.values() if run.last.is_final() or run.last.name == "NotReady"]
+    ended = [run for run in runs.values() if run.has_ended]
     counted = Counter((run.level, str(run.last.name)) for run in ended)
     found = []
     if totals.runs != counted:
@@ -292,6 +357,18 @@ def _differing_metrics(totals: Totals, runs: dict[str, KnownRun]) -> list[str]:
         known = sum(run.seconds_running for run in ended if run.level == level)
         if abs(measured - known) > 0.01 * known:
             found.append(f"measured {measured:.6f} s in {level} runs, the API {known:.6f} s")
+    return found
+
+
+def _differing_logs(logs: Iterable[Log], runs: dict[str, KnownRun]) -> list[str]:
+    last = Counter(log.span_id for log in logs if log.message.startswith(_LAST_WORDS))
+    expected = {f"{derive_span_id(run.id):016x}": run for run in runs.values() if run.has_ended}
+    found = [f"a log record of an unknown run {span_id}" for span_id in last.keys() - expected]
+    found += [
+        f"{run.name}: {last[span_id]} log records of its end in {run.last.name}"
+        for span_id, run in expected.items()
+        if last[span_id] != 1
+    ]
     return found
 
 
