@@ -25,7 +25,7 @@ SCRIPT = Path(random_flows.__file__)
 IS_NEWEST = Version(version("prefect")) >= Version("3.9")
 SCRIPTED = 10 if IS_NEWEST else 5
 """Random flows in each script."""
-DEPLOYED = 6 if IS_NEWEST else 3
+DEPLOYED = 4 if IS_NEWEST else 2
 """Random flows in each kind of deployment."""
 
 
