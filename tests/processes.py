@@ -38,7 +38,9 @@ def environment(folder: Path, **variables: str) -> dict[str, str]:
     return {**os.environ, **own, **variables}
 
 
-def run_script(*arguments: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+def run_script(
+    *arguments: str, env: dict[str, str], timeout: float = PATIENCE
+) -> "subprocess.CompletedProcess[str]":
     """Run a script of tests/flows to its end."""
     return subprocess.run(
         [sys.executable, *arguments],
@@ -46,7 +48,7 @@ def run_script(*arguments: str, env: dict[str, str]) -> "subprocess.CompletedPro
         cwd=FLOWS,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=timeout,
         check=False,
     )
 

@@ -195,23 +195,29 @@ def known_runs(client: SyncPrefectClient, flow_run_id: UUID) -> dict[str, KnownR
     root = client.read_flow_run(flow_run_id)
     runs = {str(root.id): _known(root, frozenset(), frozenset(), _flow_states(client, root.id))}
     pending = [root.id]
-    subflow_of: dict[str, str] = {}
+    subflows_of: dict[str, set[str]] = {}
     waiting: list[tuple[FlowRun | TaskRun, TaskRun, list[State[Any]]]] = []
     while pending:
         task_runs = _task_runs(client, pending.pop())
         subflows = _subflows(client, task_runs)
         for task_run in task_runs:
-            subflow = subflows.get(task_run.id)
-            if subflow is None:
+            own = [run for run in subflows if run.parent_task_run_id == task_run.id]
+            if not own:
                 states = client.read_task_run_states(task_run.id)
                 waiting.append((task_run, task_run, states))
             else:
-                subflow_of[str(task_run.id)] = str(subflow.id)
+                subflows_of[str(task_run.id)] = {str(subflow.id) for subflow in own}
+            for subflow in own:
                 waiting.append((subflow, task_run, _flow_states(client, subflow.id)))
                 pending.append(subflow.id)
     for run, inputs_of, states in waiting:
         inputs = {
-            name: {subflow_of.get(str(i.id), str(i.id)) for i in items if hasattr(i, "id")}
+            name: {
+                run_id
+                for item in items
+                if hasattr(item, "id")
+                for run_id in subflows_of.get(str(item.id), {str(item.id)})
+            }
             for name, items in inputs_of.task_inputs.items()
         }
         listed = inputs.pop("__parents__", set())
@@ -253,15 +259,19 @@ def _task_runs(client: SyncPrefectClient, flow_run_id: UUID) -> list[TaskRun]:
             return found
 
 
-def _subflows(client: SyncPrefectClient, task_runs: list[TaskRun]) -> dict[UUID, FlowRun]:
+def _subflows(client: SyncPrefectClient, task_runs: list[TaskRun]) -> list[FlowRun]:
+    """Return the flow runs that these task runs represent.
+
+    There may be two for one task run: a flow that is retried calls its subflow again, unless
+    Prefect's server knows by then that it has completed.
+    """
     if not task_runs:
-        return {}
+        return []
     ids = [task_run.id for task_run in task_runs]
-    found = client.read_flow_runs(
+    return client.read_flow_runs(
         flow_run_filter=FlowRunFilter(parent_task_run_id={"any_": ids}),  # type: ignore[arg-type]
         limit=_PAGE,
     )
-    return {run.parent_task_run_id: run for run in found if run.parent_task_run_id is not None}
 
 
 def _compare(by_run: dict[str, list[ReadableSpan]], runs: dict[str, KnownRun]) -> list[str]:

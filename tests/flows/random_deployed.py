@@ -12,7 +12,7 @@ from flowspan import instrument
 
 instrument()
 
-from prefect import Flow, flow, serve  # noqa: E402
+from prefect import flow, serve  # noqa: E402
 
 from random_flows import build, examples  # noqa: E402
 
@@ -24,7 +24,7 @@ for position, program in enumerate(examples(MOST)):
     globals()[name] = build(program, name=name)
 
 
-def flows(number: str) -> list[Flow[Any, Any]]:
+def flows(number: str) -> list[Any]:
     """Return the first flows, with the place from which another process can load each."""
     return [
         flow.from_source(source=str(HERE.parent), entrypoint=f"{HERE.name}:random_{position}")
