@@ -73,6 +73,7 @@ def side(*tasks: Task, name: str = "etl", result: str = "success", trace_id: str
         retry_cost_on_path=0,
         orchestration=0,
         workers=(),
+        late_clocks=(),
     )
     return Side(trace_id, name, None, result, analysis)
 

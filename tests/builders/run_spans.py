@@ -73,6 +73,7 @@ def run(
     upstream: Iterable[str] = (),
     failed: bool = False,
     process: str = "nightly",
+    host: str | None = None,
     **totals: float,
 ) -> Span:
     """Return the span of a run; times in seconds since `EPOCH`.
@@ -94,6 +95,8 @@ def run(
     }
     if lane is not None:
         attributes["thread.id"] = lane
+    if host is not None:
+        attributes[semconv.HOST_NAME] = host
     return make_span(
         span_id,
         parent,

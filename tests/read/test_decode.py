@@ -23,6 +23,7 @@ from flowspan.read.decode import SpanDecoder
 from flowspan.read.facts import READERS, Facts, facts_of
 from flowspan.read.span import Span
 from flowspan.read.texts import MemoryText
+from flowspan.text import SECOND
 from flowspan.views.json import timeline
 from flowspan.views.wishes import Wishes
 
@@ -99,6 +100,16 @@ VALUES = st.one_of(
 
 # The result of a flow run fills the same field as that of a task run; no span has both.
 KEYS = st.sampled_from([*sorted(READERS.keys() - {semconv.PIPELINE_RESULT}), "other"])
+
+
+def test_a_wait_that_is_partly_before_the_span() -> None:
+    """A span has the whole wait for upstream runs, and the part that the task runner waited."""
+    attributes = [
+        attribute(semconv.WAIT_DEPENDENCIES, doubleValue=3.0),
+        attribute(semconv.TASK_RUNNER_DEPENDENCIES, doubleValue=2.0),
+    ]
+    for (span,) in both(raw_line(raw_span(1, attributes=attributes)).encode()):
+        assert (span.facts.dependencies_before, span.facts.dependencies) == (2 * SECOND, SECOND)
 
 
 @given(st.lists(st.tuples(KEYS, VALUES), max_size=12))

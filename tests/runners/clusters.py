@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +11,8 @@ from pathlib import Path
 from distributed import Client
 
 from processes import PATIENCE, background, eventually
+
+DASK = (sys.executable, "-m", "dask")
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,6 @@ def dask_cluster(folder: Path, *, workers: int = 2, threads: int = 8) -> Iterato
 
     The default has a thread for each step of a random flow.
     """
-    command = shutil.which("dask", path=Path(sys.executable).parent)
-    assert command is not None
     env = {**os.environ, "PREFECT_LOGGING_LEVEL": "INFO"}
     where = folder / "scheduler.json"
     quiet = ("--no-dashboard", "--host", "127.0.0.1", "--scheduler-file", str(where))
@@ -38,13 +37,13 @@ def dask_cluster(folder: Path, *, workers: int = 2, threads: int = 8) -> Iterato
     def start(number: int) -> int:
         arguments = ("--no-nanny", "--nthreads", str(threads), "--name", str(number))
         log = folder / f"worker-{number}.log"
-        worker = background(command, "worker", *arguments, *quiet, env=env, log=log)
+        worker = background(*DASK, "worker", *arguments, *quiet, env=env, log=log)
         return stack.enter_context(worker).pid
 
     with ExitStack() as stack:
         scheduler = stack.enter_context(
             background(
-                command, "scheduler", "--port", "0", *quiet, env=env, log=folder / "scheduler.log"
+                *DASK, "scheduler", "--port", "0", *quiet, env=env, log=folder / "scheduler.log"
             )
         )
         eventually(where.exists, "the scheduler's start")

@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType
 from flowspan import semconv
 from flowspan.read import otlp_json as otlp
 from flowspan.read import prefect_spans
-from flowspan.read.facts import READERS, Facts
+from flowspan.read.facts import READERS, Facts, inside
 from flowspan.read.facts import text as as_text
 from flowspan.read.otlp_json import UnreadableError
 from flowspan.read.span import Span, by_type, details_of, readable_details_of
@@ -37,6 +37,8 @@ _FIELDS: Final = msgspec.structs.fields(Facts)
 _DEFAULTS: Final = [field.default for field in _FIELDS]
 _PLACES: Final = {field.name: place for place, field in enumerate(_FIELDS)}
 _RUNNING_SINCE: Final = _PLACES["running_since"]
+_DEPENDENCIES: Final = _PLACES["dependencies"]
+_DEPENDENCIES_BEFORE: Final = _PLACES["dependencies_before"]
 # By attribute: the place of its field, the function that reads its value, and whether many spans
 # share the text. Every run has its own id and name.
 _SLOTS: Final = {
@@ -257,6 +259,8 @@ class SpanDecoder:
             else:
                 found = read(_plain(value))
             fields[place] = share(found, found) if is_shared and found is not None else found
+        if before := fields[_DEPENDENCIES_BEFORE]:
+            fields[_DEPENDENCIES] = inside(fields[_DEPENDENCIES], before)
         return Facts(*fields)
 
     def _list(self, place: int, written: msgspec.Raw, read: Callable[[object], object]) -> object:

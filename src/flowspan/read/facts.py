@@ -74,8 +74,13 @@ def facts_of(attributes: Mapping[str, Any]) -> Facts:
             name, read = READERS[key]
             values[name] = read(value)
     if before := values.get("dependencies_before"):
-        values["dependencies"] = max(0, values.get("dependencies", 0) - before)
+        values["dependencies"] = inside(values.get("dependencies", 0), before)
     return Facts(**values)
+
+
+def inside(dependencies: int, before: int) -> int:
+    """Return how much of a wait for upstream runs is inside the span, as a span has the whole."""
+    return max(0, dependencies - before)
 
 
 def lengths_at(*places: semconv.Place) -> Callable[[Facts], tuple[int, ...]]:

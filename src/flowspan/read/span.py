@@ -218,7 +218,7 @@ class Span:
         """An identifier of its process, as far as its resource has one; may be empty."""
         if (instance := self.resource.get(_INSTANCE_ID)) is not None:
             return str(instance)
-        host, process_id = self._host_and_process
+        process_id, host = self._process_id, self.host
         if process_id is not None:
             return process_id if host is None else f"{host}:{process_id}"
         return self.service or ""
@@ -226,17 +226,17 @@ class Span:
     @property
     def place(self) -> str:
         """A name of its process for people: host and process id, as far as they are known."""
-        host, process_id = self._host_and_process
-        host = host or self.service or "process"
+        process_id, host = self._process_id, self.host or self.service or "process"
         return host if process_id is None else f"{host}:{process_id}"
 
     @property
-    def _host_and_process(self) -> tuple[str | None, str | None]:
-        facts, get = self.facts, self.resource.get
-        return (
-            facts.host or text(get(semconv.HOST_NAME)),
-            facts.process_id or text(get(semconv.PROCESS_ID)),
-        )
+    def host(self) -> str | None:
+        """The name of the host that it was recorded on; None if unknown."""
+        return self.facts.host or text(self.resource.get(semconv.HOST_NAME))
+
+    @property
+    def _process_id(self) -> str | None:
+        return self.facts.process_id or text(self.resource.get(semconv.PROCESS_ID))
 
 
 _COMPARED: Final = (

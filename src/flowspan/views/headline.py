@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from flowspan.text import clean, human, percent, signed_percent
+from flowspan.text import MS, clean, human, percent, signed_percent
 from flowspan.views.looks import SPENT_ON
 
 if TYPE_CHECKING:
@@ -85,14 +85,19 @@ def headline(analysis: Analysis) -> str:
 
 
 def reservations(analysis: Analysis) -> list[str]:
-    """Return sentences on why the critical path may be wrong."""
-    if not analysis.links_dropped:
-        return []
-    said = (
-        f"{analysis.links_dropped:,} links to upstream runs are missing, so the critical path may"
-        " be wrong. The provider keeps too few: raise OTEL_SPAN_LINK_COUNT_LIMIT, or its own limit."
-    )
-    return [said]
+    """Return sentences on why the critical path, or the times, may be wrong."""
+    said = [
+        f"The clock of {late.host} is at least {late.least / MS:.0f} ms behind that of"
+        f" {late.other}, and so are the times of its runs."
+        for late in analysis.late_clocks
+    ]
+    if analysis.links_dropped:
+        said.append(
+            f"{analysis.links_dropped:,} links to upstream runs are missing, so the critical path"
+            " may be wrong. The provider keeps too few: raise OTEL_SPAN_LINK_COUNT_LIMIT, or its"
+            " own limit."
+        )
+    return said
 
 
 def _share(task: Task) -> str:
