@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from flowspan import semconv
 from flowspan.analysis.activities import NONE, Activities, gather
+from flowspan.analysis.clocks import LateClock, find_late_clocks
 from flowspan.analysis.critical_path import RowStep, walk
 from flowspan.analysis.what_if import UNLIMITED, Network
 from flowspan.analysis.workers import Worker, find_workers
@@ -86,9 +87,10 @@ class Analysis:
     the sum of the execution times of all tasks. `mean_concurrency` is `work` over the duration,
     `peak_concurrency` the most tasks that executed at once, `efficiency` the first over the second.
     `retry_cost` is the time in failed attempts that were retried, and between attempts.
-    `orchestration` is the time in which no task was running. `links_dropped` is how many upstream
-    runs are not known, because a provider's limit has dropped the links to them.
-    `workers` are the processes that ran the runs, by their first run.
+    `orchestration` is the time in which no task was running. `workers` are the processes that ran
+    the runs, by their first run, `late_clocks` the hosts among them whose clocks are behind.
+    `links_dropped` is how many upstream runs are not known, because a provider's limit has dropped
+    the links to them.
     """
 
     source: Literal["flowspan", "prefect", "plain"]
@@ -107,6 +109,7 @@ class Analysis:
     retry_cost_on_path: int
     orchestration: int
     workers: tuple[Worker, ...]
+    late_clocks: tuple[LateClock, ...]
     links_dropped: int = 0
 
     @property
@@ -167,6 +170,7 @@ def _analyse(activities: Activities, *, what_if: bool) -> Analysis:
         orchestration=in_no_task,
         links_dropped=sum(known.links_dropped for known in activities.facts),
         workers=find_workers(activities, leaves, begins, ends),
+        late_clocks=find_late_clocks(activities),
     )
 
 
