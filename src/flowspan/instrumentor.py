@@ -349,7 +349,7 @@ def _log_export(
 
     if isinstance(provider, _logs.NoOpLoggerProvider):
         return None
-    return LogExport(provider, settings.log_level, observer.tracer.active.get, print_logger)
+    return LogExport(provider, settings.log_level, observer.recorder_for_line, print_logger)
 
 
 def _check(name: str, given: object, method: str) -> None:
