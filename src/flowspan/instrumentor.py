@@ -84,6 +84,11 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         return [f"{patch.owner.__name__}.{patch.name}" for patch in self._patched]
 
     @property
+    def parcel(self) -> Parcel | None:
+        """What goes along with task runs to other processes while Prefect is instrumented."""
+        return self._observer.parcel if self._observer is not None else None
+
+    @property
     def provider(self) -> TracerProvider | None:
         """The provider that spans go to while Prefect is instrumented."""
         return self._providers.traces if self._providers is not None else None
