@@ -16,7 +16,7 @@ from prefect.serializers import JSONSerializer
 
 import flowspan
 from clocks import Timed
-from flowspan._parcel import Note
+from flowspan._parcel import Note, Parcel
 from flowspan.objectives.promises import Objectives
 from flowspan.settings import Settings
 
@@ -32,6 +32,12 @@ WITHOUT_FLOWSPAN = "import sys; sys.modules['flowspan'] = None\n"
 RELAY = """
 import pickle, sys
 sys.stdout.buffer.write(pickle.dumps(pickle.loads(sys.stdin.buffer.read())))
+"""
+RECEIVE_SEVERAL = """
+import logging, pickle, sys
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+for sent in pickle.loads(sys.stdin.buffer.read()):
+    pickle.loads(sent)
 """
 READ_NOTE = """
 import pickle, sys
@@ -95,6 +101,26 @@ def test_settings_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         settings.model_copy(update={"dir": tmp_path / ".flowspan"}).model_dump_json()
     )
     assert received(sent, FLOWSPAN_LOG_LEVEL="DEBUG") == expected
+
+
+def test_process_that_stays_says_what_it_keeps(tmp_path: Path) -> None:
+    """One line for each other sender says what differs, and where the files are."""
+
+    def sent(name: str, level: int) -> bytes:
+        context = serialized_context(Settings(dir=tmp_path / name, log_level=level))
+        content = json.loads(context["tags_context"]["flowspan"])
+        return pickle.dumps(Parcel(json.dumps({**content, "given": []})))
+
+    first, other, detailed = sent("first", 20), sent("other", 20), sent("first", 10)
+    given = pickle.dumps([first, first, other, detailed, other, first, detailed])
+    said = run(RECEIVE_SEVERAL, given, OTEL_METRICS_EXPORTER="").decode().splitlines()
+    line = (
+        "A flow with other settings (%s) sends task runs to this process, which keeps the "
+        "settings that it has."
+    )
+    places = f" Its files are in {tmp_path / 'first'}, not in {tmp_path / 'other'}."
+    assert said == [line % "dir" + places, line % "log_level"]
+    assert run(RECEIVE_SEVERAL, pickle.dumps([first, other])) == b""  # no files
 
 
 def test_parcel_passes_through_other_processes() -> None:

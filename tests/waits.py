@@ -31,6 +31,16 @@ def assert_waits(folder: Path, runner: str) -> None:
     assert queues[2] > 0.2, queues
     assert reconcile(spans.all, attributes(root)[semconv.RUN_ID]) == []
     _assert_analysed(folder)
+    _assert_rows(spans, runner)
+
+
+def _assert_rows(spans: RecordedSpans, runner: str) -> None:
+    """Assert that each run shows its rows, and that the flow shows the right number or none."""
+    subflow = attributes(spans.one("RUN below"))
+    assert subflow[semconv.ROWS_OUTPUT] == 20
+    assert [attributes(span)[semconv.ROWS_OUTPUT] for span in spans.named("halved")] == [20, 10]
+    root = attributes(spans.one("RUN waiting"))
+    assert root.get(semconv.ROWS_OUTPUT) == (10 if runner == "thread" else None)
 
 
 def _assert_waited_for(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
 
 import flowspan
 from flowspan._containment import Containment
@@ -28,7 +28,7 @@ def arrive(text: str, note: str) -> Parcel:
     """
     with _contained:
         if not _is_scheduler():
-            _instrument_like(json.loads(text))
+            _instrument_like(text)
             keep_note(note)
     return Parcel(text, note)
 
@@ -39,11 +39,15 @@ def _is_scheduler() -> bool:
     return module is not None and bool(module.Scheduler._instances)  # noqa: SLF001 - Dask's workers ask the same
 
 
-def _instrument_like(sender: dict[str, Any]) -> None:
+def _instrument_like(text: str) -> None:
     from flowspan.settings import Settings  # noqa: PLC0415 - a scheduler needs none of this
 
-    if flowspan.PrefectInstrumentor().is_instrumented_by_opentelemetry:
+    instrumentor = flowspan.PrefectInstrumentor()
+    if instrumentor.is_instrumented_by_opentelemetry:
+        if instrumentor.parcel not in (None, text):
+            _compare(text, str(instrumentor.parcel))
         return
+    sender = json.loads(text)
     settings = Settings(**sender["settings"])
     if missing := _without_destination(sender["given"], settings):
         _complain(", ".join(missing))
@@ -51,17 +55,43 @@ def _instrument_like(sender: dict[str, Any]) -> None:
         flowspan.instrument(settings=settings)
 
 
-def _without_destination(given: Iterable[str], settings: Settings) -> list[str]:
-    """Return which of the signals that the sender's application set up go nowhere from here."""
+@lru_cache(maxsize=1000)  # so that each sender is compared once
+def _compare(text: str, own_text: str) -> None:
+    """Warn about a sender's settings that this process does not follow."""
+    from flowspan.settings import Settings  # noqa: PLC0415 - as above
+
+    sender, own = json.loads(text)["settings"], json.loads(own_text)
+    kept = own["settings"]
+    differing = {name for name in kept.keys() & sender.keys() if kept[name] != sender[name]}
+    if not _embedded_signals(Settings(**kept)) - {*own["given"]}:
+        differing.discard("dir")
+    if differing:
+        _logger.warning(
+            "A flow with other settings (%s) sends task runs to this process, which keeps the "
+            "settings that it has.%s",
+            ", ".join(sorted(differing)),
+            f" Its files are in {kept['dir']}, not in {sender['dir']}."
+            if "dir" in differing
+            else "",
+        )
+
+
+def _embedded_signals(settings: Settings) -> set[str]:
+    """Return the signals that the embedded files get, unless there are other providers."""
     from flowspan.export import declared  # noqa: PLC0415 - as above
     from flowspan.export.routes import EMBEDDED, describe_signals  # noqa: PLC0415 - as above
-    from flowspan.instrumentor import unset_signals  # noqa: PLC0415 - as above
 
     if declared.path():
-        return []
-    unset, routes = unset_signals(), describe_signals(settings)
-    unnamed = {route.signal for route in routes if route.exporter == EMBEDDED}
-    return [signal for signal in given if signal in unset and signal in unnamed]
+        return set()
+    return {route.signal for route in describe_signals(settings) if route.exporter == EMBEDDED}
+
+
+def _without_destination(given: Iterable[str], settings: Settings) -> list[str]:
+    """Return which of the signals that the sender's application set up go nowhere from here."""
+    from flowspan.instrumentor import unset_signals  # noqa: PLC0415 - as above
+
+    lost = unset_signals() & _embedded_signals(settings)
+    return [signal for signal in given if signal in lost]
 
 
 @cache

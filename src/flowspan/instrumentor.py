@@ -84,6 +84,11 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         return [f"{patch.owner.__name__}.{patch.name}" for patch in self._patched]
 
     @property
+    def parcel(self) -> Parcel | None:
+        """What goes along with task runs to other processes while Prefect is instrumented."""
+        return self._observer.parcel if self._observer is not None else None
+
+    @property
     def provider(self) -> TracerProvider | None:
         """The provider that spans go to while Prefect is instrumented."""
         return self._providers.traces if self._providers is not None else None
@@ -349,7 +354,7 @@ def _log_export(
 
     if isinstance(provider, _logs.NoOpLoggerProvider):
         return None
-    return LogExport(provider, settings.log_level, observer.tracer.active.get, print_logger)
+    return LogExport(provider, settings.log_level, observer.recorder_for_line, print_logger)
 
 
 def _check(name: str, given: object, method: str) -> None:

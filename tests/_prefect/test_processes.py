@@ -459,8 +459,9 @@ def test_instrument_travels_with_the_work(prefect_server: str, tmp_path: Path, p
     spans = embedded_spans(tmp_path)
     (root,) = (span for span in spans.all if span.name.startswith("RUN"))
     # The script's own run is adopted in one of them, without its first state.
-    adopted = attributes(root)[semconv.RUN_NAME] if place == "from_inside" else None
-    assert_all_carried(tmp_path, root, apart_from=adopted)
+    adopted = f"{attributes(root)[semconv.RUN_NAME]}: states are"
+    apart_from = adopted if place == "from_inside" else None
+    assert_all_carried(tmp_path, root, apart_from=apart_from)
     value = "4" if place == "from_main" else "int"
     assert attributes(spans.one("outer"))["prefect.run.parameter.x"] == value
 

@@ -15,6 +15,21 @@ SLOW = 1.0
 
 
 @task(cache_policy=NO_CACHE)
+def table(rows: int) -> list[dict[str, int]]:
+    return [{"n": n} for n in range(rows)]
+
+
+@task(cache_policy=NO_CACHE)
+def halved(items: list[dict[str, int]]) -> list[dict[str, int]]:
+    return items[::2]
+
+
+@flow
+def below() -> list[dict[str, int]]:
+    return halved(table(40))
+
+
+@task(cache_policy=NO_CACHE)
 def warm(_: int) -> None:
     time.sleep(0.2)
 
@@ -55,6 +70,7 @@ def work() -> None:
     follows.submit(wait_for=[second], return_state=False).wait()
     retried.submit().wait()
     mapped.map([1, 2, 3, 4]).wait()
+    halved.submit(below()).wait()
 
 
 def runner(name: str) -> Any:

@@ -808,6 +808,28 @@ def test_lines_of_prefect_itself(recorded: Recorded) -> None:
     ]
 
 
+def test_last_line_about_adopted_runs(prefect_server: str) -> None:
+    """The line that Prefect logs after the end of an adopted run belongs to the run, too."""
+    recorded = Recorded()
+
+    @task
+    def step() -> None:
+        recorded.instrument()
+
+    try:
+        flow(name="main")(lambda: step())()
+        finished = recorded.logs.saying("Finished in state Completed()")
+    finally:
+        flowspan.uninstrument()
+    assert [fields(r) for r in finished] == [
+        recorded.run_fields("main", "step"),
+        recorded.run_fields("main"),
+    ]
+    spans = [recorded.spans.one("step"), recorded.spans.one("RUN main")]
+    assert [r.span_id for r in finished] == [context(span).span_id for span in spans]
+    assert [r.trace_id for r in finished] == [context(span).trace_id for span in spans]
+
+
 def test_what_add_run_context_adds_is_not_said_twice(recorded: Recorded) -> None:
     """Fields of the processor are not repeated next to the record's own attributes."""
 

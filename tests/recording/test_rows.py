@@ -23,9 +23,10 @@ from dask.delayed import delayed
 from pydantic import BaseModel
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from flowspan import semconv
 from flowspan._containment import Containment
 from flowspan.recording import rows
-from flowspan.recording.rows import count_rows, register_rows
+from flowspan.recording.rows import Rows, count_rows, register_rows
 
 pytestmark = pytest.mark.usefixtures("no_unexpected_failure")
 
@@ -597,3 +598,27 @@ def test_nothing_is_imported() -> None:
     """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert (ran.stdout.decode().strip(), ran.stderr.decode()) == ("[]", "")
+
+
+def test_a_flow_that_sends_runs_elsewhere_has_the_rows_that_are_told() -> None:
+    """What came out of its runs is unknown, also to its caller, unless another run consumed it."""
+    sender, caller = Rows(), Rows()
+    sender.add_called("home", counted(5))
+    sender.send()
+    assert sender.total(semconv.ROWS_OUTPUT) is None
+    caller.add_called("leaf", counted(3))
+    caller.add_called("sender", sender)
+    assert caller.total(semconv.ROWS_OUTPUT) is None
+    caller.consume(["sender"])
+    assert caller.total(semconv.ROWS_OUTPUT) == 3
+    sender.tell(semconv.ROWS_OUTPUT, 7, None)
+    other = Rows()
+    other.add_called("sender", sender)
+    assert other.total(semconv.ROWS_OUTPUT) == 7
+
+
+def counted(number: int) -> Rows:
+    """Return the rows of a task run that put out so many."""
+    found = Rows()
+    found.count(semconv.ROWS_OUTPUT, number)
+    return found

@@ -29,6 +29,8 @@ def test_runner(runner: str, tmp_path: Path) -> None:
     trace = json.loads(flowspan("timeline", "--json", cwd=tmp_path).stdout)
     runs = [span for span in trace["spans"] if "prefect.run.id" in span["attributes"]]
     assert len(runs) == 29
+    rows = {run["name"]: run["attributes"].get("prefect.rows.output") for run in runs}
+    assert (rows["RUN enrich"], rows["RUN nyc-flights"]) == (327_345, None)
     ran: dict[str, set[str]] = {}
     for run in runs:
         ran.setdefault(run["name"], set()).add(run["worker"])

@@ -67,10 +67,10 @@ def run_scripts(kind: str, address: str, folder: Path) -> tuple[list[FlowRun], l
 
 
 def assert_all_told(folder: Path, main: Sequence[FlowRun], inside: Sequence[FlowRun]) -> None:
-    # A run that is adopted lacks its first state, and the line that Prefect logs after its end.
+    # A run that is adopted lacks its first state.
     adopted = min(inside, key=lambda run: str(run.created))
     runs = [run.id for run in (*main, *inside)]
-    differences = reconcile_files(folder, runs, apart_from=adopted.name)
+    differences = reconcile_files(folder, runs, apart_from=f"{adopted.name}: states are")
     assert not differences, "\n".join(differences)
     by_process = Counter(
         span.resource.attributes["service.instance.id"] for span in embedded_spans(folder).runs

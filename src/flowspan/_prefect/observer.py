@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, TaskRun
 
     from flowspan._parcel import Parcel
-    from flowspan.recording.recorder import RunTracer
+    from flowspan.recording.recorder import RunRecorder, RunTracer
     from flowspan.settings import Settings
 
     Inputs = Mapping[str, Iterable[Any]]
@@ -61,6 +61,15 @@ class EngineObserver:
         self._subflows: dict[str, dict[str, str]] = {}
         self._foreign_trace_ids = _Recent[str, int]()
         self._inputs = _Recent[str, "Inputs"]()
+        self._leaving = _Recent[str, "RunRecorder"]()
+
+    def expect_last_line(self, recorder: RunRecorder) -> None:
+        """Note that Prefect logs one more line about a run whose span has ended."""
+        self._leaving[recorder.run.id] = recorder
+
+    def recorder_for_line(self, run_id: str) -> RunRecorder | None:
+        """Return the recorder of the run that Prefect logs a line about, if it is known here."""
+        return self.tracer.active.get(run_id) or self._leaving.pop(run_id, None)
 
     def finish(self) -> None:
         """End the spans of all runs that are under way, and export everything."""

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import context as context_api
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 from packaging.version import Version
+from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
+from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.telemetry.run_telemetry import LABELS_TRACEPARENT_KEY
 
 from flowspan import semconv
@@ -397,6 +399,21 @@ def _sends_parcel(observer: EngineObserver) -> Wrapper:
     return serialize
 
 
+def _submits(_observer: EngineObserver) -> Wrapper:
+    """Note that a flow's task runner sends runs to other processes, which count their rows."""
+
+    def submit(wrapped: Any, _task: Any, args: Any, kwargs: Any) -> Any:
+        with contained:
+            context, recorder = FlowRunContext.get(), current_recorder()
+            if context is not None and recorder is not None and not kwargs.get("deferred"):
+                flow = recorder if recorder.run.is_flow else recorder.calling_flow
+                if flow is not None and not isinstance(context.task_runner, ThreadPoolTaskRunner):
+                    flow.rows.send()
+        return wrapped(*args, **kwargs)
+
+    return submit
+
+
 def _names_caller(_observer: EngineObserver) -> Wrapper:
     """Let a run of a deployment be below the task run that creates it, not below its flow run."""
 
@@ -588,6 +605,8 @@ PATCHES: Final = (
     Patch(_FLOW_ENGINE, None, "run_generator_flow_async", _runs_generator),
     Patch("prefect.telemetry.run_telemetry", None, "get_tracer", _gives_no_tracer),
     Patch("prefect.tasks", "Task", "create_run", _looks_at(_saw_new_task_run)),
+    Patch("prefect.tasks", "Task", "submit", _submits),
+    Patch("prefect.tasks", "Task", "map", _submits),
     Patch("prefect.context", "TagsContext", "serialize", _sends_parcel),
     Patch(_DEPLOYMENTS, "DeploymentClient", _CREATE, _names_caller),
     Patch(_DEPLOYMENTS, "DeploymentAsyncClient", _CREATE, _names_caller),

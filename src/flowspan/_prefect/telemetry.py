@@ -188,8 +188,10 @@ class EngineTelemetry(RunTelemetry):
                 self._told_state = new_state
                 self.recorder.enter_state(as_state(new_state))
                 if self._is_adopted and self.recorder.state_is_final:
-                    # Its engine was entered before it was wrapped, so nothing follows this.
+                    # Its engine was entered before it was wrapped, so nothing follows this but the
+                    # line that Prefect logs at the end of each run.
                     self.leave()
+                    self._observer.expect_last_line(self.recorder)
 
     def record_exception(self, exc: BaseException) -> None:
         """Record the exception that ended an attempt, unless it has been recorded."""

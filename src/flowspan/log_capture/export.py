@@ -101,7 +101,8 @@ class LogExport:
     Args:
         provider: Where records go. flowspan's own provider builds them in a separate thread.
         level: The lowest level to export.
-        find_recorder: Return the recorder of a run that is active in this process, by run id.
+        find_recorder: Return the recorder of the run that Prefect logs a line about, by run id, if
+            it is known in this process.
         print_logger: Return the logger that records captured prints, if any.
     """
 
@@ -155,7 +156,10 @@ class LogExport:
         )
 
     def _run_of(self, line: Line, context: Context) -> tuple[RunRecorder | None, SpanContext]:
-        """Return the run that logs a line, and its span; neither has ended."""
+        """Return the run that logs a line, and its span.
+
+        Neither has ended, unless the line is the last that Prefect logs about an adopted run.
+        """
         recorder, span = speaking_recorder(context), get_current_span(context)
         ids = span.get_span_context()
         if recorder is not None:

@@ -414,8 +414,9 @@ class RunRecorder:
             if self.caller is not None and self.caller is self.calling_flow:
                 self.caller.rows.add_called(self.run.id, self.rows)
             self.tally.end(self._attempt, outcome, self._waits, self.rows)
+            if self.run.watch is not None or self.run.is_adopted:
+                self._identity = self.log_attributes  # a line about the run may follow
             if self.run.watch is not None:
-                self._identity = self.log_attributes  # a violation may be reported later
                 self.tally.judge(outcome, self.rows)
         finally:
             self._end_span(state, outcome, end)

@@ -215,10 +215,13 @@ class Rows:
     """The rows that went into a run and came out of it.
 
     Numbers from the user replace counted ones. The output of a flow run is that of its leaves: the
-    runs that it called itself and whose results no other run consumed.
+    runs that it called itself and whose results no other run consumed. If some of its runs were in
+    other processes, both are unknown here, and so is the output.
     """
 
     def __init__(self) -> None:
+        self._sends = False
+        self._unknown: set[str] = set()
         self._consumed: set[str] = set()
         self._of_called: dict[str, int | None] = {}
         self._counted: dict[str, int] = {}
@@ -229,9 +232,25 @@ class Rows:
         """Note the runs whose results a called run consumes: they are not leaves."""
         self._consumed.update(run_ids)
 
+    def send(self) -> None:
+        """Note that other processes run tasks of this flow run.
+
+        Their rows are counted there. What they return is a copy in this process, so whether another
+        run consumes it cannot be seen.
+        """
+        self._sends = True
+
     def add_called(self, run_id: str, rows: Rows) -> None:
         """Add the output of a run that this flow run called and that has ended."""
         self._of_called[run_id] = rows.total(semconv.ROWS_OUTPUT)
+        if rows.is_output_unknown:
+            self._unknown.add(run_id)
+
+    @property
+    def is_output_unknown(self) -> bool:
+        """Whether leaves of this flow run may have put out rows that are not known here."""
+        is_told = semconv.ROWS_OUTPUT in self._told
+        return not is_told and (self._sends or not self._unknown <= self._consumed)
 
     def count(self, direction: str, rows: int | None) -> None:
         """Set the counted rows of a direction, given by its attribute; they may be a sum."""
@@ -249,6 +268,8 @@ class Rows:
         """Return the rows of one direction; None if unknown."""
         if (told := self._told.get(direction)) is not None:
             return told
+        if direction == semconv.ROWS_OUTPUT and self.is_output_unknown:
+            return None
         if self._of_called and direction == semconv.ROWS_OUTPUT:
             called = self._of_called.items()
             known = [n for run_id, n in called if n is not None and run_id not in self._consumed]
