@@ -6,33 +6,41 @@ from itertools import islice
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectTaskRunFuture
 
 from flowspan._parcel import Note, Parcel
 from flowspan._prefect.description import nanoseconds
 from flowspan._prefect.observer import contained
+from flowspan.values import is_a
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from prefect.client.schemas.objects import State
 
 _SEARCHED: Final = 1000
+# The subclasses of a user may have methods that compute.
+_ITEMS: Final[dict[type, Callable[[Any], Iterable[Any]]]] = {
+    dict: dict.values,
+    list: list.__iter__,
+    tuple: tuple.__iter__,  # such as the annotation allow_failure()
+    set: set.__iter__,
+}
 
 
-def found_in(value: object, kind: Any) -> Iterator[Any]:
+def found_in(value: object, kind: type) -> Iterator[Any]:
     """Yield what is of `kind` among the first thousand items of `value`, at any depth."""
     pending = [value]
     for _ in range(_SEARCHED):
         if not pending:
             return
         item = pending.pop()
-        if isinstance(item, kind):
+        if is_a(item, kind):
             yield item
-        elif isinstance(item, dict):
-            pending.extend(islice(item.values(), _SEARCHED))
-        elif isinstance(item, (list, tuple, set)):  # annotations such as allow_failure() are tuples
-            pending.extend(islice(item, _SEARCHED))
+            continue
+        for container, items in _ITEMS.items():
+            if is_a(item, container):
+                pending.extend(islice(items(item), _SEARCHED))
 
 
 def last_end(states: Iterable[State[Any]]) -> int:
@@ -51,7 +59,7 @@ def with_note(
     if not isinstance(parcel, Parcel):
         return context
     inputs = {
-        name: [one for one in found_in(value, PrefectFuture) if hasattr(one, "task_run_id")]
+        name: list(found_in(value, PrefectTaskRunFuture))
         for name, value in {**parameters, "wait_for": wait_for}.items()
     }
     upstream = {
