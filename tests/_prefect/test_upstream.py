@@ -5,7 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 from prefect import allow_failure
-from prefect.futures import PrefectFlowRunFuture, PrefectTaskRunFuture
+from prefect.futures import PrefectDistributedFuture, PrefectFlowRunFuture, PrefectTaskRunFuture
 
 from flowspan._prefect.upstream import found_in
 
@@ -27,13 +27,9 @@ class LazyList(list[object]):
     __iter__ = Lazy._compute
 
 
-class Future(PrefectTaskRunFuture[Any]):
-    wait = result = add_done_callback = Lazy._compute
-
-
 def test_search_computes_no_value() -> None:
     """It finds futures beside and inside values that would compute if they were asked."""
-    futures = [Future(uuid4()) for _ in range(4)]
+    futures = [PrefectDistributedFuture[Any](uuid4()) for _ in range(4)]
     given = {
         "a": [futures[0], Lazy()],
         "b": LazyDict(key=futures[1]),

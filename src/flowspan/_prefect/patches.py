@@ -16,10 +16,10 @@ from prefect.telemetry.run_telemetry import LABELS_TRACEPARENT_KEY
 
 from flowspan import semconv
 from flowspan._prefect.brackets import Attempt, Bracket, MortalAttempt, TaskTransaction, WholeRun
-from flowspan._prefect.description import as_state
 from flowspan._prefect.generators import in_own_context, in_own_context_async
 from flowspan._prefect.observer import contained
 from flowspan._prefect.origin import format_traceparent
+from flowspan._prefect.states import as_state
 from flowspan._prefect.telemetry import NO_TRACER, EngineTelemetry
 from flowspan._prefect.upstream import found_in, submitted_now, with_note
 from flowspan.recording.recorder import current_recorder
@@ -204,8 +204,10 @@ def _sends_parcel(observer: EngineObserver) -> Wrapper:
 
     def serialize(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
         # The receiver reads the tags only, but it does so whenever there is any key at all.
-        parcel = submitted_now(observer.parcel)
-        return {"current_tags": [], **wrapped(*args, **kwargs), "flowspan": parcel}
+        context = {"current_tags": [], **wrapped(*args, **kwargs)}
+        with contained:
+            context["flowspan"] = submitted_now(observer.parcel)
+        return context
 
     return serialize
 
