@@ -440,8 +440,11 @@ class RunRecorder:
                 attributes.update(self._details.attributes())
         finally:
             attributes.update(self._account_of(state, outcome, end))
-            attributes.update(self.run.sampling_attributes)
+            for name in (first := self.run.sampling_attributes):
+                attributes.pop(name, None)  # a label may have the same name
             self.span.set_attributes(clean(attributes))
+            if getattr(self.span, "dropped_attributes", 0):
+                self.span.set_attributes(clean(first))
 
     def _account_of(self, state: State | None, outcome: Outcome | None, end: int) -> Attributes:
         """Return how the run ended and where its time went."""
