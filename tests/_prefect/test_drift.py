@@ -90,7 +90,7 @@ def test_what_else_the_wrappers_read() -> None:
     for client in (DeploymentClient, DeploymentAsyncClient):
         assert "labels" in inspect.signature(client.create_flow_run_from_deployment).parameters
     assert "fn" in {field.name for field in dataclasses.fields(Call)}
-    if INSTALLED >= Version("3.6.13"):  # before, a task worker cannot be seen to start
+    if Version("3.6.13") <= INSTALLED:  # before, a task worker cannot be seen to start
         assert "from_sync.call_soon_in_loop_thread(" in inspect.getsource(TaskWorker.start)
     for engine in (SyncTaskRunEngine, AsyncTaskRunEngine):
         fields = {field.name for field in dataclasses.fields(engine)}
