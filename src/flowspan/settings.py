@@ -92,7 +92,8 @@ class Settings(BaseSettings):
     """Lowest level of exported log records, by its name in `logging`: ``INFO``."""
 
     flush_timeout: NonNegativeFloat = 5.0
-    """Seconds that the end of a top-level run, and the end of the process, may wait for export."""
+    """Seconds that the end of a top-level flow run, of a task run from another process, and of the
+    process may wait for export."""
 
     dir: Path = Path(".flowspan")
     """Folder of the embedded files, created when the first telemetry is written."""

@@ -1,5 +1,6 @@
 """Check the table of patches against the installed Prefect, and that undoing them restores it."""
 
+import dataclasses
 import importlib
 import inspect
 import types
@@ -10,6 +11,15 @@ import pytest
 import wrapt
 from opentelemetry.sdk.trace import TracerProvider
 from packaging.version import Version
+from prefect import tags
+from prefect._internal.concurrency.calls import Call
+from prefect.client.orchestration._deployments.client import (
+    DeploymentAsyncClient,
+    DeploymentClient,
+)
+from prefect.context import serialize_context
+from prefect.task_engine import AsyncTaskRunEngine, SyncTaskRunEngine
+from prefect.task_worker import TaskWorker
 from prefect.telemetry.run_telemetry import RunTelemetry
 
 import flowspan
@@ -73,6 +83,20 @@ def test_telemetry_interface() -> None:
         f"Prefect {INSTALLED} tells its telemetry more than flowspan hears: {theirs - ours}. "
         "Override it in EngineTelemetry, or list it here if it needs no answer."
     )
+
+
+def test_what_else_the_wrappers_read() -> None:
+    """Prefect's own objects have what the wrappers read of them, beside their parameters."""
+    for client in (DeploymentClient, DeploymentAsyncClient):
+        assert "labels" in inspect.signature(client.create_flow_run_from_deployment).parameters
+    assert "fn" in {field.name for field in dataclasses.fields(Call)}
+    if Version("3.6.13") <= INSTALLED:  # before, a task worker cannot be seen to start
+        assert "from_sync.call_soon_in_loop_thread(" in inspect.getsource(TaskWorker.start)
+    for engine in (SyncTaskRunEngine, AsyncTaskRunEngine):
+        fields = {field.name for field in dataclasses.fields(engine)}
+        assert {"context", "parameters", "wait_for", "_last_event"} <= fields
+    with tags("a"):
+        assert set(serialize_context()["tags_context"]["current_tags"]) == {"a"}
 
 
 def test_uninstrument_restores_prefect_exactly() -> None:

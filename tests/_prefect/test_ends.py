@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
+from example_runs import task_runs
 from flowspan import semconv
-from flowspan.read import log_files, metric_files
+from flowspan.read import log_files
 from processes import PATIENCE, background, environment, eventually, run_script
 from reconcile import reconcile
 from support import RecordedSpans, attributes, context, embedded_spans, result, states
@@ -19,16 +20,6 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX"),
 ]
-
-
-def task_runs_counted(folder: Path) -> dict[str, float]:
-    """Return how many task runs the metrics have, by name."""
-    counted: dict[str, float] = {}
-    for counter in metric_files.load(folder).counters:
-        if counter.name == semconv.METRIC_TASK_RUNS:
-            name = counter.attributes[semconv.TASK_NAME]
-            counted[name] = counted.get(name, 0) + counter.value
-    return counted
 
 
 def logged_without_span(folder: Path, spans: RecordedSpans) -> set[str]:
@@ -74,7 +65,7 @@ def test_served_tasks(prefect_server: str, tmp_path: Path) -> None:
     assert {attributes(span)[semconv.FLOW_NAME] for span in trace} == {"sender"}
     for span in spans.named("sleeping"):
         assert states(span) == ["Scheduled", "Pending", "Running"]
-    assert task_runs_counted(tmp_path) == {"add": 4, "calling": 1, "bare": 2, "sends": 2}
+    assert task_runs(tmp_path) == {"add": 4, "calling": 1, "bare": 2, "sends": 2}
     assert logged_without_span(tmp_path, spans) == set()
     assert reconcile(trace, attributes(root)[semconv.RUN_ID]) == []
 
@@ -98,5 +89,5 @@ def test_pool_process(prefect_server: str, tmp_path: Path) -> None:
     ]
     assert states(spans.one("sleeping"))[-1] == "Running"
     assert result(spans.one("sleeping")) is None
-    assert task_runs_counted(tmp_path) == {"square": 1}
+    assert task_runs(tmp_path) == {"square": 1}
     assert logged_without_span(tmp_path, spans) == set()

@@ -378,21 +378,6 @@ def test_terminated_script(prefect_server: str, tmp_path: Path, name: str) -> No
     assert seconds(root) > 0
 
 
-def test_process_pool(prefect_server: str, tmp_path: Path) -> None:
-    """Tasks in pool processes are below the flow that submitted them."""
-    done = run_script("pooled.py", "pooled", env=environment(tmp_path))
-    assert done.returncode == 0, done.stderr
-    spans = embedded_spans(tmp_path)
-    assert spans.tree().splitlines() == ["RUN pooled", "  square", "  square", "  square"]
-    assert {attributes(span)[semconv.FLOW_NAME] for span in spans.runs} == {"pooled"}
-    assert len({s.resource.attributes["service.instance.id"] for s in spans.all}) > 1
-    assert reconcile(spans.all, attributes(spans.one("RUN pooled"))[semconv.RUN_ID]) == []
-    counters = metric_files.load(tmp_path).counters
-    counted = [counter for counter in counters if counter.name == semconv.METRIC_TASK_RUNS]
-    assert sum(counter.value for counter in counted) == 3  # each process exports its own
-    assert {counter.attributes[semconv.FLOW_NAME] for counter in counted} == {"pooled"}
-
-
 def test_process_that_runs_several_tasks(prefect_server: str, tmp_path: Path) -> None:
     """A pool process records all its tasks, though Prefect resets its environment after each."""
     env = environment(tmp_path, TRACEPARENT=TRACEPARENT)
@@ -406,7 +391,12 @@ def test_process_that_runs_several_tasks(prefect_server: str, tmp_path: Path) ->
     assert f"{root.parent.span_id:016x}" == PARENT_ID
     (process,) = {span.resource.attributes["service.instance.id"] for span in squares}
     assert process != root.resource.attributes["service.instance.id"]
+    assert {attributes(span)[semconv.FLOW_NAME] for span in spans.runs} == {"one-worker"}
     assert reconcile(spans.all, attributes(root)[semconv.RUN_ID]) == []
+    counters = metric_files.load(tmp_path).counters
+    counted = [counter for counter in counters if counter.name == semconv.METRIC_TASK_RUNS]
+    assert sum(counter.value for counter in counted) == 3
+    assert {counter.attributes[semconv.FLOW_NAME] for counter in counted} == {"one-worker"}
 
 
 def test_process_that_a_task_instruments(prefect_server: str, tmp_path: Path) -> None:
@@ -434,13 +424,7 @@ def assert_all_carried(folder: Path, root: ReadableSpan, *, apart_from: str | No
     assert reconcile(spans.all, run_id, apart_from=apart_from) == []
     processes = {span.resource.attributes["service.instance.id"] for span in spans.runs}
     assert len(processes) in {2, 3}
-    counters = metric_files.load(folder).counters
-    counted = {
-        counter.attributes[semconv.TASK_NAME]: counter.value
-        for counter in counters
-        if counter.name == semconv.METRIC_TASK_RUNS
-    }
-    assert counted == {"square": 5, "outer": 1}
+    assert task_runs(folder) == {"square": 5, "outer": 1}
     logged = {
         log.body: log.span_id
         for log in log_files.load(folder, run_id).logs

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from prefect.context import FlowRunContext
 from prefect.utilities.urls import url_for
 
 from flowspan import semconv
-from flowspan._parcel import Note
 from flowspan._prefect.objective_watch import watch_for
-from flowspan.recording.run import State
+from flowspan._prefect.states import before_pick_up, nanoseconds
+from flowspan._prefect.upstream import names_by_run_id
 from flowspan.redaction import redact, redact_parameter
 from flowspan.units import NANOSECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from datetime import datetime
+    from collections.abc import Mapping
 
     from opentelemetry.util.types import AttributeValue
-    from prefect.client.schemas.objects import Flow, FlowRun, TaskRun
-    from prefect.client.schemas.objects import State as PrefectState
-    from prefect.client.schemas.responses import DeploymentResponse
 
-    from flowspan._prefect.observer import EngineObserver, Inputs
+    from flowspan._prefect.observer import EngineObserver
     from flowspan._prefect.origin import Origin
+    from flowspan._prefect.past import Past
     from flowspan.objectives.watch import Watch
 
 # A run id has milliseconds, and looking at upstream runs takes a fraction of one, even if there is
@@ -33,22 +30,6 @@ if TYPE_CHECKING:
 SHORTEST_WAIT: Final = 1_000_000
 _UUID7: Final = 7
 _MILLISECOND: Final = 1_000_000
-
-
-@dataclass(slots=True)
-class Past:
-    """What the API, and the sender, know about a run from before the engine took it up.
-
-    `flow_run` and `flow`, or `task_run`, are what sent a background task, if Prefect has not stored
-    the context of the call.
-    """
-
-    states: list[PrefectState] = field(default_factory=list)
-    deployment: DeploymentResponse | None = None
-    flow_run: FlowRun | None = None
-    flow: Flow | None = None
-    task_run: TaskRun | None = None
-    note: Note = Note()  # noqa: RUF009 - it is immutable
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,43 +246,5 @@ def waits_before_task(run: Any, past: Past, start: int) -> dict[str, int]:
     return {semconv.WAIT_DEPENDENCIES: ready - submitted, semconv.WAIT_QUEUE: start - ready}
 
 
-def as_state(state: PrefectState) -> State:
-    return State(
-        state.type.value,
-        state.name or state.type.value,
-        str(state.id),
-        state.message,
-        nanoseconds(state.timestamp),
-    )
-
-
-def nanoseconds(moment: datetime) -> int:
-    # A float holds today's times in microseconds exactly, once they are rounded.
-    return round(moment.timestamp() * 1_000_000) * 1000
-
-
 def seconds(waits: Mapping[str, int]) -> dict[str, float]:
     return {name: ns / NANOSECONDS for name, ns in waits.items() if ns >= SHORTEST_WAIT}
-
-
-def before_pick_up(history: Iterable[PrefectState]) -> list[PrefectState]:
-    """Return the states after the last one that an earlier process of the run recorded."""
-    states: list[PrefectState] = []
-    for state in sorted(history, key=lambda state: state.timestamp):
-        states = [*states, state] if state.type.value in {"SCHEDULED", "PENDING"} else []
-    return states
-
-
-def names_by_run_id(inputs: Inputs, subflows: Mapping[str, str]) -> dict[str, list[str]]:
-    """Map each upstream run to its input names, from Prefect's upstream runs by input name.
-
-    A task run that stands for a subflow is replaced by the subflow.
-    """
-    names: dict[str, list[str]] = {}
-    for name, upstreams in inputs.items():
-        if name != "__parents__":
-            for upstream in upstreams:
-                if (run_id := getattr(upstream, "id", None)) is not None:
-                    upstream_id = subflows.get(str(run_id), str(run_id))
-                    names.setdefault(upstream_id, []).append(name)
-    return names

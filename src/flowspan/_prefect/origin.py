@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import context as context_api
 from opentelemetry.trace import (
@@ -18,13 +18,15 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from prefect.telemetry.run_telemetry import LABELS_TRACEPARENT_KEY
 
 from flowspan import semconv
+from flowspan._prefect.upstream import names_by_run_id
 from flowspan.identity import derive_span_id, derive_trace_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from opentelemetry.context import Context
     from prefect.client.schemas.objects import FlowRun, TaskRun
+    from prefect.context import TaskRunContext
     from prefect.telemetry.run_telemetry import RunTelemetry
 
     from flowspan.recording.recorder import RunRecorder
@@ -85,6 +87,40 @@ def origin_of_root(
         keep = format_traceparent(inherited)
         return Origin(inherited.trace_id, as_parent(inherited), keep=keep)
     return Origin(derive_trace_id(run_id))
+
+
+def calling_task_run(run: TaskRun, around: TaskRunContext | None) -> str | None:
+    """Return the task run that called this one, if it was not the flow itself.
+
+    `around` is the context of the task run that the calling code is in.
+    """
+    parents: Iterable[Any] = run.task_inputs.get("__parents__", ())
+    candidates = {str(parent.id) for parent in parents}
+    caller = str(around.task_run.id) if around is not None else None
+    if caller in candidates:
+        return caller
+    # Prefect also lists an upstream run that is still running as a parent. A process pool gets
+    # the calling context only now, so there the caller is the parent that is not upstream.
+    upstream = names_by_run_id(run.task_inputs, {})
+    return next(iter(candidates - upstream.keys()), None)
+
+
+def origin_below(
+    caller_id: str, caller: RunRecorder | None, label: object | None, *, is_task: bool = False
+) -> Origin:
+    """Return an origin below the calling run, whose recorder is known or whose trace by `label`.
+
+    The label is that of a run in the caller's trace. The span id of a calling task run is derived.
+    """
+    if caller is not None:
+        parent = set_span_in_context(caller.span)
+        return Origin(caller.span_context.trace_id, parent, caller, is_called=True)
+    remote = parse_traceparent(label)
+    if remote is None:
+        return Origin(derive_trace_id(caller_id), is_called=True)
+    if is_task:
+        remote = remote_context(remote.trace_id, derive_span_id(caller_id), remote.trace_flags)
+    return Origin(remote.trace_id, as_parent(remote), is_called=True)
 
 
 def links_of(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import signal
 from dataclasses import dataclass
 from itertools import chain
 from time import time_ns
@@ -14,23 +12,23 @@ from opentelemetry import context as context_api
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 from packaging.version import Version
 from prefect.context import FlowRunContext
-from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.telemetry.run_telemetry import LABELS_TRACEPARENT_KEY
 
 from flowspan import semconv
-from flowspan._prefect.description import as_state
+from flowspan._prefect.brackets import Attempt, Bracket, MortalAttempt, TaskTransaction, WholeRun
+from flowspan._prefect.generators import in_own_context, in_own_context_async
 from flowspan._prefect.observer import contained
 from flowspan._prefect.origin import format_traceparent
+from flowspan._prefect.states import as_state
 from flowspan._prefect.telemetry import NO_TRACER, EngineTelemetry
 from flowspan._prefect.upstream import found_in, submitted_now, with_note
 from flowspan.recording.recorder import current_recorder
 from flowspan.recording.rows import count_rows
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-    from types import TracebackType
+    from collections.abc import Awaitable, Callable
 
     from prefect.client.schemas.objects import State as PrefectState
 
@@ -40,203 +38,18 @@ if TYPE_CHECKING:
     Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
-class _Bracket:
-    """Wraps a context manager of an engine; subclasses define what happens around it.
-
-    Works with ``with`` and ``async with``, since both pairs of methods only delegate.
-    """
-
-    def __init__(self, manager: Any, telemetry: EngineTelemetry) -> None:
-        self._manager: Any = manager
-        self._telemetry = telemetry
-
-    def _before(self) -> None: ...
-    def _entered(self, value: Any) -> None: ...
-    def _leaving(self, error: BaseException | None) -> None: ...
-    def _left(self) -> None: ...
-
-    def __enter__(self) -> Any:
-        with contained:
-            self._before()
-        try:
-            value = self._manager.__enter__()
-        except BaseException:
-            with contained:
-                self._left()
-            raise
-        with contained:
-            self._entered(value)
-        return value
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> Any:
-        with contained:
-            self._leaving(error)
-        try:
-            return self._manager.__exit__(kind, error, traceback)
-        finally:
-            with contained:
-                self._left()
-
-    async def __aenter__(self) -> Any:
-        with contained:
-            self._before()
-        try:
-            value = await self._manager.__aenter__()
-        except BaseException:
-            # For example a cancellation; __aexit__ will not be called.
-            with contained:
-                self._left()
-            raise
-        with contained:
-            self._entered(value)
-        return value
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> Any:
-        with contained:
-            self._leaving(error)
-        try:
-            return await self._manager.__aexit__(kind, error, traceback)
-        finally:
-            with contained:
-                self._left()
-
-
-class _WholeRun(_Bracket):
-    """Around ``initialize_run``: from when the engine takes the run up to when it leaves it."""
-
-    _remaining: Callable[[], object] | None = None
-
-    def _leaving(self, error: BaseException | None) -> None:
-        if isinstance(error, TerminationSignal):
-            self._telemetry.terminate()
-
-    def _left(self) -> None:
-        self._remaining = self._telemetry.leave()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> Any:
-        try:
-            return super().__exit__(kind, error, traceback)
-        finally:
-            if self._remaining is not None:
-                with contained:
-                    self._remaining()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> Any:
-        try:
-            return await super().__aexit__(kind, error, traceback)
-        finally:
-            if self._remaining is not None:
-                with contained:  # Other flows may run in this event loop.
-                    await asyncio.to_thread(self._remaining)
-
-
-class _Attempt(_Bracket):
-    """Around ``run_context``, which an engine enters once for each attempt."""
-
-    def _before(self) -> None:
-        self._outer = context_api.get_current()
-        recorder = self._telemetry.recorder
-        if recorder is not None:
-            recorder.begin_attempt(time_ns())
-            if recorder.run.allows_retries or current_recorder() is not recorder:
-                context_api.attach(recorder.as_context())
-
-    def _entered(self, value: Any) -> None:
-        # A task's function is entered later, in its transaction.
-        recorder = self._telemetry.recorder
-        if recorder is not None and hasattr(value, "flow"):
-            recorder.begin_execution(time_ns())
-
-    def _leaving(self, error: BaseException | None) -> None:
-        if self._telemetry.recorder is not None:
-            self._telemetry.recorder.end_execution(time_ns())
-        if isinstance(error, TerminationSignal):
-            self._telemetry.expect_kill()
-
-    def _left(self) -> None:
-        recorder = self._telemetry.recorder
-        # An adopted run has ended by now, and its context with it.
-        is_over = recorder is not None and recorder.is_finished
-        context_api.attach(self._telemetry.outer if is_over else self._outer)
-
-
-class _MortalAttempt(_Attempt):
-    """Around a flow's `run_context`, if Prefect leaves it by sending itself a signal.
-
-    Before 3.8.4, Prefect turns SIGTERM into an exception inside `run_context`, which then repeats
-    the signal with the previous handler. By default that kills the process, before any state is
-    set and before `initialize_run` is left. So this is the last chance to end the run.
-    """
-
-    _is_mortal = False
-
-    def _before(self) -> None:
-        super()._before()
-        self._is_mortal = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-    def _leaving(self, error: BaseException | None) -> None:
-        super()._leaving(error)
-        if self._is_mortal and isinstance(error, TerminationSignal) and not _is_meant_to_stop():
-            self._telemetry.terminate()
-            self._telemetry.leave()
-
-
-def _is_meant_to_stop() -> bool:
-    """Return whether Prefect's runner stops this process, which then lives to set a state."""
-    try:
-        from prefect._internal.control_listener import get_intent  # noqa: PLC0415 - not in 3.6.0
-    except ImportError:
-        return False
-    return get_intent() is not None
-
-
-class _TaskTransaction(_Bracket):
-    """Around ``transaction_context``, in which a task's function is called."""
-
-    def _entered(self, value: Any) -> None:
-        self._telemetry.transaction = value
-        recorder = self._telemetry.recorder
-        if recorder is not None and not value.is_committed():
-            self._telemetry.count_input()
-            recorder.begin_execution(time_ns())
-
-    def _leaving(self, error: BaseException | None) -> None:  # noqa: ARG002
-        if self._telemetry.recorder is not None:
-            self._telemetry.recorder.end_execution(time_ns())
-
-
 def _take_over(observer: EngineObserver) -> Wrapper:
     def initialize_run(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
         telemetry = None
         with contained:
             telemetry = EngineTelemetry(observer, engine)
         manager = wrapped(*args, **kwargs)
-        return manager if telemetry is None else _WholeRun(manager, telemetry)
+        return manager if telemetry is None else WholeRun(manager, telemetry)
 
     return initialize_run
 
 
-def _bracket(kind: type[_Bracket]) -> Callable[[EngineObserver], Wrapper]:
+def _bracket(kind: type[Bracket]) -> Callable[[EngineObserver], Wrapper]:
     def wrapper(_observer: EngineObserver) -> Wrapper:
         def context_manager(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
             telemetry, manager = engine._telemetry, wrapped(*args, **kwargs)  # noqa: SLF001
@@ -393,8 +206,10 @@ def _sends_parcel(observer: EngineObserver) -> Wrapper:
 
     def serialize(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
         # The receiver reads the tags only, but it does so whenever there is any key at all.
-        parcel = submitted_now(observer.parcel)
-        return {"current_tags": [], **wrapped(*args, **kwargs), "flowspan": parcel}
+        context = {"current_tags": [], **wrapped(*args, **kwargs)}
+        with contained:
+            context["flowspan"] = submitted_now(observer.parcel)
+        return context
 
     return serialize
 
@@ -468,65 +283,9 @@ def _runs_generator(_observer: EngineObserver) -> Wrapper:
     def run_generator(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
         generator = wrapped(*args, **kwargs)
         is_async = inspect.isasyncgen(generator)
-        return (_in_own_context_async if is_async else _in_own_context)(generator)
+        return (in_own_context_async if is_async else in_own_context)(generator)
 
     return run_generator
-
-
-def _in_own_context(generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    """Run `generator` with its own current span, which its consumer does not see.
-
-    Python runs a generator in the context of whoever resumes it (PEP 568 was not accepted).
-    """
-    context = context_api.get_current()
-    resume: Callable[[], Any] = lambda: next(generator)  # noqa: E731
-    while True:
-        outer = context_api.get_current()
-        context_api.attach(context)
-        try:
-            item = resume()
-        except StopIteration as stop:
-            return stop.value
-        finally:
-            context = context_api.get_current()
-            context_api.attach(outer)
-        try:
-            sent = yield item
-        except BaseException as error:  # noqa: BLE001 - the generator handles all
-            resume = _throwing(generator, error)
-        else:
-            resume = _sending(generator, sent)
-
-
-def _throwing(generator: Generator[Any, Any, Any], error: BaseException) -> Callable[[], Any]:
-    return lambda: generator.throw(error)
-
-
-def _sending(generator: Generator[Any, Any, Any], value: Any) -> Callable[[], Any]:
-    return lambda: generator.send(value)
-
-
-async def _in_own_context_async(generator: AsyncGenerator[Any, Any]) -> AsyncGenerator[Any, Any]:
-    """Run an asynchronous `generator` as `_in_own_context` runs one."""
-    context = context_api.get_current()
-    step: Any = generator.__anext__
-    arguments: tuple[Any, ...] = ()
-    while True:
-        outer = context_api.get_current()
-        context_api.attach(context)
-        try:
-            item = await step(*arguments)
-        except StopAsyncIteration:
-            return
-        finally:
-            context = context_api.get_current()
-            context_api.attach(outer)
-        try:
-            sent = yield item
-        except BaseException as error:  # noqa: BLE001 - the generator handles all
-            step, arguments = generator.athrow, (error,)
-        else:
-            step, arguments = generator.asend, (sent,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -566,7 +325,7 @@ def _engine_patches(module: str, owner: str) -> list[Patch]:
 
 
 def _flow_attempt_patches(owner: str) -> list[Patch]:
-    mortal, safe = _bracket(_MortalAttempt), _bracket(_Attempt)
+    mortal, safe = _bracket(MortalAttempt), _bracket(Attempt)
     return [
         Patch(_FLOW_ENGINE, owner, "run_context", mortal, until=_SURVIVES_RUN_CONTEXT),
         Patch(_FLOW_ENGINE, owner, "run_context", safe, since=_SURVIVES_RUN_CONTEXT),
@@ -586,12 +345,12 @@ PATCHES: Final = (
     *_engine_patches(_TASK_ENGINE, "AsyncTaskRunEngine"),
     *_engine_patches(_FLOW_ENGINE, "FlowRunEngine"),
     *_engine_patches(_FLOW_ENGINE, "AsyncFlowRunEngine"),
-    Patch(_TASK_ENGINE, "SyncTaskRunEngine", "run_context", _bracket(_Attempt)),
-    Patch(_TASK_ENGINE, "AsyncTaskRunEngine", "run_context", _bracket(_Attempt)),
+    Patch(_TASK_ENGINE, "SyncTaskRunEngine", "run_context", _bracket(Attempt)),
+    Patch(_TASK_ENGINE, "AsyncTaskRunEngine", "run_context", _bracket(Attempt)),
     *_flow_attempt_patches("FlowRunEngine"),
     *_flow_attempt_patches("AsyncFlowRunEngine"),
-    Patch(_TASK_ENGINE, "SyncTaskRunEngine", "transaction_context", _bracket(_TaskTransaction)),
-    Patch(_TASK_ENGINE, "AsyncTaskRunEngine", "transaction_context", _bracket(_TaskTransaction)),
+    Patch(_TASK_ENGINE, "SyncTaskRunEngine", "transaction_context", _bracket(TaskTransaction)),
+    Patch(_TASK_ENGINE, "AsyncTaskRunEngine", "transaction_context", _bracket(TaskTransaction)),
     Patch(_TASK_ENGINE, "BaseTaskRunEngine", "handle_rollback", _rolled_back),
     Patch(_TASK_ENGINE, "BaseTaskRunEngine", "_resolve_parameters", _waits_for("parameters")),
     Patch(_TASK_ENGINE, "BaseTaskRunEngine", "_wait_for_dependencies", _waits_for("wait_for")),

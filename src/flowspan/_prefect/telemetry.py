@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import weakref
@@ -12,27 +11,20 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from opentelemetry import context as context_api
-from opentelemetry.trace import NoOpTracer, SpanKind, set_span_in_context
+from opentelemetry.trace import NoOpTracer, SpanKind
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.client.schemas.objects import State as PrefectState
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.exceptions import ObjectNotFound
 from prefect.logging.loggers import flow_run_logger
 from prefect.telemetry.run_telemetry import LABELS_TRACEPARENT_KEY, RunTelemetry
 from prefect.transactions import TransactionState
 
 from flowspan import semconv
-from flowspan._parcel import note_about
 from flowspan._prefect.description import (
     SHORTEST_WAIT,
     FlowRunDescription,
-    Past,
     TaskRunDescription,
-    as_state,
-    before_pick_up,
-    names_by_run_id,
-    nanoseconds,
     seconds,
     waits_before_task,
 )
@@ -40,16 +32,15 @@ from flowspan._prefect.observer import EngineObserver, contained
 from flowspan._prefect.origin import (
     PARENT_LABEL,
     Origin,
-    as_parent,
+    calling_task_run,
     format_traceparent,
     links_of,
+    origin_below,
     origin_of_root,
-    parse_traceparent,
-    remote_context,
 )
-from flowspan._prefect.upstream import found_in, last_end
+from flowspan._prefect.past import Past, note_that_came, past_of_running
+from flowspan._prefect.states import as_state, before_pick_up, last_end, nanoseconds
 from flowspan._sigterm import run_within
-from flowspan.identity import derive_span_id, derive_trace_id
 from flowspan.recording.rows import count_rows
 from flowspan.recording.run import Run, State
 
@@ -59,7 +50,6 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient, SyncPrefectClient
     from prefect.types import KeyValueLabels
 
-    from flowspan._parcel import Note
     from flowspan.recording.recorder import RunRecorder
 
 NO_TRACER: Final = NoOpTracer()
@@ -164,18 +154,10 @@ class EngineTelemetry(RunTelemetry):
         past = self._past
         with contained:
             if isinstance(run, TaskRun):
-                past.note = self._note_about(run)
+                past.note = note_that_came(run, self._engine)
         with contained:
-            if not self._has_past:
-                pass
-            elif isinstance(run, FlowRun):
-                past.states = yield client.read_flow_run_states(run.id)
-                if run.deployment_id is not None:
-                    past.deployment = yield client.read_deployment(run.deployment_id)
-            else:
-                past.states = yield client.read_task_run_states(run.id)
-                if FlowRunContext.get() is None:
-                    yield from _sender_steps(run, client, past)
+            if self._has_past:
+                yield from past.read(run, client)
         with contained:
             labels = self._begin(run, parameters, past)
             if labels and isinstance(run, FlowRun):
@@ -241,7 +223,7 @@ class EngineTelemetry(RunTelemetry):
         if isinstance(run, FlowRun):
             # With our own client, because the engine's may be asynchronous; once per run.
             with get_client(sync_client=True) as client:
-                labels = self._begin(run, self._engine.parameters, _past_of_running(run, client))
+                labels = self._begin(run, self._engine.parameters, past_of_running(run, client))
                 if labels:
                     client.update_flow_run_labels(run.id, labels)
         else:
@@ -408,15 +390,6 @@ class EngineTelemetry(RunTelemetry):
                 self._log_trace_url(run, context.trace_id)
         return labels
 
-    def _note_about(self, run: TaskRun) -> Note:
-        """Return what the sender of a task run knows, and when the upstream runs in it ended."""
-        tags = (self._engine.context or {}).get("tags_context") or {}
-        note = note_about(str(run.id), tags.get("flowspan"))
-        if not note.is_there:
-            return note
-        states = found_in((self._engine.parameters, self._engine.wait_for), PrefectState)
-        return note._replace(ended=max(note.ended, last_end(states)))
-
     def _states_so_far(self, run: FlowRun | TaskRun, past: Past) -> list[PrefectState]:
         states = before_pick_up(past.states)
         # The API gets the states of a task run as events, and may not have the last one yet.
@@ -447,78 +420,26 @@ class EngineTelemetry(RunTelemetry):
         if self._is_sent:
             self._observer.sigterm.install()
         label = sender.labels.get(LABELS_TRACEPARENT_KEY) if sender is not None else None
-        if (caller_id := self._calling_task_run(run)) is not None:
+        if (caller_id := calling_task_run(run, self._calling_task)) is not None:
             return self._origin_below(caller_id, label, is_task=True)
         if run.flow_run_id is not None:
             return self._origin_below(str(run.flow_run_id), label)
         return self._origin_of_root(run)
+
+    def _origin_below(
+        self, caller_id: str, label: object | None, *, is_task: bool = False
+    ) -> Origin:
+        caller = self._observer.tracer.active.get(caller_id)
+        return origin_below(caller_id, caller, label, is_task=is_task)
 
     def _origin_of_root(self, run: FlowRun | TaskRun) -> Origin:
         # A server's environment tells how the server was started, not why it runs this.
         joins = not self._is_served or self._observer.settings.join_traceparent == "all"
         return origin_of_root(run, self._replaced, os.environ if joins else {})
 
-    def _calling_task_run(self, run: TaskRun) -> str | None:
-        """Return the task run that called this one, if it was not the flow itself."""
-        parents: Iterable[Any] = run.task_inputs.get("__parents__", ())
-        candidates = {str(parent.id) for parent in parents}
-        caller = str(self._calling_task.task_run.id) if self._calling_task is not None else None
-        if caller in candidates:
-            return caller
-        # Prefect also lists an upstream run that is still running as a parent. A process pool gets
-        # the calling context only now, so there the caller is the parent that is not upstream.
-        upstream = names_by_run_id(run.task_inputs, {})
-        return next(iter(candidates - upstream.keys()), None)
-
-    def _origin_below(
-        self, caller_id: str, label: object | None, *, is_task: bool = False
-    ) -> Origin:
-        """Return an origin below the calling run, found in this process or by `label`.
-
-        The label is that of a run in the caller's trace. The span id of a calling task run is
-        derived.
-        """
-        recorder = self._observer.tracer.active.get(caller_id)
-        if recorder is not None:
-            parent = set_span_in_context(recorder.span)
-            return Origin(recorder.span_context.trace_id, parent, recorder, is_called=True)
-        remote = parse_traceparent(label)
-        if remote is None:
-            return Origin(derive_trace_id(caller_id), is_called=True)
-        if is_task:
-            remote = remote_context(remote.trace_id, derive_span_id(caller_id), remote.trace_flags)
-        return Origin(remote.trace_id, as_parent(remote), is_called=True)
-
 
 def _cancelled(message: str | None) -> State:
     return State("CANCELLED", "Cancelled", "", message, time_ns())
-
-
-def _sender_steps(
-    run: TaskRun, client: SyncPrefectClient | PrefectClient, past: Past
-) -> Generator[Any, Any, None]:
-    """Ask the API for what sent a background task; yield and receive as `_start_steps`."""
-    parents = names_by_run_id({"parents": run.task_inputs.get("__parents__", ())}, {})
-    if run.flow_run_id is not None:
-        past.flow_run = yield client.read_flow_run(run.flow_run_id)
-        past.flow = yield client.read_flow(past.flow_run.flow_id)
-    elif parents:
-        with contextlib.suppress(ObjectNotFound):  # the API gets it as an event, perhaps later
-            past.task_run = yield client.read_task_run(UUID(next(iter(parents))))
-
-
-def _past_of_running(run: FlowRun, client: SyncPrefectClient) -> Past:
-    """Ask the API for the states before the Running state of a scheduled run."""
-    past = Past()
-    with contained:
-        states = sorted(client.read_flow_run_states(run.id), key=lambda state: state.timestamp)
-        while states and not states.pop().is_running():
-            pass
-        if any(state.is_scheduled() for state in states):
-            past.states = states
-        if run.deployment_id is not None:
-            past.deployment = client.read_deployment(run.deployment_id)
-    return past
 
 
 def _may_be_rolled_back(transaction: Any) -> bool:

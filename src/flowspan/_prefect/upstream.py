@@ -1,4 +1,4 @@
-"""Find the upstream runs among the inputs of a task run, and when they ended."""
+"""Find the upstream runs of a task run, and tell other processes of them."""
 
 from __future__ import annotations
 
@@ -6,38 +6,56 @@ from itertools import islice
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectTaskRunFuture
 
 from flowspan._parcel import Note, Parcel
-from flowspan._prefect.description import nanoseconds
 from flowspan._prefect.observer import contained
+from flowspan._prefect.states import last_end
+from flowspan.values import is_a
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from prefect.client.schemas.objects import State
+    from flowspan._prefect.observer import Inputs
 
 _SEARCHED: Final = 1000
+# The subclasses of a user may have methods that compute.
+_ITEMS: Final[dict[type, Callable[[Any], Iterable[Any]]]] = {
+    dict: dict.values,
+    list: list.__iter__,
+    tuple: tuple.__iter__,  # such as the annotation allow_failure()
+    set: set.__iter__,
+}
 
 
-def found_in(value: object, kind: Any) -> Iterator[Any]:
+def names_by_run_id(inputs: Inputs, subflows: Mapping[str, str]) -> dict[str, list[str]]:
+    """Map each upstream run to its input names, from Prefect's upstream runs by input name.
+
+    A task run that stands for a subflow is replaced by the subflow.
+    """
+    names: dict[str, list[str]] = {}
+    for name, upstreams in inputs.items():
+        if name != "__parents__":
+            for upstream in upstreams:
+                if (run_id := getattr(upstream, "id", None)) is not None:
+                    upstream_id = subflows.get(str(run_id), str(run_id))
+                    names.setdefault(upstream_id, []).append(name)
+    return names
+
+
+def found_in(value: object, kind: type) -> Iterator[Any]:
     """Yield what is of `kind` among the first thousand items of `value`, at any depth."""
     pending = [value]
     for _ in range(_SEARCHED):
         if not pending:
             return
         item = pending.pop()
-        if isinstance(item, kind):
+        if is_a(item, kind):
             yield item
-        elif isinstance(item, dict):
-            pending.extend(islice(item.values(), _SEARCHED))
-        elif isinstance(item, (list, tuple, set)):  # annotations such as allow_failure() are tuples
-            pending.extend(islice(item, _SEARCHED))
-
-
-def last_end(states: Iterable[State[Any]]) -> int:
-    """Return when the last of some final states was entered; 0 if there is none."""
-    return max((nanoseconds(one.timestamp) for one in states if one.is_final()), default=0)
+            continue
+        for container, items in _ITEMS.items():
+            if is_a(item, container):
+                pending.extend(islice(items(item), _SEARCHED))
 
 
 def with_note(
@@ -51,7 +69,7 @@ def with_note(
     if not isinstance(parcel, Parcel):
         return context
     inputs = {
-        name: [one for one in found_in(value, PrefectFuture) if hasattr(one, "task_run_id")]
+        name: list(found_in(value, PrefectTaskRunFuture))
         for name, value in {**parameters, "wait_for": wait_for}.items()
     }
     upstream = {

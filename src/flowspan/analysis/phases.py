@@ -38,6 +38,17 @@ class Segment(NamedTuple):
         return CAUSES[self.phase]
 
 
+def union(intervals: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Merge intervals that touch or overlap."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(intervals):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
+    return merged
+
+
 class Calls(NamedTuple):
     """When the first call of a run began, when the last returned, and the time in between.
 

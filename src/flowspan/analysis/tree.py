@@ -17,6 +17,7 @@ from flowspan.analysis.phases import (
     before,
     calls_of,
     inside,
+    union,
     without_exits,
 )
 from flowspan.analysis.root import Root, root_of
@@ -238,28 +239,11 @@ def _most_telling(group: Sequence[Node]) -> list[Node]:
 def _rest(group: Sequence[Node], shown: Sequence[Node]) -> Rest:
     visible = {node.span.span_id for node in shown}
     hidden = [node for node in group if node.span.span_id not in visible]
-    busy = [
-        segment
-        for node in hidden
-        for segment in node.segments
-        if segment.phase in (semconv.EXECUTION, OTHER)
-    ]
-    spans = tuple(node.span for node in hidden)
-    return Rest(spans[0].name, hidden[0].role, spans, tuple(_union(busy)))
-
-
-def _union(segments: Iterable[Segment]) -> Iterator[Segment]:
-    """Merge overlapping segments of one phase."""
-    merged: Segment | None = None
-    for segment in sorted(segments, key=lambda segment: segment.start):
-        if merged is None or segment.start > merged.end:
-            if merged is not None:
-                yield merged
-            merged = segment
-        elif segment.end > merged.end:
-            merged = merged._replace(end=segment.end)
-    if merged is not None:
-        yield merged
+    spans, role = tuple(node.span for node in hidden), hidden[0].role
+    phase = OTHER if role == "other" else semconv.EXECUTION
+    segments = (segment for node in hidden for segment in node.segments)
+    busy = union((one.start, one.end) for one in segments if one.phase == phase)
+    return Rest(spans[0].name, role, spans, tuple(Segment(phase, *one) for one in busy))
 
 
 # The phases in a run's bar. The span carries totals; only attempts carry times.

@@ -6,8 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flowspan.analysis.phases import union
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from flowspan.analysis.activities import Activities
 
@@ -56,7 +58,7 @@ def find_workers(
         if begin < end:
             busy[processes[row]].append((begin, end))
     return tuple(
-        Worker(process, names[process], count, tuple(_union(busy[process])))
+        Worker(process, names[process], count, tuple(union(busy[process])))
         for process, count in counts.items()
     )
 
@@ -70,14 +72,3 @@ def _names(places: Mapping[str, str]) -> dict[str, str]:
         numbers[place] += 1
         names[process] = f"{place} {numbers[place]}" if shared[place] > 1 else place
     return names
-
-
-def _union(intervals: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Merge intervals that touch or overlap."""
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted(intervals):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = merged[-1][0], max(end, merged[-1][1])
-        else:
-            merged.append((start, end))
-    return merged

@@ -41,12 +41,7 @@ What always holds:
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
-import socket
-import threading
-from collections import OrderedDict
 from time import time_ns
 from typing import TYPE_CHECKING, Final
 
@@ -69,6 +64,8 @@ from flowspan._containment import Containment
 from flowspan._version import __version__
 from flowspan.identity import DerivedIdGenerator, derive_attempt_span_id, derive_span_id
 from flowspan.recording.attempt import Attempt
+from flowspan.recording.links import Ends
+from flowspan.recording.place import Place
 from flowspan.recording.rows import Rows
 from flowspan.recording.run import States
 from flowspan.recording.tally import Tally
@@ -88,11 +85,9 @@ if TYPE_CHECKING:
 
 
 _contained = Containment("recorder")
-_HOST: Final = socket.gethostname()
 
 _RECORDER_KEY: Final = context_api.create_key("flowspan-recorder")
 _SPEAKING_KEY: Final = context_api.create_key("flowspan-speaking")
-_ENDS_KEPT: Final = 10_000
 # Shared, because the SDK returns the same tracer for the same name.
 _ids: Final = DerivedIdGenerator()
 
@@ -110,7 +105,7 @@ class RunTracer:
         self._tracer: Tracer = provider.get_tracer("flowspan", __version__)
         self.metrics = metrics
         self.active: dict[str, RunRecorder] = {}
-        self._ends: OrderedDict[int, int] = OrderedDict()
+        self.ends = Ends()
         if hasattr(self._tracer, "id_generator"):
             # The SDK copies the provider's generator into each tracer: only ours derives ids.
             self._tracer.id_generator = _ids
@@ -125,24 +120,6 @@ class RunTracer:
         if (flow := recorder.calling_flow) is not None:
             flow.rows.consume(run.upstream)
         return recorder
-
-    def note_end(self, context: SpanContext) -> None:
-        """Remember when the engine left the run with this span, for `by_end`."""
-        self._ends[context.span_id] = time_ns()
-        if len(self._ends) > _ENDS_KEPT:
-            self._ends.popitem(last=False)
-
-    def by_end(self, links: Iterable[Link]) -> list[Link]:
-        """Order links by the ends of the runs that they lead to, because limits drop the first.
-
-        Runs of other processes come first, and the span that a run continues last.
-        """
-
-        def place(link: Link) -> tuple[bool, int]:
-            kind = (link.attributes or {}).get(semconv.LINK_TYPE)
-            return kind != semconv.LINK_DEPENDENCY, self._ends.get(link.context.span_id, 0)
-
-        return sorted(links, key=place)
 
     def start_span(
         self,
@@ -201,8 +178,7 @@ class RunRecorder:
             kind=run.kind,
             attributes=run.sampling_attributes,
         )
-        self._thread = threading.current_thread()
-        self._strand = _strand()
+        self._place = Place()
         self._told_end = 0  # when the final state became known, by our own clock
         self._exit = 0
         self._waits_before = run.waits_before
@@ -372,7 +348,7 @@ class RunRecorder:
         caller, state = self.caller, self.state
         if state is None or not state.is_final:
             return
-        if caller is None or caller._strand != self._strand:  # noqa: SLF001 - of the same class
+        if caller is None or caller._place.strand != self._place.strand:  # noqa: SLF001 - of the same class
             return
         # Prefect's server sets the times of flow run states, perhaps by another clock.
         since = min(max(self.run.start, self._account.left, state.time), self._told_end)
@@ -440,26 +416,19 @@ class RunRecorder:
         if phase == _FINISHED:
             self._tracer.active.pop(self.run.id, None)
         if left == _HELD:
-            self._tracer.note_end(self.span_context)
+            self._tracer.ends.note(self.span_context)
             self.tally.leave()
 
     def _end_span(self, state: State | None, outcome: Outcome | None, end: int) -> None:
         try:
             if self.span.is_recording():
                 try:
-                    self._add_links()
+                    self._tracer.ends.link(self.span, self._links)
                 finally:
                     self._describe(state, outcome, end)
         finally:
             self._details = None
             self.span.end(end_time=end)
-
-    def _add_links(self) -> None:
-        for link in self._tracer.by_end(self._links):
-            self.span.add_link(link.context, clean(link.attributes or {}))
-        # Some backends do not keep the count that the span itself has.
-        if dropped := getattr(self.span, "dropped_links", 0):
-            self.span.set_attribute(semconv.LINKS_DROPPED, dropped)
 
     def _describe(self, state: State | None, outcome: Outcome | None, end: int) -> None:
         """Set the attributes that are known at the end, the most important ones last.
@@ -472,8 +441,11 @@ class RunRecorder:
                 attributes.update(self._details.attributes())
         finally:
             attributes.update(self._account_of(state, outcome, end))
-            attributes.update(self.run.sampling_attributes)
+            for name in (first := self.run.sampling_attributes):
+                attributes.pop(name, None)  # a label may have the same name
             self.span.set_attributes(clean(attributes))
+            if getattr(self.span, "dropped_attributes", 0):
+                self.span.set_attributes(clean(first))
 
     def _account_of(self, state: State | None, outcome: Outcome | None, end: int) -> Attributes:
         """Return how the run ended and where its time went."""
@@ -485,10 +457,7 @@ class RunRecorder:
             attributes[semconv.TASK_RUNNER_DEPENDENCIES] = before
         if self._exit:
             attributes[semconv.ENGINE_EXIT] = self._exit / NANOSECONDS
-        attributes[semconv.THREAD_ID] = self._thread.ident or 0
-        attributes[semconv.THREAD_NAME] = self._thread.name
-        attributes[semconv.PROCESS_ID] = os.getpid()
-        attributes[semconv.HOST_NAME] = _HOST
+        attributes.update(self._place.attributes)
         if state is not None:
             attributes[semconv.RUN_STATE_TYPE] = state.type
             attributes[semconv.RUN_STATE_NAME] = state.name
@@ -499,15 +468,6 @@ class RunRecorder:
                 message = redact_text(state.message) if state and state.message else None
                 self.span.set_status(Status(StatusCode.ERROR, message))
         return attributes
-
-
-def _strand() -> tuple[int, int]:
-    """Identify the thread, and in an event loop the task, that runs the calling code."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
-    return threading.get_ident(), id(task)
 
 
 def current_recorder(context: Context | None = None) -> RunRecorder | None:
