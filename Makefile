@@ -88,7 +88,7 @@ load: $(READY) programs  ## Measure how much load the Collector can handle
 	$(BIN)/python scripts/load.py $(ARGS)
 
 runners: $(READY) $(WHEEL)  ## Test the wheel with Dask, Ray, a worker and a served deployment
-	$(BIN)/python scripts/matrix.py --wheel $(WHEEL) --runners $(ARGS)
+	$(BIN)/python scripts/matrix.py --wheel $(WHEEL) --runners --timeout 3600 $(ARGS)
 
 matrix: $(READY) $(WHEEL)  ## Test the wheel on every supported Prefect minor and Python
 	$(BIN)/python scripts/matrix.py --wheel $(WHEEL) $(ARGS)
