@@ -88,7 +88,7 @@ load: $(READY) programs  ## Measure how much load the Collector can handle
 	$(BIN)/python scripts/load.py $(ARGS)
 
 runners: $(READY) $(WHEEL)  ## Test the wheel with Dask, Ray, a worker and a served deployment
-	$(BIN)/python scripts/matrix.py --wheel $(WHEEL) --runners $(ARGS)
+	$(BIN)/python scripts/matrix.py --wheel $(WHEEL) --runners --timeout 3600 $(ARGS)
 
 matrix: $(READY) $(WHEEL)  ## Test the wheel on every supported Prefect minor and Python
 	$(BIN)/python scripts/matrix.py --wheel $(WHEEL) $(ARGS)
@@ -107,7 +107,7 @@ constraints: $(READY)  ## Resolve the constraints again: for Python 3.10, for ne
 	$(RESOLVE) --python-version 3.11 --output-file build/lowest.txt
 	$(RESOLVE) --python-version 3.14 --constraint build/lowest.txt --output-file build/highest.txt
 	$(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.11 \
-	    --group runners pyproject.toml --output-file constraints-runners.txt
+	    --extra demo --group runners pyproject.toml --output-file constraints-runners.txt
 	LC_ALL=C sort -u build/3.10.txt > constraints-3.10.txt
 	LC_ALL=C sort -u build/lowest.txt build/highest.txt > constraints.txt
 

@@ -55,7 +55,15 @@ ALL = (
     "tests/_prefect/test_processes.py",
     "tests/views/test_analysis_shown.py",
 )
-RUNNERS = ("tests/runners",)
+# A runner's script may share the machine with other tests, so it may take long.
+RUNNERS = ("tests/runners", "--timeout=900")
+# What another Prefect's engines and runners may break.
+FEW_RUNNERS = (
+    "tests/runners/test_reconciled.py",
+    "tests/runners/test_short_life.py",
+    "tests/runners/test_waits.py",
+    "--timeout=900",
+)
 PYTHON_MINORS = range(10, 15)
 SHOWN_LINES = 30
 RUN_PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
@@ -133,11 +141,12 @@ WITH_RUNNERS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One environment of the matrix, and the tests to run in it."""
+    """One environment of the matrix, and what it runs of the tests."""
 
     prefect: Prefect
     minor: int
     tests: tuple[str, ...]
+    """Pytest's arguments."""
     group: str = "dev"
     """The dependency group to install beside the wheel."""
 
@@ -183,8 +192,8 @@ def cells(here: int, *, everything: bool) -> list[Cell]:
 def cells_with_runners(here: int) -> list[Cell]:
     """Return the cells with Dask and Ray, on Python 3.`here` or the nearest possible."""
     return [
-        Cell(prefect, nearest(here, prefect.pythons), RUNNERS, group="runners")
-        for prefect in WITH_RUNNERS
+        Cell(prefect, nearest(here, prefect.pythons), tests, group="runners")
+        for prefect, tests in zip(WITH_RUNNERS, (RUNNERS, FEW_RUNNERS), strict=True)
     ]
 
 
@@ -246,7 +255,7 @@ async def run_cell(
     install = (uv(), "pip", "install", "--quiet", "--python", python, "--constraint", pins)
     try:
         await run([uv(), "venv", "--quiet", "--clear", "-p", interpreter, folder], log, 60)
-        await run([*install, "--group", cell.group, wheel, "prefect"], log, 600)
+        await run([*install, "--group", cell.group, f"{wheel}[demo]", "prefect"], log, 600)
         installed = time.monotonic() - start
         await run([python, *RUN_PYTEST, *pytest_arguments], log, timeout)
     except Stopped as stopped:

@@ -20,7 +20,7 @@ FLOWS = Path(__file__).parent / "flows"
 
 PREFECT = (sys.executable, "-m", "prefect")
 
-PATIENCE = 120.0
+PATIENCE = 240.0
 """Seconds to wait for what happens within a few on a machine that has nothing else to do."""
 
 

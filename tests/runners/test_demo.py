@@ -8,17 +8,12 @@ import pytest
 
 from commands import flowspan
 
-pytest.importorskip("duckdb", reason="the extra 'demo' is not installed")
-
-pytestmark = pytest.mark.timeout(400)
-
-PACKAGES = {"process": "prefect", "dask": "prefect_dask", "ray": "prefect_ray"}
+OTHERS = (pytest.param(runner, marks=pytest.mark.exhaustive) for runner in ("process", "ray"))
 
 
-@pytest.mark.parametrize("runner", PACKAGES)
+@pytest.mark.parametrize("runner", ["dask", *OTHERS])
 def test_runner(runner: str, tmp_path: Path) -> None:
     """The answer is the same; the timeline has three processes, and says which ran what."""
-    pytest.importorskip(PACKAGES[runner])
     done = flowspan("demo", "--runner", runner, cwd=tmp_path, COLUMNS="120")
     assert done.returncode == 0, done.stderr
     assert "Loaded 327,361 rows" in done.stdout

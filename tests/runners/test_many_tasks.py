@@ -25,7 +25,7 @@ def run(folder: Path, tasks: int, kind: str) -> Peaks:
     folder.mkdir()
     with dask_cluster(folder, threads=4) as cluster:
         arguments = ("many.py", cluster.address, str(tasks), kind)
-        done = run_script(*arguments, env=environment(folder), timeout=500)
+        done = run_script(*arguments, env=environment(folder), timeout=1500)
         assert done.returncode == 0, done.stderr
         status = Path(f"/proc/{cluster.scheduler}/status").read_text()
     found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
@@ -33,8 +33,8 @@ def run(folder: Path, tasks: int, kind: str) -> Peaks:
     return Peaks(int(found[1]), int(done.stdout))
 
 
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("tasks", [300, pytest.param(5000, marks=pytest.mark.exhaustive)])
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("tasks", [100, pytest.param(5000, marks=pytest.mark.exhaustive)])
 def test_many_tasks(prefect_server: str, tmp_path: Path, tasks: int) -> None:
     """All spans arrive, and neither the scheduler nor the client grows much because of flowspan."""
     bare = run(tmp_path / "bare", tasks, "bare")

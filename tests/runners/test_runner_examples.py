@@ -2,18 +2,14 @@
 
 from pathlib import Path
 
-import pytest
-
 from example_runs import check_primes
 
 
 def test_dask_cluster(prefect_server: str, tmp_path: Path) -> None:
     """Task runs on the cluster's workers are below the flow."""
-    pytest.importorskip("prefect_dask")
     check_primes("dask_cluster", tmp_path)
 
 
 def test_ray_cluster(prefect_server: str, tmp_path: Path) -> None:
     """Task runs on the cluster's nodes are below the flow."""
-    pytest.importorskip("prefect_ray")
     check_primes("ray_cluster", tmp_path)

@@ -6,11 +6,8 @@ import pytest
 
 from waits import assert_waits
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.mark.parametrize("runner", ["dask", "ray"])
 def test_waits_are_the_same(prefect_server: str, tmp_path: Path, runner: str) -> None:
     """A wait for an upstream run, for a worker and for a retry is told apart, with links."""
-    pytest.importorskip(f"prefect_{runner}")
     assert_waits(tmp_path, runner)
