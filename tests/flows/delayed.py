@@ -77,7 +77,9 @@ def sender() -> None:
 
 def send() -> None:
     sends()  # first, because Prefect takes what comes after a flow for a part of it
-    sleeping.delay(60)
+    asleep = sleeping.delay(60)
+    while not asleep.state.is_running():  # so that it is the second trace
+        time.sleep(0.1)
     sender()
 
 
