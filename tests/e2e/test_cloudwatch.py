@@ -237,6 +237,8 @@ def test_what_can_be_searched_for_is_an_annotation_and_all_else_metadata(
     for span in delivered.spans.all:
         segment = segments[f"{context(span).span_id:016x}"]
         own = {key: plain(value) for key, value in attributes(span).items()}
+        if "host.name" in own:
+            own["prefect.host.name"] = own.pop("host.name")  # the exporter would drop it
         resource = {
             f"otel.resource.{key}": plain(value)
             for key, value in {**span.resource.attributes, "aws.log.group.names": [LOGS]}.items()
