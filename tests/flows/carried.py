@@ -75,7 +75,8 @@ def terminated() -> None:
     pathlib.Path(os.environ["FLOWSPAN_DIR"], "child").write_text(str(child.pid))
     with contextlib.suppress(Exception):  # the pool is broken
         future.result()
-    child.join()
+    while child.exitcode is None:  # the pool's own thread may have been the one that waited for it
+        time.sleep(0.01)
     print("exit code", child.exitcode)
 
 
