@@ -66,7 +66,10 @@ class Calls(NamedTuple):
 
 
 def calls_of(starts: Iterable[int], ends: Sequence[int], facts: Iterable[Facts]) -> Calls | None:
-    """Return the calls of a run, given those of each run and span that it called; None if none."""
+    """Return the calls of a run; None if it called nothing.
+
+    Each argument has one item for each run or span that it called, in the same order.
+    """
     if not ends:
         return None
     exits = sorted(

@@ -71,7 +71,7 @@ Step: TypeAlias = Work | Submit | Call | Wait | Subflow
 
 @dataclass(frozen=True)
 class Flow:
-    """The steps and the number of workers of a flow, which ends when all submitted tasks end.
+    """A flow: its steps, and how many workers it has. It ends when its last task ends.
 
     If it `sends` its tasks to other processes, they take a worker only after their upstream tasks.
     """
