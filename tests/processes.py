@@ -38,12 +38,12 @@ def environment(folder: Path, **variables: str) -> dict[str, str]:
     return {**os.environ, **own, **variables}
 
 
-def run_script(
-    *arguments: str, env: dict[str, str], timeout: float = PATIENCE
+def run_command(
+    *command: str, env: dict[str, str], timeout: float = PATIENCE
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a script of tests/flows to its end."""
+    """Run a command in tests/flows to its end."""
     return subprocess.run(
-        [sys.executable, *arguments],
+        command,
         env=env,
         cwd=FLOWS,
         capture_output=True,
@@ -53,20 +53,19 @@ def run_script(
     )
 
 
+def run_script(
+    *arguments: str, env: dict[str, str], timeout: float = PATIENCE
+) -> "subprocess.CompletedProcess[str]":
+    """Run a script of tests/flows to its end."""
+    return run_command(sys.executable, *arguments, env=env, timeout=timeout)
+
+
 def run_under_distro(*arguments: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
     """Run a script of tests/flows under opentelemetry-instrument; skip the test without it."""
     command = shutil.which("opentelemetry-instrument", path=Path(sys.executable).parent)
     if command is None:
         pytest.skip("opentelemetry-distro is not installed")
-    return subprocess.run(
-        [command, sys.executable, *arguments],
-        env=env,
-        cwd=FLOWS,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    return run_command(command, sys.executable, *arguments, env=env)
 
 
 @contextmanager

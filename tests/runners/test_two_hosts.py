@@ -1,7 +1,6 @@
 """A Dask cluster on several hosts, one with a wrong clock, and one Collector for them all."""
 
 import json
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from clusters import DASK
 from commands import flowspan
 from flowspan.text import MS
 from hosts import HUB, Host, hosts
-from processes import FLOWS, PATIENCE, PREFECT, background, environment
+from processes import PATIENCE, PREFECT, background, environment, run_command
 from running import Collector, Jaeger, free_ports, read, running, wait_for
 
 BEHIND = 50
@@ -81,15 +80,7 @@ def relayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relayed]:
         start_worker(gamma, clock=-BEHIND * MS)
         wait_for(lambda: read(f"http://{HUB}:{api}/api/health"), PATIENCE, "Prefect's server")
         script = (sys.executable, "relay.py", f"tcp://{alpha.address}:{scheduler}")
-        done = subprocess.run(
-            alpha.command(*script, *STEPS),
-            env=env,
-            cwd=FLOWS,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        done = run_command(*alpha.command(*script, *STEPS), env=env)
         assert done.returncode == 0, done.stderr
         assert not (folder / "embedded").exists()
 

@@ -8,6 +8,7 @@
 import dataclasses
 import os
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from flowspan.errors import ConfigurationError
@@ -36,17 +37,25 @@ def read() -> "Declaration | None":
     if not path():
         return None
     try:
-        from opentelemetry.configuration import (  # noqa: PLC0415 - optional
-            ConfigurationError as FileError,
-        )
-        from opentelemetry.configuration import load_config_file  # noqa: PLC0415 - same reason
+        from opentelemetry.configuration import load_config_file  # noqa: PLC0415 - optional
     except ImportError as error:
         raise ConfigurationError(
             f"{VARIABLE} is set, but opentelemetry-configuration is not installed: "
             "pip install 'flowspan[config]'"
         ) from error
-    try:
+    with _naming_the_variable():
         return Declaration(load_config_file(path()))
+
+
+@contextmanager
+def _naming_the_variable() -> Iterator[None]:
+    """Turn an error of opentelemetry-configuration into one of ours that names the variable."""
+    from opentelemetry.configuration import (  # noqa: PLC0415 - optional
+        ConfigurationError as FileError,
+    )
+
+    try:
+        yield
     except FileError as error:
         raise ConfigurationError(f"{VARIABLE}: {error}") from error
 
@@ -76,16 +85,11 @@ class Declaration:
         """
         if not any(self._section(signal) for signal in signals):
             return
-        from opentelemetry.configuration import (  # noqa: PLC0415 - optional
-            ConfigurationError as FileError,
-        )
-        from opentelemetry.configuration import configure_sdk  # noqa: PLC0415 - same reason
+        from opentelemetry.configuration import configure_sdk  # noqa: PLC0415 - optional
 
         others = {section: None for signal, section in _SECTIONS.items() if signal not in signals}
-        try:
+        with _naming_the_variable():
             configure_sdk(dataclasses.replace(self._model, **others))
-        except FileError as error:
-            raise ConfigurationError(f"{VARIABLE}: {error}") from error
 
     def routes(self) -> list[SignalRoute]:
         """Return the routes of each declared signal, with the file's names of the exporters."""
