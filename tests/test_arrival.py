@@ -165,7 +165,8 @@ def test_process_without_flowspan_says_so_once() -> None:
 def test_dask_scheduler_without_flowspan_says_nothing() -> None:
     """A Dask scheduler runs no tasks, so nothing is missing there."""
     pytest.importorskip("distributed")
-    assert run(WITHOUT_FLOWSPAN + SCHEDULER_THAT_LISTENS, pickle.dumps(serialized_context(Settings()))) == b""
+    sent = pickle.dumps(serialized_context(Settings()))
+    assert run(WITHOUT_FLOWSPAN + SCHEDULER_THAT_LISTENS, sent) == b""
 
 
 def test_dask_scheduler_is_not_instrumented() -> None:

@@ -68,10 +68,10 @@ class Note(NamedTuple):
 class Parcel(str):
     """A text that instruments the process in which it is unpickled (see `flowspan._arrival`).
 
-    Without flowspan there, it is only a string, and the process logs a warning, once, unless it is a
-    Dask scheduler. Pickling that string again gives the same bytes, so it may pass through any number
-    of processes. It is a string because Prefect can also store the context of a background task as
-    JSON.
+    Without flowspan there, it is only a string, and the process logs one warning, unless it is a
+    Dask scheduler. Pickling the string again gives the same bytes, so it may pass through any
+    number of processes. It is a string because Prefect can also store the context of a background
+    task as JSON.
 
     Attributes:
         note: The text of a `Note` about the run that it goes along with, or a function that returns
