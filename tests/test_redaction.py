@@ -371,7 +371,7 @@ def test_long_texts_take_no_long_time(scrap: str) -> None:
 
     def spent(factor: int) -> float:
         before = time.thread_time()
-        for start in ("", "postgres://u:", "token='", "token=[", "-----BEGIN PRIVATE KEY-----"):
+        for start in ("", "password", "postgres://u:", "token='", "token=[", "-----BEGIN PRIVATE KEY-----"):
             redact_text(start + scrap * length * factor, 1_000_000)
         return time.thread_time() - before
 

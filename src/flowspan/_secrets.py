@@ -110,7 +110,7 @@ _URL_CREDENTIALS: Final = re.compile(
 )
 
 _QUOTE: Final = r"""\\*["'`]"""
-_COLOUR: Final = r"(?:\x1b\[[\d;]{0,9}m)*"
+_COLOUR: Final = r"(?:\x1b\[[\d;]{0,9}m){0,2}"
 _NAMED: Final = re.compile(
     rf"""(?P<open>[(\[]b?{_QUOTE})?(?<![\w.-])(?:
         (?P<flag>--?[A-Za-z][\w.-]*)(?:{_QUOTE},)?[ \t]+(?!-)              # --password x
