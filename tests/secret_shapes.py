@@ -423,6 +423,7 @@ ORDINARY: Final = [
     "HF_HUB_ENABLE_HF_TRANSFER_IS_SET_AND_LONG_ENOUGH",
     "task-sk-orders-of-a-very-long-name-with-dashes",
     "Basic authentication-of-a-very-long-name is off",
+    "global-settings-of-the-whole-team and glossary-of-the-whole-company",
     "bearer tokens-are-accepted-by-this-endpoint",
     "docker run -u 1000:1000 -p 8080:80 image",
     "ssh -p 22 host; psql -h db -p 5432; mkdir -p /data/a",

@@ -214,6 +214,35 @@ def test_flags_next_to_names_are_no_secrets() -> None:
         assert redact(value) == value
 
 
+# docs/security.md
+
+
+def rows(columns: int) -> list[list[str]]:
+    """Return the examples of the tables with that many columns, without the first column."""
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    section = page.partition("\n## What is masked")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if re.match(r"\|(?!-| (?:in a|not) )", line)]
+    cells = [
+        re.fullmatch(r"\| [^|]+ \| " + r" \| ".join(["`([^`]+)`"] * columns) + r" \|", line)
+        for line in lines
+    ]
+    return [list(found.groups()) for found in cells if found]
+
+
+def test_the_table_of_what_is_masked() -> None:
+    """Each example on the page is shown as the page says."""
+    examples = rows(2)
+    assert len(examples) == 20
+    assert {text: redact(text) for text, _ in examples} == dict(examples)
+
+
+def test_the_table_of_what_is_not_masked() -> None:
+    """Each example on the page is kept; if it no longer is, the page has to say so."""
+    examples = [text for [text] in rows(1)]
+    assert len(examples) == 11
+    assert [redact(text) for text in examples] == examples
+
+
 # The Collector masks once more
 
 
@@ -227,6 +256,33 @@ SAMPLES = [*map(unmarked, TEXTS), *(token for token, _ in TOKENS.values())]
 def test_the_collectors_values_are_known_here(pattern: str) -> None:
     """Every kind of secret that base.yaml knows is among the shapes above."""
     assert any(re.search(pattern, sample) for sample in SAMPLES)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("AWS access key", "AWS temporary access key", "GCP API key", "GCP OAuth client secret"),
+        *("GCP access token", "GitHub personal", "GitHub fine-grained", "GitLab personal"),
+        *("GitLab routable", "npm", "PyPI", "Docker Hub", "Prefect user", "Slack bot", "Slack app"),
+        *("Stripe secret", "SendGrid", "Anthropic", "OpenAI", "Hugging Face", "Databricks"),
+        *("dbt Cloud", "Vault service", "DigitalOcean", "Grafana service account"),
+        "JSON web token",
+    ],
+)
+def test_the_collector_knows_common_tokens(kind: str) -> None:
+    """base.yaml masks the tokens, too, which other libraries may have in their spans."""
+    token, secret = TOKENS[kind]
+    found = f"using {token} now"
+    for pattern in COLLECTOR["blocked_values"]:
+        found = re.sub(pattern, "****", found)
+    assert secret not in found
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_the_collector_keeps_ordinary_texts(text: str) -> None:
+    """But for what its patterns cannot tell from prose: names, and long words after "bearer"."""
+    matching = [p for p in COLLECTOR["blocked_values"] if re.search(p, text)]
+    assert [p for p in matching if "[=:]" not in p and "bearer" not in p] == []
 
 
 @pytest.mark.parametrize("pattern", COLLECTOR["blocked_key_patterns"])
@@ -371,7 +427,14 @@ def test_long_texts_take_no_long_time(scrap: str) -> None:
 
     def spent(factor: int) -> float:
         before = time.thread_time()
-        for start in ("", "password", "postgres://u:", "token='", "token=[", "-----BEGIN PRIVATE KEY-----"):
+        for start in (
+            "",
+            "password",
+            "postgres://u:",
+            "token='",
+            "token=[",
+            "-----BEGIN PRIVATE KEY-----",
+        ):
             redact_text(start + scrap * length * factor, 1_000_000)
         return time.thread_time() - before
 

@@ -67,7 +67,8 @@ _TOKEN: Final = re.compile(
     (?:A3T[A-Z0-9]|ABIA|ACCA|AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])          # AWS
     |(?:ABSK|LTAI|ATBB|AKCp)[A-Za-z0-9+/]{20,}                              # Bedrock, Alibaba, ...
     |(?:AIza|GOCSPX-|(?<=ya29\.)|(?<=1//)0)[\w-]{20,}                       # Google
-    |(?:gh[opsur]_|github_pat_|gl[a-z]{2,5}-|GR1348941)\w[\w-]{18,}         # GitHub, GitLab
+    |(?:gh[opsur]_|github_pat_|GR1348941)\w{20,}                             # GitHub, GitLab
+    |gl(?:agent|cbt|dt|ffct|ft|imt|oas|pat|ptt|rt|soat)-[\w-]{20,}
     |(?:ATATT|ATCTT)[\w=-]{20,}                                             # Atlassian
     |(?:xox[a-z]|xapp)-[A-Za-z0-9-]{15,}                                    # Slack
     |(?:[rs]k_(?:live|prod|test)|whsec)_[A-Za-z0-9]{12,}                    # Stripe
