@@ -491,7 +491,8 @@ def result_word(node: Node | Rest) -> str:
     """Return a word or two for how a row ended, or an empty text."""
     if isinstance(node, Rest):
         failed = sum(span.failed for span in node.spans)
-        counts = {"failed": failed, **Counter(s.open.state for s in node.spans if s.open)}
+        open_ = Counter(str(span.open.state) for span in node.spans if span.open is not None)
+        counts = {"failed": failed, **open_}
         return ", ".join(f"{number:,} {word}" for word, number in counts.items() if number)
     if node.role == "run":
         return _result(node.span)
