@@ -42,6 +42,11 @@ def moment(nanoseconds: int) -> str:
     return f"{time:%Y-%m-%d %H:%M:%S} {time.isoformat()[-6:]}"
 
 
+def time_of_day(nanoseconds: int) -> str:
+    """Format a time since the epoch as local time of day."""
+    return moment(nanoseconds).split(" ")[1]
+
+
 def clock(nanoseconds: int) -> str:
     """Format a time since the epoch as ISO 8601, in local time with milliseconds.
 

@@ -18,7 +18,7 @@ from flowspan import semconv
 from flowspan.analysis.findings import Findings
 from flowspan.analysis.log_places import by_row
 from flowspan.analysis.one_trace import Analysis
-from flowspan.analysis.phases import CAUSES, OTHER, Segment
+from flowspan.analysis.phases import CAUSES, OTHER, PHASE_OF, Segment
 from flowspan.analysis.root import is_root
 from flowspan.analysis.tree import GROUP_LIMIT, Node, Rest, Tree
 from flowspan.analysis.workers import Worker
@@ -26,7 +26,7 @@ from flowspan.read.facts import waits_of
 from flowspan.read.log_files import Log
 from flowspan.read.span import Span
 from flowspan.text import DAY, HOUR, MINUTE, MS, SECOND, clean, cut, human, moment, percent
-from flowspan.views.headline import headline
+from flowspan.views.headline import doing, headline, so_far
 from flowspan.views.looks import LOOKS
 from flowspan.views.terminal import tasks
 from flowspan.views.terminal.glyphs import glyphs_of
@@ -66,6 +66,10 @@ _OUTCOMES: Final = {
     "timeout": _Outcome("✗", "x", "red"),
     "cancellation": _Outcome("⊘", "o", "yellow"),
     "skip": _Outcome("○", "o", "yellow"),
+}
+_OPEN_OUTCOMES: Final = {
+    "running": _Outcome("▶", ">", "cyan"),
+    "lost": _Outcome("?", "?", "red"),
 }
 _NO_OUTCOME: Final = _Outcome("…", "?", "yellow")
 
@@ -294,11 +298,14 @@ def _header(tree: Tree, *, unicode: bool) -> Iterator[Text]:
     outcome, word = _outcome(main), _result(main) if main.is_run else ""
     if main.is_run and not is_flow and not tree.about.is_there:  # its flow's span is missing
         outcome, word = _NO_OUTCOME, "not ended"
+    first = min(span.start for span in tree.spans)
+    if main.open is not None:
+        word = so_far(main.open, tree.end - first)
     if word:
         symbol = outcome.symbol if unicode else outcome.ascii
         title.append(f"  {symbol} {word}", style=f"not bold {outcome.style}")
-    first = min(span.start for span in tree.spans)
-    title.append(f"  {human(max(0, tree.end - first))}", style="not bold")
+    if main.open is None:
+        title.append(f"  {human(max(0, tree.end - first))}", style="not bold")
     yield title
     runs = f"{tree.runs:,} run" + ("" if tree.runs == 1 else "s")
     services = sorted({clean(span.service) for span in tree.spans if span.service})
@@ -362,8 +369,7 @@ def _tick(time: int) -> str:
 
 def _path_line(analysis: Analysis, layout: _Layout, *, unicode: bool) -> Text:
     """Draw the critical path by cause."""
-    phases = {cause: phase for phase, cause in CAUSES.items() if phase != OTHER}
-    segments = [Segment(phases[one.cause], one.start, one.end) for one in analysis.critical_path]
+    segments = [Segment(PHASE_OF[one.cause], one.start, one.end) for one in analysis.critical_path]
     duration = human(analysis.end - analysis.start)
     line = Text(set_cell_size("critical path", layout.label + _GAP), "yellow")
     line.append(" " * (layout.result + _GAP))
@@ -485,15 +491,21 @@ def result_word(node: Node | Rest) -> str:
     """Return a word or two for how a row ended, or an empty text."""
     if isinstance(node, Rest):
         failed = sum(span.failed for span in node.spans)
-        return f"{failed:,} failed" if failed else ""
+        open_ = Counter(str(span.open.state) for span in node.spans if span.open is not None)
+        counts = {"failed": failed, **open_}
+        return ", ".join(f"{number:,} {word}" for word, number in counts.items() if number)
     if node.role == "run":
         return _result(node.span)
+    if node.span.open is not None:
+        return node.span.open.state
     if node.role == "attempt":
         return "failure" if node.span.failed else "success"
     return "error" if node.span.failed else ""
 
 
 def _result(span: Span) -> str:
+    if span.open is not None:
+        return span.open.state
     state = clean(span.facts.state_name)
     outcome = span.facts.result
     if outcome is None:
@@ -502,13 +514,17 @@ def _result(span: Span) -> str:
 
 
 def _outcome(span: Span) -> _Outcome:
+    if span.open is not None:
+        return _OPEN_OUTCOMES[span.open.state]
     return _OUTCOMES.get(span.facts.result or "", _NO_OUTCOME)
 
 
 def _node_outcome(node: Node | Rest) -> _Outcome:
     if isinstance(node, Rest):
-        return _OUTCOMES["failure"]
-    if node.role == "run":
+        states = (span.open.state for span in node.spans if span.open is not None)
+        failed = any(span.failed for span in node.spans)
+        return _OUTCOMES["failure"] if failed else _OPEN_OUTCOMES.get(next(states, ""), _NO_OUTCOME)
+    if node.role == "run" or node.span.open is not None:
         return _outcome(node.span)
     return _OUTCOMES["failure" if node.span.failed else "success"]
 
@@ -531,6 +547,8 @@ def _notes(row: _Row, least: int, told: set[str | None]) -> Iterator[tuple[str, 
     if node.missing_parent not in told:
         told.add(node.missing_parent)
         yield _missing(node), "yellow"
+    if now := _doing(node):
+        yield now, "bold"
     message = _message(node)
     if message and message != _message(row.parent):  # an attempt's error is often its run's
         yield message, "red"
@@ -541,6 +559,15 @@ def _notes(row: _Row, least: int, told: set[str | None]) -> Iterator[tuple[str, 
     if node.role == "run" and any(length >= least for length, _ in waits):
         parts = [f"{human(length)} {where}" for length, where in waits if length >= MS // 2]
         yield f"waited {', '.join(parts)}", "dim"
+
+
+def _doing(node: Node | Rest | None) -> str:
+    """Return what an open row does itself; empty if it is open because of the rows below it."""
+    if not isinstance(node, Node) or node.span.open is None:
+        return ""
+    below = (child.spans if isinstance(child, Rest) else (child.span,) for child in node.children)
+    is_caller = any(span.open is not None for spans in below for span in spans)
+    return "" if is_caller else doing(node.span.open)
 
 
 def _message(node: Node | Rest | None) -> str:
