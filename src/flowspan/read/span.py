@@ -7,6 +7,7 @@ they are needed.
 from __future__ import annotations
 
 import contextlib
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -187,6 +188,12 @@ class Span:
     def status_message(self) -> str:
         """The message of its status."""
         return self._details.status_message
+
+    def as_root(self) -> Span:
+        """Return a copy without a parent, for a tree that begins here."""
+        root = copy(self)
+        root.parent_span_id = None
+        return root
 
     @property
     def _details(self) -> Details:

@@ -9,6 +9,7 @@ wanted id or look broken are decoded.
 """
 
 import contextlib
+import heapq
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -117,58 +118,88 @@ def _missing(wanted: str, flow: str | None, since: int) -> str:
 
 
 def traces(source: Path, problems: list[Problem], since: int = 0) -> Iterator[Trace]:
-    """Yield every trace as soon as its last line is read; the oldest files are read first.
+    """Yield every trace that ended at a time or later, the one that ended last first.
 
-    So only traces that overlap in the files are in memory at once. Before any line is decoded, a
-    search for ids finds the last line of each trace. Each line is decoded once.
+    A search for ids finds the lines of each trace. A line is decoded once, when a trace in it is
+    due, so what the caller does not ask for costs little. Only traces that overlap in the files are
+    in memory at once.
 
     Args:
         source: See `load`.
         problems: Problems are appended here.
-        since: Traces that ended before this time are skipped, in nanoseconds since the epoch.
+        since: In nanoseconds since the epoch.
 
     Raises:
         SourceError: There is nothing to read at `source`.
     """
-    texts = _open(source, problems)
-    last, ends = _extents(reversed(texts))
-    ending: dict[int, list[str]] = {}
-    for trace_id, line in last.items():
-        ending.setdefault(line, []).append(trace_id)
-    found: dict[str, _Found] = {}
-    decoder = SpanDecoder()
-    for line, (text, number, offset, raw) in enumerate(_lines(_oldest_first(texts), problems)):
-        ids = _ids(raw)
-        if not ids or any(ends.get(trace_id, since) >= since for trace_id in ids):
-            reasons: list[str] = []
-            for span in decoder.decode(raw, text, offset, reasons):
-                text.keep()
-                found.setdefault(span.trace_id, _Found()).add([span])
-            problems += [Problem(text.name, number, reason) for reason in reasons]
-        for trace_id in ending.get(line, ()):
-            of_trace = found.pop(trace_id, None)
-            if of_trace is not None and ends[trace_id] >= since:
-                yield of_trace.trace(trace_id)
-    for trace_id, of_trace in found.items():  # from lines that were written while reading
-        yield of_trace.trace(trace_id)
+    parts = _Parts(problems)
+    extents = parts.search(_open(source, problems))
+    ended: list[tuple[int, str, Trace]] = []
+    for trace_id, extent in sorted(extents.items(), key=lambda one: one[1].end, reverse=True):
+        # An extent may have the end of another trace on the same line, but no earlier one.
+        while ended and -ended[0][0] >= extent.end:
+            yield heapq.heappop(ended)[2]
+        if extent.end < since:
+            break
+        trace = parts.trace(trace_id, extent)
+        end = max((span.end for span in trace.spans), default=0)
+        if trace.spans and end >= since:
+            heapq.heappush(ended, (-end, trace_id, trace))
+    while ended:
+        yield heapq.heappop(ended)[2]
 
 
-def _oldest_first(texts: list[Text]) -> Iterator[Text]:
-    """Yield the texts from the last to the first, and drop each one."""
-    while texts:
-        yield texts.pop()
+@dataclass(slots=True)
+class _Extent:
+    """The latest end on the lines that mention a trace, and the numbers of these lines."""
+
+    end: int = 0
+    lines: list[int] = field(default_factory=list)
 
 
-def _extents(texts: Iterable[Text]) -> tuple[dict[str, int], dict[str, int]]:
-    """Return, by trace id, the last line that mentions each trace, and the latest end."""
-    last: dict[str, int] = {}
-    ends: dict[str, int] = {}
-    for line, (_, _, _, raw) in enumerate(_lines(texts, [])):
-        end = _last_end(raw)
-        for trace_id in _ids(raw):
-            last[trace_id] = line
-            ends[trace_id] = max(ends.get(trace_id, 0), end)
-    return last, ends
+class _Parts:
+    """The lines of many traces, and the spans of those that have been decoded."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self._problems = problems
+        self._decoder = SpanDecoder()
+        self._lines: list[tuple[Text, int, int, int] | None] = []  # None once decoded
+        self._found: dict[str, _Found] = {}
+
+    def search(self, texts: Iterable[Text]) -> dict[str, _Extent]:
+        """Return the extent of each trace by its id; decode only lines without any id."""
+        extents: dict[str, _Extent] = {}
+        for text, number, offset, raw in _lines(texts, self._problems):
+            ids, end = _ids(raw), _last_end(raw)
+            if not ids:
+                self._decode(raw, text, number, offset)
+                continue
+            text.keep()
+            for trace_id in ids:
+                extent = extents.setdefault(trace_id, _Extent())
+                extent.end = max(extent.end, end)
+                extent.lines.append(len(self._lines))
+            self._lines.append((text, number, offset, len(raw)))
+        return extents
+
+    def trace(self, trace_id: str, extent: _Extent) -> Trace:
+        """Return a trace, which may have no spans: links mention other traces, too."""
+        for place in extent.lines:
+            line, self._lines[place] = self._lines[place], None
+            if line is not None:
+                text, number, offset, length = line
+                try:
+                    self._decode(text.part(offset, length), text, number, offset)
+                except OSError as error:
+                    reason = error.strerror or str(error)
+                    self._problems.append(Problem(text.name, number, reason))
+        return self._found.pop(trace_id, _Found()).trace(trace_id)
+
+    def _decode(self, raw: bytes, text: Text, number: int, offset: int) -> None:
+        reasons: list[str] = []
+        for span in self._decoder.decode(raw, text, offset, reasons):
+            self._found.setdefault(span.trace_id, _Found()).add([span])
+        self._problems += [Problem(text.name, number, reason) for reason in reasons]
 
 
 def _ids(raw: bytes) -> set[str]:

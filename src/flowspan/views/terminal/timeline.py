@@ -28,9 +28,10 @@ from flowspan.read.span import Span
 from flowspan.text import DAY, HOUR, MINUTE, MS, SECOND, clean, cut, human, moment, percent
 from flowspan.views.headline import headline
 from flowspan.views.looks import LOOKS
-from flowspan.views.terminal import tasks
+from flowspan.views.terminal import outcomes, tasks
 from flowspan.views.terminal.glyphs import glyphs_of
 from flowspan.views.terminal.logs import shorten
+from flowspan.views.terminal.outcomes import Outcome
 from flowspan.views.wishes import Wishes
 
 _NO_LOGS: Final[Mapping[str, Sequence[Log]]] = MappingProxyType({})
@@ -50,28 +51,6 @@ _ALIAS_TAIL: Final = 4
 
 # The words in a row for each wait that is long enough.
 _WAITED: Final = tuple(LOOKS[wait.attribute].waited for wait in semconv.WAITS)
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    symbol: str
-    ascii: str
-    style: str
-
-
-_OUTCOMES: Final = {
-    "success": _Outcome("✓", "+", "green"),
-    "failure": _Outcome("✗", "x", "red"),
-    "error": _Outcome("✗", "x", "red"),
-    "timeout": _Outcome("✗", "x", "red"),
-    "cancellation": _Outcome("⊘", "o", "yellow"),
-    "skip": _Outcome("○", "o", "yellow"),
-}
-_NO_OUTCOME: Final = _Outcome("…", "?", "yellow")
-
-# States whose name adds nothing to the result. Other states are shown by their own name, because
-# users know Cached, RolledBack, TimedOut or Crashed from Prefect.
-_PLAIN_STATES: Final = {"Completed", "Failed", "Cancelled"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,9 +272,9 @@ def _header(tree: Tree, *, unicode: bool) -> Iterator[Text]:
         title.append(f"  {clean(facts.run_name)}", style="not bold")
     outcome, word = _outcome(main), _result(main) if main.is_run else ""
     if main.is_run and not is_flow and not tree.about.is_there:  # its flow's span is missing
-        outcome, word = _NO_OUTCOME, "not ended"
+        outcome, word = outcomes.of(None), outcomes.word(None, None)
     if word:
-        symbol = outcome.symbol if unicode else outcome.ascii
+        symbol = outcome.glyph(unicode=unicode)
         title.append(f"  {symbol} {word}", style=f"not bold {outcome.style}")
     first = min(span.start for span in tree.spans)
     title.append(f"  {human(max(0, tree.end - first))}", style="not bold")
@@ -420,7 +399,7 @@ def _line(
     line.append(" " * (layout.label + _GAP - line.cell_len))
     word = result_word(node)
     outcome = _node_outcome(node)
-    symbol = (outcome.symbol if unicode else outcome.ascii) if word else " "
+    symbol = outcome.glyph(unicode=unicode) if word else " "
     line.append(set_cell_size(f"{symbol} {word}", layout.result + _GAP), style=outcome.style)
     quiet = "" if node.role == "run" else "dim"
     line.append(_duration(node).rjust(layout.duration) + " " * _GAP, style=quiet)
@@ -494,23 +473,19 @@ def result_word(node: Node | Rest) -> str:
 
 
 def _result(span: Span) -> str:
-    state = clean(span.facts.state_name)
-    outcome = span.facts.result
-    if outcome is None:
-        return state or "not ended"
-    return state if state and state not in _PLAIN_STATES else clean(outcome)
+    return outcomes.word(span.facts.result, span.facts.state_name)
 
 
-def _outcome(span: Span) -> _Outcome:
-    return _OUTCOMES.get(span.facts.result or "", _NO_OUTCOME)
+def _outcome(span: Span) -> Outcome:
+    return outcomes.of(span.facts.result)
 
 
-def _node_outcome(node: Node | Rest) -> _Outcome:
+def _node_outcome(node: Node | Rest) -> Outcome:
     if isinstance(node, Rest):
-        return _OUTCOMES["failure"]
+        return outcomes.of("failure")
     if node.role == "run":
         return _outcome(node.span)
-    return _OUTCOMES["failure" if node.span.failed else "success"]
+    return outcomes.of("failure" if node.span.failed else "success")
 
 
 def _duration(node: Node | Rest) -> str:
