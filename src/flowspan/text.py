@@ -51,6 +51,11 @@ def local(nanoseconds: int, form: str) -> str:
     return f"{time:{form}}"
 
 
+def time_of_day(nanoseconds: int) -> str:
+    """Format a time since the epoch as local time of day."""
+    return moment(nanoseconds).split(" ")[1]
+
+
 def clock(nanoseconds: int) -> str:
     """Format a time since the epoch as ISO 8601, in local time with milliseconds.
 

@@ -22,6 +22,7 @@ from flowspan.views.json import timeline
 
 if TYPE_CHECKING:
     from flowspan.read.lines import Problem
+from flowspan.read.open_runs import OpenRuns
 
 TRACE = "ab" * 16
 
@@ -241,7 +242,7 @@ def test_an_unreadable_file_does_not_cost_the_others(tmp_path: Path) -> None:
     trace_id = write(good, run("RUN etl", 0, 10)).trace_id
     problems: list[Problem] = []
     texts = open_files([gone, good], problems)
-    assert len(trace_files._read_spans(texts, trace_id).spans) == 1
+    assert len(trace_files._read_spans(texts, trace_id, OpenRuns()).spans) == 1
     assert [str(problem) for problem in problems] == [f"{gone}: No such file or directory"]
 
 

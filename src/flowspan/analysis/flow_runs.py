@@ -67,7 +67,8 @@ class FlowRun:
         start: Its first start.
         end: Its last end.
         duration: Nanoseconds over all processes, without the time between them.
-        result: None if it has not ended, for example because it is suspended.
+        result: ``running`` or ``lost`` if its process reported it, but not its end; None if it has
+            not ended otherwise, for example because it is suspended.
         state: The name of its last state; None if unknown.
         tags: Tags of the flow run.
         rows: Rows output by its tasks, or else input, or else output by the flow; None if unknown.
@@ -267,6 +268,8 @@ def _broken(spans: Iterable[Span]) -> list[str]:
 
 
 def _result(span: Span, facts: Facts) -> str | None:
+    if span.open is not None:
+        return span.open.state
     if facts.run_type is None:
         return "failure" if span.failed else "success"
     return facts.result or semconv.result_of(facts.state_type or "", facts.state_name or "")

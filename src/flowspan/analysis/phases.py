@@ -20,12 +20,15 @@ Cause: TypeAlias = str
 OTHER: Final = "other"
 """Phase of a span outside any run: from another instrumentation or the application itself."""
 
+OPEN: Final = "open"
+"""Phase of the execution of a run that has not ended."""
+
 
 class Segment(NamedTuple):
     """A stretch of time spent in one phase, in nanoseconds since the epoch.
 
     Phases are the names of the attributes that hold their totals (``prefect.wait.*``,
-    ``prefect.execution``, ``prefect.orchestration``), or `OTHER`.
+    ``prefect.execution``, ``prefect.orchestration``), `OPEN`, or `OTHER`.
     """
 
     phase: str
@@ -273,8 +276,14 @@ def _with_waits(start: int, end: int, waits: Sequence[int]) -> Iterator[Segment]
 CAUSES: Final[Mapping[str, Cause]] = {
     **{wait.attribute: wait.name for wait in semconv.WAITS if wait.place in ("before", "start")},
     semconv.EXECUTION: "execution",
+    OPEN: "execution",
     **{wait.attribute: wait.name for wait in semconv.WAITS if wait.place in ("between", "middle")},
     semconv.ORCHESTRATION: "orchestration",
     OTHER: "execution",
 }
 """The cause on the path that each phase counts as, in the order in which phases are shown."""
+
+PHASE_OF: Final[Mapping[Cause, str]] = {
+    cause: phase for phase, cause in CAUSES.items() if phase not in (OPEN, OTHER)
+}
+"""The phase that each cause is shown as."""

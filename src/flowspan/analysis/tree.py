@@ -11,6 +11,7 @@ from typing import Final, Literal, TypeAlias
 
 from flowspan import semconv
 from flowspan.analysis.phases import (
+    OPEN,
     OTHER,
     Calls,
     Segment,
@@ -242,7 +243,7 @@ def _rest(group: Sequence[Node], shown: Sequence[Node]) -> Rest:
     spans, role = tuple(node.span for node in hidden), hidden[0].role
     phase = OTHER if role == "other" else semconv.EXECUTION
     segments = (segment for node in hidden for segment in node.segments)
-    busy = union((one.start, one.end) for one in segments if one.phase == phase)
+    busy = union((one.start, one.end) for one in segments if one.phase in (phase, OPEN))
     return Rest(spans[0].name, role, spans, tuple(Segment(phase, *one) for one in busy))
 
 
@@ -265,8 +266,14 @@ def _segments(
     span: Span, role: Role, attempts: Sequence[Span], calls: Calls | None
 ) -> tuple[Segment, ...]:
     end = span.start + span.duration
-    if role == "attempt":
-        return tuple(without_exits([Segment(semconv.EXECUTION, span.start, end)], calls))
-    if role != "run":
+    if role == "other":
         return (Segment(OTHER, span.start, end),)
-    return (*before(span), *inside(span, end, attempts, calls))
+    if role == "attempt":
+        segments = without_exits([Segment(semconv.EXECUTION, span.start, end)], calls)
+    else:
+        segments = [*before(span), *inside(span, end, attempts, calls)]
+    if span.open is not None:
+        segments = [
+            one._replace(phase=OPEN) if one.phase == semconv.EXECUTION else one for one in segments
+        ]
+    return tuple(segments)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -44,8 +44,23 @@ class Place(Protocol):
         """Read the details of the span at `offset`."""
 
 
+class Open(NamedTuple):
+    """What is known of a span that has not ended.
+
+    Attributes:
+        state: ``running``, or ``lost`` if its process has not been heard of for too long.
+        last_seen: When its process was last heard of, in nanoseconds since the epoch.
+        activity: What it was doing then: ``execution``, ``orchestration`` or the name of a wait;
+            empty if unknown.
+    """
+
+    state: Literal["running", "lost"]
+    last_seen: int
+    activity: str
+
+
 class Span:
-    """One finished span; read-only.
+    """One span; read-only.
 
     Ids are lower-case hex, times nanoseconds since the epoch. Attribute values are ``str``,
     ``bool``, ``int``, ``float``, ``None``, or lists and dicts of these; bytes stay base64 text.
@@ -57,7 +72,7 @@ class Span:
         name: Its name, the same for all spans of the same operation.
         kind: Such as ``SERVER`` or ``INTERNAL``.
         start: When it began.
-        end: When it ended.
+        end: When it ended, or the time up to which it is known, if it has not.
         status: ``UNSET``, ``OK`` or ``ERROR``.
         resource: The attributes of its process.
         facts: The facts about its run, from its attributes and events.
@@ -170,6 +185,11 @@ class Span:
         return f"<Span {self.span_id} {self.name!r} {self.start}..{self.end}>"
 
     @property
+    def open(self) -> Open | None:
+        """What is known if it has not ended; None for a span that has."""
+        return None
+
+    @property
     def attributes(self) -> Mapping[str, Any]:
         """Its attributes."""
         return self._details.attributes
@@ -244,6 +264,22 @@ class Span:
     @property
     def _process_id(self) -> str | None:
         return self.facts.process_id or text(self.resource.get(semconv.PROCESS_ID))
+
+
+class OpenSpan(Span):
+    """A span that has not ended, as far as its process has reported it."""
+
+    __slots__ = ("_open",)
+
+    def __init__(self, open: Open, **fields: Any) -> None:  # noqa: A002 - the name of the property
+        """Create a span that is known up to its `end`."""
+        super().__init__(**fields)
+        self._open = open
+
+    @property
+    def open(self) -> Open:
+        """What is known of it."""
+        return self._open
 
 
 _COMPARED: Final = (

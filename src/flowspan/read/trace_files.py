@@ -11,16 +11,22 @@ wanted id or look broken are decoded.
 import contextlib
 import heapq
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from flowspan.errors import SourceError
 from flowspan.read import lines
 from flowspan.read import otlp_json as otlp
 from flowspan.read.decode import SpanDecoder
 from flowspan.read.lines import Problem
+from flowspan.read.log_files import FILE_PATTERN as LOGS_PATTERN
 from flowspan.read.memory import without_collector
+from flowspan.read.open_runs import OpenRuns
 from flowspan.read.selection import (
     LATEST,
     Summary,
@@ -87,28 +93,42 @@ def load(source: Path, wanted: str = LATEST, *, flow: str | None = None, since: 
     back = steps_back(wanted)
     trace_id, run_id = parse_wanted(wanted) if back is None else (None, None)
     problems: list[Problem] = []
-    texts = _open(source, problems)
+    texts, open_runs = _open(source, problems)
     with without_collector():
         if back is None:
-            found = _read_spans(texts, trace_id)
+            found = _read_spans(texts, trace_id, open_runs)
         else:
-            trace_id, found = _read_latest(texts, back, flow, since)
+            trace_id, found = _read_latest(texts, open_runs, back, flow, since)
         if not found.spans and run_id is not None:
-            trace_id = _trace_of_run(texts, run_id)
-            found = _read_spans(texts, trace_id) if trace_id else found
-        found.problems[:0] = problems
+            trace_id = _trace_of_run(texts, run_id) or open_runs.trace_of_run(run_id)
+            found = _read_spans(texts, trace_id, open_runs) if trace_id else found
+        found.problems[:0] = [*problems, *open_runs.problems]
         if trace_id is None or not found.spans:
-            known = _recent(texts, 5)
+            known = _recent(texts, open_runs, 5)
             what = _missing(wanted, flow, since) if known else "spans yet"
             place = "Standard input" if source == STDIN else source
             raise UnknownRunError(f"{place} holds no {what}.", known, found.problems)
         return found.trace(trace_id)
 
 
-def _open(source: Path, problems: list[Problem]) -> list[Text]:
+def _open(source: Path, problems: list[Problem]) -> tuple[list[Text], OpenRuns]:
+    """Open the spans of a source, and the reports of open runs that lie beside them."""
     if source == STDIN:
-        return open_stdin()
-    return open_files(find_files(source), problems)
+        return open_stdin(), OpenRuns()
+    open_runs = OpenRuns(open_files(_log_files(source), problems))
+    try:
+        files = find_files(source)
+    except SourceError:
+        if not open_runs:
+            raise
+        files = []  # the first flow has not ended yet
+    return open_files(files, problems), open_runs
+
+
+def _log_files(source: Path) -> list[Path]:
+    with contextlib.suppress(SourceError):
+        return lines.find_files(source if source.is_dir() else source.parent, LOGS_PATTERN)
+    return []
 
 
 def _missing(wanted: str, flow: str | None, since: int) -> str:
@@ -132,8 +152,9 @@ def traces(source: Path, problems: list[Problem], since: int = 0) -> Iterator[Tr
     Raises:
         SourceError: There is nothing to read at `source`.
     """
-    parts = _Parts(problems)
-    extents = parts.search(_open(source, problems))
+    texts, open_runs = _open(source, problems)
+    parts = _Parts(problems, open_runs)
+    extents = parts.search(texts)
     ended: list[tuple[int, str, Trace]] = []
     for trace_id, extent in sorted(extents.items(), key=lambda one: one[1].end, reverse=True):
         # An extent may have the end of another trace on the same line, but no earlier one.
@@ -160,8 +181,9 @@ class _Extent:
 class _Parts:
     """The lines of many traces, and the spans of those that have been decoded."""
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: list[Problem], open_runs: OpenRuns) -> None:
         self._problems = problems
+        self._open_runs = open_runs
         self._decoder = SpanDecoder()
         self._lines: list[tuple[Text, int, int, int] | None] = []  # None once decoded
         self._found: dict[str, _Found] = {}
@@ -180,6 +202,9 @@ class _Parts:
                 extent.end = max(extent.end, end)
                 extent.lines.append(len(self._lines))
             self._lines.append((text, number, offset, len(raw)))
+        for trace_id, end in self._open_runs.latest_ends():
+            extent = extents.setdefault(trace_id, _Extent())
+            extent.end = max(extent.end, end)
         return extents
 
     def trace(self, trace_id: str, extent: _Extent) -> Trace:
@@ -193,7 +218,9 @@ class _Parts:
                 except OSError as error:
                     reason = error.strerror or str(error)
                     self._problems.append(Problem(text.name, number, reason))
-        return self._found.pop(trace_id, _Found()).trace(trace_id)
+        found = self._found.pop(trace_id, _Found())
+        found.add(self._open_runs.of_trace(trace_id, found.spans))
+        return found.trace(trace_id)
 
     def _decode(self, raw: bytes, text: Text, number: int, offset: int) -> None:
         reasons: list[str] = []
@@ -229,11 +256,11 @@ def recent_traces(files: Iterable[Path], count: int) -> list[Summary]:
 
     Traces without any run come after those with one. Unreadable files are skipped.
     """
-    return _recent(open_files(files, []), count)
+    return _recent(open_files(files, []), OpenRuns(), count)
 
 
 def _read_latest(
-    texts: list[Text], back: int, flow: str | None, since: int
+    texts: list[Text], open_runs: OpenRuns, back: int, flow: str | None, since: int
 ) -> tuple[str | None, _Found]:
     """Find the latest trace, or the one `back` before it, and read its spans.
 
@@ -245,10 +272,12 @@ def _read_latest(
     found = _Found()
     if guess is not None:
         ends = []
-        found = _read_spans(texts, guess, ends)
-    latest = _recent(texts, back + 1, flow, since, ends)[back:]
+        found = _read_spans(texts, guess, open_runs, ends)
+    latest = _recent(texts, open_runs, back + 1, flow, since, ends=ends)[back:]
     trace_id = latest[0].trace_id if latest else None
-    return trace_id, found if guess and guess == trace_id else _read_spans(texts, trace_id)
+    if guess and guess == trace_id:
+        return trace_id, found
+    return trace_id, _read_spans(texts, trace_id, open_runs)
 
 
 def _written_last(texts: Iterable[Text]) -> str | None:
@@ -262,9 +291,11 @@ def _written_last(texts: Iterable[Text]) -> str | None:
 
 def _recent(
     texts: Iterable[Text],
+    open_runs: OpenRuns,
     count: int,
     flow: str | None = None,
     since: int = 0,
+    *,
     ends: list[_End] | None = None,
 ) -> list[Summary]:
     """Return the latest traces, optionally only those of a flow or since a time.
@@ -272,16 +303,26 @@ def _recent(
     `ends` are the ends of all lines, if they have been collected already.
     """
     decoder = SpanDecoder()
+    ends = _ends(texts) if ends is None else ends
 
     def summarize(line: _Line) -> Iterator[Summary]:
         for span in decoder.decode(*line, problems=[]):
             run_id = str(span.facts.run_id) if span.is_run else None
-            name = span.facts.flow_name or span.name
-            if span.end >= since and flow in (None, name):
-                yield Summary(span.trace_id, run_id, name, span.end)
+            yield Summary(span.trace_id, run_id, span.facts.flow_name or span.name, span.end)
 
-    lines = _latest_first(_ends(texts) if ends is None else ends)
-    return most_recent(lines, summarize, lambda found: found.trace_id, count)
+    def wanted(summaries: Callable[[], Iterable[Summary]]) -> Iterator[Summary]:
+        return (one for one in summaries() if one.end >= since and flow in (None, one.name))
+
+    def ended_since(time: int) -> set[str]:
+        recent = takewhile(lambda line: line[0] >= time, _latest_first(ends))
+        return {span.span_id for _, line in recent for span in decoder.decode(*line, problems=[])}
+
+    ended: Iterator[tuple[int, Callable[[], Iterable[Summary]]]] = (
+        (time, partial(summarize, line)) for time, line in _latest_first(ends)
+    )
+    reported = open_runs.latest_first(ended_since)
+    every = heapq.merge(ended, reported, key=itemgetter(0), reverse=True)
+    return most_recent(every, wanted, lambda found: found.trace_id, count)
 
 
 def _ends(texts: Iterable[Text]) -> list[_End]:
@@ -323,9 +364,12 @@ def _trace_of_run(texts: Iterable[Text], run_id: str) -> str | None:
 
 
 def _read_spans(
-    texts: Iterable[Text], trace_id: str | None, ends: list[_End] | None = None
+    texts: Iterable[Text],
+    trace_id: str | None,
+    open_runs: OpenRuns,
+    ends: list[_End] | None = None,
 ) -> _Found:
-    """Read the spans of a trace and all problems; without an id, read only problems.
+    """Read the spans of a trace, also open ones, and all problems; without an id, only problems.
 
     If `ends` is given, the ends of all lines are appended to it.
     """
@@ -346,6 +390,8 @@ def _read_spans(
         if ends is not None and end:
             text.keep()
             ends.append((end, text, offset, len(raw)))
+    if trace_id is not None:
+        found.add(open_runs.of_trace(trace_id, found.spans))
     return found
 
 

@@ -64,6 +64,26 @@ class Account:
         return (self._execution or 0) / NANOSECONDS
 
     @property
+    def activity(self) -> str:
+        """What the time goes to now, by attribute."""
+        if self._state_wait is not None:
+            return self._state_wait[0]
+        return semconv.EXECUTION if self._since is not None else semconv.ORCHESTRATION
+
+    def so_far(self, now: int) -> Account:
+        """Return a copy in which the execution and the waits that are under way end at `now`."""
+        copy = Account()
+        with self._lock:
+            copy._waits, copy._intervals = self._waits.copy(), self._intervals.copy()
+            copy._execution, copy._since = self._execution, self._since
+            copy._until, copy._excluded = self._until, self._excluded
+            copy._state_wait = self._state_wait
+        if copy._state_wait is not None:
+            copy._end_state_wait(*copy._state_wait, now)
+        copy.end_execution(now)
+        return copy
+
+    @property
     def is_executing(self) -> bool:
         """Whether the user's function is entered and not yet left."""
         return self._since is not None

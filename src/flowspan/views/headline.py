@@ -70,18 +70,25 @@ def headline(analysis: Analysis) -> str:
     task = analysis.bottleneck
     if task is None or task.cause is None:
         return ""
-    name = clean(task.name)
+    if analysis.open is not None:
+        return f"so far: {_subject(task)} takes {_share(task)}"
+    text = f"{_subject(task)} is the bottleneck: {_share(task)}"
     if task.cause == "orchestration" and task.type != "span":
-        who = f"flow {name}" if task.type == "flow" else name
-        return f"Prefect's own work for {who} is the bottleneck: {_share(task)}"
-    is_code = task.cause == "execution"
-    itself = f"{'the code of ' if is_code else ''}flow {name} itself"
-    who = {"flow": itself, "span": f"span {name}"}.get(task.type, name)
-    text = f"{who} is the bottleneck: {_share(task)}"
+        return text
     if task.saved is not None and task.saved > _LEAST_SAVING * (analysis.end - analysis.start):
         # Faster code does not shorten a wait, so the sentence then names the code.
-        text += f", {'' if is_code else 'its code '}2× faster saves {human(task.saved)}"
+        its_code = "" if task.cause == "execution" else "its code "
+        text += f", {its_code}2× faster saves {human(task.saved)}"
     return text
+
+
+def _subject(task: Task) -> str:
+    name = clean(task.name)
+    if task.cause == "orchestration" and task.type != "span":
+        return f"Prefect's own work for {f'flow {name}' if task.type == 'flow' else name}"
+    is_code = task.cause == "execution"
+    itself = f"{'the code of ' if is_code else ''}flow {name} itself"
+    return {"flow": itself, "span": f"span {name}"}.get(task.type, name)
 
 
 def reservations(analysis: Analysis) -> list[str]:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import orjson
 
 from flowspan import semconv
-from flowspan.analysis.phases import CAUSES, OTHER
+from flowspan.analysis.phases import CAUSES, PHASE_OF
 from flowspan.analysis.tree import walk
 from flowspan.read import otlp_json as otlp
 from flowspan.text import SECOND, moment
@@ -56,7 +56,9 @@ _SCRIPTS: Final = (
     "main.js",
 )
 
-_KEYS: Final = tuple(OTHER if phase == OTHER else cause for phase, cause in CAUSES.items())
+_KEYS: Final = tuple(
+    cause if PHASE_OF[cause] == phase else phase for phase, cause in CAUSES.items()
+)
 """The page's names of the phases, in the order in which it shows them."""
 _PHASE: Final = {phase: place for place, phase in enumerate(CAUSES)}
 _CAUSE: Final = {key: place for place, key in enumerate(_KEYS)}

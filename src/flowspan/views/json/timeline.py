@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from flowspan.analysis.findings import Findings
     from flowspan.analysis.one_trace import Analysis, Task
-    from flowspan.read.span import Span
+    from flowspan.read.span import Open, Span
     from flowspan.views.wishes import Wishes
 
 VERSION: Final = 1
@@ -38,7 +38,8 @@ def as_object(analysis: Analysis) -> dict[str, Any]:
     duration = analysis.end - analysis.start
     return {
         "source": analysis.source,
-        "root": {"span_id": analysis.root_id, "start": analysis.start, "end": analysis.end},
+        "root": {"span_id": analysis.root_id, "start": analysis.start}
+        | _ending(analysis.end, analysis.open),
         "headline": headline(analysis),
         "bottleneck": None
         if bottleneck is None
@@ -75,6 +76,19 @@ def as_object(analysis: Analysis) -> dict[str, Any]:
             {"name": worker.name, "runs": worker.runs, "busy": _seconds(worker.time)}
             for worker in analysis.workers
         ],
+    }
+
+
+def _ending(end: int, known: Open | None) -> dict[str, Any]:
+    """Return the end; null, and what else is known, of what has not ended."""
+    if known is None:
+        return {"end": end}
+    activity = known.activity or None
+    return {
+        "end": None,
+        "state": known.state,
+        "last_seen": known.last_seen,
+        "activity": activity,
     }
 
 
@@ -146,7 +160,7 @@ def _plain_span(span: Span, worker: str | None) -> dict[str, Any]:
         "name": span.name,
         "kind": span.kind,
         "start": span.start,
-        "end": span.end,
+        **_ending(span.end, span.open),
         "worker": worker,
         "attributes": otlp.plain(span.attributes),
         "links": [

@@ -19,6 +19,10 @@ class Outcome:
         return self.symbol if unicode else self.ascii
 
 
+_OPEN: Final = {
+    "running": Outcome("▶", ">", "cyan"),
+    "lost": Outcome("?", "?", "red"),
+}
 _OUTCOMES: Final = {
     "success": Outcome("✓", "+", "green"),
     "failure": Outcome("✗", "x", "red"),
@@ -26,6 +30,7 @@ _OUTCOMES: Final = {
     "timeout": Outcome("✗", "x", "red"),
     "cancellation": Outcome("⊘", "o", "yellow"),
     "skip": Outcome("○", "o", "yellow"),
+    **_OPEN,
 }
 _NO_OUTCOME: Final = Outcome("…", "?", "yellow")
 
@@ -35,7 +40,7 @@ _PLAIN_STATES: Final = {"Completed", "Failed", "Cancelled"}
 
 
 def of(result: str | None) -> Outcome:
-    """Return how a result looks; None stands for a run without one."""
+    """Return how a result, `running` or `lost` looks; None stands for a run without any."""
     return _OUTCOMES.get(result or "", _NO_OUTCOME)
 
 
@@ -44,4 +49,6 @@ def word(result: str | None, state: str | None) -> str:
     named = clean(state)
     if result is None:
         return named or "not ended"
-    return named if named and named not in _PLAIN_STATES else clean(result)
+    if not named or named in _PLAIN_STATES or result in _OPEN:
+        return clean(result)
+    return named

@@ -18,14 +18,26 @@ from flowspan import semconv
 from flowspan.analysis.findings import Findings
 from flowspan.analysis.log_places import by_row
 from flowspan.analysis.one_trace import Analysis
-from flowspan.analysis.phases import CAUSES, OTHER, Segment
+from flowspan.analysis.phases import CAUSES, OTHER, PHASE_OF, Segment
 from flowspan.analysis.root import is_root
 from flowspan.analysis.tree import GROUP_LIMIT, Node, Rest, Tree
 from flowspan.analysis.workers import Worker
 from flowspan.read.facts import waits_of
 from flowspan.read.log_files import Log
-from flowspan.read.span import Span
-from flowspan.text import DAY, HOUR, MINUTE, MS, SECOND, clean, cut, human, moment, percent
+from flowspan.read.span import Open, Span
+from flowspan.text import (
+    DAY,
+    HOUR,
+    MINUTE,
+    MS,
+    SECOND,
+    clean,
+    cut,
+    human,
+    moment,
+    percent,
+    time_of_day,
+)
 from flowspan.views.headline import headline
 from flowspan.views.looks import LOOKS
 from flowspan.views.terminal import outcomes, tasks
@@ -273,17 +285,27 @@ def _header(tree: Tree, *, unicode: bool) -> Iterator[Text]:
     outcome, word = _outcome(main), _result(main) if main.is_run else ""
     if main.is_run and not is_flow and not tree.about.is_there:  # its flow's span is missing
         outcome, word = outcomes.of(None), outcomes.word(None, None)
+    first = min(span.start for span in tree.spans)
+    if main.open is not None:
+        word = so_far(main.open, tree.end - first)
     if word:
         symbol = outcome.glyph(unicode=unicode)
         title.append(f"  {symbol} {word}", style=f"not bold {outcome.style}")
-    first = min(span.start for span in tree.spans)
-    title.append(f"  {human(max(0, tree.end - first))}", style="not bold")
+    if main.open is None:
+        title.append(f"  {human(max(0, tree.end - first))}", style="not bold")
     yield title
     runs = f"{tree.runs:,} run" + ("" if tree.runs == 1 else "s")
     services = sorted({clean(span.service) for span in tree.spans if span.service})
     service = f", service {', '.join(services)}" if services else ""
     yield Text(f"started {moment(first)}, {runs}{service}", style="dim")
     yield Text(f"trace {main.trace_id}", style="dim")
+
+
+def so_far(known: Open, length: int) -> str:
+    """Write how long a trace has been running, or when it was last heard of."""
+    if known.state == "running":
+        return f"running, {human(max(0, length))} so far"
+    return f"lost: last heard of at {time_of_day(known.last_seen)}, after {human(max(0, length))}"
 
 
 def _columns(layout: _Layout) -> Text:
@@ -341,8 +363,7 @@ def _tick(time: int) -> str:
 
 def _path_line(analysis: Analysis, layout: _Layout, *, unicode: bool) -> Text:
     """Draw the critical path by cause."""
-    phases = {cause: phase for phase, cause in CAUSES.items() if phase != OTHER}
-    segments = [Segment(phases[one.cause], one.start, one.end) for one in analysis.critical_path]
+    segments = [Segment(PHASE_OF[one.cause], one.start, one.end) for one in analysis.critical_path]
     duration = human(analysis.end - analysis.start)
     line = Text(set_cell_size("critical path", layout.label + _GAP), "yellow")
     line.append(" " * (layout.result + _GAP))
@@ -467,23 +488,29 @@ def result_word(node: Node | Rest) -> str:
         return f"{failed:,} failed" if failed else ""
     if node.role == "run":
         return _result(node.span)
+    if node.span.open is not None:
+        return node.span.open.state
     if node.role == "attempt":
         return "failure" if node.span.failed else "success"
     return "error" if node.span.failed else ""
 
 
 def _result(span: Span) -> str:
-    return outcomes.word(span.facts.result, span.facts.state_name)
+    return outcomes.word(_ending(span), span.facts.state_name)
 
 
 def _outcome(span: Span) -> Outcome:
-    return outcomes.of(span.facts.result)
+    return outcomes.of(_ending(span))
+
+
+def _ending(span: Span) -> str | None:
+    return span.facts.result if span.open is None else span.open.state
 
 
 def _node_outcome(node: Node | Rest) -> Outcome:
     if isinstance(node, Rest):
         return outcomes.of("failure")
-    if node.role == "run":
+    if node.role == "run" or node.span.open is not None:
         return _outcome(node.span)
     return outcomes.of("failure" if node.span.failed else "success")
 
