@@ -47,6 +47,10 @@ def logs(
             help="File of OTLP JSON lines, or folder of logs*.jsonl files.",
         ),
     ] = FOLDER,
+    events: Annotated[
+        bool,
+        typer.Option("--events", help="Print also the records that say which runs have not ended."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object for each line instead.")
     ] = False,
@@ -64,7 +68,7 @@ def logs(
 
     floor = floor_of(level)
     try:
-        found = log_files.load(file, run)
+        found = log_files.load(file, run, events=events)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="FLOW_RUN_ID|TRACE_ID|latest") from None
     except SourceError as error:

@@ -1,5 +1,8 @@
 """Read the log lines of one run, or of one trace, from OTLP JSON lines.
 
+The records in which processes report that their runs have not ended (`flowspan.read.open_runs`) are
+left out unless they are asked for.
+
 Each line of a file is one ``ExportLogsServiceRequest`` in the OTLP JSON encoding
 (https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding). Unreadable parts become a
 `Problem`; everything else is still returned. As with spans, only lines that contain a wanted id or
@@ -16,6 +19,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -194,7 +198,7 @@ def find_files(source: Path) -> list[Path]:
     return lines.find_files(source, FILE_PATTERN)
 
 
-def load(source: Path, wanted: str) -> Logs:
+def load(source: Path, wanted: str, *, events: bool = False) -> Logs:
     """Read the log lines of one run or trace.
 
     Args:
@@ -202,6 +206,7 @@ def load(source: Path, wanted: str) -> Logs:
         wanted: A trace id (32 hex digits), the id of a flow or task run (a UUID), or ``latest``
             for the trace whose run logged last. For a flow run: its lines and its tasks'; if it is
             the root of a trace, all lines of the trace.
+        events: Whether to include the reports of runs that have not ended.
 
     Raises:
         ValueError: `wanted` is none of these.
@@ -211,13 +216,15 @@ def load(source: Path, wanted: str) -> Logs:
     trace_id, run_id = parse_wanted(wanted)
     files = find_files(source)
     if trace_id is None and run_id is None:
-        for latest in _recent(files, 1):
+        for latest in _recent(files, 1, events=events):
             trace_id, run_id = latest.trace_id or None, latest.run_id
-    found = load_trace(files, trace_id) if trace_id or not run_id else Logs((), ())
+    found = Logs((), ())
+    if trace_id or not run_id:
+        found = load_trace(files, trace_id, events=events)
     if not found.logs and run_id is not None:
-        found = _load_run(files, run_id, trace_of_root(run_id))
+        found = _load_run(files, run_id, trace_of_root(run_id), events=events)
     if not found.logs:
-        recent = _recent(files, 5)
+        recent = _recent(files, 5, events=events)
         # Lines outside runs only name traces, most of which also have runs.
         known = [one for one in recent if one.run_id] or recent
         where = f"{source} holds no log lines"
@@ -226,40 +233,49 @@ def load(source: Path, wanted: str) -> Logs:
     return found
 
 
-def load_trace(files: Iterable[Path], trace_id: str | None) -> Logs:
+def load_trace(files: Iterable[Path], trace_id: str | None, *, events: bool = False) -> Logs:
     """Read the log lines of a trace; without an id, read only problems."""
     needles = lines.spellings(trace_id) if trace_id else ()
-    return _load(files, needles, lambda log: bool(trace_id) and log.trace_id == trace_id)
+
+    def belongs(log: Log) -> bool:
+        return bool(trace_id) and log.trace_id == trace_id
+
+    return _load(files, needles, belongs, events=events)
 
 
-def _load_run(files: Iterable[Path], run_id: str, own_trace: str) -> Logs:
+def _load_run(files: Iterable[Path], run_id: str, own_trace: str, *, events: bool) -> Logs:
     def belongs(log: Log) -> bool:
         return log.trace_id == own_trace or run_id in (log.flow_run_id, log.task_run_id)
 
-    return _load(files, lines.spellings(run_id, own_trace), belongs)
+    return _load(files, lines.spellings(run_id, own_trace), belongs, events=events)
 
 
 def _load(
-    files: Iterable[Path], needles: Collection[bytes], belongs: Callable[[Log], bool]
+    files: Iterable[Path],
+    needles: Collection[bytes],
+    belongs: Callable[[Log], bool],
+    *,
+    events: bool,
 ) -> Logs:
     found: list[Log] = []
     problems: list[Problem] = []
     for path, number, raw in lines.lines(files, problems):
         if any(needle in raw for needle in needles) or not lines.looks_whole(raw, otlp.LOGS):
             reasons: list[str] = []
-            found += filter(belongs, _parse(raw, reasons))
+            found += filter(belongs, _parse(raw, reasons, events=events))
             problems += [Problem(path, number, reason) for reason in reasons]
     return Logs(tuple(sorted(found, key=lambda log: log.time)), tuple(problems))
 
 
-def _recent(files: Iterable[Path], count: int) -> list[Summary]:
+def _recent(files: Iterable[Path], count: int, *, events: bool) -> list[Summary]:
     """Return the runs that logged last, and traces that logged outside runs."""
     latest = lines.latest_first(files, _TIME)
-    return most_recent(latest, _summaries, lambda one: one.run_id or one.trace_id, count)
+    summaries = partial(_summaries, events=events)
+    return most_recent(latest, summaries, lambda one: one.run_id or one.trace_id, count)
 
 
-def _summaries(raw: bytes) -> Iterator[Summary]:
-    for log in _parse(raw, []):
+def _summaries(raw: bytes, *, events: bool) -> Iterator[Summary]:
+    for log in _parse(raw, [], events=events):
         run_id = log.flow_run_id or log.task_run_id
         if run_id or log.trace_id:
             yield Summary(log.trace_id or "", run_id, log.run, log.time)
@@ -302,11 +318,13 @@ def as_object(log: Log) -> dict[str, Any]:
     }
 
 
-def _parse(raw: bytes, problems: list[str]) -> Iterator[Log]:
+def _parse(raw: bytes, problems: list[str], *, events: bool) -> Iterator[Log]:
     """Yield the readable records of one line; append the reasons for the others to `problems`."""
     try:
         for resource, scope, records in otlp.groups(raw, otlp.LOGS):
             logger = otlp.text(scope.get("name"))
+            if logger == semconv.RUNS_SCOPE and not events:
+                continue
             for record in records:
                 try:
                     yield _log(record, logger, resource)

@@ -1,7 +1,8 @@
 """Report the runs that have not ended, as log records, because a span is only exported at its end.
 
 One thread for the whole process looks at the active runs. A flow run is reported at once. A task
-run is reported when it has been open for a second, so that short ones cost nothing.
+run is reported when it has been open for a second, so that short ones cost nothing. After that, a
+run is reported at each heartbeat, and when it does something else than before.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class Heartbeat:
     def forget_parent_process(self) -> None:
         """Begin anew, as after a fork: the thread exists only in the parent process."""
         self._thread: threading.Thread | None = None
-        self._reported: set[str] = set()
-        self._beats_at = 0.0
+        self._reported: dict[str, str] = {}  # by run id: what it was doing
+        self._beats_at = self._looks_at = 0.0
         self._is_idle = True
         self._is_stopped = threading.Event()
         self._is_awake = threading.Event()
@@ -97,19 +98,18 @@ class Heartbeat:
     def _look(self) -> bool:
         """Report what is due; return whether any run is active."""
         recorders = {recorder.run.id: recorder for recorder in tuple(self._tracer.active.values())}
-        self._reported &= recorders.keys()
-        beats = monotonic() >= self._beats_at
-        if beats:
-            self._beats_at = monotonic() + self._interval
-        began = False
+        for run_id in self._reported.keys() - recorders.keys():
+            del self._reported[run_id]
+        now, began = monotonic(), False
+        beats, looks = now >= self._beats_at, now >= self._looks_at
+        self._beats_at = now + self._interval if beats else self._beats_at
+        self._looks_at = now + _LOOK if looks else self._looks_at
         for run_id, recorder in recorders.items():
             if run_id not in self._reported:
-                is_new = self._is_due(recorder)
-                began = began or (is_new and recorder.run.is_flow)
-                if is_new:
-                    self._reported.add(run_id)
+                if self._is_due(recorder):
+                    began = began or recorder.run.is_flow
                     self._report(recorder, semconv.RUN_STARTED)
-            elif beats:
+            elif beats or (looks and self._reported[run_id] != recorder.activity):
                 self._report(recorder, semconv.RUN_RUNNING)
         if began:
             self._flush()
@@ -121,6 +121,7 @@ class Heartbeat:
 
     def _report(self, recorder: RunRecorder, event: str) -> None:
         span = recorder.span
+        self._reported[recorder.run.id] = recorder.activity
         if not span.is_recording() or recorder.awaits_rollback or self._is_stopped.is_set():
             return
         with _contained:  # one failure must not lose the other records

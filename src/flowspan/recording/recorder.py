@@ -248,6 +248,11 @@ class RunRecorder:
             self._identity = identity.copy()
         return identity
 
+    @property
+    def activity(self) -> str:
+        """What the run is doing: ``execution``, ``orchestration`` or the name of a wait."""
+        return self._account.activity.rpartition(".")[2]
+
     def so_far(self, now: int, *, fully: bool) -> Attributes:
         """Return the attributes that the run's span would have if the run was left at `now`.
 
@@ -265,7 +270,7 @@ class RunRecorder:
         attributes[semconv.RUN_ID] = self.run.id
         attributes[semconv.RUN_START] = self.run.start
         attributes[semconv.RUN_SPAN_KIND] = self.run.kind.name
-        attributes[semconv.RUN_ACTIVITY] = self._account.activity.rpartition(".")[2]
+        attributes[semconv.RUN_ACTIVITY] = self.activity
         if (parent := self.run.parent_span_id) is not None:
             attributes[semconv.RUN_PARENT_SPAN_ID] = f"{parent:016x}"
         attributes.update(attempt.so_far())
@@ -345,6 +350,14 @@ class RunRecorder:
         """Record the exception that ended the attempt, or a run without attempts."""
         self.end_execution(now)
         self._attempt.fail(exception, now, self.span)
+
+    def begin_wait(self, attribute: str, start: int) -> None:
+        """Note that the run is waiting since `start`; call `end_wait`, and `wait` if it counts."""
+        self._account.begin_wait(attribute, start)
+
+    def end_wait(self, attribute: str, start: int) -> None:
+        """Note that the run no longer waits."""
+        self._account.end_wait(attribute, start)
 
     def wait(self, attribute: str, start: int, end: int) -> None:
         """Record a wait, by its attribute; inside the user's function it is not execution."""
