@@ -36,6 +36,7 @@ def made(day: int, seconds: float, *, hour: float = 2, **fields: Any) -> FlowRun
         "trace_id": "ab" * 16,
         "start": start,
         "end": start + duration,
+        "last_seen": None,
         "duration": duration,
         "result": "success",
         "state": "Completed",

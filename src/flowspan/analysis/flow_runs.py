@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from flowspan import semconv
 from flowspan.analysis.one_trace import analyse
 from flowspan.analysis.root import is_root, root_of
+from flowspan.read.subtree import calling_flow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,15 +47,6 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """The flow run that called another; its names and id are None as far as they are unknown."""
-
-    flow: str | None
-    name: str | None
-    run_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class FlowRun:
     """One run of a flow, in however many processes; times in nanoseconds since the epoch.
 
@@ -62,10 +54,11 @@ class FlowRun:
         flow: Name of the flow.
         name: Name of the run; None if unknown.
         run_id: The run's id, or its span's id if the span has none.
-        caller: The flow run that called it, if another one did.
+        caller: The span of the flow run that called it, if another one did.
         trace_id: The id of its trace.
         start: Its first start.
-        end: Its last end.
+        end: Its last end, or the time up to which it is known, if it has not ended.
+        last_seen: When its process was last heard of, if it has not ended.
         duration: Nanoseconds over all processes, without the time between them.
         result: ``running`` or ``lost`` if its process reported it, but not its end; None if it has
             not ended otherwise, for example because it is suspended.
@@ -84,10 +77,11 @@ class FlowRun:
     flow: str
     name: str | None
     run_id: str
-    caller: Caller | None
+    caller: Span | None
     trace_id: str
     start: int
     end: int
+    last_seen: int | None
     duration: int
     result: str | None
     state: str | None
@@ -221,10 +215,11 @@ def _run(
         flow=last.name if is_plain else own.flow_name or UNNAMED,
         name=own.run_name,
         run_id=run_id,
-        caller=_caller(last, by_id),
+        caller=calling_flow(last, by_id),
         trace_id=last.trace_id,
         start=min(piece.start for piece, _ in pieces),
         end=last.end,
+        last_seen=None if last.open is None else last.open.last_seen,
         duration=sum(piece.duration for piece, _ in pieces),
         result=_result(last, own),
         state=own.state_name,
@@ -243,17 +238,6 @@ def _run(
         retries=tuple(sorted(_retries(members), key=lambda retry: retry.time)),
         is_plain=is_plain,
     )
-
-
-def _caller(span: Span, by_id: Mapping[str, Span]) -> Caller | None:
-    """Return the nearest flow run above a span."""
-    seen = {span.span_id}
-    while (above := by_id.get(span.parent_span_id or "")) and above.span_id not in seen:
-        if above.facts.run_type == "flow":
-            return Caller(above.facts.flow_name, above.facts.run_name, above.facts.run_id)
-        seen.add(above.span_id)
-        span = above
-    return None
 
 
 def _broken(spans: Iterable[Span]) -> list[str]:

@@ -46,8 +46,14 @@ SINCE_HELP: Final = (
     "Only runs that ended since then: an age such as 30d or 12h, or a date such as 2026-11-01."
 )
 
-WANTED: Final = "TRACE_ID|FLOW_RUN_ID|latest"
-"""How the help names the argument for a trace."""
+WANTED: Final = "RUN"
+"""How the help names the argument for a run."""
+
+HOW_TO_NAME: Final = (
+    "its name, its id or a trace id, or the first 8 digits of one; latest~1 is the one before the "
+    "latest"
+)
+"""How a run is named, for the help."""
 
 _LISTED: Final = 20
 _TRACES_TO_KNOW: Final = 50  # read to list the flows of a source that searches by flow
@@ -97,7 +103,7 @@ def load_trace(
         fail(f"{error}\n{source.advice}")
     except UnknownRunError as error:
         warn(error.problems)
-        fail(unknown(error, [known.trace_id for known in error.known], source.advice))
+        fail(unknown(error, source.advice, by_trace=True))
 
 
 def read_traces(

@@ -384,8 +384,14 @@ def _link(raw: dict[str, Any]) -> Link:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The spans of one trace, each once, sorted by start, and the problems while reading."""
+    """The spans of one trace, each once, sorted by start, and the problems while reading.
+
+    `is_part` is whether it only has one flow run that another run called, with everything below it.
+    Then `called_by` is the span of the flow run that called it, if known.
+    """
 
     trace_id: str
     spans: tuple[Span, ...]
     problems: tuple[Problem, ...]
+    is_part: bool = False
+    called_by: Span | None = None

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from flowspan.analysis.flow_runs import FlowRun
+    from flowspan.read.span import Span
 
 
 def to_json(runs: Iterable[FlowRun]) -> bytes:
@@ -20,18 +21,25 @@ def to_json(runs: Iterable[FlowRun]) -> bytes:
     return orjson.dumps([_run(run) for run in runs], option=option)
 
 
+def called_by(caller: Span | None) -> dict[str, Any] | None:
+    """Return the names and the id of the flow run that called another one."""
+    if caller is None:
+        return None
+    known = caller.facts
+    return {"run_id": known.run_id, "flow": known.flow_name, "name": known.run_name}
+
+
 def _run(run: FlowRun) -> dict[str, Any]:
-    task, caller = run.bottleneck, run.caller
+    task = run.bottleneck
     return {
         "run_id": run.run_id,
         "trace_id": run.trace_id,
         "flow": run.flow,
         "name": run.name,
-        "called_by": None
-        if caller is None
-        else {"run_id": caller.run_id, "flow": caller.flow, "name": caller.name},
+        "called_by": called_by(run.caller),
         "start": run.start,
-        "end": run.end,
+        "end": run.end if run.last_seen is None else None,
+        "last_seen": run.last_seen,
         "duration": run.duration / SECOND,
         "result": run.result,
         "state": run.state,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from rich.text import Text
 
 from flowspan.text import clean, human, local, percent
+from flowspan.views.headline import SHORT_ID
 from flowspan.views.table import Column, fit, lines
 from flowspan.views.terminal import outcomes
 from flowspan.views.terminal.glyphs import glyphs_of
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from flowspan.analysis.flow_runs import FlowRun
-
-SHORT_ID: Final = 8
-"""The digits of a trace id that identify it in commands."""
 
 _WIDE: Final = 100  # cells from which a start has its year
 _MIN_NAME: Final = 12
@@ -55,7 +53,7 @@ def draw(runs: Sequence[FlowRun], *, width: int, unicode: bool = True) -> Iterat
 def _flow(run: FlowRun) -> Text:
     name = Text(clean(run.flow), "bold")
     if run.caller is not None:
-        name.append(f" in {clean(run.caller.flow)}", "not bold dim")
+        name.append(f" in {clean(run.caller.facts.flow_name)}", "not bold dim")
     return name
 
 

@@ -38,7 +38,7 @@ from flowspan.text import (
     percent,
     time_of_day,
 )
-from flowspan.views.headline import headline
+from flowspan.views.headline import headline, part_of
 from flowspan.views.looks import LOOKS
 from flowspan.views.terminal import outcomes, tasks
 from flowspan.views.terminal.glyphs import glyphs_of
@@ -112,6 +112,7 @@ def render(findings: Findings, wishes: Wishes) -> Iterator[Text]:
         everything=wishes.everything,
         logs=by_row(findings.logs_by_span, tree) if wishes.with_logs else _NO_LOGS,
         analysis=findings.analysis,
+        around=part_of(findings.trace),
     )
     yield Text()
     yield from tasks.draw(
@@ -127,6 +128,7 @@ def draw(
     everything: bool = False,
     logs: Mapping[str, Sequence[Log]] = _NO_LOGS,
     analysis: Analysis | None = None,
+    around: str = "",
 ) -> Iterator[Text]:
     """Yield the lines of a timeline.
 
@@ -139,6 +141,7 @@ def draw(
             the left edge of the bars.
         analysis: Adds the bottleneck, the critical path on the scale of the bars, each row's share
             of it, and, if there were several processes, where each run ran.
+        around: What the tree is a part of, if it is.
     """
     width = max(width, _MIN_WIDTH)
     rows = list(_rows(tree, unicode=unicode))
@@ -147,6 +150,8 @@ def draw(
     numbers = {worker.process: number for number, worker in enumerate(workers, 1)}
     layout = _layout(tree, rows, width, shares, numbers)
     yield from _header(tree, unicode=unicode)
+    if around:
+        yield Text(cut(around, width), "dim")
     if analysis is not None and (found := headline(analysis)):
         text = glyphs_of(unicode=unicode).spell(found)
         yield from (Text(part, "bold yellow") for part in wrap(text, width))
