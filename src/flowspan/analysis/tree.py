@@ -71,8 +71,9 @@ class Rest:
 
     @property
     def results(self) -> Counter[str]:
-        """The number of spans by result, without spans that have no result."""
-        return Counter(name for s in self.spans if (name := s.facts.result) is not None)
+        """The number of spans by result, or by state if they have not ended."""
+        results = (s.open.state if s.open is not None else s.facts.result for s in self.spans)
+        return Counter(name for name in results if name is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,10 +229,11 @@ def _siblings(
 
 
 def _most_telling(group: Sequence[Node]) -> list[Node]:
-    """Choose which of many siblings to show: failures first, then the longest."""
+    """Choose which of many siblings to show: failed or open ones first, then the longest."""
 
     def weight(node: Node) -> tuple[bool, int]:
-        return node.span.failed, sum(segment.end - segment.start for segment in node.segments)
+        is_telling = node.span.failed or node.span.open is not None
+        return is_telling, sum(segment.end - segment.start for segment in node.segments)
 
     chosen = {id(node) for node in sorted(group, key=weight, reverse=True)[:GROUP_SHOWN]}
     return [node for node in group if id(node) in chosen]

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from flowspan.read.texts import Text
 
 _SCOPE: Final = semconv.RUNS_SCOPE.encode()
+_STARTED: Final = semconv.RUN_STARTED.encode()
+_SPAN_ID: Final = re.compile(rb'"spanId"\s*:\s*"([0-9A-Fa-f]{16})"')
 _TIME: Final = re.compile(rb'"timeUnixNano"\s*:\s*"?(\d{1,20})')
 _TRACE_ID: Final = re.compile(rb'"traceId"\s*:\s*"([0-9A-Fa-f]{32})"')
-
-_SPAN_ID: Final = re.compile(rb'"spanId"\s*:\s*"([0-9A-Fa-f]{16})"')
 
 _MISSED: Final = 3
 """Reports that a process may miss before it counts as lost."""
@@ -87,14 +87,16 @@ _Process: TypeAlias = tuple[object, ...]
 class OpenRuns:
     """Finds the open runs of a trace. The lines with reports are decoded when they are needed."""
 
-    def __init__(self, texts: Iterable[Text] = (), now: int | None = None) -> None:
+    def __init__(self, texts: Iterable[Text] = (), *, finds_traces: bool = True) -> None:
         """Find the lines with reports.
 
         Args:
             texts: Lines of OTLP JSON with log records.
-            now: The current time, in nanoseconds since the epoch.
+            finds_traces: Whether `latest_first` yields anything. Not if spans were asked for from
+                one file, which may be an old one.
         """
-        self.now = time_ns() if now is None else now
+        self.now = time_ns()
+        self._finds_traces = finds_traces
         self.problems: list[Problem] = []
         self._lines: dict[str, list[_Line]] = {}
         for text in texts:
@@ -118,10 +120,7 @@ class OpenRuns:
 
     def of_trace(self, trace_id: str, spans: Mapping[str, Span]) -> list[OpenSpan]:
         """Return a span for each run of a trace that is not among its `spans`, by their ids."""
-        lines = self._lines.get(trace_id, ())
-        if not any(self._mentions_more(line, spans) for line in lines):
-            return []
-        reports = [report for line in lines for report in self._read(line)]
+        reports = chain.from_iterable(map(self._read, self._telling(trace_id, spans)))
         own = [report for report in reports if report.trace_id == trace_id]
         open_runs = _latest(own, spans)
         if not open_runs:
@@ -134,7 +133,7 @@ class OpenRuns:
 
     def latest_ends(self) -> Iterator[tuple[str, int]]:
         """Yield the id of each trace with reports, and a time until which all its open runs end."""
-        for trace_id, lines in self._lines.items():
+        for trace_id, lines in self._lines.items() if self._finds_traces else ():
             last = max(line.time for line in lines)
             yield trace_id, self.now if self.now - last <= _MISSED * _LONGEST else last
 
@@ -151,6 +150,21 @@ class OpenRuns:
                         _found(report, report.time, self.now) for report in self._read(line)
                     )
 
+    def _telling(self, trace_id: str, ended: Container[str]) -> Iterator[_Line]:
+        """Yield the lines of a trace with the first or the last report of a run that is open.
+
+        A run of hours has thousands of reports.
+        """
+        known: set[str] = set()
+        for line in sorted(self._lines.get(trace_id, ()), key=lambda one: one.time, reverse=True):
+            with contextlib.suppress(OSError):
+                raw = line.text.part(line.offset, line.length)
+                ids = {one.decode().lower() for one in _SPAN_ID.findall(raw)}
+                new = {one for one in ids - known if one not in ended}
+                known |= new
+                if new or (_STARTED in raw and not known.isdisjoint(ids)):
+                    yield line
+
     def latest_first(
         self, ended_since: Callable[[int], Container[str]]
     ) -> Iterator[tuple[int, Callable[[], Iterable[Found]]]]:
@@ -162,9 +176,11 @@ class OpenRuns:
         Args:
             ended_since: Returns the ids of the spans that ended at a time or later, and maybe more.
         """
-        lines = sorted(self._every_line(), key=lambda line: line.time, reverse=True)
+        every = self._every_line() if self._finds_traces else ()
+        lines = sorted(every, key=lambda line: line.time, reverse=True)
         fresh = takewhile(lambda line: self.now - line.time <= _MISSED * _LONGEST, lines)
-        reports = {report.span_id: report for line in fresh for report in self._read(line)}
+        oldest_first = chain.from_iterable(map(self._read, reversed([*fresh])))
+        reports = {report.span_id: report for report in oldest_first}
         running = [one for one in reports.values() if _state(one, one.time, self.now) == "running"]
         if running:
             ended = ended_since(min(report.time for report in running) - _CLOCKS_DIFFER)
@@ -182,13 +198,6 @@ class OpenRuns:
             if (place := (id(line.text), line.offset)) not in places:
                 places.add(place)
                 yield line
-
-    def _mentions_more(self, line: _Line, spans: Mapping[str, Span]) -> bool:
-        """Return whether a line has the id of a span that is not among `spans`; this is quick."""
-        with contextlib.suppress(OSError):
-            raw = line.text.part(line.offset, line.length)
-            return any(one.decode().lower() not in spans for one in set(_SPAN_ID.findall(raw)))
-        return True
 
     def _read(self, line: _Line) -> Iterator[Report]:
         try:

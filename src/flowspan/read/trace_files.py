@@ -19,12 +19,12 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from flowspan import semconv
 from flowspan.errors import SourceError
 from flowspan.read import lines
 from flowspan.read import otlp_json as otlp
 from flowspan.read.decode import SpanDecoder
 from flowspan.read.lines import Problem
-from flowspan.read.log_files import FILE_PATTERN as LOGS_PATTERN
 from flowspan.read.memory import without_collector
 from flowspan.read.open_runs import OpenRuns
 from flowspan.read.run_search import Found, RunSearch, guess, of_span
@@ -39,7 +39,15 @@ from flowspan.read.selection import (
 )
 from flowspan.read.span import Span, Trace
 from flowspan.read.subtree import below
-from flowspan.read.texts import STDIN, MemoryText, Text, find_files, open_files, open_stdin
+from flowspan.read.texts import (
+    STDIN,
+    MemoryText,
+    Text,
+    find_files,
+    find_log_files,
+    open_files,
+    open_stdin,
+)
 
 _END_TIME: Final = re.compile(rb'"endTimeUnixNano"\s*:\s*"?(\d{1,20})')
 _TRACE_ID: Final = re.compile(rb'"traceId"\s*:\s*"([0-9A-Fa-f]{32})"')
@@ -123,7 +131,9 @@ def _open(source: Path, problems: list[Problem]) -> tuple[list[Text], OpenRuns]:
     """Open the spans of a source, and the reports of open runs that lie beside them."""
     if source == STDIN:
         return open_stdin(), OpenRuns()
-    open_runs = OpenRuns(open_files(_log_files(source), problems))
+    folder = source if source.is_dir() else source.parent
+    logs = find_log_files(folder, semconv.RUNS_SCOPE.encode())
+    open_runs = OpenRuns(open_files(logs, problems, otlp.LOGS), finds_traces=source.is_dir())
     try:
         files = find_files(source)
     except SourceError:
@@ -131,12 +141,6 @@ def _open(source: Path, problems: list[Problem]) -> tuple[list[Text], OpenRuns]:
             raise
         files = []  # the first flow has not ended yet
     return open_files(files, problems), open_runs
-
-
-def _log_files(source: Path) -> list[Path]:
-    with contextlib.suppress(SourceError):
-        return lines.find_files(source if source.is_dir() else source.parent, LOGS_PATTERN)
-    return []
 
 
 def _missing(wanted: str, flow: str | None, since: int) -> str:

@@ -24,21 +24,9 @@ from flowspan.analysis.tree import GROUP_LIMIT, Node, Rest, Tree
 from flowspan.analysis.workers import Worker
 from flowspan.read.facts import waits_of
 from flowspan.read.log_files import Log
-from flowspan.read.span import Open, Span
-from flowspan.text import (
-    DAY,
-    HOUR,
-    MINUTE,
-    MS,
-    SECOND,
-    clean,
-    cut,
-    human,
-    moment,
-    percent,
-    time_of_day,
-)
-from flowspan.views.headline import headline, part_of
+from flowspan.read.span import Span
+from flowspan.text import DAY, HOUR, MINUTE, MS, SECOND, clean, cut, human, moment, percent
+from flowspan.views.headline import doing, headline, part_of, so_far
 from flowspan.views.looks import LOOKS
 from flowspan.views.terminal import outcomes, tasks
 from flowspan.views.terminal.glyphs import glyphs_of
@@ -306,13 +294,6 @@ def _header(tree: Tree, *, unicode: bool) -> Iterator[Text]:
     yield Text(f"trace {main.trace_id}", style="dim")
 
 
-def so_far(known: Open, length: int) -> str:
-    """Write how long a trace has been running, or when it was last heard of."""
-    if known.state == "running":
-        return f"running, {human(max(0, length))} so far"
-    return f"lost: last heard of at {time_of_day(known.last_seen)}, after {human(max(0, length))}"
-
-
 def _columns(layout: _Layout) -> Text:
     line = Text(style="dim")
     line.append(set_cell_size("span", layout.label + _GAP))
@@ -490,7 +471,9 @@ def result_word(node: Node | Rest) -> str:
     """Return a word or two for how a row ended, or an empty text."""
     if isinstance(node, Rest):
         failed = sum(span.failed for span in node.spans)
-        return f"{failed:,} failed" if failed else ""
+        open_ = Counter(str(span.open.state) for span in node.spans if span.open is not None)
+        counts = {"failed": failed, **open_}
+        return ", ".join(f"{number:,} {word}" for word, number in counts.items() if number)
     if node.role == "run":
         return _result(node.span)
     if node.span.open is not None:
@@ -514,7 +497,10 @@ def _ending(span: Span) -> str | None:
 
 def _node_outcome(node: Node | Rest) -> Outcome:
     if isinstance(node, Rest):
-        return outcomes.of("failure")
+        states = (span.open.state for span in node.spans if span.open is not None)
+        return outcomes.of(
+            "failure" if any(span.failed for span in node.spans) else next(states, None)
+        )
     if node.role == "run" or node.span.open is not None:
         return _outcome(node.span)
     return outcomes.of("failure" if node.span.failed else "success")
@@ -538,6 +524,8 @@ def _notes(row: _Row, least: int, told: set[str | None]) -> Iterator[tuple[str, 
     if node.missing_parent not in told:
         told.add(node.missing_parent)
         yield _missing(node), "yellow"
+    if now := _doing(node):
+        yield now, "bold"
     message = _message(node)
     if message and message != _message(row.parent):  # an attempt's error is often its run's
         yield message, "red"
@@ -548,6 +536,15 @@ def _notes(row: _Row, least: int, told: set[str | None]) -> Iterator[tuple[str, 
     if node.role == "run" and any(length >= least for length, _ in waits):
         parts = [f"{human(length)} {where}" for length, where in waits if length >= MS // 2]
         yield f"waited {', '.join(parts)}", "dim"
+
+
+def _doing(node: Node | Rest | None) -> str:
+    """Return what an open row does itself; empty if it is open because of the rows below it."""
+    if not isinstance(node, Node) or node.span.open is None:
+        return ""
+    below = (child.spans if isinstance(child, Rest) else (child.span,) for child in node.children)
+    is_caller = any(span.open is not None for spans in below for span in spans)
+    return "" if is_caller else doing(node.span.open)
 
 
 def _message(node: Node | Rest | None) -> str:
