@@ -18,7 +18,7 @@ are plain objects, and missing ids are null. Numbers that JSON lacks are text, a
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -222,7 +222,7 @@ def load(source: Path, wanted: str, *, events: bool = False) -> Logs:
     files = find_files(source)
     one = None
     if meant.back is not None:
-        one = next(iter(_recent(files, meant.back + 1, _trace, events=events)[meant.back :]), None)
+        one = _latest(files, meant.back, events=events)
     elif meant.run_id is None:
         one = _search(files, meant, events=events).the_one(source, [])
     trace_id = one.trace_id if one and not one.run_id else meant.trace_id
@@ -282,6 +282,15 @@ def _recent(
     """Return the runs that logged last, and traces that logged outside runs."""
     latest = lines.latest_first(files, _TIME)
     return most_recent(latest, partial(_summaries, events=events), key, count)
+
+
+def _latest(files: Iterable[Path], back: int, *, events: bool) -> Summary | None:
+    """Return the trace that logged last, or the one `back` before it; or a run without a trace."""
+    found = _recent(files, back + 1, _trace, events=events)
+    if back >= len(found):
+        return None
+    one = found[back]
+    return replace(one, run_id=None) if one.trace_id else one
 
 
 def _run(one: Summary) -> str:
