@@ -46,12 +46,13 @@ from flowspan.watching.history import has_ended, outline, read_states
 from flowspan.watching.lineage import Lineages
 from flowspan.watching.names import NameCache
 from flowspan.watching.reports import Reports
-from flowspan.watching.spans import Filler, FlowHistory, Missing
+from flowspan.watching.spans import Filler, FlowHistory, Missing, end_below
 from flowspan.watching.stream import Stream, delay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from flowspan.recording.run import State
     from flowspan.settings import Settings
     from flowspan.watching.api import Api, Object
     from flowspan.watching.cursor import Cursor
@@ -79,10 +80,17 @@ _SAID: Final = 300.0
 
 @dataclass
 class _Waiting:
-    """A flow run that has ended at a moment, and is to be looked at, at another."""
+    """A flow run that has ended.
+
+    Attributes:
+        ended: When.
+        look: When to look at it.
+        end: How it has ended, if the API takes it to be open.
+    """
 
     ended: int
     look: int
+    end: State | None = None
 
 
 class Service:
@@ -249,13 +257,15 @@ class Service:
 
     async def _look(self, run_ids: Sequence[str]) -> None:
         rows = await self._api.all_of("/flow_runs/filter", "flow_runs", "id", run_ids)
-        ended = [row for row in rows if row["end_time"] and has_ended(row)]
+        ended = [row for row in rows if has_ended(row) or self._waiting[row["id"]].end]
         for run_id in {*run_ids} - {row["id"] for row in ended}:
             del self._waiting[run_id]  # deleted, or running again: it will end again
         lineages = await self._lineages.of(ended)
-        for row in ended:  # perhaps once more
-            ended_at = nanoseconds(row["end_time"])
-            self._waiting[row["id"]] = _Waiting(ended_at, self._api.now + _SETTLING)
+        for row in ended:
+            waiting = self._waiting[row["id"]]
+            waiting.look = self._api.now + _SETTLING
+            if row["end_time"]:  # perhaps once more
+                waiting.ended, waiting.end = nanoseconds(row["end_time"]), None
         mine = [row for row in ended if not _is_left_alone(lineages[row["id"]])]
         self._settle(row["id"] for row in ended if row not in mine)
         overdue = {row["id"] for row in mine if self._is_overdue(row["id"])}
@@ -294,7 +304,8 @@ class Service:
         for one, _ in found:
             reported = self._reports.of(one.id)
             tasks = [task for task in one.tasks if not _is_among(reported, task)]
-            if tasks or one.row["run_count"] > 1 or not _is_among(reported, one.row):
+            is_whole = _is_among(reported, one.row) and one.row["run_count"] <= 1
+            if tasks or one.open_below or not is_whole:
                 asked += [one.row, *tasks]
             else:
                 self._settle([one.id])
@@ -307,8 +318,18 @@ class Service:
             missing = self._missing(runs, self._reports.of(one.id))
             if missing and (one.id in self._intended or lineage.reports):
                 missing = await self._without_present(missing, lineage.trace_id)
-            histories.append(FlowHistory(one, known[one.id], lineage, missing))
+            histories.append(self._history(one, known[one.id], lineage, missing))
         return histories
+
+    def _history(
+        self, found: Outline, flow: Known, lineage: Lineage, missing: Sequence[Missing]
+    ) -> FlowHistory:
+        """Return a history; the subflows that were killed with the flow run wait from now on."""
+        end = self._waiting[found.id].end or end_below(flow.last)
+        for run_id in found.open_below:
+            if not self._is_known(run_id):
+                self._waiting[run_id] = _Waiting(end.time, self._api.now, end)
+        return FlowHistory(found, flow, lineage, missing, end)
 
     def _missing(self, runs: Sequence[Known], reported: Collection[int]) -> list[Missing]:
         found = [Missing(run, stint) for run in runs for stint in run.stints]

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 _AWAITING_RETRY: Final = "AwaitingRetry"
 _CANCELLED: Final = frozenset({"CANCELLED", "CANCELLING"})
-LOST: Final = "Lost"
-"""The ``error.type`` of a run whose process has not been heard of for long."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +74,14 @@ class FlowHistory:
         flow: The flow run with its states.
         lineage: Where it belongs.
         missing: The spans to record.
-        lost_at: When its process was last heard of, if it is lost.
+        end: How the runs end that the API takes to be open, although their process is gone.
     """
 
     outline: Outline
     flow: Known
     lineage: Lineage
     missing: Sequence[Missing]
-    lost_at: int | None = None
+    end: State | None = None
 
 
 @dataclass
@@ -216,25 +214,17 @@ class _Flow:
             )
 
     def end_of(self, one: Missing) -> State | None:
-        """Return the state that a run ends with if its own states tell no end.
+        """Return the state that a run ends with, if its own states tell no end."""
+        is_last = one.stint.states[-1].id == one.known.last.id
+        return None if one.known.has_ended or not is_last else self.history.end
 
-        A run that is open although its flow run has ended was killed with it.
-        """
-        last = one.stint.states[-1]
-        flow = self.history.flow.last
-        is_last = last.id == one.known.last.id
-        if last.is_final or not is_last or one.known.has_ended:
-            return None
-        if self.history.lost_at is not None:
-            return State(
-                "CRASHED", LOST, "", "its process was not heard of again", self.history.lost_at
-            )
-        if not flow.is_final or one.known.is_flow:
-            return None
-        if flow.type in _CANCELLED:
-            return State(flow.type, flow.name, "", "its flow run was cancelled", flow.time)
-        message = f"its flow run ended as {flow.name}" + (f": {flow.message}" * bool(flow.message))
-        return State("CRASHED", "Crashed", "", message, flow.time)
+
+def end_below(flow: State) -> State:
+    """Return how the runs end that are open although the flow run that called them has ended."""
+    if flow.type in _CANCELLED:
+        return flow._replace(id="", message="its flow run was cancelled")
+    said = f": {flow.message}" if flow.message else ""
+    return State("CRASHED", "Crashed", "", f"its flow run ended as {flow.name}{said}", flow.time)
 
 
 def _replay(recorder: RunRecorder, one: Missing, end: State | None) -> None:
