@@ -15,8 +15,8 @@ if os.environ.get("DOOMED") == "instrumented":
 
     instrument()
 
-from prefect import flow, pause_flow_run, task  # noqa: E402
-from prefect.task_runners import ProcessPoolTaskRunner  # noqa: E402
+from prefect import flow, pause_flow_run, task
+from prefect.task_runners import ProcessPoolTaskRunner
 
 
 def die() -> None:

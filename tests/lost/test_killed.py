@@ -12,7 +12,6 @@ from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
-from prefect.states import Cancelled, Cancelling
 
 from processes import FLOWS, PREFECT, environment, eventually
 from watched import differences, watch_once
