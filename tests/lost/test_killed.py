@@ -3,7 +3,9 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from uuid import UUID
 
@@ -12,8 +14,11 @@ from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelled, Cancelling, Crashed, Scheduled
 
+from flowspan import semconv
 from processes import FLOWS, PREFECT, environment, eventually
+from support import attributes, embedded_spans
 from watched import differences, watch_once
 
 POOL = "doomed"
@@ -50,6 +55,9 @@ def has_ended(run_id: UUID) -> bool:
     return state is not None and state.is_final()
 
 
+BOTH = pytest.mark.parametrize("worker", ["instrumented", "plain"], indirect=True)
+
+
 class Worker:
     """A worker in a process group of its own, with all its children."""
 
@@ -82,15 +90,61 @@ def worker(deployed: None, tmp_path: Path, request: pytest.FixtureRequest) -> It
         started.kill_all()
 
 
-BOTH = pytest.mark.parametrize("worker", ["instrumented", "plain"], indirect=True)
+@pytest.fixture
+def age() -> Iterator[Callable[[], str]]:
+    """How long ago this test began, as the option for what to look at."""
+    begun = time.monotonic()
+    yield lambda: f"{int(time.monotonic() - begun) + 2}s"
 
 
 @BOTH
-def test_killed_processes(worker: Worker, tmp_path: Path) -> None:
+def test_killed_processes(worker: Worker, tmp_path: Path, age: Callable[[], str]) -> None:
     """A process that kills itself in a task, a subflow, a retry wait or a pool loses no run."""
     runs = {name: create(name) for name in FLOWS_OF_POOL[:4]}
     eventually(lambda: all(map(has_ended, runs.values())), "the end of all runs")
     assert state_name(runs["in_a_task"]) == "Crashed"
     assert state_name(runs["in_a_pool"]) == "Failed"  # its own process goes on
-    log = watch_once(tmp_path)
+    log = watch_once(tmp_path, since=age())
     assert differences(tmp_path, list(runs.values())) == [], log
+
+
+@BOTH
+def test_cancelled(worker: Worker, tmp_path: Path, age: Callable[[], str]) -> None:
+    """Runs that are cancelled before they have a process, while they run, and while they pause."""
+    marker = tmp_path / "running"
+    running, pausing = create("lasting", marker=str(marker)), create("pausing")
+    eventually(marker.exists, "the start of a run")
+    eventually(lambda: state_name(pausing) == "Paused", "a pause")
+    with get_client(sync_client=True) as client:
+        work = client.read_deployment_by_name("lasting/worked")
+        later = datetime.now(timezone.utc) + timedelta(hours=1)
+        scheduled = client.create_flow_run_from_deployment(
+            work.id, state=Scheduled(scheduled_time=later)
+        ).id
+        client.set_flow_run_state(scheduled, Cancelled())
+        for run in (running, pausing):
+            client.set_flow_run_state(run, Cancelling())
+    runs = [running, pausing, scheduled]
+    eventually(lambda: all(state_name(run) == "Cancelled" for run in runs), "three cancellations")
+    log = watch_once(tmp_path, since=age())
+    # What cancels a run enters Cancelled once its process is gone, which has sent its span by then.
+    found = differences(tmp_path, runs)
+    assert [line for line in found if "states are" not in line] == [], log
+    results = {attributes(span)[semconv.RUN_STATE_NAME] for span in embedded_spans(tmp_path).runs}
+    assert "Cancelled" in results
+
+
+@BOTH
+def test_killed_worker(worker: Worker, tmp_path: Path, age: Callable[[], str]) -> None:
+    """A worker that is killed with its children, once somebody says that its run has crashed."""
+    marker = tmp_path / "running"
+    run = create("lasting", marker=str(marker))
+    eventually(marker.exists, "the start of a run")
+    worker.kill_all()
+    with get_client(sync_client=True) as client:  # as an automation does for a zombie
+        client.set_flow_run_state(run, Crashed(message="no heartbeat"), force=True)
+    log = watch_once(tmp_path, since=age())
+    assert differences(tmp_path, [run]) == [], log
+    (root,) = embedded_spans(tmp_path).named("RUN lasting")
+    assert attributes(root)[semconv.OBSERVED_BY] == "watch"
+    assert root.status.description == "no heartbeat"
