@@ -335,7 +335,7 @@ def _is_observed(a: Mapping[str, Any]) -> bool:
 
 
 def _expected_state(a: Mapping[str, Any], run: KnownRun) -> tuple[str, str | None]:
-    """Return the state of a run, which may have been killed although the API takes it to be open."""
+    """Return the state of a run, which may have been killed although it is open in the API."""
     if _is_observed(a) and not run.has_ended and a[semconv.RUN_STATE_TYPE] == "CRASHED":
         return "CRASHED", a[semconv.RUN_STATE_NAME]
     return run.last.type.value, run.last.name

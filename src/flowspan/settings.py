@@ -111,6 +111,10 @@ class Settings(BaseSettings):
     watch_grace: NonNegativeFloat = 60.0
     """Seconds after a run's end that `flowspan watch` gives the run's process to report."""
 
+    watch_lost: NonNegativeFloat = 540.0
+    """Seconds without a heartbeat after which `flowspan watch` takes a running flow run for lost:
+    three times Prefect's own interval; 0 turns it off."""
+
     watch_dir: Path = Path(".flowspan-watch")
     """Folder of the state of `flowspan watch`, created if needed."""
 

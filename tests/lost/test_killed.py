@@ -94,7 +94,7 @@ def worker(deployed: None, tmp_path: Path, request: pytest.FixtureRequest) -> It
 def age() -> Iterator[Callable[[], str]]:
     """How long ago this test began, as the option for what to look at."""
     begun = time.monotonic()
-    yield lambda: f"{int(time.monotonic() - begun) + 2}s"
+    return lambda: f"{int(time.monotonic() - begun) + 2}s"
 
 
 @BOTH

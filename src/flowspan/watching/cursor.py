@@ -33,8 +33,10 @@ create table if not exists runs (
     primary key (url, id)
 );
 create index if not exists ends on runs (url, ended);
+create table if not exists lost (url text, id text, heard integer, primary key (url, id));
 """
 _FILE: Final = "watch.sqlite"
+_MOST_LOST: Final = 10_000
 
 
 class Cursor:
@@ -80,10 +82,10 @@ class Cursor:
         query = "select id from runs where url = ? and not is_settled"
         return {run_id for (run_id,) in self._file.execute(query, (self._url,))}
 
-    def settled(self) -> set[str]:
-        """Return the flow runs that ended since then and are settled."""
-        query = "select id from runs where url = ? and is_settled"
-        return {run_id for (run_id,) in self._file.execute(query, (self._url,))}
+    def settled(self) -> dict[str, int]:
+        """Return when each of the flow runs ended that ended since then and are settled."""
+        query = "select id, ended from runs where url = ? and is_settled"
+        return dict(self._file.execute(query, (self._url,)))
 
     def intend(self, ends: Mapping[str, int]) -> None:
         """Note that spans of flow runs are about to be exported; `ends` says when each ended."""
@@ -92,6 +94,20 @@ class Cursor:
     def settle(self, ends: Mapping[str, int]) -> None:
         """Note that nothing of these flow runs is missing any more."""
         self._write(ends, is_settled=True)
+
+    def lost(self) -> dict[str, int]:
+        """Return when the flow runs were last heard of that were taken for lost."""
+        query = "select id, heard from lost where url = ?"
+        return dict(self._file.execute(query, (self._url,)))
+
+    def lose(self, heard: Mapping[str, int]) -> None:
+        """Note that flow runs are taken for lost, for good: their spans are exported."""
+        rows = [(self._url, run_id, moment) for run_id, moment in heard.items()]
+        oldest = "select id from lost where url = ? order by heard desc limit -1 offset ?"
+        with self._transaction():
+            self._file.executemany("insert or replace into lost values (?, ?, ?)", rows)
+            bounds = (self._url, self._url, _MOST_LOST)
+            self._file.execute(f"delete from lost where url = ? and id in ({oldest})", bounds)  # noqa: S608 - a constant
 
     def advance(self, since: int) -> list[str]:
         """Note that everything that ended before `since` is settled; return what is forgotten."""

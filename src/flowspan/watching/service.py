@@ -38,12 +38,17 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from opentelemetry.metrics import get_meter
+
 from flowspan import semconv
+from flowspan._version import __version__
 from flowspan.identity import derive_span_id
 from flowspan.units import NANOSECONDS
+from flowspan.values import clean
 from flowspan.watching.api import ApiError, NoApiError, as_text, batches, nanoseconds
 from flowspan.watching.history import has_ended, outline, read_states
 from flowspan.watching.lineage import Lineages
+from flowspan.watching.lost import LOST, LostRuns
 from flowspan.watching.names import NameCache
 from flowspan.watching.reports import Reports
 from flowspan.watching.spans import Filler, FlowHistory, Missing, end_below
@@ -59,6 +64,7 @@ if TYPE_CHECKING:
     from flowspan.watching.delivery import Delivery
     from flowspan.watching.history import Known, Outline
     from flowspan.watching.lineage import Lineage
+    from flowspan.watching.spans import Names
 
     FindSpans = Callable[[int], Collection[int]]
 
@@ -117,10 +123,17 @@ class Service:
         self._lineages = Lineages(api)
         self._names = NameCache(api)
         self._reports = Reports(api)
+        self._lost = LostRuns(api, round(settings.watch_lost * NANOSECONDS))
+        self._taken_for_lost: dict[str, int] = {}
+        self._lost_runs = get_meter("flowspan", __version__, delivery.meters).create_counter(
+            semconv.METRIC_FLOW_RUN_LOST,
+            unit="{run}",
+            description="Flow runs that are running for Prefect, but whose process is gone",
+        )
         self._stream = Stream(self._hear)
         self._filler = Filler(delivery.tracer, settings, delivery.is_sampled)
         self._waiting = OrderedDict[str, _Waiting]()
-        self._settled: set[str] = set()
+        self._settled: dict[str, int] = {}  # when each ended
         self._intended: set[str] = set()
         self._swept = 0.0  # by our own clock
         self._hint = asyncio.Event()
@@ -138,6 +151,7 @@ class Service:
             self._cursor.start(self._api.now - round(lookback * NANOSECONDS))
         self._settled = self._cursor.settled()
         self._intended = self._cursor.intended()
+        self._taken_for_lost = self._cursor.lost()
         since = as_text(self._cursor.since or 0)
         logger.info("Watching %s, from what ended at %s", self._api.url, since)
 
@@ -147,6 +161,7 @@ class Service:
         Raises:
             NoApiError: The API refuses.
         """
+        self._lost.reachable_since = self._api.now
         listening = asyncio.create_task(self._stream.run())
         try:
             while True:
@@ -159,6 +174,7 @@ class Service:
         """Do a step; while the API does not answer, try again, less and less often."""
         attempt = 0
         while (error := await self._try()) is not None:
+            self._lost.reachable_since = self._api.now
             attempt += 1
             seconds = delay(attempt)
             logger.warning("%s; trying again in %.0f s", error, seconds)
@@ -177,6 +193,7 @@ class Service:
     def _hear(self, event: Object) -> None:
         """Take note of an event: it only says what to look at."""
         self._reports.hear(event)
+        self._lost.hear(event)
         kind = event["resource"].get("prefect.state-type")
         if kind in semconv.FINAL_STATE_TYPES:
             self._hint.set()
@@ -228,23 +245,34 @@ class Service:
             "sort": "END_TIME_DESC",
         }
         async for page in self._api.pages("/flow_runs/filter", body):
-            new = [row for row in page if not self._is_known(row["id"])]
+            new = [row for row in page if not self._is_known(row["id"], row["end_time"])]
             for row in new:
                 ended = nanoseconds(row["end_time"])
                 self._waiting[row["id"]] = _Waiting(ended, ended + _SETTLING)
             if not (new or whole):
                 break
         if whole:
+            await self._find_lost()
             self._swept = time.monotonic()
 
-    def _is_known(self, run_id: str) -> bool:
-        return run_id in self._waiting or run_id in self._settled
+    async def _find_lost(self) -> None:
+        for run_id, end in (await self._lost.find(self._taken_for_lost)).items():
+            logger.warning("Flow run %s is lost: %s", run_id, end.message)
+            self._waiting[run_id] = _Waiting(end.time, self._api.now, end)
+
+    def _is_known(self, run_id: str, end_time: str | None = None) -> bool:
+        """Return whether a run waits or is settled, and has not ended once more since then."""
+        if run_id in self._waiting:
+            return True
+        is_new = end_time is not None and nanoseconds(end_time) > self._settled.get(run_id, 0)
+        return run_id in self._settled and not is_new
 
     def _advance(self) -> None:
         """Forget the runs that ended before everything which is still open."""
         ends = [one.ended for one in self._waiting.values()]
         forgotten = self._cursor.advance(min([*ends, self._api.now - _OVERLAP]))
-        self._settled.difference_update(forgotten)
+        for run_id in forgotten:
+            del self._settled[run_id]
         self._reports.forget(forgotten)
 
     # What is missing
@@ -277,7 +305,9 @@ class Service:
         await self._fill_in(histories)
 
     def _is_overdue(self, run_id: str) -> bool:
-        return self._waiting[run_id].ended + self._grace <= self._api.now
+        waiting = self._waiting[run_id]
+        is_lost = waiting.end is not None and waiting.end.name == LOST
+        return is_lost or waiting.ended + self._grace <= self._api.now
 
     def _may(self, found: Outline, lineage: Lineage) -> bool:
         """Return whether what is not there may be filled in now; else note when to look again."""
@@ -312,10 +342,12 @@ class Service:
         known = await read_states(self._api, asked)
         histories = []
         for one, lineage in found:
-            if one.id not in known:
+            if one.id not in known:  # or the API has lost its states
                 continue
             runs = [known[row["id"]] for row in (one.row, *one.tasks) if row["id"] in known]
             missing = self._missing(runs, self._reports.of(one.id))
+            done = self._settled_until(runs[0])
+            missing = [span for span in missing if span.stint.states[0].time > done]
             if missing and (one.id in self._intended or lineage.reports):
                 missing = await self._without_present(missing, lineage.trace_id)
             histories.append(self._history(one, known[one.id], lineage, missing))
@@ -330,6 +362,15 @@ class Service:
             if not self._is_known(run_id):
                 self._waiting[run_id] = _Waiting(end.time, self._api.now, end)
         return FlowHistory(found, flow, lineage, missing, end)
+
+    def _settled_until(self, flow: Known) -> int:
+        """Return up to when a flow run has been settled before: it ended, and was started again.
+
+        So did one that was taken for lost, and goes on after all.
+        """
+        settled = self._settled.get(flow.id, (self._cursor.since or 0) - 1)
+        ends = (state.time for state in flow.states if state.is_final and state.time <= settled)
+        return max([self._taken_for_lost.get(flow.id, 0), *ends])
 
     def _missing(self, runs: Sequence[Known], reported: Collection[int]) -> list[Missing]:
         found = [Missing(run, stint) for run in runs for stint in run.stints]
@@ -361,8 +402,22 @@ class Service:
         for history in lacking:
             self._filler.fill_in(history, names)
             self.filled_in += len(history.missing)
+        self._count_lost(lacking, names)
         await self._delivery.deliver()
         self._settle(ends)
+
+    def _count_lost(self, histories: Iterable[FlowHistory], names: Names) -> None:
+        """Count those that have just been found to be lost, and remember them for good."""
+        lost = [one for one in histories if one.end is not None and one.end.name == LOST]
+        heard = {one.outline.id: one.end.time for one in lost if one.end is not None}
+        for one in lost:
+            row = one.outline.row
+            attributes = {semconv.FLOW_NAME: names.flows.get(row["flow_id"], "")}
+            if (deployment := names.deployments.get(row["deployment_id"] or "")) is not None:
+                attributes[semconv.DEPLOYMENT_NAME] = deployment
+            self._lost_runs.add(1, clean(attributes))
+        self._cursor.lose(heard)
+        self._taken_for_lost.update(heard)
 
     def _ends(self, run_ids: Iterable[str]) -> dict[str, int]:
         return {run_id: self._waiting[run_id].ended for run_id in run_ids}
