@@ -91,7 +91,7 @@ def worker(deployed: None, tmp_path: Path, request: pytest.FixtureRequest) -> It
 
 
 @pytest.fixture
-def age() -> Iterator[Callable[[], str]]:
+def age() -> Callable[[], str]:
     """How long ago this test began, as the option for what to look at."""
     begun = time.monotonic()
     return lambda: f"{int(time.monotonic() - begun) + 2}s"
