@@ -36,7 +36,7 @@ import logging
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from opentelemetry.metrics import get_meter
 
@@ -66,7 +66,8 @@ if TYPE_CHECKING:
     from flowspan.watching.lineage import Lineage
     from flowspan.watching.spans import Names
 
-    FindSpans = Callable[[int], Collection[int]]
+FindSpans: TypeAlias = "Callable[[int], Collection[int]]"
+"""Returns the ids of the spans of a trace that are at their destination."""
 
 logger = logging.getLogger("flowspan")
 
