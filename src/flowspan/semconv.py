@@ -16,6 +16,9 @@ RUN_STATE_TYPE: Final = "prefect.run.state.type"
 RUN_STATE_NAME: Final = "prefect.run.state.name"
 RUN_PARAMETER_PREFIX: Final = "prefect.run.parameter."
 TAGS: Final = "prefect.tags"
+# Who recorded the span, if it was not the process that the run ran in
+OBSERVED_BY: Final = "prefect.run.observed_by"
+OBSERVED_BY_WATCH: Final = "watch"
 FLOW_NAME: Final = "prefect.flow.name"
 FLOW_RUN_ID: Final = "prefect.flow_run.id"
 
@@ -108,6 +111,23 @@ WAITS_BEFORE: Final = tuple(wait.attribute for wait in WAITS if wait.place == "b
 # Waits inside the span: with EXECUTION and ORCHESTRATION they add up to its duration
 WAITS_INSIDE: Final = tuple(wait.attribute for wait in WAITS if wait.place != "before")
 
+# Runs that have not ended, in log records of one scope. A record has the ids of the run's span, and
+# of the span's attributes those that are known by then.
+RUNS_SCOPE: Final = "flowspan.runs"
+RUN_STARTED: Final = "prefect.run.started"
+RUN_RUNNING: Final = "prefect.run.running"
+# When the run's span began, in nanoseconds since the epoch; its kind, and its parent, if it has one
+RUN_START: Final = "prefect.run.start"
+RUN_SPAN_KIND: Final = "prefect.run.span.kind"
+RUN_PARENT_SPAN_ID: Final = "prefect.run.span.parent_id"
+# The span of the attempt that is under way, if the run allows retries
+ATTEMPT_START: Final = "prefect.run.attempt.start"
+ATTEMPT_SPAN_ID: Final = "prefect.run.attempt.span_id"
+# What the run is doing: EXECUTION, ORCHESTRATION or a wait, without their prefix
+RUN_ACTIVITY: Final = "prefect.run.activity"
+# Seconds between two records
+RUN_HEARTBEAT: Final = "prefect.run.heartbeat"
+
 # State transition events
 STATE_TYPE: Final = "prefect.state.type"
 STATE_NAME: Final = "prefect.state.name"
@@ -145,11 +165,17 @@ SLO_ACTUAL: Final = "prefect.slo.actual"
 SLO_DETAIL: Final = "prefect.slo.detail"
 SLO_EVENT: Final = "flowspan.slo.violated"
 
+# The event sent to Prefect once the spans of runs are exported. Its payload has their ids as
+# hexadecimal digits below the key.
+REPORTED_EVENT: Final = "flowspan.runs.reported"
+REPORTED_SPANS: Final = "spans"
+
 # Metrics of flow runs
 METRIC_PIPELINE_RUN_DURATION: Final = "cicd.pipeline.run.duration"
 METRIC_PIPELINE_RUN_ACTIVE: Final = "cicd.pipeline.run.active"
 METRIC_PIPELINE_RUN_ERRORS: Final = "cicd.pipeline.run.errors"
 METRIC_FLOW_RUNS: Final = "prefect.flow.runs"
+METRIC_FLOW_RUN_LOST: Final = "prefect.flow_run.lost"
 
 # Metrics of task runs
 METRIC_TASK_RUNS: Final = "prefect.task.runs"
@@ -187,6 +213,7 @@ _RESULT_BY_STATE_TYPE: Final = {
     # Only a process that is told to stop leaves a run in this state; Cancelled follows.
     "CANCELLING": "cancellation",
 }
+RESULTS: Final = ("success", "failure", "timeout", "error", "cancellation", "skip")
 ERROR_RESULTS: Final = frozenset({"failure", "timeout", "error"})
 # What a success rate counts: a run that is cancelled or skipped has neither succeeded nor failed.
 JUDGED_RESULTS: Final = ERROR_RESULTS | {"success"}
