@@ -63,7 +63,7 @@ def test_secret_keys(key: str, value: object) -> None:
             "tokenizer",
         ),
         *("password_policy", "token_type", "secretName", "private_key_path", "cookiecutter"),
-        *("token_expires_in", "partition_key", "storage_key", "bypass", "design"),
+        *("token_expires_in", "partition_key", "storage_key", "bypass", "design", "conn_strategy"),
     ],
 )
 def test_other_keys(key: str) -> None:

@@ -24,7 +24,7 @@ _KINDS_OF_KEYS: Final = (
 )
 _SECRET_NAME: Final = re.compile(
     rf"""passw(?:or)?d|passphrase|secret(?!ar)|token(?!i[sz])|authorization|credential
-    |cookie(?!cutter)|conn(?:ection)?{_EDGE}?str(?:ing)?|shared{_EDGE}?access{_EDGE}?signature
+    |cookie(?!cutter)|conn(?:ection)?{_EDGE}?str(?:ing)?(?![a-z])|shared{_EDGE}?access{_EDGE}?signature
     |(?:{_KINDS_OF_KEYS}){_EDGE}?key(?!{_EDGE}?name)
     |(?:^|{_EDGE})(?:auth|dsn|jwt|pass|pw|session|sig|signature)$|{_EDGE}pat$|(?:pwd|creds)$
     |(?:db|key|root|sql|store|user)pass$|session{_EDGE}?(?:id|key)$""",
@@ -192,6 +192,7 @@ def _replace(text: str, spans: Iterable[tuple[int, int, str]]) -> str:
 
 
 def _tokens(text: str) -> Iterator[tuple[int, int, str]]:
+    """Yield the tokens that their form gives away."""
     at = 0
     while run := _RUN.search(text, at):
         token = _TOKEN.match(text, run.start())
@@ -222,6 +223,7 @@ def _named(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def _names_secret(text: str, found: re.Match[str]) -> bool:
+    """Return whether what was found is a secret's name, given a value in a way that names are."""
     if found["clause"]:
         return found["clause"] != "KEY"
     name = found["flag"] or found["name"]
@@ -266,6 +268,7 @@ def _value(text: str, found: re.Match[str]) -> tuple[int, str] | None:
 
 
 def _end_of_bracket(text: str, at: int) -> int:
+    """Return where the bracket that opens at `at` is closed, or the end of the text."""
     depth = 0
     for part in _BRACKET.finditer(text, at):
         if part["open"]:

@@ -34,9 +34,11 @@ def redact(value: object, key: str = "") -> Any:
     It runs no code of the value, so nothing lazy is computed: what is not of a type that is known
     to be safe is only named, such as ``<duckdb.DuckDBPyRelation>``. See `flowspan.values.Copier`.
 
-    A value is a secret if `key`, or a key of a dictionary inside `value` that leads to it, sounds
-    like one (password, token, secret, api_key, ...), or if it has a secret type of Prefect or
-    Pydantic. In texts, credentials in URLs and values assigned to such a key are masked.
+    A value is a secret if the name that leads to it says so (password, token, api_key, ...), or if
+    it has a secret type of Prefect or Pydantic. The name is `key`, a key of a dictionary, a field,
+    the first item of a pair, an option before its argument, or the ``name`` next to a ``value``.
+    In texts, `flowspan._secrets` finds names with their values, credentials in URLs, private keys
+    and the tokens of known issuers. ``docs/security.md`` shows them all.
 
     Returns:
         Texts, bytes, booleans, finite numbers of at most 64 bits, and lists and dictionaries of
@@ -56,7 +58,7 @@ def redact_parameter(value: object, key: str = "") -> str:
 
 
 def redact_text(text: str, longest: int = LONGEST_TEXT) -> str:
-    """Mask the credentials in a text: those in URLs, and values assigned to a secret's name.
+    """Mask the secrets in a text, as `redact` does.
 
     The text is cleaned and cut as by `flowspan.values.clean_text`.
     """
