@@ -204,6 +204,7 @@ _RESULT_BY_STATE_TYPE: Final = {
     # Only a process that is told to stop leaves a run in this state; Cancelled follows.
     "CANCELLING": "cancellation",
 }
+RESULTS: Final = ("success", "failure", "timeout", "error", "cancellation", "skip")
 ERROR_RESULTS: Final = frozenset({"failure", "timeout", "error"})
 # What a success rate counts: a run that is cancelled or skipped has neither succeeded nor failed.
 JUDGED_RESULTS: Final = ERROR_RESULTS | {"success"}

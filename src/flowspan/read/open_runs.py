@@ -20,6 +20,7 @@ from flowspan.read.facts import nanoseconds
 from flowspan.read.facts import text as as_text
 from flowspan.read.lines import Problem
 from flowspan.read.otlp_json import UnreadableError
+from flowspan.read.run_search import Found
 from flowspan.read.selection import Summary
 from flowspan.read.span import Open, OpenSpan
 from flowspan.text import SECOND
@@ -130,6 +131,25 @@ class OpenRuns:
             found += _spans_of(run, heard[_reporter(run.last)], self.now, spans)
         return found
 
+    def latest_ends(self) -> Iterator[tuple[str, int]]:
+        """Yield the id of each trace with reports, and a time until which all its open runs end."""
+        for trace_id, lines in self._lines.items() if self._finds_traces else ():
+            last = max(line.time for line in lines)
+            yield trace_id, self.now if self.now - last <= _MISSED * _LONGEST else last
+
+    def mentioning(self, is_mentioned: Callable[[bytes], bool]) -> Iterator[Found]:
+        """Yield the runs that are reported on some lines, those that have ended, too.
+
+        Args:
+            is_mentioned: Returns whether a line is one of them; it is not decoded otherwise.
+        """
+        for line in self._every_line():
+            with contextlib.suppress(OSError):
+                if is_mentioned(line.text.part(line.offset, line.length)):
+                    yield from (
+                        _found(report, report.time, self.now) for report in self._read(line)
+                    )
+
     def _telling(self, trace_id: str, ended: Container[str]) -> Iterator[_Line]:
         """Yield the lines of a trace with the first or the last report of a run that is open.
 
@@ -145,19 +165,9 @@ class OpenRuns:
                 if new or (_STARTED in raw and not known.isdisjoint(ids)):
                     yield line
 
-    def trace_of_run(self, run_id: str) -> str | None:
-        """Return the id of the trace of a run, or of a flow run by those inside it."""
-        best: tuple[bool, int, str] | None = None
-        for report in chain.from_iterable(map(self._read, self._every_line())):
-            own = report.run_id == run_id
-            if own or str(report.attributes.get(semconv.FLOW_RUN_ID)).lower() == run_id:
-                candidate = own, report.time, report.trace_id
-                best = candidate if best is None else max(best, candidate)
-        return best[2] if best is not None else None
-
     def latest_first(
         self, ended_since: Callable[[int], Container[str]]
-    ) -> Iterator[tuple[int, Callable[[], Iterable[Summary]]]]:
+    ) -> Iterator[tuple[int, Callable[[], Iterable[Found]]]]:
         """Yield a time and a function that returns the runs reported then, the latest first.
 
         A run that is running has the current time. Runs that have ended are among the others: they
@@ -175,12 +185,12 @@ class OpenRuns:
         if running:
             ended = ended_since(min(report.time for report in running) - _CLOCKS_DIFFER)
             still = [report for report in running if report.span_id not in ended]
-            yield self.now, lambda: (_summary(report, self.now) for report in still)
+            yield self.now, lambda: (_found(report, self.now, self.now) for report in still)
         for line in lines:
-            yield line.time, partial(self._summaries, line)
+            yield line.time, partial(self._found_on, line)
 
-    def _summaries(self, line: _Line) -> Iterator[Summary]:
-        return (_summary(report, report.time) for report in self._read(line))
+    def _found_on(self, line: _Line) -> Iterator[Found]:
+        return (_found(report, report.time, self.now) for report in self._read(line))
 
     def _every_line(self) -> Iterator[_Line]:
         places: set[tuple[int, int]] = set()
@@ -210,9 +220,13 @@ def _reports(raw: bytes) -> Iterator[Report]:
             )
 
 
-def _summary(report: Report, end: int) -> Summary:
-    names = map(report.attributes.get, (semconv.FLOW_NAME, semconv.TASK_NAME))
-    return Summary(report.trace_id, report.run_id, next(filter(None, names), ""), end)
+def _found(report: Report, end: int, now: int) -> Found:
+    known = report.attributes
+    name = next(filter(None, map(known.get, (semconv.FLOW_NAME, semconv.TASK_NAME))), "")
+    run_name, flow_run_id = as_text(known.get(semconv.RUN_NAME)), known.get(semconv.FLOW_RUN_ID)
+    state = _state(report, report.time, now)
+    one = Summary(report.trace_id, report.run_id, name, end, run_name, state)
+    return Found(one, known.get(semconv.RUN_TYPE) == "flow", as_text(flow_run_id))
 
 
 def _latest(reports: Iterable[Report], spans: Container[str]) -> dict[str, _Run]:

@@ -7,6 +7,7 @@ they are needed.
 from __future__ import annotations
 
 import contextlib
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
@@ -208,6 +209,12 @@ class Span:
         """The message of its status."""
         return self._details.status_message
 
+    def as_root(self) -> Span:
+        """Return a copy without a parent, for a tree that begins here."""
+        root = copy(self)
+        root.parent_span_id = None
+        return root
+
     @property
     def _details(self) -> Details:
         return self._place.details(self._offset, self._length)
@@ -377,8 +384,14 @@ def _link(raw: dict[str, Any]) -> Link:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The spans of one trace, each once, sorted by start, and the problems while reading."""
+    """The spans of one trace, each once, sorted by start, and the problems while reading.
+
+    `is_part` is whether it only has one flow run that another run called, with everything below it.
+    Then `called_by` is the span of the flow run that called it, if known.
+    """
 
     trace_id: str
     spans: tuple[Span, ...]
     problems: tuple[Problem, ...]
+    is_part: bool = False
+    called_by: Span | None = None

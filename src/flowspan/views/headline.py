@@ -10,8 +10,11 @@ from flowspan.views.looks import SPENT_ON
 if TYPE_CHECKING:
     from flowspan.analysis.one_trace import Analysis, Task
     from flowspan.analysis.two_traces import Difference, PathChange
-    from flowspan.read.span import Open
+    from flowspan.read.span import Open, Trace
 
+
+SHORT_ID: Final = 8
+"""The digits of a trace id that are enough to name it in a command."""
 
 NOTABLE: Final = 0.1
 """A ratio nearer to 1 than this is not mentioned."""
@@ -95,6 +98,17 @@ def _subject(task: Task) -> str:
     is_code = task.cause == "execution"
     itself = f"{'the code of ' if is_code else ''}flow {name} itself"
     return {"flow": itself, "span": f"span {name}"}.get(task.type, name)
+
+
+def part_of(trace: Trace) -> str:
+    """Say what called a flow run that is shown alone; empty if the trace is whole."""
+    if not trace.is_part:
+        return ""
+    whole = f"the whole: flowspan timeline {trace.trace_id[:SHORT_ID]}"
+    if trace.called_by is None:
+        return f"part of a trace; {whole}"
+    caller = trace.called_by.facts
+    return f"called by {clean(caller.flow_name)} {clean(caller.run_name)}; {whole}"
 
 
 def doing(known: Open) -> str:

@@ -29,7 +29,7 @@ from flowspan.analysis.phases import CAUSES, PHASE_OF
 from flowspan.analysis.tree import walk
 from flowspan.read import otlp_json as otlp
 from flowspan.text import SECOND, moment
-from flowspan.views.headline import doing, so_far
+from flowspan.views.headline import doing, part_of, so_far
 from flowspan.views.json.timeline import as_object
 from flowspan.views.looks import LOOKS
 from flowspan.views.terminal import timeline
@@ -85,7 +85,7 @@ def render(findings: Findings, _: Wishes) -> Iterable[bytes]:
     tree = findings.whole_tree
     page = _Page(tree)
     data = page.data(findings.analysis) | {
-        "head": _head(tree),
+        "head": _head(tree) | {"around": part_of(findings.trace)},
         "looks": _looks(),
         "numbers": _numbers(findings.analysis),
     }

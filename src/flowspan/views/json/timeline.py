@@ -12,6 +12,7 @@ from flowspan.read.log_files import Log
 from flowspan.read.log_files import as_object as log_object
 from flowspan.text import SECOND
 from flowspan.views.headline import headline, reservations
+from flowspan.views.json.runs import called_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -134,7 +135,12 @@ def render(findings: Findings, wishes: Wishes) -> Iterator[bytes]:
     trace = findings.trace
     logs = findings.logs_by_span if wishes.with_logs else None
     workers = {worker.process: worker.name for worker in findings.analysis.workers}
-    head = {"version": VERSION, "trace_id": trace.trace_id, **as_object(findings.analysis)}
+    head = {
+        "version": VERSION,
+        "trace_id": trace.trace_id,
+        "called_by": called_by(trace.called_by),
+        **as_object(findings.analysis),
+    }
     yield orjson.dumps(head, option=orjson.OPT_INDENT_2).removesuffix(b"\n}") + b',\n  "spans": ['
     spans = iter(trace.spans)
     separator = b"\n    "

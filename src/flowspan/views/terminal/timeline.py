@@ -26,11 +26,12 @@ from flowspan.read.facts import waits_of
 from flowspan.read.log_files import Log
 from flowspan.read.span import Span
 from flowspan.text import DAY, HOUR, MINUTE, MS, SECOND, clean, cut, human, moment, percent
-from flowspan.views.headline import doing, headline, so_far
+from flowspan.views.headline import doing, headline, part_of, so_far
 from flowspan.views.looks import LOOKS
-from flowspan.views.terminal import tasks
+from flowspan.views.terminal import outcomes, tasks
 from flowspan.views.terminal.glyphs import glyphs_of
 from flowspan.views.terminal.logs import shorten
+from flowspan.views.terminal.outcomes import Outcome
 from flowspan.views.wishes import Wishes
 
 _NO_LOGS: Final[Mapping[str, Sequence[Log]]] = MappingProxyType({})
@@ -50,32 +51,6 @@ _ALIAS_TAIL: Final = 4
 
 # The words in a row for each wait that is long enough.
 _WAITED: Final = tuple(LOOKS[wait.attribute].waited for wait in semconv.WAITS)
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    symbol: str
-    ascii: str
-    style: str
-
-
-_OUTCOMES: Final = {
-    "success": _Outcome("✓", "+", "green"),
-    "failure": _Outcome("✗", "x", "red"),
-    "error": _Outcome("✗", "x", "red"),
-    "timeout": _Outcome("✗", "x", "red"),
-    "cancellation": _Outcome("⊘", "o", "yellow"),
-    "skip": _Outcome("○", "o", "yellow"),
-}
-_OPEN_OUTCOMES: Final = {
-    "running": _Outcome("▶", ">", "cyan"),
-    "lost": _Outcome("?", "?", "red"),
-}
-_NO_OUTCOME: Final = _Outcome("…", "?", "yellow")
-
-# States whose name adds nothing to the result. Other states are shown by their own name, because
-# users know Cached, RolledBack, TimedOut or Crashed from Prefect.
-_PLAIN_STATES: Final = {"Completed", "Failed", "Cancelled"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +100,7 @@ def render(findings: Findings, wishes: Wishes) -> Iterator[Text]:
         everything=wishes.everything,
         logs=by_row(findings.logs_by_span, tree) if wishes.with_logs else _NO_LOGS,
         analysis=findings.analysis,
+        around=part_of(findings.trace),
     )
     yield Text()
     yield from tasks.draw(
@@ -140,6 +116,7 @@ def draw(
     everything: bool = False,
     logs: Mapping[str, Sequence[Log]] = _NO_LOGS,
     analysis: Analysis | None = None,
+    around: str = "",
 ) -> Iterator[Text]:
     """Yield the lines of a timeline.
 
@@ -152,6 +129,7 @@ def draw(
             the left edge of the bars.
         analysis: Adds the bottleneck, the critical path on the scale of the bars, each row's share
             of it, and, if there were several processes, where each run ran.
+        around: What the tree is a part of, if it is.
     """
     width = max(width, _MIN_WIDTH)
     rows = list(_rows(tree, unicode=unicode))
@@ -160,6 +138,8 @@ def draw(
     numbers = {worker.process: number for number, worker in enumerate(workers, 1)}
     layout = _layout(tree, rows, width, shares, numbers)
     yield from _header(tree, unicode=unicode)
+    if around:
+        yield Text(cut(around, width), "dim")
     if analysis is not None and (found := headline(analysis)):
         text = glyphs_of(unicode=unicode).spell(found)
         yield from (Text(part, "bold yellow") for part in wrap(text, width))
@@ -297,12 +277,12 @@ def _header(tree: Tree, *, unicode: bool) -> Iterator[Text]:
         title.append(f"  {clean(facts.run_name)}", style="not bold")
     outcome, word = _outcome(main), _result(main) if main.is_run else ""
     if main.is_run and not is_flow and not tree.about.is_there:  # its flow's span is missing
-        outcome, word = _NO_OUTCOME, "not ended"
+        outcome, word = outcomes.of(None), outcomes.word(None, None)
     first = min(span.start for span in tree.spans)
     if main.open is not None:
         word = so_far(main.open, tree.end - first)
     if word:
-        symbol = outcome.symbol if unicode else outcome.ascii
+        symbol = outcome.glyph(unicode=unicode)
         title.append(f"  {symbol} {word}", style=f"not bold {outcome.style}")
     if main.open is None:
         title.append(f"  {human(max(0, tree.end - first))}", style="not bold")
@@ -426,7 +406,7 @@ def _line(
     line.append(" " * (layout.label + _GAP - line.cell_len))
     word = result_word(node)
     outcome = _node_outcome(node)
-    symbol = (outcome.symbol if unicode else outcome.ascii) if word else " "
+    symbol = outcome.glyph(unicode=unicode) if word else " "
     line.append(set_cell_size(f"{symbol} {word}", layout.result + _GAP), style=outcome.style)
     quiet = "" if node.role == "run" else "dim"
     line.append(_duration(node).rjust(layout.duration) + " " * _GAP, style=quiet)
@@ -504,29 +484,26 @@ def result_word(node: Node | Rest) -> str:
 
 
 def _result(span: Span) -> str:
-    if span.open is not None:
-        return span.open.state
-    state = clean(span.facts.state_name)
-    outcome = span.facts.result
-    if outcome is None:
-        return state or "not ended"
-    return state if state and state not in _PLAIN_STATES else clean(outcome)
+    return outcomes.word(_ending(span), span.facts.state_name)
 
 
-def _outcome(span: Span) -> _Outcome:
-    if span.open is not None:
-        return _OPEN_OUTCOMES[span.open.state]
-    return _OUTCOMES.get(span.facts.result or "", _NO_OUTCOME)
+def _outcome(span: Span) -> Outcome:
+    return outcomes.of(_ending(span))
 
 
-def _node_outcome(node: Node | Rest) -> _Outcome:
+def _ending(span: Span) -> str | None:
+    return span.facts.result if span.open is None else span.open.state
+
+
+def _node_outcome(node: Node | Rest) -> Outcome:
     if isinstance(node, Rest):
         states = (span.open.state for span in node.spans if span.open is not None)
-        failed = any(span.failed for span in node.spans)
-        return _OUTCOMES["failure"] if failed else _OPEN_OUTCOMES.get(next(states, ""), _NO_OUTCOME)
+        return outcomes.of(
+            "failure" if any(span.failed for span in node.spans) else next(states, None)
+        )
     if node.role == "run" or node.span.open is not None:
         return _outcome(node.span)
-    return _OUTCOMES["failure" if node.span.failed else "success"]
+    return outcomes.of("failure" if node.span.failed else "success")
 
 
 def _duration(node: Node | Rest) -> str:
