@@ -11,8 +11,8 @@ from span_files import EPOCH, run, write
 from flowspan import semconv
 from flowspan.analysis import one_trace, tree, two_traces
 from flowspan.analysis.findings import Findings
+from flowspan.analysis.flow_runs import runs_of
 from flowspan.analysis.phases import OPEN
-from flowspan.analysis.trends.runs import runs_of
 from flowspan.read import open_runs, trace_files
 from flowspan.text import SECOND, time_of_day
 from flowspan.views import dot, perfetto
