@@ -20,9 +20,13 @@ from sybil import Example
 from typer.testing import CliRunner
 
 from flowspan import semconv
-from flowspan.analysis.phases import CAUSES
+from flowspan.analysis.phases import CAUSES, OPEN
 from flowspan.cli.main import app
+from flowspan.read.span import Open
 from flowspan.settings import Settings, known_variables
+from flowspan.text import SECOND
+from flowspan.views.headline import doing, so_far
+from flowspan.views.looks import LOOKS
 from support import RecordedMetrics, RecordedSpans
 
 BLOCKS = [
@@ -282,8 +286,20 @@ def draws_the_layers(drawn: str, _: Recorded) -> None:
     assert layers == {layer for layer in layers if re.search(rf"\b{layer}\b", drawn)}
 
 
+def draws_a_flow_that_is_killed(drawn: str, _: Recorded) -> None:
+    source = read("tests/flows/killed.py")
+    for name in ("slow", *names_in_tree(drawn)):
+        assert f"def {name}(" in source, name
+    last_seen = Open("running", 0, "retry")
+    assert f"▶ {so_far(last_seen, round(10.2 * SECOND))}" in drawn.splitlines()[0]
+    for activity in ("retry", "execution"):
+        assert doing(last_seen._replace(activity=activity)) in drawn
+    assert f"{LOOKS[OPEN].glyph.unicode} {LOOKS[OPEN].glyph.word}" in drawn
+
+
 DRAWINGS: dict[str, Callable[[str, Recorded], None]] = {
     "nightly  ": draws_the_quick_start,
+    "slow  ": draws_a_flow_that_is_killed,
     "nyc-flights  ": draws_the_demo,
     "from 2026": draws_the_demo,
     "├─ convert": draws_the_logging_example,
