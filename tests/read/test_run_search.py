@@ -14,6 +14,7 @@ from span_files import EPOCH, Plan, run, write
 
 from commands import embedded, flowspan
 from flowspan.read import jaeger, log_files, trace_files
+from flowspan.read.decode import SpanDecoder
 from flowspan.read.selection import AmbiguousRunError, UnknownRunError
 from flowspan.read.source import FileSource, JaegerSource, TraceSource
 
@@ -157,15 +158,13 @@ def test_only_lines_that_mention_the_run_are_decoded(
     for number in range(20):
         write(file, nightly(10 * number, f"run-{number}"))
     decoded: list[bytes] = []
-    decode = trace_files.SpanDecoder.decode
+    decode = SpanDecoder.decode
 
-    def counted(
-        self: trace_files.SpanDecoder, raw: bytes, *rest: object, **named: object
-    ) -> object:
+    def counted(self: SpanDecoder, raw: bytes, *rest: object, **named: object) -> object:
         decoded.append(raw)
         return decode(self, raw, *rest, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trace_files.SpanDecoder, "decode", counted)
+    monkeypatch.setattr(SpanDecoder, "decode", counted)
     assert trace_files.load(file, "run-7").spans
     assert len(set(decoded)) == 1
 
