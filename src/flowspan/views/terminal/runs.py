@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flowspan.analysis.flow_runs import FlowRun
 
 _WIDE: Final = 100  # cells from which a start has its year
-_MIN_NAME: Final = 12
+_MIN_NAME: Final = 10
 _WHOLE_NAME: Final = 40  # a name is there to be copied, so it is whole or left out
 _MIN_BOTTLENECK: Final = 12
 _MIN_BROKEN: Final = 10
