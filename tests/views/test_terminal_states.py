@@ -12,6 +12,7 @@ ATTRIBUTES = {
     semconv.RUN_NAME: "load-ac7",
     semconv.FLOW_NAME: "etl",
     semconv.RUN_STATE_NAME: "Running",
+    semconv.RUN_STATE_TYPE: "RUNNING",
 }
 
 

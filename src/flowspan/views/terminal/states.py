@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from flowspan.read.span import Span
 
+_PENDING: Final = "PENDING"
 _STATE: Final = 13  # cells: AwaitingRetry
 
 
@@ -55,11 +56,13 @@ class States:
 
 def _states(span: Span) -> Iterator[_State]:
     if span.open is not None:
-        yield _State(span.start, clean(span.facts.state_name) or "Running", is_last=False)
+        is_known = span.facts.state_type not in (None, _PENDING)
+        name = clean(span.facts.state_name) if is_known else "Running"  # it has been taken up
+        yield _State(span.start, name, is_last=False)
         if span.open.state == "lost":
             yield _State(span.open.last_seen, "lost", is_last=False)
         return
-    events = [one for one in span.events if one.attributes.get(semconv.STATE_TYPE) != "PENDING"]
+    events = [one for one in span.events if one.attributes.get(semconv.STATE_TYPE) != _PENDING]
     states = [one for one in events if semconv.STATE_TYPE in one.attributes]
     for event in states[:-1]:
         yield _State(event.time, clean(event.name), is_last=False)
