@@ -63,6 +63,7 @@ class EngineObserver:
         self.settings = settings
         self.flush = flush
         self.parcel = parcel
+        self.acknowledges = False  # whether Prefect is told which spans are exported
         self.sigterm = SigtermHandler(self.finish, settings.flush_timeout)
         self._has_hint = has_hint
         self._subflows: dict[str, dict[str, str]] = {}
