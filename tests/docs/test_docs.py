@@ -154,8 +154,8 @@ def recorded(quick_start: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
     return Recorded(quick_start)
 
 
-# These need a backend, a Collector or half a minute, and have their own tests.
-_NOT_RUN = ("demo", "check", "--jaeger")
+# These need a backend, a Collector, half a minute or other results, and have their own tests.
+_NOT_RUN = ("demo", "check", "--jaeger", "--result")
 
 
 def test_commands(recorded: Recorded) -> None:
@@ -163,7 +163,8 @@ def test_commands(recorded: Recorded) -> None:
     trace = recorded.document("timeline", "--json")
     run_id = trace["spans"][0]["attributes"]["prefect.flow_run.id"]
     before = recorded.document("timeline", "latest~1", "--json")["trace_id"]
-    names = {"FLOW_RUN_ID": run_id, "TRACE_A": before, "TRACE_B": trace["trace_id"]}
+    name = trace["spans"][0]["attributes"]["prefect.run.name"]
+    names = {"FLOW_RUN_ID": run_id, "RUN": name, "RUN_A": before, "RUN_B": trace["trace_id"][:8]}
     shown = {
         tuple(names.get(word, word) for word in command.words[1:])
         for param in (*blocks("console"), *blocks("sh"))
@@ -199,6 +200,7 @@ def shape(value: Any, path: str = "") -> set[str]:
 
 JSON_COMMANDS = [
     ("timeline", "--json"),
+    ("runs", "--json"),
     ("logs", "--json"),
     ("metrics", "--json"),
     ("diff", "--json"),
@@ -282,8 +284,17 @@ def draws_the_layers(drawn: str, _: Recorded) -> None:
     assert layers == {layer for layer in layers if re.search(rf"\b{layer}\b", drawn)}
 
 
+def draws_the_runs(drawn: str, recorded: Recorded) -> None:
+    real = recorded.run("runs")
+    heading, *lines = drawn.splitlines()
+    assert words(heading) <= words(real.splitlines()[0])
+    assert all(re.search(r"^\S+ \S+  nightly  \w+-\w+ +\S \w+ ", line) for line in lines)
+    assert re.search(r"^\S+ \S+  nightly  \w+-\w+ +✓ success ", real, re.MULTILINE)
+
+
 DRAWINGS: dict[str, Callable[[str, Recorded], None]] = {
     "nightly  ": draws_the_quick_start,
+    "         start  flow": draws_the_runs,
     "nyc-flights  ": draws_the_demo,
     "from 2026": draws_the_demo,
     "├─ convert": draws_the_logging_example,
