@@ -231,6 +231,20 @@ def test_jaeger_lists_the_runs_of_the_last_month(tmp_path: Path) -> None:
     assert "Its flows:\n  clean\n  nightly\n" in done.stderr
 
 
+def test_a_flow_run_without_a_span_is_listed_by_its_tasks(tmp_path: Path) -> None:
+    """As Jaeger has it while it runs, or after its process was killed."""
+    task = run("load", 1, 9, execution=8.0)
+    task.attributes |= {semconv.FLOW_NAME: "nightly", semconv.FLOW_RUN_ID: "the-flow-run"}
+    file = embedded(tmp_path)
+    write(file, run("RUN nightly", 0, 10, task, lost=True))
+    write(file, nightly(20, "a-bee"))
+    ended, missing = json.loads(flowspan("runs", "--json", cwd=tmp_path).stdout)
+    assert ended["name"] == "a-bee"
+    assert (missing["run_id"], missing["result"], missing["duration"]) == ("the-flow-run", None, 8)
+    assert (missing["flow"], missing["bottleneck"]["name"]) == ("nightly", "load")
+    assert "… not ended" in flowspan("runs", "--flow", "nightly", cwd=tmp_path).stdout
+
+
 def test_a_run_that_was_lost_is_listed_by_its_reports(tmp_path: Path) -> None:
     """Even if no span has been written; with when it was last heard of."""
     reporter = Reporter(tmp_path / ".flowspan" / "logs.jsonl")
