@@ -26,6 +26,7 @@ from flowspan._parcel import Parcel
 from flowspan._replacement import Replacement
 from flowspan.export import declared, distro
 from flowspan.export import providers as sdk
+from flowspan.export.routes import EMBEDDED, describe_signals
 from flowspan.identity import derive_trace_id
 from flowspan.log_capture.hooks import LogHooks
 from flowspan.settings import Configuration, Settings
@@ -132,6 +133,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
             settings,
             lambda **how: sdk.flush(_all_of(providers), settings.flush_timeout, **how),
             _pack(providers, settings),
+            has_hint=settings.hint and _writes_only_files(providers.traces, settings),
         )
         self._providers, self._settings, self._observer = providers, settings, observer
         self._flush_timeout = settings.flush_timeout
@@ -352,6 +354,13 @@ def _pack(providers: Providers, settings: Settings) -> Parcel:
 def _all_of(providers: Providers | None) -> set[object]:
     """Return everything to flush: the providers in use, and those of the distribution."""
     return {*(providers or ()), *_redirected}
+
+
+def _writes_only_files(provider: object, settings: Settings) -> bool:
+    """Return whether a tracer provider is our own, and writes to the embedded files alone."""
+    return provider in _owned and [
+        route.exporter for route in describe_signals(settings) if route.signal == "traces"
+    ] == [EMBEDDED]
 
 
 def _stand_in(provider: P, build: Callable[[Settings], Any], settings: Settings) -> P:

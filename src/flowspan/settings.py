@@ -106,6 +106,10 @@ class Settings(BaseSettings):
     dir: Path = Path(".flowspan")
     """Folder of the embedded files, created when the first telemetry is written."""
 
+    hint: bool = True
+    """Whether the first top-level flow run of a process logs the command that shows it, if spans go
+    to the embedded files alone."""
+
     file_max_bytes: PositiveInt = 16 * 1024 * 1024
     """Size at which an embedded file is rotated."""
 

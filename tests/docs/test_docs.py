@@ -158,8 +158,8 @@ def recorded(quick_start: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
     return Recorded(quick_start)
 
 
-# These need a backend, a Collector or half a minute, and have their own tests.
-_NOT_RUN = ("demo", "check", "--jaeger")
+# These need a backend, a Collector, half a minute or other results, and have their own tests.
+_NOT_RUN = ("demo", "check", "--jaeger", "--result")
 
 
 def test_commands(recorded: Recorded) -> None:
@@ -167,7 +167,8 @@ def test_commands(recorded: Recorded) -> None:
     trace = recorded.document("timeline", "--json")
     run_id = trace["spans"][0]["attributes"]["prefect.flow_run.id"]
     before = recorded.document("timeline", "latest~1", "--json")["trace_id"]
-    names = {"FLOW_RUN_ID": run_id, "TRACE_A": before, "TRACE_B": trace["trace_id"]}
+    name = trace["spans"][0]["attributes"]["prefect.run.name"]
+    names = {"FLOW_RUN_ID": run_id, "RUN": name, "RUN_A": before, "RUN_B": trace["trace_id"][:8]}
     shown = {
         tuple(names.get(word, word) for word in command.words[1:])
         for param in (*blocks("console"), *blocks("sh"))
@@ -203,6 +204,7 @@ def shape(value: Any, path: str = "") -> set[str]:
 
 JSON_COMMANDS = [
     ("timeline", "--json"),
+    ("runs", "--json"),
     ("logs", "--json"),
     ("metrics", "--json"),
     ("diff", "--json"),
@@ -297,9 +299,18 @@ def draws_a_flow_that_is_killed(drawn: str, _: Recorded) -> None:
     assert f"{LOOKS[OPEN].glyph.unicode} {LOOKS[OPEN].glyph.word}" in drawn
 
 
+def draws_the_runs(drawn: str, recorded: Recorded) -> None:
+    real = recorded.run("runs")
+    heading, *lines = drawn.splitlines()
+    assert words(heading) <= words(real.splitlines()[0])
+    assert all(re.search(r"^\S+ \S+  nightly  \w+-\w+ +\S \w+ ", line) for line in lines)
+    assert re.search(r"^\S+ \S+  nightly  \w+-\w+ +✓ success ", real, re.MULTILINE)
+
+
 DRAWINGS: dict[str, Callable[[str, Recorded], None]] = {
     "nightly  ": draws_the_quick_start,
     "slow  ": draws_a_flow_that_is_killed,
+    "         start  flow": draws_the_runs,
     "nyc-flights  ": draws_the_demo,
     "from 2026": draws_the_demo,
     "├─ convert": draws_the_logging_example,

@@ -45,13 +45,19 @@ class EngineObserver:
     """The state shared by all engines of this process, on behalf of one `RunTracer`."""
 
     def __init__(
-        self, tracer: RunTracer, settings: Settings, flush: Callable[..., object], parcel: Parcel
+        self,
+        tracer: RunTracer,
+        settings: Settings,
+        flush: Callable[..., object],
+        parcel: Parcel,
+        *,
+        has_hint: bool = False,
     ) -> None:
         """Record on `tracer`.
 
         `flush` is called when a top-level flow run ends, and with ``gives_up=True`` when a task run
         ends whose caller is in another process. `parcel` goes along with task runs to other
-        processes.
+        processes. With `has_hint`, the first top-level flow run logs how to look at it.
         """
         self.tracer = tracer
         self.settings = settings
@@ -59,10 +65,16 @@ class EngineObserver:
         self.parcel = parcel
         self.acknowledges = False  # whether Prefect is told which spans are exported
         self.sigterm = SigtermHandler(self.finish, settings.flush_timeout)
+        self._has_hint = has_hint
         self._subflows: dict[str, dict[str, str]] = {}
         self._foreign_trace_ids = _Recent[str, int]()
         self._inputs = _Recent[str, "Inputs"]()
         self._leaving = _Recent[str, "RunRecorder"]()
+
+    def take_hint(self) -> bool:
+        """Return whether to log how to look at a run: once a process is enough."""
+        has_hint, self._has_hint = self._has_hint, False
+        return has_hint
 
     def expect_last_line(self, recorder: RunRecorder) -> None:
         """Note that Prefect logs one more line about a run whose span has ended."""

@@ -20,16 +20,16 @@ def diff(
     trace_a: Annotated[
         str,
         typer.Argument(
-            metavar="TRACE_A",
-            help="Run to compare with: an id as for 'flowspan timeline', a file, or (default) "
-            "latest~1, the run before the latest.",
+            metavar="RUN_A",
+            help="Run to compare with: a name or id as for 'flowspan timeline', a file, or "
+            "(default) latest~1, the run before the latest.",
             show_default=False,
         ),
     ] = "latest~1",
     trace_b: Annotated[
         str,
         typer.Argument(
-            metavar="TRACE_B",
+            metavar="RUN_B",
             help="Run to explain, named in the same ways. Default: the latest.",
             show_default=False,
         ),

@@ -38,6 +38,7 @@ class TraceSource(Protocol):
         name: Its name in messages.
         advice: What a user can do if nothing is found.
         can_be_read_again: False if it is used up after the first reading.
+        has_open_runs: Whether it may have runs that have not ended.
         searches_by_flow: Whether `traces` omits traces without a run of the flow. Then the names of
             the other flows are unknown.
         default_since: The age of the oldest traces to read by default. None for all.
@@ -47,6 +48,7 @@ class TraceSource(Protocol):
     name: str
     advice: str
     can_be_read_again: bool
+    has_open_runs: bool
     searches_by_flow: bool
     default_since: str | None
     log_folder: Path | None
@@ -55,15 +57,17 @@ class TraceSource(Protocol):
         """Read one trace.
 
         Args:
-            wanted: A trace id (32 hex digits), the id of a flow or task run in the trace (a UUID),
-                or ``latest`` for the trace whose run ended last, ``latest~1`` for the one before.
-            flow: For ``latest``, count only traces with a run of this flow.
+            wanted: The name of a run, the id of a run or a trace, or the first digits of one; or
+                ``latest`` for the trace whose run ended last, ``latest~1`` for the one before. The
+                trace of a flow run that another one called has only what is below that run.
+            flow: For ``latest``, count only runs of this flow, including those that others called.
             since: And only those that ended then or later, in nanoseconds since the epoch.
 
         Raises:
-            ValueError: `wanted` is none of these.
+            ValueError: `wanted` is empty.
             SourceError: There is nothing to read.
-            UnknownRunError: There is no such trace.
+            UnknownRunError: There is no such run.
+            AmbiguousRunError: There are several.
         """
 
     def traces(
@@ -99,7 +103,7 @@ class FileSource:
         from flowspan.read.texts import STDIN  # noqa: PLC0415 - heavy
 
         self._path = path
-        self.can_be_read_again = path != STDIN
+        self.can_be_read_again = self.has_open_runs = path != STDIN
         self.name = str(path) if path != STDIN else "Standard input"
         folder = path if path.is_dir() else path.parent
         self.log_folder = folder if path != STDIN else None
@@ -137,6 +141,7 @@ class JaegerSource:
     name = "Jaeger"
     advice = _HOW_TO_REACH_JAEGER
     can_be_read_again = True
+    has_open_runs = False
     searches_by_flow = True
     default_since: str | None = "30d"  # its API needs a start
     log_folder: Path | None = None
