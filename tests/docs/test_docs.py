@@ -159,7 +159,7 @@ def recorded(quick_start: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
 
 
 # These need a backend, a Collector, half a minute or other results, and have their own tests.
-_NOT_RUN = ("demo", "check", "--jaeger", "--result")
+_NOT_RUN = ("demo", "check", "watch", "--jaeger", "--result")
 
 
 def test_commands(recorded: Recorded) -> None:
