@@ -165,6 +165,11 @@ METRIC_PENDING: Final = "prefect.flow_run.pending"
 METRIC_AGE: Final = "prefect.flow_run.age"
 METRIC_WORKERS: Final = "prefect.work_pool.workers"
 METRIC_SLOTS: Final = "prefect.concurrency.slots"
+SLOT_STATE: Final = "prefect.concurrency.slot.state"
+SLOTS_USED: Final = "used"
+SLOTS_LIMIT: Final = "limit"
+LIMIT_TYPE: Final = "prefect.concurrency.limit.type"
+LIMIT_NAME: Final = "prefect.concurrency.limit.name"
 
 # Metrics of objectives, of the user's, and of flowspan's own health
 METRIC_SLO_VIOLATIONS: Final = "prefect.slo.violations"
@@ -182,6 +187,7 @@ INFRASTRUCTURE: Final = "infrastructure"
 UPSTREAM: Final = "upstream"
 TAG_LIMIT: Final = "tag_limit"
 SCHEDULER_BEHIND: Final = "scheduler_behind"
+UNKNOWN: Final = "unknown"
 
 # Only on metrics
 PIPELINE_RUN_STATE: Final = "cicd.pipeline.run.state"

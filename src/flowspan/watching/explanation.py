@@ -40,6 +40,7 @@ class Explanation:
         actions: What to do, beyond what the reasons say.
         run: The run, if it is one.
         since: When the run was to start; for a pending one, since when it is.
+        deployment: The deployment, if it is none of its runs.
     """
 
     subject: str
@@ -51,6 +52,7 @@ class Explanation:
     actions: tuple[Action, ...] = ()
     run: Run | None = None
     since: int | None = None
+    deployment: Deployment | None = None
 
     @property
     def is_held(self) -> bool:
@@ -246,6 +248,16 @@ _OTHERWISE: Final = {
 }
 
 
+def explain_held(facts: Facts) -> list[Explanation]:
+    """Explain all flow runs that are late or pending, and deployments whose schedules make none."""
+    missing = (
+        explain_missing_run(each, facts.now)
+        for each in facts.deployments.values()
+        if each.schedules
+    )
+    return [*(explain(run, facts) for run in facts.held()), *filter(None, missing)]
+
+
 def explain_deployment(deployment: Deployment, facts: Facts) -> Explanation:
     """Explain what a deployment plans, or why it plans nothing."""
     missing = explain_missing_run(deployment, facts.now)
@@ -255,9 +267,15 @@ def explain_deployment(deployment: Deployment, facts: Facts) -> Explanation:
     planned = deployment.next_planned
     if planned is not None:
         answer = f"{about} is well: its next run starts in {human(planned - facts.now)}"
-        return Explanation(about, "scheduled", f"{answer}, at {moment(planned)}", since=planned)
+        return Explanation(
+            about,
+            "scheduled",
+            f"{answer}, at {moment(planned)}",
+            since=planned,
+            deployment=deployment,
+        )
     answer = f"{about} has no schedule that plans a run: it runs when somebody asks for it"
-    return Explanation(about, "scheduled", answer)
+    return Explanation(about, "scheduled", answer, deployment=deployment)
 
 
 def explain_missing_run(deployment: Deployment, now: int) -> Explanation | None:
@@ -265,12 +283,20 @@ def explain_missing_run(deployment: Deployment, now: int) -> Explanation | None:
     about = f"deployment {deployment.name!r}"
     if deployment.is_paused:
         reason = _paused_deployment(deployment)
-        return Explanation(about, "paused", f"{about} makes no runs: it is paused", (reason,))
+        return Explanation(
+            about,
+            "paused",
+            f"{about} makes no runs: it is paused",
+            (reason,),
+            deployment=deployment,
+        )
     due = deployment.next_due
     if deployment.next_planned is not None or due is None or due - now > _PLANNED_WITHIN:
         return None
     reason = _not_planned(deployment, due, now)
-    return Explanation(about, "late", f"{about} makes no runs: {reason.text}", (reason,))
+    return Explanation(
+        about, "late", f"{about} makes no runs: {reason.text}", (reason,), deployment=deployment
+    )
 
 
 def _paused_deployment(deployment: Deployment) -> Reason:

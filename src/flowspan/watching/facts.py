@@ -6,6 +6,7 @@ Moments are nanoseconds since the epoch by the server's clock; ids are as the AP
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
 from flowspan import semconv
@@ -219,7 +220,7 @@ class Deployment:
     next_due: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Facts:
     """What the API said at one moment.
 
@@ -243,18 +244,40 @@ class Facts:
 
     def holding(self, *, pool: str | None = None, queue: str | None = None) -> Sequence[Run]:
         """Return the runs that take slots of a pool or of a queue, the oldest first."""
-        return _oldest_first(
-            run
-            for run in self.runs.values()
-            if run.holds_slots and (run.pool == pool if queue is None else run.queue_id == queue)
-        )
+        if queue is not None:
+            return self._by_queue.get(queue, ())
+        return self._by_pool.get(pool, ())
 
     def active(self, deployment: str) -> Sequence[Run]:
         """Return the runs that take slots of a deployment, the oldest first."""
-        return _oldest_first(
-            run for run in self.runs.values() if run.holds_lease and run.deployment_id == deployment
-        )
+        return self._by_deployment.get(deployment, ())
+
+    def held(self) -> Sequence[Run]:
+        """Return the flow runs that are late, the earliest first, then the pending ones."""
+        runs = [run for run in self.runs.values() if run.type == "flow"]
+        late = [run for run in runs if run.is_late(self.now)]
+        pending = [run for run in runs if run.state.type == "PENDING"]
+        return sorted(late, key=lambda run: run.due or 0) + _oldest_first(pending)
+
+    @cached_property
+    def _by_pool(self) -> Mapping[str | None, Sequence[Run]]:
+        return _grouped((run.pool, run) for run in self.runs.values() if run.holds_slots)
+
+    @cached_property
+    def _by_queue(self) -> Mapping[str | None, Sequence[Run]]:
+        return _grouped((run.queue_id, run) for run in self.runs.values() if run.holds_slots)
+
+    @cached_property
+    def _by_deployment(self) -> Mapping[str | None, Sequence[Run]]:
+        return _grouped((run.deployment_id, run) for run in self.runs.values() if run.holds_lease)
 
 
-def _oldest_first(runs: Iterable[Run]) -> Sequence[Run]:
+def _grouped(pairs: Iterable[tuple[str | None, Run]]) -> dict[str | None, list[Run]]:
+    found: dict[str | None, list[Run]] = {}
+    for key, run in pairs:
+        found.setdefault(key, []).append(run)
+    return {key: _oldest_first(runs) for key, runs in found.items()}
+
+
+def _oldest_first(runs: Iterable[Run]) -> list[Run]:
     return sorted(runs, key=lambda run: run.state.time)

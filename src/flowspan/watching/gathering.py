@@ -105,11 +105,8 @@ class Gatherer:
         names = {run.pool for run in runs} | {each.pool for each in deployments}
         pools = await self.pools(sorted(name for name in names if name is not None))
         known = {run.id: run for run in [*await self._active(pools, deployments), *runs]}
-        limits = (
-            await self._limits_of_tags()
-            if any(run.tags for run in runs if run.type == "task")
-            else []
-        )
+        has_tags = any(run.tags for run in runs if run.type == "task")
+        limits = await self._limits_of_tags() if has_tags else []
         for run in await self.task_runs(_unknown(runs, limits, known)):
             known[run.id] = run
         callers = {run.flow_run_id for run in runs if run.flow_run_id} - {*known}
@@ -123,6 +120,28 @@ class Gatherer:
             queues={each.id: each for each in await self.queues()} if pools else {},
             limits={each.name: each for each in limits},
             task_workers=await self._task_workers(runs),
+        )
+
+    async def everything(self) -> Facts:
+        """Return all that can be a reason for any flow run that does not run now.
+
+        It takes one request for each work pool, and a dozen more; more if there are many objects.
+
+        Raises:
+            ApiError: The API gives no usable answer.
+        """
+        active = await self.flow_runs(state=_of_type(*_ACTIVE))
+        runs = await self._with_upstream([*await self.late(), *active])
+        upstream = {each for run in runs for each in run.upstream}
+        deployments = await self.all_deployments()
+        unplanned = await self.unplanned(deployments)
+        return Facts(
+            now=self._api.now,
+            runs={run.id: run for run in [*runs, *await self.task_runs(upstream)]},
+            deployments={each.id: each for each in [*deployments, *unplanned]},
+            pools={each.name: each for each in await self.pools()},
+            queues={each.id: each for each in await self.queues()},
+            limits={each.name: each for each in await self._limits()},
         )
 
     async def deployments(self, ids: Collection[Any]) -> list[Deployment]:
@@ -218,13 +237,10 @@ class Gatherer:
         """
         return [work_queue(each) for each in await self._api.all("/work_queues/filter", {})]
 
-    async def limits(self) -> list[Limit]:
-        """Return all global limits, of tags and deployments too.
-
-        Raises:
-            ApiError: The API gives no usable answer.
-        """
-        return [limit(each) for each in await self._api.all("/v2/concurrency_limits/filter", {})]
+    async def _limits(self) -> list[Limit]:
+        """Return all limits; newer servers have those of tags twice."""
+        found = await self._api.all("/v2/concurrency_limits/filter", {})
+        return [*await self._limits_of_tags(), *(limit(each) for each in found)]
 
     async def _limits_of_tags(self) -> list[Limit]:
         # Only the older API says which runs hold the slots of a tag.

@@ -8,7 +8,7 @@ from flowspan.watching.explanation import (
     Explanation,
     explain,
     explain_deployment,
-    explain_missing_run,
+    explain_held,
 )
 from flowspan.watching.facts import Deployment
 from flowspan.watching.gathering import Gatherer
@@ -42,15 +42,9 @@ async def explain_one(api: Api, wanted: str) -> list[Explanation]:
 
 
 async def explain_all(api: Api) -> list[Explanation]:
-    """Explain all flow runs that are late or pending, and those that the scheduler did not plan.
+    """Explain all flow runs that are late or pending, and deployments whose schedules make none.
 
     Raises:
         ApiError: The API gives no usable answer.
     """
-    gatherer = Gatherer(api)
-    held = await gatherer.held()
-    facts = await gatherer.facts(held)
-    missing = await gatherer.unplanned(await gatherer.all_deployments())
-    return [explain(facts.runs[run.id], facts) for run in held] + [
-        found for each in missing if (found := explain_missing_run(each, facts.now)) is not None
-    ]
+    return explain_held(await Gatherer(api).everything())
