@@ -120,7 +120,7 @@ def _columns(answers: Answers) -> list[Column]:
     return [
         Column("since", 1, list(map(Text, since))),
         Column("state", 3, [Text(_state(each)) for each in found], _LEAST_NAME),
-        Column("flow", 2, [Text(clean(_of(each))) for each in found], _LEAST_NAME),
+        Column("flow", 2, [Text(clean(each.flow)) for each in found], _LEAST_NAME),
         Column("run", 4, [Text(clean(run.name) if run else "") for run in runs], _LEAST_NAME),
         Column("why", 0, [Text(_short(each)) for each in found], _LEAST_REASON),
     ]
@@ -128,10 +128,6 @@ def _columns(answers: Answers) -> list[Column]:
 
 def _state(found: Explanation) -> str:
     return found.run.state.name if found.run is not None else "not planned"
-
-
-def _of(found: Explanation) -> str:
-    return found.run.of if found.run is not None else found.subject
 
 
 def _short(found: Explanation) -> str:

@@ -55,6 +55,19 @@ class Explanation:
     deployment: Deployment | None = None
 
     @property
+    def flow(self) -> str | None:
+        """The flow that does not run, or the task."""
+        if self.deployment is not None:
+            return self.deployment.name.partition("/")[0]
+        return None if self.run is None else self.run.of
+
+    @property
+    def pool(self) -> str | None:
+        """The work pool, if there is one."""
+        about = self.run if self.deployment is None else self.deployment
+        return None if about is None else about.pool
+
+    @property
     def is_held(self) -> bool:
         """Whether it should run now and does not."""
         return self.status in _HELD

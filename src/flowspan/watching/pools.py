@@ -125,14 +125,10 @@ def _measure(facts: Facts, found: Iterable[Explanation]) -> dict[str, _Series]:
 
 def _late(found: Explanation) -> _Attributes:
     reason = {semconv.LATE_REASON: found.code or semconv.UNKNOWN}
-    if found.run is not None:
-        return _attributes({**reason, **_place(found.run.of, found.run.pool)})
-    assert found.deployment is not None  # the scheduler has not planned a run of it
-    flow = found.deployment.name.partition("/")[0]
-    return _attributes({**reason, **_place(flow, found.deployment.pool)})
+    return _attributes({**reason, **_place(found.flow, found.pool)})
 
 
-def _place(flow: str, pool: str | None) -> dict[str, str | None]:
+def _place(flow: str | None, pool: str | None) -> dict[str, str | None]:
     return {semconv.FLOW_NAME: flow, semconv.WORK_POOL_NAME: pool}
 
 
