@@ -31,12 +31,12 @@ _ACTIVE: Final = ("PENDING", "RUNNING", "CANCELLING")
 
 
 class Gatherer:
-    """Ask an API about runs. It remembers the names of flows, which do not change."""
+    """Ask an API about runs."""
 
-    def __init__(self, api: Api) -> None:
-        """Ask `api`, which is open."""
+    def __init__(self, api: Api, flows: dict[str, str] | None = None) -> None:
+        """Ask `api`, which is open; names of flows, by id, are kept in `flows`."""
         self._api = api
-        self._flows: dict[str, str] = {}
+        self._flows = {} if flows is None else flows
 
     # Runs
 

@@ -53,7 +53,7 @@ class PoolGauges:
         self._seen: dict[str, dict[_Attributes, float]] = {}
         self._observed = float("-inf")
         self._reasons: OrderedDict[str, str] = OrderedDict()
-        self._gatherer: Gatherer | None = None
+        self._flows: dict[str, str] = {}
         meter = get_meter("flowspan", __version__, provider)
         for name, unit, description in _INSTRUMENTS:
             meter.create_observable_gauge(
@@ -66,9 +66,7 @@ class PoolGauges:
         Raises:
             ApiError: The API gives no usable answer. The gauges keep what they show for a while.
         """
-        if self._gatherer is None:
-            self._gatherer = Gatherer(api)
-        facts = await self._gatherer.everything()
+        facts = await Gatherer(api, self._flows).everything()
         found = explain_held(facts)
         self._remember_reasons(found)
         now = time.monotonic()
