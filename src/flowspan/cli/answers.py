@@ -27,6 +27,7 @@ VERSION: Final = 1
 _MOST_WIDE: Final = 100
 _LEAST_REASON: Final = 20
 _LEAST_NAME: Final = 10
+_LEAST_STATE: Final = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +116,11 @@ def _sentence(text: str) -> str:
 
 def _columns(answers: Answers) -> list[Column]:
     found = answers.found
-    since = [human(max(0, answers.now - (each.since or answers.now))) for each in found]
+    since = ["" if each.since is None else human(answers.now - each.since) for each in found]
     runs = [each.run for each in found]
     return [
         Column("since", 1, list(map(Text, since))),
-        Column("state", 3, [Text(_state(each)) for each in found], _LEAST_NAME),
+        Column("state", 3, [Text(_state(each)) for each in found], _LEAST_STATE),
         Column("flow", 2, [Text(clean(each.flow)) for each in found], _LEAST_NAME),
         Column("run", 4, [Text(clean(run.name) if run else "") for run in runs], _LEAST_NAME),
         Column("why", 0, [Text(_short(each)) for each in found], _LEAST_REASON),
