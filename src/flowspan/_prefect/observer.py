@@ -57,6 +57,7 @@ class EngineObserver:
         self.settings = settings
         self.flush = flush
         self.parcel = parcel
+        self.acknowledges = False  # whether Prefect is told which spans are exported
         self.sigterm = SigtermHandler(self.finish, settings.flush_timeout)
         self._subflows: dict[str, dict[str, str]] = {}
         self._foreign_trace_ids = _Recent[str, int]()

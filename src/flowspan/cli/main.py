@@ -15,6 +15,7 @@ from flowspan.cli.metrics import metrics
 from flowspan.cli.output import note
 from flowspan.cli.timeline import timeline
 from flowspan.cli.trends import trends
+from flowspan.cli.watch import watch
 from flowspan.cli.why import why
 
 app = typer.Typer(
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(collector_app)
-for command in (timeline, diff, trends, logs, metrics, why, demo, doctor):
+for command in (timeline, diff, trends, logs, metrics, why, watch, demo, doctor):
     app.command()(command)
 
 
