@@ -23,6 +23,7 @@ from flowspan import semconv
 from flowspan.watching.api import Api
 from flowspan.watching.explanation import Explanation
 from flowspan.watching.inquiry import explain_all, explain_one
+from flowspan.watching.names import NameCache
 from flowspan.watching.pools import PoolGauges
 from processes import FLOWS, PREFECT, background, environment, eventually, run_script
 from running import Running, free_ports, running
@@ -154,7 +155,7 @@ def test_full_slots(client: SyncPrefectClient, tmp_path: Path) -> None:
         found = asked(third.id)
         assert [reason.code for reason in found.reasons] == [semconv.POOL_FULL, semconv.QUEUE_FULL]
         assert found.reasons[0].data == {"work_pool": "narrow", "limit": 1, "used": 1}
-        _assert_gauges(client, "narrow")
+        asyncio.run(_compare_gauges(client, "narrow"))
 
 
 def _state(client: SyncPrefectClient, run: FlowRun) -> str | None:
@@ -162,12 +163,23 @@ def _state(client: SyncPrefectClient, run: FlowRun) -> str | None:
     return None if state is None else state.name
 
 
-def _assert_gauges(client: SyncPrefectClient, pool: str) -> None:
+async def _compare_gauges(client: SyncPrefectClient, pool: str) -> None:
     """Assert that the gauges show what the API does, and 0 for what is gone."""
     recorded = RecordedMetrics()
-    gauges = PoolGauges(recorded.provider)
-    assert recorded.all == {}, "there is nothing to show yet"
-    asyncio.run(_observe(gauges))
+    async with Api() as api:
+        gauges = PoolGauges(api, NameCache(api), recorded.provider)
+        assert recorded.all == {}, "there is nothing to show yet"
+        await gauges.observe()
+        _assert_shown(client, pool, gauges, recorded)
+        await gauges.observe()
+    late = values(recorded, semconv.METRIC_LATE, {semconv.WORK_POOL_NAME: pool})
+    assert {*late.values()} == {0}
+
+
+def _assert_shown(
+    client: SyncPrefectClient, pool: str, gauges: PoolGauges, recorded: RecordedMetrics
+) -> None:
+    """Compare with the API, and delete the runs that are late."""
     body = {"work_pools": {"name": {"any_": [pool]}}}
     late = {"state": {"type": {"any_": ["SCHEDULED"]}}}
     runs = client._client.post("/flow_runs/filter", json={**body, "flow_runs": late}).json()
@@ -194,13 +206,13 @@ def _assert_gauges(client: SyncPrefectClient, pool: str) -> None:
     assert 0 < age < 3600
     for run in runs:
         client.delete_flow_run(UUID(run["id"]))
-    asyncio.run(_observe(gauges))
-    assert {*values(recorded, semconv.METRIC_LATE, of_pool).values()} == {0}
 
 
-async def _observe(gauges: PoolGauges) -> None:
+async def _observe() -> RecordedMetrics:
+    recorded = RecordedMetrics()
     async with Api() as api:
-        await gauges.observe(api)
+        await PoolGauges(api, NameCache(api), recorded.provider).observe()
+    return recorded
 
 
 def values(recorded: RecordedMetrics, metric: str, wanted: dict[str, str]) -> dict[Any, float]:
@@ -224,8 +236,7 @@ def test_infrastructure_in_the_making(client: SyncPrefectClient, tmp_path: Path)
         assert found.status == "pending"
         assert found.reasons[0].data is not None
         assert found.reasons[0].data["since"] > 0
-        recorded = RecordedMetrics()
-        asyncio.run(_observe(PoolGauges(recorded.provider)))
+        recorded = asyncio.run(_observe())
         of_pool = {semconv.WORK_POOL_NAME: "slow-start"}
         assert [*values(recorded, semconv.METRIC_PENDING, of_pool).values()] == [1]
 

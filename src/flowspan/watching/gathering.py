@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,25 +17,25 @@ from flowspan.watching.facts import (
     State,
     Worker,
 )
+from flowspan.watching.history import task_name
+from flowspan.watching.names import NameCache
 from flowspan.watching.schedules import next_due
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from flowspan.watching.api import Api
 
-_HASH: Final = re.compile("-[0-9a-f]{8}$")
-"""What Prefect adds to the name of a task to make its key."""
 _ACTIVE: Final = ("PENDING", "RUNNING", "CANCELLING")
 
 
 class Gatherer:
     """Ask an API about runs."""
 
-    def __init__(self, api: Api, flows: dict[str, str] | None = None) -> None:
-        """Ask `api`, which is open; names of flows, by id, are kept in `flows`."""
+    def __init__(self, api: Api, names: NameCache | None = None) -> None:
+        """Ask `api`, which is open; names that are in a cache are not asked for again."""
         self._api = api
-        self._flows = {} if flows is None else flows
+        self._names = NameCache(api) if names is None else names
 
     # Runs
 
@@ -78,8 +77,8 @@ class Gatherer:
         Raises:
             ApiError: The API gives no usable answer.
         """
-        await self._learn_flows(each["flow_id"] for each in objects)
-        return [flow_run(each, self._flows) for each in objects]
+        flows = await self._names.flows(each["flow_id"] for each in objects)
+        return [flow_run(each, flows) for each in objects]
 
     async def task_runs(self, ids: Collection[str]) -> list[Run]:
         """Return the task runs with these ids that the API knows.
@@ -169,8 +168,8 @@ class Gatherer:
         Raises:
             ApiError: The API gives no usable answer.
         """
-        await self._learn_flows(each["flow_id"] for each in objects)
-        return [deployment(each, self._flows) for each in objects]
+        flows = await self._names.flows(each["flow_id"] for each in objects)
+        return [deployment(each, flows) for each in objects]
 
     async def with_plan(self, deployment: Deployment) -> Deployment:
         """Add when the next run of a deployment is planned, and when it should be.
@@ -285,12 +284,6 @@ class Gatherer:
         found = await self._api.post("/task_workers/filter", body)
         return {key: sum(key in each["task_keys"] for each in found) for key in keys}
 
-    async def _learn_flows(self, ids: Iterable[str]) -> None:
-        unknown = {*ids} - {*self._flows}
-        if unknown:
-            found = await self._api.all_of("/flows/filter", "flows", "id", unknown)
-            self._flows |= {each["id"]: each["name"] for each in found}
-
 
 def _unknown(
     runs: Sequence[Run], limits: Sequence[Limit], known: Mapping[str, Run]
@@ -344,7 +337,7 @@ def task_run(each: Object) -> Run:
         id=each["id"],
         name=each["name"],
         type="task",
-        of=_HASH.sub("", each["task_key"]),
+        of=task_name(each, each["name"]),
         state=state(each),
         tags=tuple(each.get("tags") or ()),
         created=nanoseconds(each["created"]),

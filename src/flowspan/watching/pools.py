@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -9,8 +11,10 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from opentelemetry.metrics import Observation, get_meter
 
 from flowspan import semconv
+from flowspan._containment import Containment
 from flowspan._version import __version__
 from flowspan.units import NANOSECONDS
+from flowspan.watching.api import ApiError
 from flowspan.watching.explanation import explain_held
 from flowspan.watching.gathering import Gatherer
 
@@ -22,10 +26,15 @@ if TYPE_CHECKING:
     from flowspan.watching.api import Api
     from flowspan.watching.explanation import Explanation
     from flowspan.watching.facts import Facts
+    from flowspan.watching.names import NameCache
 
 _Attributes: TypeAlias = "frozenset[tuple[str, str]]"
 _Series: TypeAlias = "Mapping[_Attributes, float]"
 
+_logger = logging.getLogger("flowspan")
+_contained = Containment("pools")
+
+_PERIOD: Final = 30.0
 _FRESH: Final = 180.0
 """Seconds after which an observation says nothing about now any more."""
 _REMEMBERED: Final = 3600.0
@@ -47,26 +56,39 @@ class PoolGauges:
     A series that is gone is 0 for an hour, because many backends show the last value for minutes.
     """
 
-    def __init__(self, provider: MeterProvider | None = None) -> None:
+    def __init__(self, api: Api, names: NameCache, provider: MeterProvider | None = None) -> None:
         """Create the gauges on a meter of `provider`, or of the global one if it is None."""
+        self._gatherer = Gatherer(api, names)
         self._series: dict[str, _Series] = {}
         self._seen: dict[str, dict[_Attributes, float]] = {}
         self._observed = float("-inf")
         self._reasons: OrderedDict[str, str] = OrderedDict()
-        self._flows: dict[str, str] = {}
         meter = get_meter("flowspan", __version__, provider)
         for name, unit, description in _INSTRUMENTS:
             meter.create_observable_gauge(
                 name, [self._callback(name)], unit=unit, description=description
             )
 
-    async def observe(self, api: Api) -> None:
-        """Ask the API; one request for each work pool, and a dozen more.
+    async def run(self) -> None:
+        """Observe the API every 30 seconds, for ever; while it does not answer, wait for it."""
+        while True:
+            with _contained:
+                await self._try()
+            await asyncio.sleep(_PERIOD)
+
+    async def _try(self) -> None:
+        try:
+            await self.observe()
+        except ApiError as error:  # the gauges keep what they show, for a while
+            _logger.debug("Work pools are not observed: %s", error)
+
+    async def observe(self) -> None:
+        """Ask the API: one request for each work pool, and a dozen more.
 
         Raises:
-            ApiError: The API gives no usable answer. The gauges keep what they show for a while.
+            ApiError: The API gives no usable answer.
         """
-        facts = await Gatherer(api, self._flows).everything()
+        facts = await self._gatherer.everything()
         found = explain_held(facts)
         self._remember_reasons(found)
         now = time.monotonic()
