@@ -45,7 +45,7 @@ def settle(
     deliver: Callable[[], None] | None = None,
     **options: Any,
 ) -> int:
-    """Settle in this process what has ended within `age` seconds; return how many spans were missing.
+    """Settle in this process what ended within `age` seconds; return how many spans were missing.
 
     `deliver` is called once the spans are exported, and may raise, as if the process was killed.
     """
