@@ -16,7 +16,7 @@ from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun
-from prefect.states import Scheduled
+from prefect.states import Cancelled, Scheduled
 
 from commands import flowspan
 from flowspan import semconv
@@ -27,7 +27,8 @@ from flowspan.watching.names import NameCache
 from flowspan.watching.pools import PoolGauges
 from processes import FLOWS, PREFECT, background, environment, eventually, run_script
 from running import Running, free_ports, running
-from support import RecordedMetrics
+from support import RecordedMetrics, attributes
+from watched import WATCH, spans_of, watch_environment
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -322,6 +323,33 @@ def test_no_api(tmp_path: Path, url: str, said: str) -> None:
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_watch_tells_why_a_run_was_late(client: SyncPrefectClient, tmp_path: Path) -> None:
+    """It exports the gauges, and the span of a run that never started has the reason."""
+    run = overdue(client, deploy("quick", pool(client, "watched")))
+    env = watch_environment(tmp_path, OTEL_METRIC_EXPORT_INTERVAL="500")
+    with background(*WATCH, env=env, log=tmp_path / "watch.log"):
+        eventually(lambda: _exported(tmp_path, "watched"), "the gauge")
+        client.set_flow_run_state(run.id, Cancelled(message="not needed"))
+        (span,) = eventually(lambda: spans_of(tmp_path, run.id), "the span")
+    assert attributes(span)[semconv.LATE_REASON] == semconv.NO_WORKER
+    assert attributes(span)[semconv.WAIT_LATE] > AGO.total_seconds()
+
+
+def _exported(folder: Path, pool: str) -> list[Any]:
+    """Return the points of the gauge of late runs of a pool, in the embedded files."""
+    lines = [line for path in folder.glob("metrics*.jsonl") for line in path.open()]
+    points = [
+        point
+        for line in lines
+        for resource in json.loads(line)["resourceMetrics"]
+        for scope in resource["scopeMetrics"]
+        for metric in scope["metrics"]
+        if metric["name"] == semconv.METRIC_LATE
+        for point in metric["gauge"]["dataPoints"]
+    ]
+    return [point for point in points if pool in json.dumps(point["attributes"])]
 
 
 AUTH = "admin:secret"
