@@ -13,6 +13,7 @@ from rich.text import Text
 from flowspan.text import clean, human
 from flowspan.views.table import Column, fit, lines
 from flowspan.views.terminal.glyphs import glyphs_of
+from flowspan.watching.lookup import DIGITS, short_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ VERSION: Final = 1
 """Version of the document. It goes up if a key changes or disappears, not if one is added."""
 
 _MOST_WIDE: Final = 100
-_LEAST_REASON: Final = 20
+_LEAST_REASON: Final = 40
 _LEAST_NAME: Final = 10
 _LEAST_STATE: Final = 11
 
@@ -118,11 +119,16 @@ def _columns(answers: Answers) -> list[Column]:
     found = answers.found
     since = ["" if each.since is None else human(answers.now - each.since) for each in found]
     runs = [each.run for each in found]
+    handles = short_ids([run for run in runs if run])
+    # A schedule's runs are made together, so their ids begin alike: their names do not.
+    ids = [handles.get(run.id, clean(run.name)) if run else "" for run in runs]
+    names = [clean(run.name) if run else "" for run in runs]
     return [
         Column("since", 1, list(map(Text, since))),
-        Column("state", 3, [Text(_state(each)) for each in found], _LEAST_STATE),
+        Column("state", 4, [Text(_state(each)) for each in found], _LEAST_STATE),
         Column("flow", 2, [Text(clean(each.flow)) for each in found], _LEAST_NAME),
-        Column("run", 4, [Text(clean(run.name) if run else "") for run in runs], _LEAST_NAME),
+        Column("run", 3, list(map(Text, ids)), DIGITS),
+        Column("name", 5, list(map(Text, names)), _LEAST_NAME),
         Column("why", 0, [Text(_short(each)) for each in found], _LEAST_REASON),
     ]
 

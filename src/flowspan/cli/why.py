@@ -66,12 +66,13 @@ async def _ask(wanted: str | None) -> Answers:
 
 def _candidates(error: UnknownRunError) -> list[str]:
     from flowspan.text import clean, moment  # noqa: PLC0415 - only a failure needs it
+    from flowspan.watching.lookup import short_ids  # noqa: PLC0415 - imports Prefect
 
     if not error.candidates:
         return []
+    handles = short_ids(error.candidates)
     lines = [
-        # Task runs of the same minute begin with the same digits.
-        f"  {run.id if run.type == 'task' else run.id[:8]}  {clean(run.name)} of {clean(run.of)},"
+        f"  {handles.get(run.id, run.id)}  {clean(run.name)} of {clean(run.of)},"
         f" {run.state.name} at {moment(run.state.time)}"
         for run in error.candidates
     ]

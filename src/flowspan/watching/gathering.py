@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from flowspan.watching.api import Object, as_text, nanoseconds
 from flowspan.watching.facts import (
@@ -225,7 +226,8 @@ class Gatherer:
     async def _with_workers(self, pool: Pool) -> Pool:
         if not pool.needs_workers:
             return pool
-        found = await self._api.all(f"/work_pools/{pool.name}/workers/filter", {})
+        path = f"/work_pools/{quote(pool.name, safe='')}/workers/filter"
+        found = await self._api.all(path, {})
         return replace(pool, workers=tuple(worker(each) for each in found))
 
     async def queues(self) -> list[Queue]:

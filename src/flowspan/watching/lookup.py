@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from flowspan.watching.gathering import Gatherer
 
 LATEST: Final = "latest"
+DIGITS: Final = 8
+"""How many digits of an id are enough to ask for a run."""
 
 _ID: Final = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}")
-_FEWEST_DIGITS: Final = 8
 _RECENT: Final = 200
 _CANDIDATES: Final = 10
 
@@ -122,9 +124,15 @@ class Lookup:
         return list({run.id: run for run in [*held, *newest]}.values())
 
 
+def short_ids(runs: Sequence[Run]) -> dict[str, str]:
+    """Return the first digits of each id; an id that begins as another one does is left out."""
+    counts = Counter(run.id[:DIGITS] for run in runs)
+    return {run.id: run.id[:DIGITS] for run in runs if counts[run.id[:DIGITS]] == 1}
+
+
 def _with_prefix(wanted: str, runs: Sequence[Run]) -> list[Run]:
     digits = wanted.lower().replace("-", "")
-    if len(digits) < _FEWEST_DIGITS:
+    if len(digits) < DIGITS:
         return []
     return [run for run in runs if run.id.replace("-", "").startswith(digits)]
 

@@ -116,7 +116,7 @@ class PoolGauges:
         def observations(_: CallbackOptions) -> Iterator[Observation]:
             if time.monotonic() - self._observed <= _FRESH:
                 for attributes, value in self._series.get(name, {}).items():
-                    yield Observation(value, dict(attributes))
+                    yield Observation(value, dict(sorted(attributes)))
 
         return observations
 
