@@ -209,11 +209,15 @@ NO_WORKER: Final = "no_worker"
 POOL_FULL: Final = "pool_full"
 QUEUE_FULL: Final = "queue_full"
 DEPLOYMENT_LIMIT: Final = "deployment_limit"
+TAG_LIMIT: Final = "tag_limit"
 INFRASTRUCTURE: Final = "infrastructure"
 UPSTREAM: Final = "upstream"
-TAG_LIMIT: Final = "tag_limit"
 SCHEDULER_BEHIND: Final = "scheduler_behind"
 UNKNOWN: Final = "unknown"
+LATE_REASONS: Final = (
+    *(PAUSED, NO_WORKER, POOL_FULL, QUEUE_FULL, DEPLOYMENT_LIMIT),
+    *(TAG_LIMIT, INFRASTRUCTURE, UPSTREAM, SCHEDULER_BEHIND, UNKNOWN),
+)
 
 # Only on metrics
 PIPELINE_RUN_STATE: Final = "cicd.pipeline.run.state"

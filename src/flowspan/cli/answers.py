@@ -26,7 +26,7 @@ VERSION: Final = 1
 """Version of the document. It goes up if a key changes or disappears, not if one is added."""
 
 _MOST_WIDE: Final = 100
-_LEAST_REASON: Final = 40
+_LEAST_REASON: Final = 47
 _LEAST_NAME: Final = 10
 _LEAST_STATE: Final = 11
 
