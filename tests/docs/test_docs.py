@@ -157,7 +157,7 @@ def recorded(quick_start: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
 
 
 # These need a backend, a Collector, half a minute or a late run, and have their own tests.
-_NOT_RUN = ("demo", "check", "--jaeger", "why")
+_NOT_RUN = ("demo", "check", "watch", "why", "--jaeger")
 
 
 def test_commands(recorded: Recorded) -> None:
