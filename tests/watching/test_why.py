@@ -17,9 +17,11 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Scheduled
+from typer.testing import CliRunner, Result
 
 from commands import flowspan
 from flowspan import semconv
+from flowspan.cli.main import app
 from flowspan.watching.api import Api
 from flowspan.watching.explanation import Explanation
 from flowspan.watching.inquiry import explain_all, explain_one
@@ -239,7 +241,9 @@ def test_infrastructure_in_the_making(client: SyncPrefectClient, tmp_path: Path)
         assert found.reasons[0].data["since"] > 0
         recorded = asyncio.run(_observe())
         of_pool = {semconv.WORK_POOL_NAME: "slow-start"}
-        assert [*values(recorded, semconv.METRIC_PENDING, of_pool).values()] == [1]
+        ((attributes, count),) = values(recorded, semconv.METRIC_PENDING, of_pool).items()
+        assert count == 1
+        assert dict(attributes)[semconv.LATE_REASON] == semconv.INFRASTRUCTURE
 
 
 def test_tasks_and_flows_that_wait_for_others(client: SyncPrefectClient, tmp_path: Path) -> None:
@@ -282,32 +286,42 @@ def _all_runs() -> list[Any]:
     return [found.run for found in asyncio.run(ask())]
 
 
-def test_the_command(client: SyncPrefectClient, tmp_path: Path) -> None:
+def why(*arguments: str) -> Result:
+    """Run the command in this process, on a terminal of 80 columns."""
+    return CliRunner().invoke(app, ["why", *arguments], env={"COLUMNS": "80"})
+
+
+def test_the_command(client: SyncPrefectClient) -> None:
     """The answer comes first, then the evidence, then what to do; it fits 80 columns."""
     run = overdue(client, deploy("quick", pool(client, "commanded")))
-    done = flowspan("why", str(run.id)[:8], cwd=tmp_path, COLUMNS="80")
-    assert done.returncode == 0, done.stderr
+    done = why(str(run.id)[:8])
+    assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"Flow run '{run.name}' of 'quick' is 1 h 30 m late: no worker")
     assert lines.index("      prefect worker start --pool commanded") > 2
     assert max(map(len, lines)) <= 80
     assert f"id: {run.id}; reason: no_worker" in lines
     assert "requests to http://127.0.0.1" in lines[-1]
-    latest = overdue(client, deploy("quick", "commanded"), timedelta(seconds=30))
-    done = flowspan("why", "latest", "--json", cwd=tmp_path)
-    (found,) = json.loads(done.stdout)["runs"]
-    assert found["run"]["id"] == str(latest.id)
-    assert found["reason"] == "no_worker"
-    done = flowspan("why", cwd=tmp_path, COLUMNS="80")
+    done = why()
     assert any(" no worker of work pool 'commanded'" in line for line in done.stdout.splitlines())
     assert max(map(len, done.stdout.splitlines())) <= 80
-    done = flowspan("why", run.name[:-1], cwd=tmp_path)
-    assert done.returncode == 1
+    done = why(run.name[:-1])
+    assert done.exit_code == 1
     assert f"no run has the name or the id '{run.name[:-1]}'" in done.stderr
     assert run.name in done.stderr
-    done = flowspan("why", "quick/commande", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
+    done = why("quick/commande")
+    assert (done.exit_code, done.stdout) == (1, "")
     assert "there is no deployment 'quick/commande'; there is 'quick/commanded'" in done.stderr
+
+
+def test_the_latest(client: SyncPrefectClient) -> None:
+    """`latest` is the run that became late last; its document is JSON."""
+    deployment = deploy("quick", pool(client, "newest"))
+    overdue(client, deployment)
+    latest = overdue(client, deployment, timedelta(seconds=20))
+    (found,) = json.loads(why("latest", "--json").stdout)["runs"]
+    assert found["run"]["id"] == str(latest.id)
+    assert found["reason"] == "no_worker"
 
 
 @pytest.mark.parametrize(

@@ -242,13 +242,13 @@ class Facts:
     limits: Mapping[str, Limit] = field(default_factory=dict)
     task_workers: Mapping[str, int] = field(default_factory=dict)
 
-    def holding(self, *, pool: str | None = None, queue: str | None = None) -> Sequence[Run]:
+    def holding(self, *, pool: str | None = None, queue: str | None = None) -> tuple[Run, ...]:
         """Return the runs that take slots of a pool or of a queue, the oldest first."""
         if queue is not None:
             return self._by_queue.get(queue, ())
         return self._by_pool.get(pool, ())
 
-    def active(self, deployment: str) -> Sequence[Run]:
+    def active(self, deployment: str) -> tuple[Run, ...]:
         """Return the runs that take slots of a deployment, the oldest first."""
         return self._by_deployment.get(deployment, ())
 
@@ -260,23 +260,23 @@ class Facts:
         return sorted(late, key=lambda run: run.due or 0) + _oldest_first(pending)
 
     @cached_property
-    def _by_pool(self) -> Mapping[str | None, Sequence[Run]]:
+    def _by_pool(self) -> Mapping[str | None, tuple[Run, ...]]:
         return _grouped((run.pool, run) for run in self.runs.values() if run.holds_slots)
 
     @cached_property
-    def _by_queue(self) -> Mapping[str | None, Sequence[Run]]:
+    def _by_queue(self) -> Mapping[str | None, tuple[Run, ...]]:
         return _grouped((run.queue_id, run) for run in self.runs.values() if run.holds_slots)
 
     @cached_property
-    def _by_deployment(self) -> Mapping[str | None, Sequence[Run]]:
+    def _by_deployment(self) -> Mapping[str | None, tuple[Run, ...]]:
         return _grouped((run.deployment_id, run) for run in self.runs.values() if run.holds_lease)
 
 
-def _grouped(pairs: Iterable[tuple[str | None, Run]]) -> dict[str | None, list[Run]]:
+def _grouped(pairs: Iterable[tuple[str | None, Run]]) -> dict[str | None, tuple[Run, ...]]:
     found: dict[str | None, list[Run]] = {}
     for key, run in pairs:
         found.setdefault(key, []).append(run)
-    return {key: _oldest_first(runs) for key, runs in found.items()}
+    return {key: tuple(_oldest_first(runs)) for key, runs in found.items()}
 
 
 def _oldest_first(runs: Iterable[Run]) -> list[Run]:

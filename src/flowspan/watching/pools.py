@@ -16,10 +16,11 @@ from flowspan._version import __version__
 from flowspan.units import NANOSECONDS
 from flowspan.watching.api import ApiError
 from flowspan.watching.explanation import explain_held
+from flowspan.watching.facts import LATE_AFTER
 from flowspan.watching.gathering import Gatherer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from opentelemetry.metrics import CallbackOptions, MeterProvider
 
@@ -90,7 +91,7 @@ class PoolGauges:
         """
         facts = await self._gatherer.everything()
         found = explain_held(facts)
-        self._remember_reasons(found)
+        self._remember_reasons(found, facts.now)
         now = time.monotonic()
         for name, series in _measure(facts, found).items():
             seen = self._seen.setdefault(name, {})
@@ -101,14 +102,17 @@ class PoolGauges:
         self._observed = now
 
     def reason_of(self, run_id: str) -> str | None:
-        """Return why a flow run was late when it was last observed, if it was."""
+        """Return why a flow run was late, or else long pending, when it was last observed so."""
         return self._reasons.get(run_id)
 
-    def _remember_reasons(self, found: Iterable[Explanation]) -> None:
+    def _remember_reasons(self, found: Iterable[Explanation], now: int) -> None:
         for each in found:
-            if each.run is not None and each.status == "late":
-                self._reasons[each.run.id] = each.code or semconv.UNKNOWN
-                self._reasons.move_to_end(each.run.id)
+            if each.run is None:
+                continue
+            if each.status == "late":
+                self._reasons[each.run.id] = _code(each)
+            elif each.status == "pending" and now - each.run.state.time > LATE_AFTER:
+                self._reasons.setdefault(each.run.id, _code(each))
         while len(self._reasons) > _MOST_REASONS:
             self._reasons.popitem(last=False)
 
@@ -121,11 +125,11 @@ class PoolGauges:
         return observations
 
 
-def _measure(facts: Facts, found: Iterable[Explanation]) -> dict[str, _Series]:
+def _measure(facts: Facts, found: Sequence[Explanation]) -> dict[str, _Series]:
     """Return the values of all gauges, by name and attributes."""
-    late = Counter(_late(each) for each in found if each.status == "late")
-    pending = Counter(
-        _attributes(_place(run.of, run.pool)) for run in facts.held() if run.state.type == "PENDING"
+    late, pending = (
+        Counter(_reason(each) for each in found if each.status == status)
+        for status in ("late", "pending")
     )
     workers = {
         _attributes({semconv.WORK_POOL_NAME: pool.name}): sum(
@@ -143,13 +147,18 @@ def _measure(facts: Facts, found: Iterable[Explanation]) -> dict[str, _Series]:
     }
 
 
-def _late(found: Explanation) -> _Attributes:
-    reason = {semconv.LATE_REASON: found.code or semconv.UNKNOWN}
-    return _attributes({**reason, **_place(found.flow, found.pool)})
+def _reason(found: Explanation) -> _Attributes:
+    return _attributes(
+        {
+            semconv.LATE_REASON: _code(found),
+            semconv.FLOW_NAME: found.flow,
+            semconv.WORK_POOL_NAME: found.pool,
+        }
+    )
 
 
-def _place(flow: str | None, pool: str | None) -> dict[str, str | None]:
-    return {semconv.FLOW_NAME: flow, semconv.WORK_POOL_NAME: pool}
+def _code(found: Explanation) -> str:
+    return found.code or semconv.UNKNOWN
 
 
 def _ages(facts: Facts) -> _Series:

@@ -221,7 +221,7 @@ class _Slots(NamedTuple):
 
     what: str
     limit: int
-    holding: Sequence[Run]
+    holding: tuple[Run, ...]
     data: dict[str, object]
     command: str
 
@@ -264,7 +264,7 @@ def _check_slots(code: str, slots: _Slots, now: int) -> Finding:
         _no_slot(slots.what, used, limit),
         _holders(slots.holding, now),
         {**slots.data, "limit": limit, "used": used},
-        tuple(slots.holding),
+        slots.holding,
         (Action(_RAISE, slots.command),),
     )
 
@@ -298,7 +298,7 @@ def _deployment_limit(run: Run, facts: Facts) -> Finding:
             "used": limit.used,
             "next_try": run.state.scheduled if waits else None,
         },
-        tuple(holding),
+        holding,
         (_raise(limit),),
     )
 
