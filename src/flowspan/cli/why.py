@@ -18,7 +18,7 @@ def why(
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RUN|FLOW/DEPLOYMENT|latest]",
+            metavar="RUN|FLOW/DEPLOYMENT|latest",
             help="A run: its name, its id, or the first eight digits of its id; a deployment; or "
             "latest, the run that became late last. Default: all late and pending flow runs.",
             show_default=False,
