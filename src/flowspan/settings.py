@@ -95,6 +95,10 @@ class Settings(BaseSettings):
     """Seconds that the end of a top-level flow run, of a task run from another process, and of the
     process may wait for export."""
 
+    files: Literal["auto", "also", "never"] = "auto"
+    """When the embedded files are written: if a signal has neither an endpoint nor an exporter,
+    also beside its exporters, or never. A signal whose exporter is ``none`` is never written."""
+
     dir: Path = Path(".flowspan")
     """Folder of the embedded files, created when the first telemetry is written."""
 

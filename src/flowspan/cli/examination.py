@@ -157,9 +157,7 @@ def _examine_signals(
     for route in signals:
         place = f"to {route.destination} ({route.exporter})"
         if route.exporter == routes.NONE:
-            variable = f"OTEL_{route.signal.upper()}_EXPORTER"
-            if route.signal == routes.LOGS and not settings.logs:
-                variable = "FLOWSPAN_LOGS"
+            variable = routes.switch_of(route.signal, settings)
             yield Finding(route.signal, Verdict.NOTE, f"are switched off by {variable}")
         elif (problem := probe.probe(route)) is None:
             yield Finding(route.signal, Verdict.WELL, f"{place}, which answers")
