@@ -30,10 +30,12 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from flowspan import places
 from flowspan.objectives import file
 from flowspan.objectives.promises import FlowOrTag, Objectives
 
 _VARIABLE: Final = "FLOWSPAN_SLO"
+_PYTEST: Final = "PYTEST_VERSION"  # pytest 8.2 and newer set it for all of a session
 _OF_COMMANDS: Final = ("FLOWSPAN_JAEGER_HEADERS",)
 """Variables that are no setting of what records: a command reads them by itself."""
 
@@ -97,10 +99,12 @@ class Settings(BaseSettings):
 
     files: Literal["auto", "also", "never"] = "auto"
     """When the embedded files are written: if a signal has neither an endpoint nor an exporter,
-    also beside its exporters, or never. A signal whose exporter is ``none`` is never written."""
+    also beside its exporters, or never. A signal whose exporter is ``none`` is never written.
+    Under pytest the default is ``never``, unless `dir` is given."""
 
-    dir: Path = Path(".flowspan")
-    """Folder of the embedded files, created when the first telemetry is written."""
+    dir: Path = Field(default_factory=places.to_write)
+    """Folder of the embedded files, created when the first telemetry is written. By default
+    ``.flowspan``, or ``flowspan`` in Prefect's home if the working directory is temporary."""
 
     file_max_bytes: PositiveInt = 16 * 1024 * 1024
     """Size at which an embedded file is rotated."""
@@ -116,6 +120,13 @@ class Settings(BaseSettings):
     def url_of(self, trace_id: int) -> str | None:
         """Return `trace_url` with the trace id filled in, as 32 hexadecimal digits, or None."""
         return self.trace_url and self.trace_url.replace("{trace_id}", f"{trace_id:032x}")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_tests_out(cls, values: Any) -> Any:
+        """Keep runs of a project's tests, and of processes that they start, out of its files."""
+        is_test = _PYTEST in os.environ and not {"files", "dir"} & {*values}
+        return {**values, "files": "never"} if is_test else values
 
     @model_validator(mode="before")
     @classmethod

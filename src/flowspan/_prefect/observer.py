@@ -15,6 +15,7 @@ from flowspan.identity import derive_trace_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
     from typing import Any
 
     from prefect.client.schemas.objects import FlowRun, TaskRun
@@ -57,6 +58,9 @@ class EngineObserver:
         self.settings = settings
         self.flush = flush
         self.parcel = parcel
+        self.moved_to: Path | None = None
+        """The folder of the embedded files, if that is not in the working directory and nobody has
+        been told yet."""
         self.sigterm = SigtermHandler(self.finish, settings.flush_timeout)
         self._subflows: dict[str, dict[str, str]] = {}
         self._foreign_trace_ids = _Recent[str, int]()

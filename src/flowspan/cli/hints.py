@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 HOW_TO_GET_LOGS: Final = (
     "First run a flow that calls flowspan.instrument(). It writes its log lines to .flowspan/ in\n"
-    "its working directory, unless FLOWSPAN_LOGS is false, or OTEL_LOGS_EXPORTER or an OTLP\n"
-    "endpoint sends them elsewhere. Or name another file or folder with --file PATH."
+    "its working directory, or to flowspan/ in Prefect's home if that is temporary, unless\n"
+    "FLOWSPAN_LOGS is false, or OTEL_LOGS_EXPORTER or an OTLP endpoint sends them elsewhere:\n"
+    "flowspan doctor says where. Or name another file or folder with --file PATH."
 )
 
 

@@ -7,7 +7,7 @@ import typer
 
 from flowspan.cli import output
 from flowspan.cli.hints import HOW_TO_GET_LOGS, floor_of, unknown
-from flowspan.cli.options import FOLDER
+from flowspan.cli.options import DEFAULT_FILES, files_of
 from flowspan.cli.output import fail, note
 
 if TYPE_CHECKING:
@@ -41,12 +41,13 @@ def logs(
         ),
     ] = None,
     file: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             envvar="FLOWSPAN_DIR",
+            show_default=DEFAULT_FILES,
             help="File of OTLP JSON lines, or folder of logs*.jsonl files.",
         ),
-    ] = FOLDER,
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object for each line instead.")
     ] = False,
@@ -64,7 +65,7 @@ def logs(
 
     floor = floor_of(level)
     try:
-        found = log_files.load(file, run)
+        found = log_files.load(files_of(file), run)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="FLOW_RUN_ID|TRACE_ID|latest") from None
     except SourceError as error:

@@ -7,22 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
+from flowspan import places
 from flowspan.cli.hints import unknown
 from flowspan.cli.output import fail, warn
 from flowspan.read.source import FileSource, JaegerSource
 
 if TYPE_CHECKING:
+    from flowspan.places import Folders
     from flowspan.read.source import TraceSource
     from flowspan.read.span import Trace
 
-FOLDER: Final = Path(".flowspan")
-"""Where the embedded default writes."""
+DEFAULT_FILES: Final = f"{places.FOLDER} here or above, and flowspan in PREFECT_HOME"
+"""What the help says is read by default."""
 
 File: TypeAlias = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--file",
         envvar="FLOWSPAN_DIR",
+        show_default=DEFAULT_FILES,
         help="File of OTLP JSON or protobuf, folder of such files (only traces*.jsonl if there"
         " are any), or - for standard input.",
     ),
@@ -48,14 +51,19 @@ WANTED: Final = "TRACE_ID|FLOW_RUN_ID|latest"
 _HEADERS: Final = "FLOWSPAN_JAEGER_HEADERS"
 
 
-def source_of(context: typer.Context, file: Path, jaeger: str | None) -> "TraceSource":
+def files_of(file: Path | None) -> "Path | Folders":
+    """Return the file or folder that the option names, or the folders of the embedded files."""
+    return places.to_read() if file is None else file
+
+
+def source_of(context: typer.Context, file: Path | None, jaeger: str | None) -> "TraceSource":
     """Return the source that the options name; ``--jaeger`` wins over ``FLOWSPAN_DIR``.
 
     Raises:
         typer.BadParameter: Both options are given, or the URL or the headers are not valid.
     """
     if jaeger is None:
-        return FileSource(file)
+        return FileSource(files_of(file))
     given = context.get_parameter_source("file")
     if given is not None and given.name == "COMMANDLINE":
         raise typer.BadParameter("Use one or the other.", param_hint="--file, --jaeger")

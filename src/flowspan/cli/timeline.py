@@ -10,7 +10,6 @@ import typer
 from flowspan.cli import formats, output
 from flowspan.cli.hints import HOW_TO_GET_LOGS, floor_of
 from flowspan.cli.options import (
-    FOLDER,
     SINCE_HELP,
     WANTED,
     File,
@@ -38,7 +37,7 @@ def timeline(
         ),
     ] = "latest",
     *,
-    file: File = FOLDER,
+    file: File = None,
     jaeger: Jaeger = None,
     flow: Annotated[
         str | None,

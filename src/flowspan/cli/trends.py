@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from flowspan.cli import output
-from flowspan.cli.options import FOLDER, SINCE_HELP, File, Jaeger, read_since_option, source_of
+from flowspan.cli.options import SINCE_HELP, File, Jaeger, read_since_option, source_of
 from flowspan.cli.output import STDOUT, fail, note, warn, write_file
 from flowspan.read.source import JaegerSource
 
@@ -57,7 +57,7 @@ def trends(
             show_default=False,
         ),
     ] = None,
-    file: File = FOLDER,
+    file: File = None,
     jaeger: Jaeger = None,
     html: Annotated[
         Path | None,

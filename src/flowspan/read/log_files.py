@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from flowspan import semconv
+from flowspan.places import Folders
 from flowspan.read import lines
 from flowspan.read import otlp_json as otlp
 from flowspan.read.lines import Problem
@@ -185,7 +186,7 @@ class Logs:
     problems: tuple[Problem, ...]
 
 
-def find_files(source: Path) -> list[Path]:
+def find_files(source: Path | Folders) -> list[Path]:
     """Return the files to read, newest first.
 
     Raises:
@@ -194,11 +195,11 @@ def find_files(source: Path) -> list[Path]:
     return lines.find_files(source, FILE_PATTERN)
 
 
-def load(source: Path, wanted: str) -> Logs:
+def load(source: Path | Folders, wanted: str) -> Logs:
     """Read the log lines of one run or trace.
 
     Args:
-        source: A file of OTLP JSON lines, or a folder with ``logs*.jsonl``.
+        source: A file of OTLP JSON lines, or folders with ``logs*.jsonl``.
         wanted: A trace id (32 hex digits), the id of a flow or task run (a UUID), or ``latest``
             for the trace whose run logged last. For a flow run: its lines and its tasks'; if it is
             the root of a trace, all lines of the trace.

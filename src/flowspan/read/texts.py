@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import TypeAlias
 
+    from flowspan.places import Folders
+
     _Unbuffered: TypeAlias = io.FileIO | io.BytesIO
 
 STDIN: Final = Path("-")
@@ -193,7 +195,7 @@ def _numbered(stream: _Unbuffered) -> Iterator[tuple[int, int, bytes]]:
         lines.detach()  # otherwise it would close the stream
 
 
-def find_files(source: Path) -> list[Path]:
+def find_files(source: Path | Folders) -> list[Path]:
     """Return the files to read, newest first: `source` itself, or files in it that hold spans.
 
     In a folder these are flowspan's ``traces*.jsonl``; if there are none, all files with a JSON or

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from flowspan.places import Folders
 from flowspan.read import lines
 from flowspan.read import otlp_json as otlp
 from flowspan.read.decode import SpanDecoder
@@ -68,11 +69,13 @@ def _size(span: Span) -> int:
     return len(span.attributes) + len(span.events) + len(span.links)
 
 
-def load(source: Path, wanted: str = LATEST, *, flow: str | None = None, since: int = 0) -> Trace:
+def load(
+    source: Path | Folders, wanted: str = LATEST, *, flow: str | None = None, since: int = 0
+) -> Trace:
     """Read one trace.
 
     Args:
-        source: A file, a folder with ``traces*.jsonl`` or other files of spans, or `STDIN`.
+        source: A file, folders with ``traces*.jsonl`` or other files of spans, or `STDIN`.
         wanted: A trace id (32 hex digits), the id of a flow or task run in the trace (a UUID),
             or ``latest`` for the trace whose run ended last, ``latest~1`` for the one before.
         flow: Consider only traces with a run of this flow as the latest.
@@ -104,7 +107,7 @@ def load(source: Path, wanted: str = LATEST, *, flow: str | None = None, since: 
         return found.trace(trace_id)
 
 
-def _open(source: Path, problems: list[Problem]) -> list[Text]:
+def _open(source: Path | Folders, problems: list[Problem]) -> list[Text]:
     if source == STDIN:
         return open_stdin()
     return open_files(find_files(source), problems)
@@ -116,7 +119,7 @@ def _missing(wanted: str, flow: str | None, since: int) -> str:
     return missing_runs(wanted, flow, since)
 
 
-def traces(source: Path, problems: list[Problem], since: int = 0) -> Iterator[Trace]:
+def traces(source: Path | Folders, problems: list[Problem], since: int = 0) -> Iterator[Trace]:
     """Yield every trace as soon as its last line is read; the oldest files are read first.
 
     So only traces that overlap in the files are in memory at once. Before any line is decoded, a
