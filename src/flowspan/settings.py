@@ -36,7 +36,7 @@ from flowspan.objectives.promises import FlowOrTag, Objectives
 
 _VARIABLE: Final = "FLOWSPAN_SLO"
 _PYTEST: Final = "PYTEST_VERSION"  # pytest 8.2 and newer set it for all of a session
-_OF_COMMANDS: Final = ("FLOWSPAN_JAEGER_HEADERS",)
+_OF_COMMANDS: Final = ("FLOWSPAN_JAEGER_HEADERS", "FLOWSPAN_VICTORIALOGS_HEADERS")
 """Variables that are no setting of what records: a command reads them by itself."""
 
 

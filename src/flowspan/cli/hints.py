@@ -1,6 +1,6 @@
 """Messages for when there is nothing to show: what is missing, and what to do about it."""
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -8,13 +8,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from flowspan.read.selection import UnknownRunError
-
-HOW_TO_GET_LOGS: Final = (
-    "First run a flow that calls flowspan.instrument(). It writes its log lines to .flowspan/ in\n"
-    "its working directory, or to flowspan/ in Prefect's home if that is temporary, unless\n"
-    "FLOWSPAN_LOGS is false, or OTEL_LOGS_EXPORTER or an OTLP endpoint sends them elsewhere:\n"
-    "flowspan doctor says where. Or name another file or folder with --file PATH."
-)
 
 
 def unknown(error: "UnknownRunError", ids: "Iterable[str]", how_to_get_them: str) -> str:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flowspan.cli import output
-from flowspan.cli.hints import HOW_TO_GET_LOGS, floor_of, unknown
-from flowspan.cli.options import DEFAULT_FILES, files_of
+from flowspan.cli.hints import floor_of, unknown
+from flowspan.cli.options import DEFAULT_FILES, log_source_of
 from flowspan.cli.output import fail, note
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def logs(
+    context: typer.Context,
     run: Annotated[
         str,
         typer.Argument(
@@ -48,6 +49,14 @@ def logs(
             help="File of OTLP JSON lines, or folder of logs*.jsonl files.",
         ),
     ] = None,
+    victorialogs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Read from VictoriaLogs instead, e.g. http://localhost:9428.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object for each line instead.")
     ] = False,
@@ -57,23 +66,27 @@ def logs(
     For a flow run: its lines and its tasks'. For the first run of a trace: all lines of the trace.
     Nothing is cut. Stack traces and further lines of a message are indented.
 
+    --victorialogs takes a URL with its base path, and with user and password if needed. Set
+    FLOWSPAN_VICTORIALOGS_HEADERS to send headers, such as those that name a tenant.
+
     Exits with 1 if there is no such run or task, or if part of the files could not be read.
     """
     from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
     from flowspan.read import log_files  # noqa: PLC0415 - same reason
     from flowspan.read.selection import UnknownRunError  # noqa: PLC0415 - same reason
 
+    source = log_source_of(context, file, victorialogs)
     floor = floor_of(level)
     try:
-        found = log_files.load(files_of(file), run)
+        found = source.load(run)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="FLOW_RUN_ID|TRACE_ID|latest") from None
     except SourceError as error:
-        fail(f"{error}\n{HOW_TO_GET_LOGS}")
+        fail(f"{error}\n{source.advice}")
     except UnknownRunError as error:
         output.warn(error.problems)
         ids = [known.run_id or known.trace_id for known in error.known]
-        fail(unknown(error, ids, HOW_TO_GET_LOGS))
+        fail(unknown(error, ids, source.advice))
     of_task = found.logs if task is None else log_files.of_task(found.logs, task)
     if task is not None and not of_task:
         output.warn(found.problems)

@@ -10,11 +10,13 @@ import typer
 from flowspan import places
 from flowspan.cli.hints import unknown
 from flowspan.cli.output import fail, warn
-from flowspan.read.source import FileSource, JaegerSource
+from flowspan.read.source import FileLogSource, FileSource, JaegerSource, VictoriaLogsSource
 
 if TYPE_CHECKING:
+    import httpx
+
     from flowspan.places import Folders
-    from flowspan.read.source import TraceSource
+    from flowspan.read.source import LogSource, TraceSource
     from flowspan.read.span import Trace
 
 DEFAULT_FILES: Final = f"{places.FOLDER} here or above, and flowspan in PREFECT_HOME"
@@ -48,7 +50,8 @@ SINCE_HELP: Final = (
 WANTED: Final = "TRACE_ID|FLOW_RUN_ID|latest"
 """How the help names the argument for a trace."""
 
-_HEADERS: Final = "FLOWSPAN_JAEGER_HEADERS"
+JAEGER_HEADERS: Final = "FLOWSPAN_JAEGER_HEADERS"
+VICTORIALOGS_HEADERS: Final = "FLOWSPAN_VICTORIALOGS_HEADERS"
 
 
 def files_of(file: Path | None) -> "Path | Folders":
@@ -64,24 +67,43 @@ def source_of(context: typer.Context, file: Path | None, jaeger: str | None) -> 
     """
     if jaeger is None:
         return FileSource(files_of(file))
+    _refuse_both(context, "--jaeger")
+    return JaegerSource(*_server(jaeger, "--jaeger", JAEGER_HEADERS))
+
+
+def log_source_of(
+    context: typer.Context, file: Path | None, victorialogs: str | None
+) -> "LogSource":
+    """Return the source that the options name; ``--victorialogs`` wins over ``FLOWSPAN_DIR``.
+
+    Raises:
+        typer.BadParameter: As `source_of`.
+    """
+    if victorialogs is None:
+        return FileLogSource(files_of(file))
+    _refuse_both(context, "--victorialogs")
+    return VictoriaLogsSource(*_server(victorialogs, "--victorialogs", VICTORIALOGS_HEADERS))
+
+
+def _refuse_both(context: typer.Context, option: str) -> None:
     given = context.get_parameter_source("file")
     if given is not None and given.name == "COMMANDLINE":
-        raise typer.BadParameter("Use one or the other.", param_hint="--file, --jaeger")
-    return _jaeger(jaeger)
+        raise typer.BadParameter("Use one or the other.", param_hint=f"--file, {option}")
 
 
-def _jaeger(text: str) -> JaegerSource:
-    from flowspan.read import jaeger  # noqa: PLC0415 - heavy
+def _server(text: str, option: str, variable: str) -> "tuple[httpx.URL, dict[str, str]]":
+    """Return the URL that an option names, and the headers in a variable."""
+    from flowspan.read.server import base_url, parse_headers  # noqa: PLC0415 - heavy
 
     try:
-        url = jaeger.base_url(text)
+        url = base_url(text)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--jaeger") from None
+        raise typer.BadParameter(str(error), param_hint=option) from None
     try:
-        headers = jaeger.parse_headers(os.environ.get(_HEADERS, ""))
+        headers = parse_headers(os.environ.get(variable, ""))
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=_HEADERS) from None
-    return JaegerSource(url, headers)
+        raise typer.BadParameter(str(error), param_hint=variable) from None
+    return url, headers
 
 
 def load_trace(

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from flowspan import semconv
 from flowspan.places import Folders
@@ -195,33 +195,81 @@ def find_files(source: Path | Folders) -> list[Path]:
     return lines.find_files(source, FILE_PATTERN)
 
 
+class LogStore(Protocol):
+    """What `find` needs to know of log lines.
+
+    Attributes:
+        name: Its name in messages.
+    """
+
+    name: str
+
+    def of_trace(self, trace_id: str | None) -> Logs:
+        """Return the log lines of a trace; without an id, only problems."""
+
+    def of_run(self, run_id: str, own_trace: str) -> Logs:
+        """Return the log lines of a flow or task run, and of the trace that would be its own."""
+
+    def recent(self, count: int) -> list[Summary]:
+        """Return the runs that logged last, and traces that logged outside runs."""
+
+
+class _Files:
+    def __init__(self, source: Path | Folders) -> None:
+        self.name = str(source)
+        self._files = find_files(source)
+
+    def of_trace(self, trace_id: str | None) -> Logs:
+        return load_trace(self._files, trace_id)
+
+    def of_run(self, run_id: str, own_trace: str) -> Logs:
+        return _load_run(self._files, run_id, own_trace)
+
+    def recent(self, count: int) -> list[Summary]:
+        return _recent(self._files, count)
+
+
 def load(source: Path | Folders, wanted: str) -> Logs:
-    """Read the log lines of one run or trace.
+    """Read the log lines of one run or trace from files; see `find`.
 
     Args:
         source: A file of OTLP JSON lines, or folders with ``logs*.jsonl``.
+        wanted: What to find.
+
+    Raises:
+        ValueError: `wanted` is nothing that can be found.
+        SourceError: There is nothing to read at `source`.
+        UnknownRunError: The files have no line of it.
+    """
+    return find(_Files(source), wanted)
+
+
+def find(store: LogStore, wanted: str) -> Logs:
+    """Find the log lines of one run or trace.
+
+    Args:
+        store: Where to look.
         wanted: A trace id (32 hex digits), the id of a flow or task run (a UUID), or ``latest``
             for the trace whose run logged last. For a flow run: its lines and its tasks'; if it is
             the root of a trace, all lines of the trace.
 
     Raises:
         ValueError: `wanted` is none of these.
-        SourceError: There is nothing to read at `source`.
-        UnknownRunError: The files have no line of it.
+        SourceError: The store cannot be read.
+        UnknownRunError: It has no line of it.
     """
     trace_id, run_id = parse_wanted(wanted)
-    files = find_files(source)
     if trace_id is None and run_id is None:
-        for latest in _recent(files, 1):
+        for latest in store.recent(1):
             trace_id, run_id = latest.trace_id or None, latest.run_id
-    found = load_trace(files, trace_id) if trace_id or not run_id else Logs((), ())
+    found = store.of_trace(trace_id) if trace_id or not run_id else Logs((), ())
     if not found.logs and run_id is not None:
-        found = _load_run(files, run_id, trace_of_root(run_id))
+        found = store.of_run(run_id, trace_of_root(run_id))
     if not found.logs:
-        recent = _recent(files, 5)
+        recent = store.recent(5)
         # Lines outside runs only name traces, most of which also have runs.
         known = [one for one in recent if one.run_id] or recent
-        where = f"{source} holds no log lines"
+        where = f"{store.name} holds no log lines"
         message = f"{where} of trace or run {wanted}." if known else f"{where} of runs yet."
         raise UnknownRunError(message, known, found.problems)
     return found
@@ -320,12 +368,13 @@ def _parse(raw: bytes, problems: list[str]) -> Iterator[Log]:
 def _log(raw: Mapping[str, Any], logger: str, resource: Mapping[str, Any]) -> Log:
     time = otlp.unsigned(raw.get("timeUnixNano"), "time")
     name = otlp.enum(raw.get("severityNumber"), _SEVERITIES, "SEVERITY_NUMBER_")
-    severity = _SEVERITIES.index(name)
-    level = _level_name(otlp.text(raw.get("severityText")))
+    severity, level = severity_and_level(
+        _SEVERITIES.index(name), otlp.text(raw.get("severityText"))
+    )
     return Log(
         time=time or otlp.unsigned(raw.get("observedTimeUnixNano"), "observed time"),
-        severity=severity or _severity(level),
-        level=level or (LEVELS[(severity - 1) // _GROUP] if severity else ""),
+        severity=severity,
+        level=level,
         body=otlp.any_value(raw.get("body")),
         attributes=otlp.attributes(raw.get("attributes")),
         logger=logger,
@@ -333,6 +382,12 @@ def _log(raw: Mapping[str, Any], logger: str, resource: Mapping[str, Any]) -> Lo
         span_id=otlp.optional_identifier(raw.get("spanId"), otlp.SPAN_ID, "span id"),
         resource=resource,
     )
+
+
+def severity_and_level(number: int, name: str) -> tuple[int, str]:
+    """Complete the severity of a record: its number by its level's name, or the other way round."""
+    level = _level_name(name)
+    return number or _severity(level), level or (LEVELS[(number - 1) // _GROUP] if number else "")
 
 
 def _level_name(name: str) -> str:

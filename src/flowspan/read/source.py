@@ -1,4 +1,4 @@
-"""The sources of traces, behind one protocol.
+"""The sources of traces and of log lines, each behind one protocol.
 
 Heavy imports wait until a source is read. To add a source, write one more class and the option that
 creates it.
@@ -26,6 +26,16 @@ _HOW_TO_GET_SPANS: Final = (
     "working directory, or to flowspan/ in Prefect's home if that is temporary, unless\n"
     "OTEL_TRACES_EXPORTER or an OTLP endpoint sends them elsewhere: flowspan doctor says where.\n"
     "Or name another file or folder with --file PATH."
+)
+_HOW_TO_GET_LOGS: Final = (
+    "First run a flow that calls flowspan.instrument(). It writes its log lines to .flowspan/ in\n"
+    "its working directory, or to flowspan/ in Prefect's home if that is temporary, unless\n"
+    "FLOWSPAN_LOGS is false, or OTEL_LOGS_EXPORTER or an OTLP endpoint sends them elsewhere:\n"
+    "flowspan doctor says where. Or name another file or folder with --file PATH."
+)
+_HOW_TO_REACH_VICTORIALOGS: Final = (
+    "Name the URL of VictoriaLogs, with the base path if it has one. Flows send their log lines\n"
+    "there with OTEL_EXPORTER_OTLP_ENDPOINT naming a Collector that has the layer victorialogs."
 )
 _HOW_TO_REACH_JAEGER: Final = (
     "Name the URL of Jaeger's UI, with the base path if it has one. Flows send their spans there\n"
@@ -131,6 +141,50 @@ class FileSource:
         if self.log_folder is None:
             raise SourceError(f"{self.name} has spans but no log lines.")
         return log_files.load_trace(log_files.find_files(self.log_folder), trace_id)
+
+
+class LogSource(Protocol):
+    """A source of log lines.
+
+    Attributes:
+        advice: What a user can do if nothing is found.
+    """
+
+    advice: str
+
+    def load(self, wanted: str) -> Logs:
+        """Read the log lines of one run or trace; see `flowspan.read.log_files.find`."""
+
+
+class FileLogSource:
+    """A file of log lines, or folders of such files."""
+
+    advice = _HOW_TO_GET_LOGS
+
+    def __init__(self, path: Path | Folders) -> None:
+        self._path = path
+
+    def load(self, wanted: str) -> Logs:
+        """Read the log lines of one run or trace."""
+        from flowspan.read import log_files  # noqa: PLC0415 - heavy
+
+        return log_files.load(self._path, wanted)
+
+
+class VictoriaLogsSource:
+    """The query API of a VictoriaLogs."""
+
+    advice = _HOW_TO_REACH_VICTORIALOGS
+
+    def __init__(self, url: httpx.URL, headers: Mapping[str, str]) -> None:
+        self._url = url
+        self._headers = headers
+
+    def load(self, wanted: str) -> Logs:
+        """Read the log lines of one run or trace."""
+        from flowspan.read import victorialogs  # noqa: PLC0415 - heavy
+
+        return victorialogs.load(self._url, wanted, headers=self._headers)
 
 
 class JaegerSource:
