@@ -198,7 +198,7 @@ for variables in json.loads(sys.argv[1]):
         del os.environ[name]
 print(json.dumps(homes))
 """
-HOMES = (
+HOMES: tuple[dict[str, str], ...] = (
     {},
     {"PREFECT_HOME": "/named"},
     {"PREFECT_HOME": "~/named"},
