@@ -199,10 +199,10 @@ class LogStore(Protocol):
     """What `find` needs to know of log lines.
 
     Attributes:
-        name: Its name in messages.
+        place: Its name in messages.
     """
 
-    name: str
+    place: str
 
     def of_trace(self, trace_id: str | None) -> Logs:
         """Return the log lines of a trace; without an id, only problems."""
@@ -216,7 +216,7 @@ class LogStore(Protocol):
 
 class _Files:
     def __init__(self, source: Path | Folders) -> None:
-        self.name = str(source)
+        self.place = str(source)
         self._files = find_files(source)
 
     def of_trace(self, trace_id: str | None) -> Logs:
@@ -269,7 +269,7 @@ def find(store: LogStore, wanted: str) -> Logs:
         recent = store.recent(5)
         # Lines outside runs only name traces, most of which also have runs.
         known = [one for one in recent if one.run_id] or recent
-        where = f"{store.name} holds no log lines"
+        where = f"{store.place} holds no log lines"
         message = f"{where} of trace or run {wanted}." if known else f"{where} of runs yet."
         raise UnknownRunError(message, known, found.problems)
     return found

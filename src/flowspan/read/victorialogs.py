@@ -99,11 +99,6 @@ def load(url: httpx.URL, wanted: str, *, headers: Mapping[str, str] | None = Non
 class _Api(Server):
     """The queries that are needed; each raises `SourceError` if it fails."""
 
-    @property
-    def name(self) -> str:
-        """Its name in messages."""
-        return self.place
-
     def of_trace(self, trace_id: str | None) -> Logs:
         """Return the log lines of a trace."""
         return self._logs(_is("trace_id", trace_id)) if trace_id else Logs((), ())
