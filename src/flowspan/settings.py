@@ -103,9 +103,9 @@ class Settings(BaseSettings):
     process may wait for export."""
 
     files: Literal["auto", "also", "never"] = "auto"
-    """When the embedded files are written: if a signal has neither an endpoint nor an exporter,
-    also beside its exporters, or never. A signal whose exporter is ``none`` is never written.
-    Under pytest the default is ``never``, unless `dir` is given."""
+    """When the embedded files are written. ``auto``: if a signal has neither an endpoint nor an
+    exporter. ``also``: beside its exporters, too. ``never``, which is the default under pytest if
+    `dir` is not given. A signal whose exporter is ``none`` is not written."""
 
     dir: Path = Field(default_factory=places.to_write)
     """Folder of the embedded files, created when the first telemetry is written. By default
