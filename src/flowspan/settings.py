@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     log_level: Annotated[NonNegativeInt, BeforeValidator(_read_level)] = logging.INFO
     """Lowest level of exported log records, by its name in `logging`: ``INFO``."""
 
+    heartbeat: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
+    """Seconds between two log records about a run that has not ended; 0 for none at all."""
+
     flush_timeout: NonNegativeFloat = 5.0
     """Seconds that the end of a top-level flow run, of a task run from another process, and of the
     process may wait for export."""

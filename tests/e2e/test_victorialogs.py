@@ -39,7 +39,8 @@ class Reported:
     lines: Sequence[Log]
 
     def run_of(self, flow: str) -> str:
-        (found,) = {log.flow_run_id for log in self.lines if log.run.startswith(f"{flow} ")}
+        lines = (log for log in self.lines if log.text(semconv.FLOW_NAME) == flow)
+        (found,) = {log.flow_run_id for log in lines}
         assert found is not None
         return found
 

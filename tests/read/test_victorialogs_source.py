@@ -15,12 +15,20 @@ from log_files import FLOW_RUN, TASK_RUN, trace_of_root
 from commands import flowspan
 from flowspan.errors import SourceError
 from flowspan.read.log_files import Logs
-from flowspan.read.selection import UnknownRunError
+from flowspan.read.selection import AmbiguousRunError, UnknownRunError
 from flowspan.read.server import base_url
 from flowspan.read.victorialogs import load
 from sinks import refusing_endpoint
 
 TRACE = trace_of_root(FLOW_RUN)
+NO_REPORTS = ' -"scope.name":="flowspan.runs"'
+RUN = {
+    "_time": "2026-11-01T02:00:01.5Z",
+    "trace_id": TRACE,
+    "prefect.flow_run.id": FLOW_RUN,
+    "prefect.flow.name": "etl",
+    "prefect.flow_run.name": "meaty-vicugna",
+}
 
 
 def line(second: str, **fields: str) -> dict[str, str]:
@@ -139,38 +147,76 @@ def test_what_is_asked_for(server: Server) -> None:
     read(server, TRACE)
     read(server, TASK_RUN)
     of_trace, of_run = server.queries
-    assert of_trace == f'"trace_id":="{TRACE}"'
-    assert of_run.split(" or ") == [
-        f'"trace_id":="{trace_of_root(TASK_RUN)}"',
-        f'"prefect.flow_run.id":="{TASK_RUN}"',
-        f'"prefect.task_run.id":="{TASK_RUN}"',
-    ]
+    assert of_trace == f'"trace_id":="{TRACE}"{NO_REPORTS}'
+    assert of_run == (
+        f'("trace_id":="{trace_of_root(TASK_RUN)}" or "prefect.flow_run.id":="{TASK_RUN}"'
+        f' or "prefect.task_run.id":="{TASK_RUN}"){NO_REPORTS}'
+    )
+
+
+def test_reports_of_open_runs_are_asked_for_only_if_wanted(server: Server) -> None:
+    """They are log records, too, of a scope of their own."""
+    server.lines = [line("01")]
+    load(base_url(server.url), TRACE, events=True)
+    assert server.queries == [f'"trace_id":="{TRACE}"']
+
+
+@pytest.mark.parametrize(
+    ("wanted", "asked"),
+    [
+        ("meaty-vicugna", '"prefect.flow_run.name":="meaty-vicugna"'),
+        (FLOW_RUN[:13], f'"prefect.flow_run.id":="{FLOW_RUN[:13]}"*'),
+        (FLOW_RUN[:13].replace("-", ""), f'"prefect.flow_run.id":="{FLOW_RUN[:13]}"*'),
+        (TRACE[:8], f'"trace_id":="{TRACE[:8]}"*'),
+    ],
+)
+def test_a_name_or_the_first_digits_will_do(server: Server, wanted: str, asked: str) -> None:
+    """Of a run or a trace: first it is searched for, then its lines are read."""
+    server.lines = [line("01")]
+    server.runs = [RUN]
+    assert read(server, wanted).logs
+    assert asked in server.queries[0]
+    assert "| stats" not in server.queries[-1]
+
+
+def test_what_may_be_several_runs_is_refused(server: Server) -> None:
+    """The error has them all."""
+    server.runs = [RUN, RUN | {"trace_id": "ab" * 16, "prefect.flow_run.id": TASK_RUN}]
+    with pytest.raises(AmbiguousRunError) as raised:
+        read(server, "meaty-vicugna")
+    assert {known.run_id for known in raised.value.known} == {FLOW_RUN, TASK_RUN}
 
 
 def test_the_latest_is_asked_for_first(server: Server) -> None:
     """Then all lines of its trace."""
     server.lines = [line("01")]
-    server.runs = [
-        {
-            "trace_id": TRACE,
-            "prefect.flow_run.id": FLOW_RUN,
-            "prefect.task_run.id": "",
-            "end": "2026-11-01T02:00:01Z",
-        }
-    ]
+    server.runs = [{"trace_id": TRACE, "_time": "2026-11-01T02:00:01Z"}]
     assert read(server, "latest").logs
-    assert server.queries[-1] == f'"trace_id":="{TRACE}"'
+    assert server.queries[-1] == f'"trace_id":="{TRACE}"{NO_REPORTS}'
+
+
+def test_the_one_before_the_latest(server: Server) -> None:
+    """It is the second trace; if there are too few, none is found."""
+    server.lines = [line("01")]
+    server.runs = [
+        {"trace_id": TRACE, "_time": "2026-11-01T02:00:01Z"},
+        {"trace_id": "ab" * 16, "_time": "2026-11-01T02:00:02Z"},
+    ]
+    assert read(server, "latest~1").logs
+    assert f'"trace_id":="{TRACE}"' in server.queries[-1]
+    server.lines = []
+    with pytest.raises(UnknownRunError):
+        read(server, "latest~2")
 
 
 def test_an_unknown_run_is_told_from_the_known(server: Server) -> None:
     """The error has the runs that logged last."""
-    names = {"prefect.flow.name": "etl", "prefect.flow_run.name": "meaty-vicugna"}
-    run = {"trace_id": TRACE, "prefect.flow_run.id": FLOW_RUN, "end": "2026-11-01T02:00:01.5Z"}
-    server.runs = [run | names]
+    server.runs = [RUN]
     with pytest.raises(UnknownRunError, match="holds no log lines of trace or run") as raised:
         read(server)
     known = raised.value.known[0]
-    assert (known.trace_id, known.run_id, known.name) == (TRACE, FLOW_RUN, "etl meaty-vicugna")
+    assert (known.trace_id, known.run_id) == (TRACE, FLOW_RUN)
+    assert (known.name, known.run_name) == ("etl", "meaty-vicugna")
     assert known.end % 10**10 == 1_500_000_000
 
 

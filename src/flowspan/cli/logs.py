@@ -7,7 +7,7 @@ import typer
 
 from flowspan.cli import output
 from flowspan.cli.hints import floor_of, unknown
-from flowspan.cli.options import DEFAULT_FILES, log_source_of
+from flowspan.cli.options import DEFAULT_FILES, HOW_TO_NAME, WANTED, log_source_of
 from flowspan.cli.output import fail, note
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ def logs(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="FLOW_RUN_ID|TRACE_ID|latest",
-            help="Id of a flow run or of a trace, or (default) the trace that logged last.",
+            metavar=WANTED,
+            help=f"Run to print: {HOW_TO_NAME}. Default: the trace that logged last.",
             show_default=False,
         ),
     ] = "latest",
@@ -57,6 +57,10 @@ def logs(
             show_default=False,
         ),
     ] = None,
+    events: Annotated[
+        bool,
+        typer.Option("--events", help="Print also the records that say which runs have not ended."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object for each line instead.")
     ] = False,
@@ -78,15 +82,14 @@ def logs(
     source = log_source_of(context, file, victorialogs)
     floor = floor_of(level)
     try:
-        found = source.load(run)
+        found = source.load(run, events=events)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="FLOW_RUN_ID|TRACE_ID|latest") from None
+        raise typer.BadParameter(str(error), param_hint=WANTED) from None
     except SourceError as error:
         fail(f"{error}\n{source.advice}")
     except UnknownRunError as error:
         output.warn(error.problems)
-        ids = [known.run_id or known.trace_id for known in error.known]
-        fail(unknown(error, ids, source.advice))
+        fail(unknown(error, source.advice, by_trace=False))
     of_task = found.logs if task is None else log_files.of_task(found.logs, task)
     if task is not None and not of_task:
         output.warn(found.problems)

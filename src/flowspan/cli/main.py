@@ -13,6 +13,7 @@ from flowspan.cli.doctor import doctor
 from flowspan.cli.logs import logs
 from flowspan.cli.metrics import metrics
 from flowspan.cli.output import note
+from flowspan.cli.runs import runs
 from flowspan.cli.timeline import timeline
 from flowspan.cli.trends import trends
 
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(collector_app)
-for command in (timeline, diff, trends, logs, metrics, demo, doctor):
+for command in (timeline, runs, diff, trends, logs, metrics, demo, doctor):
     app.command()(command)
 
 

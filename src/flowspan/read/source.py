@@ -81,7 +81,7 @@ class TraceSource(Protocol):
     def traces(
         self, problems: list[Problem], *, flow: str | None = None, since: int = 0
     ) -> Iterator[Trace]:
-        """Read every trace that ended at a time or later.
+        """Read every trace that ended at a time or later, the one that ended last first.
 
         Args:
             problems: Anything that could not be read is added here.
@@ -129,7 +129,7 @@ class FileSource:
         flow: str | None = None,  # noqa: ARG002 - the flows of a trace are known once it is read
         since: int = 0,
     ) -> Iterator[Trace]:
-        """Read every trace that ended at a time or later, the oldest files first."""
+        """Read every trace that ended at a time or later, the one that ended last first."""
         from flowspan.read import trace_files  # noqa: PLC0415 - heavy
 
         return trace_files.traces(self._path, problems, since)
@@ -152,8 +152,13 @@ class LogSource(Protocol):
 
     advice: str
 
-    def load(self, wanted: str) -> Logs:
-        """Read the log lines of one run or trace; see `flowspan.read.log_files.find`."""
+    def load(self, wanted: str, *, events: bool) -> Logs:
+        """Read the log lines of one run or trace; see `flowspan.read.log_files.find`.
+
+        Args:
+            wanted: What to find.
+            events: Whether to include the reports of runs that have not ended.
+        """
 
 
 class FileLogSource:
@@ -164,11 +169,11 @@ class FileLogSource:
     def __init__(self, path: Path | Folders) -> None:
         self._path = path
 
-    def load(self, wanted: str) -> Logs:
+    def load(self, wanted: str, *, events: bool) -> Logs:
         """Read the log lines of one run or trace."""
         from flowspan.read import log_files  # noqa: PLC0415 - heavy
 
-        return log_files.load(self._path, wanted)
+        return log_files.load(self._path, wanted, events=events)
 
 
 class VictoriaLogsSource:
@@ -180,11 +185,11 @@ class VictoriaLogsSource:
         self._url = url
         self._headers = headers
 
-    def load(self, wanted: str) -> Logs:
+    def load(self, wanted: str, *, events: bool) -> Logs:
         """Read the log lines of one run or trace."""
         from flowspan.read import victorialogs  # noqa: PLC0415 - heavy
 
-        return victorialogs.load(self._url, wanted, headers=self._headers)
+        return victorialogs.load(self._url, wanted, headers=self._headers, events=events)
 
 
 class JaegerSource:
@@ -210,7 +215,7 @@ class JaegerSource:
     def traces(
         self, problems: list[Problem], *, flow: str | None = None, since: int = 0
     ) -> Iterator[Trace]:
-        """Read every trace that ended at a time or later, the latest first."""
+        """Read every trace that ended at a time or later, the one that ended last first."""
         from flowspan.read import jaeger  # noqa: PLC0415 - heavy
 
         return jaeger.load_all(self._url, problems, headers=self._headers, flow=flow, since=since)

@@ -11,7 +11,7 @@ import contextlib
 import datetime as dt
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import httpx
@@ -21,9 +21,10 @@ from flowspan import semconv
 from flowspan.errors import SourceError
 from flowspan.read import otlp_json as otlp
 from flowspan.read.lines import Problem
-from flowspan.read.log_files import Log, Logs, find, severity_and_level
+from flowspan.read.log_files import Log, Logs, find, runs_of, severity_and_level
 from flowspan.read.otlp_json import UnreadableError
-from flowspan.read.selection import Summary
+from flowspan.read.run_search import RunSearch, dashed
+from flowspan.read.selection import Summary, Wanted
 from flowspan.read.server import Server
 from flowspan.units import NANOSECONDS
 
@@ -64,40 +65,47 @@ _OF_RESOURCES: Final = (
 """https://opentelemetry.io/docs/specs/semconv/resource/"""
 
 _OF_RUN: Final = "prefect."
-_RUNS: Final = (
-    (
-        f'"{semconv.FLOW_RUN_ID}":*',
-        (semconv.FLOW_RUN_ID, semconv.FLOW_NAME, semconv.FLOW_RUN_NAME),
-    ),
-    (  # without the tasks of flows, whose lines bear the ids of both
-        f'"{semconv.TASK_RUN_ID}":* "{semconv.FLOW_RUN_ID}":""',
-        (semconv.TASK_RUN_ID, semconv.TASK_NAME, semconv.TASK_RUN_NAME),
-    ),
-)
-"""LogsQL for the lines of runs, and the fields with the id and the names of the run."""
+_IDS: Final = (semconv.FLOW_RUN_ID, semconv.TASK_RUN_ID)
+_NAMES: Final = (semconv.FLOW_RUN_NAME, semconv.TASK_RUN_NAME)
+_RUN: Final = (*_IDS, semconv.FLOW_NAME, *_NAMES, semconv.TASK_NAME)
+_FLOW: Final = (semconv.FLOW_RUN_ID, semconv.FLOW_NAME, semconv.FLOW_RUN_NAME)
+"""The fields that identify a run, and those that identify its flow run."""
 
+_MOST_RUNS: Final = 1_000  # that a name or the first digits of an id may mean
 _LOOKBACKS: Final = (dt.timedelta(hours=1), dt.timedelta(days=1), dt.timedelta(days=30), None)
 
 
-def load(url: httpx.URL, wanted: str, *, headers: Mapping[str, str] | None = None) -> Logs:
+def load(
+    url: httpx.URL,
+    wanted: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    events: bool = False,
+) -> Logs:
     """Read the log lines of one run or trace; see `flowspan.read.log_files.find`.
 
     Args:
         url: See `flowspan.read.server.base_url`.
         wanted: What to find.
         headers: Headers of every request.
+        events: Whether to include the reports of runs that have not ended.
 
     Raises:
-        ValueError: `wanted` is nothing that can be found.
+        ValueError: `wanted` is empty.
         SourceError: VictoriaLogs cannot be reached, refuses the request, or is something else.
         UnknownRunError: It has no line of it.
+        AmbiguousRunError: It has lines of several such runs.
     """
-    with contextlib.closing(_Api(url, headers or {})) as api:
-        return find(api, wanted)
+    with contextlib.closing(_Store(url, headers or {}, events=events)) as store:
+        return find(store, wanted)
 
 
-class _Api(Server):
+class _Store(Server):
     """The queries that are needed; each raises `SourceError` if it fails."""
+
+    def __init__(self, url: httpx.URL, headers: Mapping[str, str], *, events: bool) -> None:
+        super().__init__(url, headers)
+        self._without = "" if events else f" -{_is(_LOGGER, semconv.RUNS_SCOPE)}"
 
     def of_trace(self, trace_id: str | None) -> Logs:
         """Return the log lines of a trace."""
@@ -105,43 +113,61 @@ class _Api(Server):
 
     def of_run(self, run_id: str, own_trace: str) -> Logs:
         """Return the log lines of a flow or task run, and of the trace that would be its own."""
-        runs = (_is(name, run_id) for _, (name, *_) in _RUNS)
-        return self._logs(" or ".join((_is("trace_id", own_trace), *runs)))
+        ids = (_is(name, run_id) for name in _IDS)
+        return self._logs(_any(_is("trace_id", own_trace), *ids))
+
+    def latest(self, back: int) -> Summary | None:
+        """Return the trace that logged last in a run, or the one `back` before it."""
+        found = self._recent(_any(*map(_has, _IDS)), (), back + 1)
+        if back >= len(found):
+            return None
+        return Summary(found[back].trace_id or "", None, "", found[back].time)
+
+    def search(self, wanted: Wanted) -> RunSearch:
+        """Search for the runs that a name or the first digits of an id may mean."""
+        search = RunSearch(wanted)
+        filters = [_is(name, wanted.name) for name in _NAMES if wanted.name]
+        if wanted.digits:
+            filters.append(_begins("trace_id", wanted.digits))
+            filters += [_begins(name, dashed(wanted.digits)) for name in _IDS]
+        for line in self._recent(_any(*filters), _RUN, _MOST_RUNS):
+            for found in runs_of(line):
+                search.add(found, by_task=True)
+        return search
 
     def recent(self, count: int) -> list[Summary]:
         """Return the runs that logged last; the oldest are only looked for if there are too few."""
-        found: list[Summary] = []
+        flows = self._recent(_has(semconv.FLOW_RUN_ID), _FLOW, count)
+        others = f"{_has(semconv.TASK_RUN_ID)} {_is(semconv.FLOW_RUN_ID, '')}"
+        lines = [*flows, *self._recent(others, _RUN, count)]
+        runs = [next(runs_of(line)).summary for line in lines]
+        return sorted(runs, key=lambda run: run.end, reverse=True)[:count]
+
+    def _recent(self, query: str, names: Iterable[str], count: int) -> list[Log]:
+        """Return a line for each combination of these fields in a trace, the latest first.
+
+        It has only these fields, and the latest time.
+        """
+        by = ", ".join(map(_quoted, ("trace_id", *names)))
+        stats = f"stats by ({by}) max({_TIME}) as {_TIME} | sort by ({_TIME} desc) limit {count}"
+        found: list[Log] = []
         for lookback in _LOOKBACKS:
-            found = sorted(self._runs(count, lookback), key=lambda run: run.end, reverse=True)
+            rows = self._rows(query, lookback, f" | {stats}")
+            found = [*_readable(rows, [], self.place)]
             if len(found) >= count:
                 break
-        return found[:count]
-
-    def _runs(self, count: int, lookback: dt.timedelta | None) -> Iterator[Summary]:
-        for lines, names in _RUNS:
-            by = ", ".join(map(_quoted, ("trace_id", *names)))
-            query = (
-                f"{lines} | stats by ({by}) max({_TIME}) as end | sort by (end desc) limit {count}"
-            )
-            for row in self._rows(query, lookback):
-                with contextlib.suppress(UnreadableError):
-                    run_id, *name = (row.get(one, "") for one in names)
-                    end = _nanoseconds(row.get("end"))
-                    yield Summary(row.get("trace_id", ""), run_id, " ".join(name).strip(), end)
+        return sorted(found, key=lambda line: line.time, reverse=True)
 
     def _logs(self, query: str) -> Logs:
-        found: list[Log] = []
         problems: list[Problem] = []
-        for row in self._rows(query):
-            try:
-                found.append(_log(row))
-            except UnreadableError as error:  # noqa: PERF203 - it must not affect the others
-                problems.append(Problem(self.place, 0, f"log record skipped: {error}"))
+        found = _readable(self._rows(query), problems, self.place)
         return Logs(tuple(sorted(found, key=lambda log: log.time)), tuple(problems))
 
-    def _rows(self, query: str, lookback: dt.timedelta | None = None) -> Iterator[dict[str, str]]:
+    def _rows(
+        self, query: str, lookback: dt.timedelta | None = None, pipes: str = ""
+    ) -> Iterator[dict[str, str]]:
         """Yield the rows that a LogsQL query returns, in no order."""
-        asked = {"query": query}
+        asked = {"query": f"{query}{self._without}{pipes}"}
         if lookback is not None:
             start = dt.datetime.now(dt.timezone.utc) - lookback
             asked["start"] = start.isoformat()
@@ -158,12 +184,36 @@ class _Api(Server):
             yield {name: str(value) for name, value in row.items()}
 
 
+# LogsQL, https://docs.victoriametrics.com/victorialogs/logsql/
+
+
 def _is(name: str, value: str) -> str:
     return f"{_quoted(name)}:={_quoted(value)}"
 
 
+def _begins(name: str, value: str) -> str:
+    return f"{_is(name, value)}*"
+
+
+def _has(name: str) -> str:
+    return f"{_quoted(name)}:*"
+
+
+def _any(*filters: str) -> str:
+    return f"({' or '.join(filters)})"
+
+
 def _quoted(text: str) -> str:
     return json.dumps(text)
+
+
+def _readable(rows: Iterable[dict[str, str]], problems: list[Problem], place: str) -> Iterator[Log]:
+    """Yield the log records of rows; what cannot be read is a problem."""
+    for row in rows:
+        try:
+            yield _log(row)
+        except UnreadableError as error:  # noqa: PERF203 - it must not affect the others
+            problems.append(Problem(place, 0, f"log record skipped: {error}"))
 
 
 def _log(row: dict[str, str]) -> Log:
