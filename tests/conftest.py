@@ -79,7 +79,7 @@ set_logger_provider(NoOpLoggerProvider())
 
 # These need a browser, programs that take minutes to build, or Dask and Ray: name the folder to run
 # them.
-collect_ignore = ["browser", "e2e", "runners"]
+collect_ignore = ["browser", "e2e", "lost", "runners"]
 
 # The profile sets the length of a search, which never fails because the machine is slow.
 hypothesis.settings.register_profile("quick", max_examples=50, deadline=None)

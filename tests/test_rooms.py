@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "analysis": {"read"},
     "views": {"analysis", "read"},
     "collector": set(),
+    "watching": {"_prefect", "export", "objectives", "recording"},
 }
 """The rooms that each room may import; all may import the top-level modules."""
 

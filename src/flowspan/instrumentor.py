@@ -124,6 +124,8 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
     def _begin(self, providers: Providers, settings: Settings) -> None:
         # Importing Prefect's engines is slow, and pointless if there is nothing to patch.
         from flowspan._prefect import EngineObserver  # noqa: PLC0415
+        from flowspan._prefect.acknowledgement import acknowledge, acknowledges  # noqa: PLC0415
+        from flowspan.export.bounded import BoundedTracerProvider  # noqa: PLC0415
         from flowspan.log_capture.measurements import LogMeasure  # noqa: PLC0415
         from flowspan.recording.instruments import RunMetrics  # noqa: PLC0415
         from flowspan.recording.recorder import RunTracer  # noqa: PLC0415
@@ -138,6 +140,9 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         self._providers, self._settings, self._observer = providers, settings, observer
         self._flush_timeout = settings.flush_timeout
         self._heartbeat = _heartbeat(observer, providers.logs, settings)
+        if isinstance(providers.traces, BoundedTracerProvider) and acknowledges(settings):
+            observer.acknowledges = True
+            providers.traces.listen(acknowledge)
         count_failures_with(providers.metrics)
         try:
             for patch, owner in targets():

@@ -16,6 +16,9 @@ RUN_STATE_TYPE: Final = "prefect.run.state.type"
 RUN_STATE_NAME: Final = "prefect.run.state.name"
 RUN_PARAMETER_PREFIX: Final = "prefect.run.parameter."
 TAGS: Final = "prefect.tags"
+# Who recorded the span, if it was not the process that the run ran in
+OBSERVED_BY: Final = "prefect.run.observed_by"
+OBSERVED_BY_WATCH: Final = "watch"
 FLOW_NAME: Final = "prefect.flow.name"
 FLOW_RUN_ID: Final = "prefect.flow_run.id"
 
@@ -162,11 +165,17 @@ SLO_ACTUAL: Final = "prefect.slo.actual"
 SLO_DETAIL: Final = "prefect.slo.detail"
 SLO_EVENT: Final = "flowspan.slo.violated"
 
+# The event sent to Prefect once the spans of runs are exported. Its payload has their ids as
+# hexadecimal digits below the key.
+REPORTED_EVENT: Final = "flowspan.runs.reported"
+REPORTED_SPANS: Final = "spans"
+
 # Metrics of flow runs
 METRIC_PIPELINE_RUN_DURATION: Final = "cicd.pipeline.run.duration"
 METRIC_PIPELINE_RUN_ACTIVE: Final = "cicd.pipeline.run.active"
 METRIC_PIPELINE_RUN_ERRORS: Final = "cicd.pipeline.run.errors"
 METRIC_FLOW_RUNS: Final = "prefect.flow.runs"
+METRIC_FLOW_RUN_LOST: Final = "prefect.flow_run.lost"
 
 # Metrics of task runs
 METRIC_TASK_RUNS: Final = "prefect.task.runs"

@@ -120,6 +120,20 @@ class Settings(BaseSettings):
     file_max_count: PositiveInt = 8
     """Files kept for each signal, the one being written included."""
 
+    acknowledge: bool = True
+    """Whether a process tells Prefect in events which spans it has exported, for `flowspan watch`;
+    only with a real API, never with an ephemeral server."""
+
+    watch_grace: NonNegativeFloat = 60.0
+    """Seconds after a run's end that `flowspan watch` gives the run's process to report."""
+
+    watch_lost: NonNegativeFloat = 540.0
+    """Seconds without a heartbeat after which `flowspan watch` takes a running flow run for lost:
+    three times Prefect's own interval; 0 turns it off."""
+
+    watch_dir: Path = Path(".flowspan-watch")
+    """Folder of the state of `flowspan watch`, created if needed."""
+
     slo: Annotated[Mapping[FlowOrTag, Objectives], NoDecode, BeforeValidator(_read_json)] = Field(
         default_factory=dict
     )

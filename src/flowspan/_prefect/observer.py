@@ -58,6 +58,7 @@ class EngineObserver:
         self.settings = settings
         self.flush = flush
         self.parcel = parcel
+        self.acknowledges = False  # whether Prefect is told which spans are exported
         self.moved_to: Path | None = None
         """The folder of the embedded files, if that is not in the working directory and nobody has
         been told yet."""

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 # The label for a run's remote parent, whose place in Prefect's own label the run's trace parent
 # takes; a later process needs it. Like Prefect's, the prefix hides it from users.
 PARENT_LABEL: Final = "__FLOWSPAN_PARENT"
+# The label of a run whose process says in events which spans it has exported
+REPORTS_LABEL: Final = "__FLOWSPAN_REPORTS"
 
 _propagator = TraceContextTextMapPropagator()
 

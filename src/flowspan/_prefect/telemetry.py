@@ -31,6 +31,7 @@ from flowspan._prefect.description import (
 from flowspan._prefect.observer import EngineObserver, contained
 from flowspan._prefect.origin import (
     PARENT_LABEL,
+    REPORTS_LABEL,
     Origin,
     calling_task_run,
     format_traceparent,
@@ -47,6 +48,7 @@ from flowspan.recording.run import Run, State
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
 
+    from opentelemetry.trace import SpanContext
     from prefect.client.orchestration import PrefectClient, SyncPrefectClient
     from prefect.types import KeyValueLabels
 
@@ -384,14 +386,21 @@ class EngineTelemetry(RunTelemetry):
         context = recorder.span_context
         if not context.is_valid:  # the provider makes no spans
             return {}
-        labels: KeyValueLabels = {LABELS_TRACEPARENT_KEY: format_traceparent(context)}
-        if origin.keep is not None:
-            labels[PARENT_LABEL] = origin.keep
+        labels = self._labels(context, origin)
         run.labels.update(labels)
         if isinstance(run, FlowRun):
             self._observer.remember_trace_id(str(run.id), context.trace_id)
             if not origin.is_called:
                 self._log_places(run, context.trace_id)
+        return labels
+
+    def _labels(self, context: SpanContext, origin: Origin) -> KeyValueLabels:
+        """Return the labels for other processes: of the run, and what observes it."""
+        labels: KeyValueLabels = {LABELS_TRACEPARENT_KEY: format_traceparent(context)}
+        if origin.keep is not None:
+            labels[PARENT_LABEL] = origin.keep
+        if self._observer.acknowledges:
+            labels[REPORTS_LABEL] = "1"
         return labels
 
     def _states_so_far(self, run: FlowRun | TaskRun, past: Past) -> list[PrefectState]:

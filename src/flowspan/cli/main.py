@@ -16,6 +16,7 @@ from flowspan.cli.output import note
 from flowspan.cli.runs import runs
 from flowspan.cli.timeline import timeline
 from flowspan.cli.trends import trends
+from flowspan.cli.watch import watch
 
 app = typer.Typer(
     name="flowspan",
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(collector_app)
-for command in (timeline, runs, diff, trends, logs, metrics, demo, doctor):
+for command in (timeline, runs, diff, trends, logs, metrics, watch, demo, doctor):
     app.command()(command)
 
 

@@ -56,6 +56,7 @@ class BoundedProcessor(BatchSpanProcessor):
 
     def __init__(self, exporter: ReportingSpanExporter, timeout: float) -> None:
         super().__init__(exporter)
+        self.exporter = exporter
         self.reporter = exporter.reporter
         self._timeout = timeout
 
@@ -86,6 +87,11 @@ class BoundedTracerProvider(TracerProvider):
         self.reporters: list[Reporter[Any]] = [processor.reporter for processor in processors]
         self._processors = processors
         self._timeout = timeout
+
+    def listen(self, listener: Callable[[Sequence[ReadableSpan]], None] | None) -> None:
+        """Call `listener`, in the thread that exports, with each batch that has been taken."""
+        for processor in self._processors:
+            processor.exporter.listener = listener
 
     def shutdown(self, timeout: float | None = None) -> None:
         shares = _shares(self._processors, self._timeout if timeout is None else timeout)

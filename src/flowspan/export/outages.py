@@ -22,6 +22,7 @@ from flowspan.redaction import redact_text
 logger = logging.getLogger("flowspan")
 
 _contained = Containment("logs")
+_heard = Containment("export")
 _WARNING_INTERVAL: Final = 60.0
 """Seconds between two warnings about one endpoint, even if it goes up and down."""
 _LONG: Final = 2.0
@@ -174,12 +175,17 @@ class ReportingSpanExporter(SpanExporter):
 
     def __init__(self, reporter: Reporter[SpanExporter]) -> None:
         self.reporter = reporter
+        self.listener: Callable[[Sequence[ReadableSpan]], None] | None = None
+        """Is called with the spans of each batch that the endpoint has taken."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export with the exporter of this process; never raise."""
         succeeded = self.reporter.deliver(
             lambda exporter: exporter.export(spans) is SpanExportResult.SUCCESS
         )
+        if succeeded and self.listener is not None:
+            with _heard:
+                self.listener(spans)
         return SpanExportResult.SUCCESS if succeeded else SpanExportResult.FAILURE
 
     def shutdown(self) -> None:

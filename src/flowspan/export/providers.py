@@ -69,10 +69,13 @@ __all__ = [
     "SignalRoute",
     "build_logger_provider",
     "build_meter_provider",
+    "build_span_exporters",
     "build_tracer_provider",
     "describe_signals",
     "flush",
+    "resource",
     "shutdown",
+    "span_limits",
 ]
 
 _logger = logging.getLogger("flowspan")
@@ -87,14 +90,24 @@ def build_tracer_provider(settings: Settings) -> TracerProvider:
     Raises:
         ConfigurationError: An exporter or protocol is unknown, or an exporter rejects its settings.
     """
-    processors = []
-    for route in _routes(_TRACES, settings):
-        exporter = ReportingSpanExporter(make_reporter(route, settings))
-        try:
-            processors.append(BoundedProcessor(exporter, settings.flush_timeout))
-        except ValueError as error:
-            raise ConfigurationError(f"OTEL_BSP_*: {error}") from error
-    return BoundedTracerProvider(processors, _resource(), settings.flush_timeout)
+    exporters = build_span_exporters(settings)
+    try:
+        processors = [BoundedProcessor(one, settings.flush_timeout) for one in exporters]
+    except ValueError as error:
+        raise ConfigurationError(f"OTEL_BSP_*: {error}") from error
+    return BoundedTracerProvider(processors, resource(), settings.flush_timeout)
+
+
+def build_span_exporters(settings: Settings) -> list[ReportingSpanExporter]:
+    """Build the exporters of spans from the ``OTEL_*`` variables, one for each route.
+
+    Raises:
+        ConfigurationError: As `build_tracer_provider`.
+    """
+    return [
+        ReportingSpanExporter(make_reporter(route, settings))
+        for route in _routes(_TRACES, settings)
+    ]
 
 
 def link_limit(provider: object) -> int | None:
@@ -119,7 +132,7 @@ def build_meter_provider(settings: Settings) -> MeterProvider:
     """
     made = [_make_reader(route, settings) for route in _routes(_METRICS, settings)]
     readers = [reader for reader in made if reader is not None]
-    return BoundedMeterProvider(readers, _resource(), settings.flush_timeout)
+    return BoundedMeterProvider(readers, resource(), settings.flush_timeout)
 
 
 def build_logger_provider(settings: Settings) -> LoggerProvider:
@@ -137,7 +150,7 @@ def build_logger_provider(settings: Settings) -> LoggerProvider:
             processors.append(BoundedLogProcessor(exporter, settings.flush_timeout))
         except ValueError as error:
             raise ConfigurationError(f"OTEL_BLRP_*: {error}") from error
-    return BoundedLoggerProvider(processors, _resource(), settings.flush_timeout)
+    return BoundedLoggerProvider(processors, resource(), settings.flush_timeout)
 
 
 def make_reporter(route: SignalRoute, settings: Settings) -> Reporter[Any]:
@@ -181,9 +194,9 @@ def _make_asked_reader(route: SignalRoute, kind: type[MetricReader]) -> MetricRe
         ) from error
 
 
-def _resource() -> Resource:
+def resource() -> Resource:
     """Describe this process; the SDK adds a random ``service.instance.id`` for each process."""
-    resource = Resource.create(
+    described = Resource.create(
         {
             "telemetry.distro.name": "flowspan",
             "telemetry.distro.version": __version__,
@@ -191,10 +204,10 @@ def _resource() -> Resource:
         }
     )
     # The specification's default if neither a variable nor a detector names a service.
-    if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
-        resource = resource.merge(Resource({SERVICE_NAME: "prefect"}))
+    if str(described.attributes[SERVICE_NAME]).startswith("unknown_service"):
+        described = described.merge(Resource({SERVICE_NAME: "prefect"}))
     # Variables and command lines may hold bytes that are no text.
-    return Resource(clean(resource.attributes), resource.schema_url)
+    return Resource(clean(described.attributes), described.schema_url)
 
 
 # Which exporters

@@ -403,8 +403,10 @@ class RunRecorder:
         """Record that the engine leaves the run, but a transaction may still change its state."""
         self._move_to(_AWAITING_ROLLBACK)
 
-    def finish(self) -> None:
+    def finish(self, at: int | None = None) -> None:
         """End the run's span, once: at the time of its final state, or now if it has none.
+
+        What observes a run that is long over says when it ended, with `at`.
 
         The order matters:
 
@@ -418,9 +420,9 @@ class RunRecorder:
         if self.is_finished:
             return
         state = self._states.conclusion
-        now = time_ns()
+        now = time_ns() if at is None else at
         # Prefect's server sets the times of flow run states; its clock may be behind ours.
-        end = max(state.time if state and state.is_final else now, self.run.start)
+        end = max(state.time if at is None and state and state.is_final else now, self.run.start)
         outcome = self._attempt.outcome(state)
         try:
             self._move_to(_FINISHED)
@@ -491,14 +493,17 @@ class RunRecorder:
     ) -> Attributes:
         """Return how the run ended and where its time went."""
         attributes: Attributes = self.rows.attributes(account.execution)
-        attributes.update(account.attributes(end - self.run.start))
+        if self.run.observed_by is None:
+            attributes.update(account.attributes(end - self.run.start))
+            attributes.update(self._place.attributes)
+        else:  # how long the function ran, and where, only the run's own process knows
+            attributes[semconv.OBSERVED_BY] = self.run.observed_by
         attributes.update(self._waits_in(account))
         if semconv.WAIT_DEPENDENCIES in self._waits_before:
             before = self._waits_before[semconv.WAIT_DEPENDENCIES]
             attributes[semconv.TASK_RUNNER_DEPENDENCIES] = before
         if self._exit:
             attributes[semconv.ENGINE_EXIT] = self._exit / NANOSECONDS
-        attributes.update(self._place.attributes)
         if state is not None:
             attributes[semconv.RUN_STATE_TYPE] = state.type
             attributes[semconv.RUN_STATE_NAME] = state.name

@@ -117,6 +117,7 @@ class Run:
         is_adopted: Whether it was already running when it was taken up.
         watch: The watch over a flow run's objectives, if it has any.
         late: Seconds behind its schedule at `start`, if it has one.
+        observed_by: What records it from outside of the process that it ran in; None if nothing.
     """
 
     id: str
@@ -135,6 +136,7 @@ class Run:
     is_adopted: bool = False
     watch: Watch | None = None
     late: float | None = None
+    observed_by: str | None = None
 
     @property
     def is_flow(self) -> bool:
