@@ -23,7 +23,7 @@ from sinks import refusing_endpoint
 TRACE = trace_of_root(FLOW_RUN)
 NO_REPORTS = ' -"scope.name":="flowspan.runs"'
 RUN = {
-    "_time": "2026-11-01T02:00:01.5Z",
+    "last_time": "2026-11-01T02:00:01.5Z",
     "trace_id": TRACE,
     "prefect.flow_run.id": FLOW_RUN,
     "prefect.flow.name": "etl",
@@ -190,7 +190,7 @@ def test_what_may_be_several_runs_is_refused(server: Server) -> None:
 def test_the_latest_is_asked_for_first(server: Server) -> None:
     """Then all lines of its trace."""
     server.lines = [line("01")]
-    server.runs = [{"trace_id": TRACE, "_time": "2026-11-01T02:00:01Z"}]
+    server.runs = [{"trace_id": TRACE, "last_time": "2026-11-01T02:00:01Z"}]
     assert read(server, "latest").logs
     assert server.queries[-1] == f'"trace_id":="{TRACE}"{NO_REPORTS}'
 
@@ -199,8 +199,8 @@ def test_the_one_before_the_latest(server: Server) -> None:
     """It is the second trace; if there are too few, none is found."""
     server.lines = [line("01")]
     server.runs = [
-        {"trace_id": TRACE, "_time": "2026-11-01T02:00:01Z"},
-        {"trace_id": "ab" * 16, "_time": "2026-11-01T02:00:02Z"},
+        {"trace_id": TRACE, "last_time": "2026-11-01T02:00:01Z"},
+        {"trace_id": "ab" * 16, "last_time": "2026-11-01T02:00:02Z"},
     ]
     assert read(server, "latest~1").logs
     assert f'"trace_id":="{TRACE}"' in server.queries[-1]

@@ -31,12 +31,14 @@ from flowspan.units import NANOSECONDS
 # What VictoriaLogs makes of the parts of a record
 _TIME: Final = "_time"
 _BODY: Final = "_msg"
+_LAST: Final = "last_time"  # a name in our own queries
 _STREAM: Final = "_stream"
 _NO_BODY: Final = "missing _msg field"  # how its substitute begins
 _LOGGER: Final = "scope.name"
 _PARTS: Final = {
     _TIME,
     _BODY,
+    _LAST,
     _STREAM,
     "_stream_id",
     "event_name",
@@ -149,10 +151,11 @@ class _Store(Server):
         It has only these fields, and the latest time.
         """
         by = ", ".join(map(_quoted, ("trace_id", *names)))
-        stats = f"stats by ({by}) max({_TIME}) as {_TIME} | sort by ({_TIME} desc) limit {count}"
+        stats = f"stats by ({by}) max({_TIME}) as {_LAST} | sort by ({_LAST} desc) limit {count}"
         found: list[Log] = []
         for lookback in _LOOKBACKS:
             rows = self._rows(query, lookback, f" | {stats}")
+            rows = ({**row, _TIME: row.get(_LAST, "")} for row in rows)
             found = [*_readable(rows, [], self.place)]
             if len(found) >= count:
                 break
