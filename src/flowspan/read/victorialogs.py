@@ -173,7 +173,7 @@ class _Store(Server):
         asked = {"query": f"{query}{self._without}{pipes}"}
         if lookback is not None:
             start = dt.datetime.now(dt.timezone.utc) - lookback
-            asked["start"] = start.isoformat()
+            asked["start"] = str(int(start.timestamp()))
         response = self.get("select/logsql/query", asked)
         if not response.is_success:
             raise self.refusal(response, response.text)
