@@ -126,7 +126,7 @@ def test_folders_above_are_searched(here: Path, monkeypatch: pytest.MonkeyPatch)
     assert places.to_read() == own
 
 
-@pytest.mark.parametrize("command", ["metrics", "logs", "trends", "diff"])
+@pytest.mark.parametrize("command", ["metrics", "logs", "runs", "trends", "diff"])
 def test_commands_read_both(lasting: Path, here: Path, command: str) -> None:
     """Each command reads the project's files and those in Prefect's home as one store."""
     for folder, name, end in ((here / ".flowspan", "mine", 10), (lasting, "pulled", 20)):

@@ -90,13 +90,18 @@ def from_files(reported: Reported, *arguments: str) -> CompletedProcess[str]:
     return flowspan("logs", *arguments, "--file", str(reported.folder), cwd=reported.folder)
 
 
-@pytest.mark.parametrize("wanted", ["latest", "trace", "reporting", "inner"])
+@pytest.mark.parametrize("wanted", ["latest", "trace", "name", "reporting", "inner"])
 @pytest.mark.parametrize("options", [(), ("--level", "WARNING"), ("--task", "load")])
 def test_the_lines_are_the_same(reported: Reported, wanted: str, options: tuple[str, ...]) -> None:
-    """By trace, by run and as the latest, whatever is filtered."""
+    """By trace, by run, by name and as the latest, whatever is filtered."""
     if wanted == "inner" and options:
         pytest.skip("it has no tasks and no warnings")
-    ids = {"latest": "latest", "trace": str(reported.lines[0].trace_id)}
+    first = reported.lines[0]
+    ids = {
+        "latest": "latest",
+        "trace": str(first.trace_id)[:8],
+        "name": first.text(semconv.FLOW_RUN_NAME),
+    }
     run = ids.get(wanted) or reported.run_of(wanted)
     expected = from_files(reported, run, *options)
     found = logs(reported, run, *options)
