@@ -353,7 +353,7 @@ def test_traces_and_log_lines_lead_to_each_other() -> None:
     """From a span to the lines of its trace, and from a line to its trace."""
     to_logs = DATA_SOURCES["jaeger"]["jsonData"]["tracesToLogsV2"]
     assert DATA_SOURCES[to_logs["datasourceUid"]]["type"] == VICTORIALOGS_PLUGIN
-    assert to_logs["query"] == 'trace_id:="$${__trace.traceId}"'
+    assert to_logs["query"].startswith('trace_id:="$${__trace.traceId}" ')
     (to_trace,) = DATA_SOURCES["victorialogs"]["jsonData"]["derivedFields"]
     assert DATA_SOURCES[to_trace["datasourceUid"]]["type"] == "jaeger"
     assert (to_trace["matcherType"], to_trace["matcherRegex"]) == ("label", "trace_id")

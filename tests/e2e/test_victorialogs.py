@@ -24,10 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from subprocess import CompletedProcess
 
-SETTINGS = {
-    "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
-    "FLOWSPAN_LOG_LEVEL": "DEBUG",
-}
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("victorialogs")]
 
 
 @dataclass
@@ -43,6 +40,12 @@ class Reported:
         (found,) = {log.flow_run_id for log in lines}
         assert found is not None
         return found
+
+    @property
+    def link(self) -> str:
+        """The query of Grafana's link from a span to the log lines of its trace."""
+        link: str = DATA_SOURCES["jaeger"]["jsonData"]["tracesToLogsV2"]["query"]
+        return link.replace("$${__trace.traceId}", str(self.lines[0].trace_id))
 
     def ask(self, query: str) -> list[dict[str, str]]:
         answer = read(f"{self.url}/select/logsql/query?query={quote(query)}")
@@ -77,8 +80,7 @@ def reported(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> I
     with running(victorialogs, collector):
         lines = send(prefect_server, folder / "f", collector.endpoint())
         found = Reported(victorialogs.url, folder / "f", lines)
-        query = f'trace_id:="{lines[0].trace_id}"'
-        wait_for(lambda: len(found.ask(query)) >= len(lines), what="all log lines")
+        wait_for(lambda: len(found.ask(found.link)) >= len(lines), what="all log lines")
         yield found
 
 
@@ -130,31 +132,6 @@ def test_the_objects_are_the_same_but_for_types(reported: Reported) -> None:
     )
 
 
-def test_without_a_collector_it_is_the_same(
-    reported: Reported, prefect_server: str, tmp_path: Path
-) -> None:
-    """The SDK may send to VictoriaLogs itself; then resources of any name are told apart."""
-    endpoint = f"{reported.url}/insert/opentelemetry/v1/logs"
-    lines = send(
-        prefect_server,
-        tmp_path,
-        "",
-        OTEL_EXPORTER_OTLP_LOGS_ENDPOINT=endpoint,
-        OTEL_EXPORTER_OTLP_LOGS_PROTOCOL="http/protobuf",
-        OTEL_RESOURCE_ATTRIBUTES="team=data",
-    )
-    trace_id = str(lines[0].trace_id)
-
-    def all_of_them() -> Sequence[Log]:
-        found = load_from(base_url(reported.url), trace_id).logs
-        return found if len(found) == len(lines) else []
-
-    found = wait_for(all_of_them, what="all log lines")
-    assert {str(log.resource["team"]) for log in found} == {"data"}
-    assert not any("team" in log.attributes for log in found)
-    assert [log.message for log in found] == [log.message for log in lines]
-
-
 def test_an_unknown_run_is_told_from_the_known(reported: Reported) -> None:
     """The message says that there is no such run, and lists those that logged last."""
     done = logs(reported, "0123456789abcdef" * 2)
@@ -181,8 +158,31 @@ def test_the_dashboard_shows_warnings(reported: Reported, title: str) -> None:
 
 
 def test_a_trace_leads_to_its_lines(reported: Reported) -> None:
-    """The query of Grafana's link from a span finds all lines of its trace."""
-    link = DATA_SOURCES["jaeger"]["jsonData"]["tracesToLogsV2"]["query"]
-    trace_id = str(reported.lines[0].trace_id)
-    rows = reported.ask(link.replace("$${__trace.traceId}", trace_id))
-    assert len(rows) == len(reported.lines)
+    """Grafana's link from a span finds all lines of its trace, and nothing else."""
+    found = sorted(row["_msg"] for row in reported.ask(reported.link))
+    assert found == sorted(log.message for log in reported.lines)
+
+
+def test_without_a_collector_it_is_the_same(
+    reported: Reported, prefect_server: str, tmp_path: Path
+) -> None:
+    """The SDK may send to VictoriaLogs itself; then resources of any name are told apart."""
+    endpoint = f"{reported.url}/insert/opentelemetry/v1/logs"
+    lines = send(
+        prefect_server,
+        tmp_path,
+        "",
+        OTEL_EXPORTER_OTLP_LOGS_ENDPOINT=endpoint,
+        OTEL_EXPORTER_OTLP_LOGS_PROTOCOL="http/protobuf",
+        OTEL_RESOURCE_ATTRIBUTES="team=data",
+    )
+    trace_id = str(lines[0].trace_id)
+
+    def all_of_them() -> Sequence[Log]:
+        found = load_from(base_url(reported.url), trace_id).logs
+        return found if len(found) == len(lines) else []
+
+    found = wait_for(all_of_them, what="all log lines")
+    assert {str(log.resource["team"]) for log in found} == {"data"}
+    assert not any("team" in log.attributes for log in found)
+    assert [log.message for log in found] == [log.message for log in lines]
