@@ -161,7 +161,7 @@ def recorded(quick_start: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
 
 
 # These need a backend, a Collector, half a minute or other runs, and have their own tests.
-_NOT_RUN = ("demo", "check", "watch", "why", "--jaeger", "--result")
+_NOT_RUN = ("demo", "check", "watch", "why", "--jaeger", "--victorialogs", "--result")
 
 
 def test_commands(recorded: Recorded) -> None:
