@@ -25,11 +25,6 @@ _LONGEST_START = 140
 
 _HOME = tempfile.mkdtemp(prefix="flowspan-tests-")
 
-# In a temporary folder flowspan's default is another one, and tests have only temporary folders. So
-# they must not look so; a test of that default sets TMPDIR.
-os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.gettempdir()
-os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(dir=_HOME)
-
 
 def _free_port() -> int:
     with socket.socket() as probe:

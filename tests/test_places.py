@@ -8,6 +8,7 @@ import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
+from uuid import uuid4
 
 import log_files
 import metric_files
@@ -17,9 +18,8 @@ from span_files import run, write
 from commands import flowspan
 from flowspan import places
 from flowspan.cli.examination import examine
-from flowspan.read.trace_files import load
 from flowspan.settings import Settings
-from processes import FLOWS, PATIENCE, environment
+from processes import PATIENCE
 
 
 @pytest.fixture
@@ -41,6 +41,7 @@ def lasting(here: Path) -> Path:
 
 
 def seem_temporary(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", str(uuid4()))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
 
 
@@ -56,12 +57,20 @@ def test_a_project_has_its_own_folder(here: Path) -> None:
 def test_a_temporary_folder_has_none(
     here: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """At any depth in the folder for temporary files, they are in Prefect's home."""
+    """At any depth in a folder of Prefect's for one run, they are in Prefect's home."""
     folder = here / where
     folder.mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(folder)
     seem_temporary(monkeypatch, here)
     assert Settings().dir == here.parent / "home" / "flowspan"
+
+
+def test_a_script_of_the_user_has_its_own_folder(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a temporary folder, where the user looks for the files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(here))
+    assert Settings().dir == Path(".flowspan")
 
 
 def test_a_link_to_a_temporary_folder_is_followed(
@@ -85,30 +94,6 @@ def test_a_removed_folder_has_none(here: Path) -> None:
     """A working directory that no longer exists counts as temporary."""
     shutil.rmtree(here)
     assert places.to_write() == here.parent / "home" / "flowspan"
-
-
-def test_a_script_in_a_temporary_folder(prefect_server: str, tmp_path: Path) -> None:
-    """Its telemetry outlasts the folder, and the run's log says where it is."""
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    home = tmp_path / "home"
-    env = environment(
-        tmp_path, PREFECT_HOME=str(home), TMPDIR=str(temporary), PREFECT_LOGGING_LEVEL="INFO"
-    )
-    del env["FLOWSPAN_DIR"]
-    done = subprocess.run(
-        [sys.executable, str(FLOWS / "pipelines.py"), "etl"],
-        cwd=temporary,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=PATIENCE,
-    )
-    assert done.stderr.count(f"so flowspan writes to {home / 'flowspan'}, which") == 1
-    assert not (temporary / ".flowspan").exists()
-    shutil.rmtree(temporary)
-    assert "RUN etl" in {span.name for span in load(home / "flowspan").spans}
 
 
 # Where they are read

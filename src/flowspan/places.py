@@ -1,7 +1,8 @@
 """Where the embedded files are: in the project, or with Prefect's own files if that is temporary.
 
 A process worker runs each flow in a temporary folder unless it is given another, pulls the code
-into it, and deletes it with everything that the flow wrote there.
+into it, and deletes it with everything that the flow wrote there. A script that its user starts in
+a temporary folder is not in that danger.
 """
 
 import os
@@ -16,6 +17,8 @@ FOLDER: Final = Path(".flowspan")
 """The folder in the working directory."""
 
 _FOLDER_OF_HOME: Final = "flowspan"
+_STARTED_BY_PREFECT: Final = "PREFECT__FLOW_RUN_ID"
+"""The variable by which a worker, or the process that serves a flow, names the run to execute."""
 _DEFAULT_HOME: Final = Path("~/.prefect")
 
 
@@ -42,6 +45,19 @@ class Folders:
         return self.glob("*")
 
 
+def create(folder: Path) -> None:
+    """Create a folder that only the user can open and that git ignores; leave one that exists.
+
+    Raises:
+        OSError: It cannot be created.
+    """
+    try:
+        folder.mkdir(0o700, parents=True)
+    except FileExistsError:
+        return  # another process was first, or the folder and its content are the user's
+    (folder / ".gitignore").write_text("*\n")
+
+
 def here_and_above() -> Iterator[Path]:
     """Yield the working directory and the folders above it; nothing if it has been removed."""
     try:
@@ -52,14 +68,18 @@ def here_and_above() -> Iterator[Path]:
 
 
 def is_temporary() -> bool:
-    """Return whether the working directory is in the system's folder for temporary files.
+    """Return whether Prefect made the working directory for one flow run, or it has been removed.
 
-    So it is if a worker made it for one flow run, or if it has been removed.
+    Prefect makes such folders where the system has its temporary files.
     """
     import tempfile  # noqa: PLC0415 - slows every command
 
     here = next(here_and_above(), None)
-    return here is None or here.resolve().is_relative_to(Path(tempfile.gettempdir()).resolve())
+    if here is None:
+        return True
+    return _STARTED_BY_PREFECT in os.environ and here.resolve().is_relative_to(
+        Path(tempfile.gettempdir()).resolve()
+    )
 
 
 def to_write() -> Path:

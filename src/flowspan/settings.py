@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -154,8 +155,9 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _keep_tests_out(cls, values: Any) -> Any:
-        """Keep runs of a project's tests, and of processes that they start, out of its files."""
-        is_test = _PYTEST in os.environ and not {"files", "dir"} & {*values}
+        """Keep runs of a project's tests, and of pools that they start, out of its files."""
+        is_asked_for = not {"files", "dir"}.isdisjoint(values)
+        is_test = "pytest" in sys.modules and _PYTEST in os.environ and not is_asked_for
         return {**values, "files": "never"} if is_test else values
 
     @model_validator(mode="before")

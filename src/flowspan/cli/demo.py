@@ -146,6 +146,7 @@ def run(flow: Path, folder: Path, level: Level, runner: Runner) -> bool:
     # Prefect looks for settings in the working directory: .env, prefect.toml, pyproject.toml. The
     # user's may name a server.
     scratch = (folder / "demo").absolute()
+    places.create(folder)
     scratch.mkdir(parents=True, exist_ok=True)
     variables = environment(os.environ, folder, level)
     # What this process has started must end with it.

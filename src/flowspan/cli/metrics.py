@@ -70,7 +70,7 @@ def metrics(
 
 HOW_TO_GET_METRICS: Final = (
     "First run a flow that calls flowspan.instrument(). It writes its metrics to .flowspan/ in\n"
-    "its working directory, or to flowspan/ in Prefect's home if that is temporary, unless\n"
+    "its working directory, or to flowspan/ in Prefect's home under a worker, unless\n"
     "OTEL_METRICS_EXPORTER or an OTLP endpoint sends them elsewhere: flowspan doctor says where.\n"
     "Or name another file or folder with --file PATH."
 )

@@ -26,6 +26,8 @@ from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportRes
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from flowspan import places
+
 if sys.platform != "win32":
     import fcntl
 
@@ -33,7 +35,6 @@ if sys.platform != "win32":
 _SAFELY: Final = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 _APPEND: Final = _SAFELY | os.O_APPEND | getattr(os, "O_BINARY", 0)
 _ITEMS_IN_A_LINE: Final = 16
-_FOLDER_MODE: Final = 0o700
 _PATIENCE: Final = 1.0
 """Seconds to wait for another process that holds the lock."""
 _PAUSE: Final = 0.005
@@ -108,15 +109,8 @@ class RotatingStream:
         try:
             return _open(path, _SAFELY)
         except FileNotFoundError:
-            self._make_folder()
+            places.create(self._folder)
             return _open(path, _SAFELY)
-
-    def _make_folder(self) -> None:
-        try:
-            self._folder.mkdir(_FOLDER_MODE, parents=True)
-        except FileExistsError:
-            return  # another process was first, or the folder and its content are the user's
-        (self._folder / ".gitignore").write_text("*\n")
 
     def _is_too_full_for(self, added: int) -> bool:
         try:

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 _HOW_TO_GET_SPANS: Final = (
     "First run a flow that calls flowspan.instrument(). It writes its spans to .flowspan/ in its\n"
-    "working directory, or to flowspan/ in Prefect's home if that is temporary, unless\n"
+    "working directory, or to flowspan/ in Prefect's home under a worker, unless\n"
     "OTEL_TRACES_EXPORTER or an OTLP endpoint sends them elsewhere: flowspan doctor says where.\n"
     "Or name another file or folder with --file PATH."
 )
 _HOW_TO_GET_LOGS: Final = (
     "First run a flow that calls flowspan.instrument(). It writes its log lines to .flowspan/ in\n"
-    "its working directory, or to flowspan/ in Prefect's home if that is temporary, unless\n"
+    "its working directory, or to flowspan/ in Prefect's home under a worker, unless\n"
     "FLOWSPAN_LOGS is false, or OTEL_LOGS_EXPORTER or an OTLP endpoint sends them elsewhere:\n"
     "flowspan doctor says where. Or name another file or folder with --file PATH."
 )

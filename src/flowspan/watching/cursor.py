@@ -20,6 +20,7 @@ import contextlib
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
+from flowspan import places
 from flowspan.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Cursor:
         self._url = url
         path = folder / _FILE
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            places.create(folder)
             self._file = sqlite3.connect(path, isolation_level=None, timeout=1)
             # Exclusive: two observers of one API would fill in everything twice.
             self._file.execute("pragma locking_mode = exclusive")
