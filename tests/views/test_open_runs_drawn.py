@@ -181,3 +181,16 @@ def test_a_run_that_waits_for_a_retry_waits_until_now(tmp_path: Path) -> None:
         assert last[activity].phase == attribute
         assert last[activity].end == EPOCH + 60 * SECOND
     assert one_trace.analyse(built.spans).open is not None
+
+
+@pytest.mark.usefixtures("now")
+def test_a_run_that_executes_does_so_until_now(tmp_path: Path) -> None:
+    """The engine's own time was before that."""
+    process = Reporter(tmp_path / "logs.jsonl")
+    also = {semconv.EXECUTION: 40.0, semconv.ORCHESTRATION: 10.0}
+    process.report("RUN etl", 50, also=also)
+    (root,) = tree.build(trace_files.load(tmp_path).spans).roots
+    assert [(one.phase, one.end - one.start) for one in root.segments] == [
+        (semconv.ORCHESTRATION, 10 * SECOND),
+        (OPEN, 50 * SECOND),
+    ]

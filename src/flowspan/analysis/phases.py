@@ -207,7 +207,9 @@ def _at_one_go(span: Span, end: int, calls: Calls | None) -> list[Segment]:
         execution = max(0, end - ready - facts.orchestration)
     if calls is not None:
         execution += calls.exit_time
-    begin = min(end, max(ready, min(facts.running_since or 0, end - execution)))
+    # A run that has not ended executes at its end, if it executes.
+    since = end if _last_phase(span) == semconv.EXECUTION else facts.running_since or 0
+    begin = min(end, max(ready, min(since, end - execution)))
     if calls is not None:
         begin = max(begin, min(calls.first, end - execution, calls.last - execution))
     stop = min(end, begin + execution)
