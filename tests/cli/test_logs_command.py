@@ -148,7 +148,7 @@ def test_an_unknown_run_is_told_those_with_lines(flowspan: Run, tmp_path: Path) 
     first, *known = done.stderr.splitlines()
     assert "holds no log lines of trace or run" in first
     assert [line.split()[0] for line in known] == [SUBFLOW_RUN, FLOW_RUN, OTHER_RUN]
-    assert known[0].endswith("  report meaty-vicugna")
+    assert known[0].endswith("  report  meaty-vicugna")
     assert flowspan("logs", "nonsense").exit_code == 2
 
 
