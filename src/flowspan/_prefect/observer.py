@@ -15,6 +15,7 @@ from flowspan.identity import derive_trace_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
     from typing import Any
 
     from prefect.client.schemas.objects import FlowRun, TaskRun
@@ -64,6 +65,9 @@ class EngineObserver:
         self.flush = flush
         self.parcel = parcel
         self.acknowledges = False  # whether Prefect is told which spans are exported
+        self.moved_to: Path | None = None
+        """The folder of the embedded files, if that is not in the working directory and nobody has
+        been told yet."""
         self.sigterm = SigtermHandler(self.finish, settings.flush_timeout)
         self._has_hint = has_hint
         self._subflows: dict[str, dict[str, str]] = {}

@@ -394,7 +394,7 @@ class EngineTelemetry(RunTelemetry):
         if isinstance(run, FlowRun):
             self._observer.remember_trace_id(str(run.id), context.trace_id)
             if not origin.is_called:
-                self._log_trace_url(run, context.trace_id)
+                self._log_places(run, context.trace_id)
         return labels
 
     def _labels(self, context: SpanContext, origin: Origin) -> KeyValueLabels:
@@ -413,9 +413,18 @@ class EngineTelemetry(RunTelemetry):
             states.append(run.state)
         return states
 
-    def _log_trace_url(self, run: FlowRun, trace_id: int) -> None:
+    def _log_places(self, run: FlowRun, trace_id: int) -> None:
+        """Say in the run's log where its trace is, if that is not where it would be expected."""
+        logger = flow_run_logger(run, self._engine.flow)
         if (url := self._observer.settings.url_of(trace_id)) is not None:
-            flow_run_logger(run, self._engine.flow).info("Trace: %s", url)
+            logger.info("Trace: %s", url)
+        moved_to, self._observer.moved_to = self._observer.moved_to, None
+        if moved_to is not None:
+            logger.info(
+                "The working directory is temporary, so flowspan writes to %s, which the command "
+                "flowspan reads, too.",
+                moved_to,
+            )
 
     def _log_hint(self, recorder: RunRecorder, run: FlowRun) -> None:
         context = recorder.span_context

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flowspan.cli import output
-from flowspan.cli.options import FOLDER, Jaeger, load_trace, source_of
+from flowspan.cli.options import DEFAULT_FILES, Jaeger, load_trace, source_of
 from flowspan.read.source import FileSource
 
 if TYPE_CHECKING:
@@ -36,13 +36,14 @@ def diff(
     ] = "latest",
     *,
     file: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             envvar="FLOWSPAN_DIR",
+            show_default=DEFAULT_FILES,
             help="File of OTLP JSON or protobuf, or folder of such files (only traces*.jsonl"
             " if there are any).",
         ),
-    ] = FOLDER,
+    ] = None,
     jaeger: Jaeger = None,
     flow: Annotated[
         str | None,

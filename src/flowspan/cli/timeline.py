@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flowspan.cli import formats, output
-from flowspan.cli.hints import HOW_TO_GET_LOGS, floor_of
+from flowspan.cli.hints import floor_of
 from flowspan.cli.options import (
-    FOLDER,
     HOW_TO_NAME,
     SINCE_HELP,
     WANTED,
@@ -38,7 +37,7 @@ def timeline(
         ),
     ] = "latest",
     *,
-    file: File = FOLDER,
+    file: File = None,
     jaeger: Jaeger = None,
     flow: Annotated[
         str | None,
@@ -142,11 +141,12 @@ def _logs_beside(source: "TraceSource", trace_id: str, floor: int) -> "Logs":
     """Read the log lines of a trace from the files next to its spans."""
     from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
     from flowspan.read import log_files  # noqa: PLC0415 - heavy
+    from flowspan.read.source import FileLogSource  # noqa: PLC0415 - only a failure needs it
 
     try:
         found = source.logs(trace_id)
     except SourceError as error:
-        note(f"{error}\n{HOW_TO_GET_LOGS}")
+        note(f"{error}\n{FileLogSource.advice}")
         return log_files.Logs((), ())
     shown = log_files.at_least(found.logs, floor)
     if not shown:
