@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from jaeger_server import jaeger_server
 from log_files import FLOW_RUN, OTHER_RUN, SUBFLOW_RUN, Process, of_run
+from reports import Reporter, run_id_of
 from span_files import EPOCH, Plan, run, write
 
 from commands import embedded, flowspan
@@ -257,3 +258,18 @@ def test_log_lines_of_other_runs_are_not_shown_with_a_part(tmp_path: Path) -> No
         False,
     ]
     assert "outside" in flowspan("timeline", written.trace_id, "--logs", cwd=tmp_path).stdout
+
+
+def test_a_report_of_a_run_that_has_ended_does_not_hide_its_result(tmp_path: Path) -> None:
+    """The last report may be later than the end, by which runs are ordered."""
+    run_id = run_id_of("RUN nightly")
+    plan = run("RUN nightly", 0, 9.9, run_id=run_id, run_name="meaty-vicugna", result="failure")
+    trace_id = write(tmp_path / "traces.jsonl", plan).trace_id
+    Reporter(tmp_path / "logs.jsonl", trace_id).report("RUN nightly", 10)
+    with pytest.raises(UnknownRunError) as unknown:
+        trace_files.load(tmp_path, "nonsense")
+    assert [one.result for one in unknown.value.known] == ["failure"]
+    write(tmp_path / "traces.jsonl", run("RUN nightly", 0, 9.9, run_name="meaty-vicugna"))
+    with pytest.raises(AmbiguousRunError) as several:
+        trace_files.load(tmp_path, "meaty-vicugna")
+    assert sorted(str(one.result) for one in several.value.known) == ["failure", "success"]

@@ -94,7 +94,7 @@ def _load_side(source: "TraceSource", wanted: str, flow: str | None) -> "Trace":
 
     if steps_back(wanted) is not None:
         return load_trace(source, wanted, flow)
-    if Path(wanted).exists():
+    if wanted.strip() and Path(wanted).exists():
         return load_trace(FileSource(Path(wanted)), LATEST, flow)
     return load_trace(source, wanted)
 

@@ -146,9 +146,7 @@ class OpenRuns:
         for line in self._every_line():
             with contextlib.suppress(OSError):
                 if is_mentioned(line.text.part(line.offset, line.length)):
-                    yield from (
-                        _found(report, report.time, self.now) for report in self._read(line)
-                    )
+                    yield from (_found(report, report.time) for report in self._read(line))
 
     def _telling(self, trace_id: str, ended: Container[str]) -> Iterator[_Line]:
         """Yield the lines of a trace with the first or the last report of a run that is open.
@@ -185,12 +183,12 @@ class OpenRuns:
         if running:
             ended = ended_since(min(report.time for report in running) - _CLOCKS_DIFFER)
             still = [report for report in running if report.span_id not in ended]
-            yield self.now, lambda: (_found(report, self.now, self.now) for report in still)
+            yield self.now, lambda: (_found(report, self.now, "running") for report in still)
         for line in lines:
             yield line.time, partial(self._found_on, line)
 
     def _found_on(self, line: _Line) -> Iterator[Found]:
-        return (_found(report, report.time, self.now) for report in self._read(line))
+        return (_found(report, report.time) for report in self._read(line))
 
     def _every_line(self) -> Iterator[_Line]:
         places: set[tuple[int, int]] = set()
@@ -220,12 +218,11 @@ def _reports(raw: bytes) -> Iterator[Report]:
             )
 
 
-def _found(report: Report, end: int, now: int) -> Found:
+def _found(report: Report, end: int, result: str | None = None) -> Found:
     known = report.attributes
     name = next(filter(None, map(known.get, (semconv.FLOW_NAME, semconv.TASK_NAME))), "")
     run_name, flow_run_id = as_text(known.get(semconv.RUN_NAME)), known.get(semconv.FLOW_RUN_ID)
-    state = _state(report, report.time, now)
-    one = Summary(report.trace_id, report.run_id, name, end, run_name, state)
+    one = Summary(report.trace_id, report.run_id, name, end, run_name, result)
     return Found(one, known.get(semconv.RUN_TYPE) == "flow", as_text(flow_run_id))
 
 

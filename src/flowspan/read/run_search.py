@@ -84,9 +84,9 @@ class RunSearch:
     def _keep(self, rank: int, one: Summary, run_id: str | None) -> None:
         key = one.trace_id, run_id
         known = self._best.get(key)
-        if known is None or (rank, one.end) > (known[0], known[1].end):
-            meant = Summary(one.trace_id, run_id, one.name, one.end, one.run_name, one.result)
-            self._best[key] = rank, meant
+        # A report tells no result, and may be later than the end of its run.
+        if known is None or _merit(rank, one) > _merit(*known):
+            self._best[key] = rank, replace(one, run_id=run_id)
 
     @property
     def found(self) -> list[Summary]:
@@ -115,6 +115,10 @@ class RunSearch:
             message = f"{place} holds {len(found):,} runs that {self._wanted.text!r} may mean."
             raise AmbiguousRunError(message, found, problems)
         return found[0] if found else None
+
+
+def _merit(rank: int, one: Summary) -> tuple[int, bool, int]:
+    return rank, one.result is not None, one.end
 
 
 def guess(wanted: Wanted, known: Iterable[Summary]) -> str:

@@ -5,7 +5,7 @@ import heapq
 import re
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from flowspan.read import otlp_json as otlp
@@ -51,7 +51,7 @@ class Summary:
         name: Name of the flow, or the best substitute.
         end: The last known time in it, in nanoseconds since the epoch.
         run_name: The name of the run; None if unknown.
-        result: How the run ended, ``running`` or ``lost``; None if unknown.
+        result: How the run ended, or ``running``; None if unknown.
     """
 
     trace_id: str
@@ -189,6 +189,8 @@ def most_recent(
                 best[key(found)] = found
                 if found.run_id is not None:
                     with_run[key(found)] = found.end
+            elif known.run_id == found.run_id and known.result is None:
+                best[key(found)] = replace(known, result=found.result)
     return sorted(best.values(), key=_rank, reverse=True)[:count]
 
 
