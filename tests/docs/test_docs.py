@@ -21,10 +21,14 @@ from sybil import Example
 from typer.testing import CliRunner
 
 from flowspan import semconv
-from flowspan.analysis.phases import CAUSES
+from flowspan.analysis.phases import CAUSES, OPEN
 from flowspan.cli.answers import draw, to_json
 from flowspan.cli.main import app
+from flowspan.read.span import Open
 from flowspan.settings import Settings, known_variables
+from flowspan.text import SECOND
+from flowspan.views.headline import doing, so_far
+from flowspan.views.looks import LOOKS
 from support import RecordedMetrics, RecordedSpans
 
 BLOCKS = [
@@ -156,8 +160,8 @@ def recorded(quick_start: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
     return Recorded(quick_start)
 
 
-# These need a backend, a Collector, half a minute or a late run, and have their own tests.
-_NOT_RUN = ("demo", "check", "watch", "why", "--jaeger")
+# These need a backend, a Collector, half a minute or other runs, and have their own tests.
+_NOT_RUN = ("demo", "check", "watch", "why", "--jaeger", "--victorialogs", "--result")
 
 
 def test_commands(recorded: Recorded) -> None:
@@ -165,7 +169,8 @@ def test_commands(recorded: Recorded) -> None:
     trace = recorded.document("timeline", "--json")
     run_id = trace["spans"][0]["attributes"]["prefect.flow_run.id"]
     before = recorded.document("timeline", "latest~1", "--json")["trace_id"]
-    names = {"FLOW_RUN_ID": run_id, "TRACE_A": before, "TRACE_B": trace["trace_id"]}
+    name = trace["spans"][0]["attributes"]["prefect.run.name"]
+    names = {"FLOW_RUN_ID": run_id, "RUN": name, "RUN_A": before, "RUN_B": trace["trace_id"][:8]}
     shown = {
         tuple(names.get(word, word) for word in command.words[1:])
         for param in (*blocks("console"), *blocks("sh"))
@@ -201,6 +206,7 @@ def shape(value: Any, path: str = "") -> set[str]:
 
 JSON_COMMANDS = [
     ("timeline", "--json"),
+    ("runs", "--json"),
     ("logs", "--json"),
     ("metrics", "--json"),
     ("diff", "--json"),
@@ -296,6 +302,25 @@ def draws_the_layers(drawn: str, _: Recorded) -> None:
     assert layers == {layer for layer in layers if re.search(rf"\b{layer}\b", drawn)}
 
 
+def draws_a_flow_that_is_killed(drawn: str, _: Recorded) -> None:
+    source = read("tests/flows/killed.py")
+    for name in ("slow", *names_in_tree(drawn)):
+        assert f"def {name}(" in source, name
+    last_seen = Open("running", 0, "retry")
+    assert f"▶ {so_far(last_seen, round(10.2 * SECOND))}" in drawn.splitlines()[0]
+    for activity in ("retry", "execution"):
+        assert doing(last_seen._replace(activity=activity)) in drawn
+    assert f"{LOOKS[OPEN].glyph.unicode} {LOOKS[OPEN].glyph.word}" in drawn
+
+
+def draws_the_runs(drawn: str, recorded: Recorded) -> None:
+    real = recorded.run("runs")
+    heading, *lines = drawn.splitlines()
+    assert words(heading) <= words(real.splitlines()[0])
+    assert all(re.search(r"^\S+ \S+  nightly  \w+-\w+ +\S \w+ ", line) for line in lines)
+    assert re.search(r"^\S+ \S+  nightly  \w+-\w+ +✓ success ", real, re.MULTILINE)
+
+
 def draws_an_answer(drawn: str, _: Recorded) -> None:
     lines = [line.plain for line in draw(held_run(), width=80, unicode=True)]
     assert drawn.splitlines() == lines
@@ -303,6 +328,8 @@ def draws_an_answer(drawn: str, _: Recorded) -> None:
 
 DRAWINGS: dict[str, Callable[[str, Recorded], None]] = {
     "nightly  ": draws_the_quick_start,
+    "slow  ": draws_a_flow_that_is_killed,
+    "         start  flow": draws_the_runs,
     "nyc-flights  ": draws_the_demo,
     "from 2026": draws_the_demo,
     "├─ convert": draws_the_logging_example,
