@@ -142,6 +142,7 @@ def test_full_slots(client: SyncPrefectClient, tmp_path: Path) -> None:
         )
         first = client.create_flow_run_from_deployment(deployment)
         eventually(lambda: asked(first.id).status == "running", "the first run")
+        assert asked("lasting/narrow").status == "running"
         second = overdue(client, deployment)
         found = eventually(because(second.id, semconv.DEPLOYMENT_LIMIT), "the deployment's limit")
         assert first.name in evidence(found)

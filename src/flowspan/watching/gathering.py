@@ -72,6 +72,30 @@ class Gatherer:
         late = [run for run in found if run.is_late(self._api.now)]
         return sorted(late, key=lambda run: run.due or 0)
 
+    async def open_runs(self, deployment: Deployment) -> list[Run]:
+        """Return the runs of a deployment that should run or do: late, pending, then others.
+
+        Raises:
+            ApiError: The API gives no usable answer.
+        """
+        body = {
+            "deployments": {"id": {"any_": [deployment.id]}},
+            "flow_runs": {
+                "state": _of_type("SCHEDULED", "PAUSED", *_ACTIVE),
+                "expected_start_time": {"before_": as_text(self._api.now)},
+            },
+        }
+        now = self._api.now
+        runs = await self.as_runs(await self._api.all("/flow_runs/filter", body))
+        place = {"SCHEDULED": 1, "PENDING": 2}
+        return sorted(
+            runs,
+            key=lambda run: (
+                0 if run.is_late(now) else place.get(run.state.type, 3),
+                run.due or run.state.time,
+            ),
+        )
+
     async def as_runs(self, objects: Sequence[Object]) -> list[Run]:
         """Turn flow runs of the API into runs, with the names of their flows.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 async def explain_one(api: Api, wanted: str) -> list[Explanation]:
-    """Explain one run; of a deployment, its runs that are late or pending, or itself.
+    """Explain one run; of a deployment, the first that should run or does, or itself.
 
     Args:
         api: An open API.
@@ -34,11 +34,11 @@ async def explain_one(api: Api, wanted: str) -> list[Explanation]:
     if not isinstance(found, Deployment):
         facts = await gatherer.facts([found])
         return [explain(facts.runs[found.id], facts)]
-    held = [run for run in await gatherer.held() if run.deployment_id == found.id]
-    facts = await gatherer.facts(held[:1])
+    runs = (await gatherer.open_runs(found))[:1]
+    facts = await gatherer.facts(runs)
     own = explain_deployment(await gatherer.with_plan(found), facts)
-    first = [explain(facts.runs[run.id], facts) for run in held[:1]]
-    return first + ([own] if own.is_held or not held else [])
+    first = [explain(facts.runs[run.id], facts) for run in runs]
+    return first + ([own] if own.is_held or not runs else [])
 
 
 async def explain_all(api: Api) -> list[Explanation]:
