@@ -71,16 +71,20 @@ def run_all(chosen: Sequence[Program]) -> dict[UUID, Program]:
     return found
 
 
-def faults(folder: Path, runs: dict[UUID, Program]) -> list[str]:
-    """Return what is wrong with the files in `folder`, which have exactly these runs."""
+def faults(folder: Path, runs: dict[UUID, Program], *, has_metrics: bool = True) -> list[str]:
+    """Return what is wrong with the files in `folder`, which have exactly these runs.
+
+    An observer that is killed may lose metrics, as any process does.
+    """
     spans = embedded_spans(folder).all
+    totals = Totals.of_files(folder) if has_metrics else None
     found = [*doubled(folder), *(line for span in spans for line in _guesses(span))]
-    if reconcile(spans, *runs, totals=Totals.of_files(folder), timeout=_SETTLED):
+    if reconcile(spans, *runs, totals=totals, timeout=_SETTLED):
         for run_id, program in runs.items():
             own = [span for span in spans if context(span).trace_id == derive_trace_id(str(run_id))]
             lines = reconcile(own, run_id, timeout=0)
             found += [str(program), *lines] if lines else []
-        found += reconcile(spans, *runs, totals=Totals.of_files(folder), timeout=0)
+        found += reconcile(spans, *runs, totals=totals, timeout=0)
     return found
 
 

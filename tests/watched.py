@@ -8,6 +8,7 @@ from uuid import UUID
 from processes import environment, run_command
 from reconcile import reconcile
 from support import embedded_spans
+from written import doubled
 
 WATCH = (sys.executable, "-c", "from flowspan.cli.main import main; main()", "watch")
 
@@ -28,4 +29,4 @@ def watch_once(folder: Path, *, grace: float = 8, since: str = "1h", **variables
 
 def differences(folder: Path, runs: Sequence[UUID | str]) -> list[str]:
     """Return how the spans of these flow runs, and those below them, differ from the API."""
-    return reconcile(embedded_spans(folder).all, *runs)
+    return [*doubled(folder), *reconcile(embedded_spans(folder).all, *runs)]
