@@ -42,6 +42,8 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from flowspan import semconv
+
 
 @dataclass(frozen=True)
 class Request:
@@ -99,12 +101,16 @@ class Sink:
 
     @property
     def logs(self) -> list[LogRecord]:
-        """All log records that were accepted, in the order of arrival."""
+        """All log records that were accepted, in the order of arrival.
+
+        Reports of runs that have not ended are left out: how many there are depends on the time.
+        """
         return [
             record
             for request in list(self.log_requests)
             for resource_logs in request.message.resource_logs
             for scope_logs in resource_logs.scope_logs
+            if scope_logs.scope.name != semconv.RUNS_SCOPE
             for record in scope_logs.log_records
         ]
 

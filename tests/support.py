@@ -97,9 +97,21 @@ class RecordedLogs:
 
     @property
     def all(self) -> list[LogRecord]:
-        """All records so far, in the order of time."""
+        """All records so far, in the order of time, without `reports`."""
+        return self._exported(reports=False)
+
+    @property
+    def reports(self) -> list[LogRecord]:
+        """The reports of runs that have not ended, in the order of time."""
+        return self._exported(reports=True)
+
+    def _exported(self, *, reports: bool) -> list[LogRecord]:
         self.provider.force_flush()
-        found = [readable.log_record for readable in self.exporter.get_finished_logs()]
+        found = [
+            readable.log_record
+            for readable in self.exporter.get_finished_logs()
+            if (readable.instrumentation_scope.name == semconv.RUNS_SCOPE) == reports
+        ]
         return sorted(found, key=lambda record: record.timestamp or 0)
 
     def saying(self, body: Any) -> list[LogRecord]:

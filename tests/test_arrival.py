@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,18 @@ async def main():
         sys.stdout.buffer.write(pickle.dumps(loaded))
     import flowspan
     assert not flowspan.PrefectInstrumentor().patched
+
+asyncio.run(main())
+"""
+
+SCHEDULER_THAT_LISTENS = """
+import asyncio, logging, pickle, sys
+from distributed import Scheduler
+
+async def main():
+    async with Scheduler(dashboard_address=":0", port=0, host="127.0.0.1"):
+        logging.getLogger("prefect.flowspan").addHandler(logging.StreamHandler(sys.stdout))
+        pickle.loads(sys.stdin.buffer.read())
 
 asyncio.run(main())
 """
@@ -136,6 +149,24 @@ def test_parcel_passes_through_other_processes() -> None:
     note = Note.of(run(READ_NOTE, passed_on).decode())
     assert note.submitted is not None
     assert submitting.start < note.submitted < submitting.end
+
+
+def test_process_without_flowspan_says_so_once() -> None:
+    """It runs the tasks as if nothing were there, but one line says why nothing is recorded."""
+    sent = pickle.dumps(serialized_context(Settings()))
+    said = run(WITHOUT_FLOWSPAN + RECEIVE_SEVERAL, pickle.dumps([sent, sent])).decode()
+    line = (
+        r"Task runs in process \d+ on \S+ are not recorded, because flowspan cannot be used there: "
+        r".*flowspan.*\. Install flowspan in each environment that runs tasks\.\n"
+    )
+    assert re.fullmatch(line, said)
+
+
+def test_dask_scheduler_without_flowspan_says_nothing() -> None:
+    """A Dask scheduler runs no tasks, so nothing is missing there."""
+    pytest.importorskip("distributed")
+    sent = pickle.dumps(serialized_context(Settings()))
+    assert run(WITHOUT_FLOWSPAN + SCHEDULER_THAT_LISTENS, sent) == b""
 
 
 def test_dask_scheduler_is_not_instrumented() -> None:

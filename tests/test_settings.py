@@ -362,6 +362,30 @@ def test_a_bad_file_does_not_matter_to_who_is_off(
         Settings()
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("FLOWSPAN_FLUSH_TIMEOUT", "soon"), ("FLOWSPAN_SLO", '{"etl": {"max_rows": "{x}"}}')],
+)
+def test_error_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """Whoever set the variable finds its name in the message, not only that of a field."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValidationError) as raised:
+        Settings()
+    (problem,) = raised.value.errors()
+    assert problem["msg"].startswith("Input should be")
+    assert problem["msg"].endswith(f"({variable})")
+
+
+def test_error_in_an_argument_names_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The argument has won over the variable."""
+    monkeypatch.setenv("FLOWSPAN_FLUSH_TIMEOUT", "5")
+    with pytest.raises(ValidationError) as raised:
+        Settings(flush_timeout=-1)
+    assert "FLOWSPAN_" not in str(raised.value)
+
+
 def test_every_variable_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """A misspelt variable is refused; one that only a command reads is not."""
     monkeypatch.setenv("FLOWSPAN_JAEGER_HEADERS", "x-tenant=etl")

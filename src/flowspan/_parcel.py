@@ -17,12 +17,21 @@ _SOURCE: Final = """\
 try:
     from flowspan._arrival import arrive
     parcel = arrive(text, note)
-except Exception:
+except Exception as error:
+    import logging, os, platform, sys
     class Parcel(str):
         def __reduce__(self):
             names = {"expression": expression, "source": source, "text": text, "note": note}
             return eval, (expression, names)
     parcel = Parcel(text)
+    logger = logging.getLogger("prefect.flowspan")
+    scheduler = getattr(sys.modules.get("distributed.scheduler"), "Scheduler", None)
+    if not (getattr(scheduler, "_instances", None) or hasattr(logger, "said")):
+        logger.said = True
+        logger.warning(
+            "Task runs in process %s on %s are not recorded, because flowspan cannot be used "
+            "there: %s. Install flowspan in each environment that runs tasks.",
+            os.getpid(), platform.node(), error)
 """
 
 
@@ -59,9 +68,10 @@ class Note(NamedTuple):
 class Parcel(str):
     """A text that instruments the process in which it is unpickled (see `flowspan._arrival`).
 
-    Without flowspan there, it is only a string. Pickling that again gives the same bytes, so it may
-    pass through any number of processes. It is a string because Prefect can also store the context
-    of a background task as JSON.
+    Without flowspan there, it is only a string, and the process logs one warning, unless it is a
+    Dask scheduler. Pickling the string again gives the same bytes, so it may pass through any
+    number of processes. It is a string because Prefect can also store the context of a background
+    task as JSON.
 
     Attributes:
         note: The text of a `Note` about the run that it goes along with, or a function that returns

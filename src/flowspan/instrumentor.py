@@ -10,6 +10,7 @@ import logging
 import multiprocessing.util
 import os
 import time
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from flowspan._prefect import EngineObserver, Patch
     from flowspan.export.declared import Declaration
     from flowspan.log_capture.export import LogExport
+    from flowspan.recording.heartbeat import Heartbeat
 
 SUPPORTED_PREFECT: Final = "prefect >= 3.6, < 4"
 
@@ -71,6 +73,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
             self._observer: EngineObserver | None = None
             self._providers: Providers | None = None
             self._settings: Settings | None = None
+            self._heartbeat: Heartbeat | None = None
             self._flush_timeout = 0.0
             self._log_hooks = LogHooks()
 
@@ -132,6 +135,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         )
         self._providers, self._settings, self._observer = providers, settings, observer
         self._flush_timeout = settings.flush_timeout
+        self._heartbeat = _heartbeat(observer, providers.logs, settings)
         if isinstance(providers.traces, BoundedTracerProvider) and acknowledges(settings):
             observer.acknowledges = True
             providers.traces.listen(acknowledge)
@@ -164,6 +168,7 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
 
     def _uninstrument(self, **_: Any) -> None:
         self._log_hooks.remove()
+        self._stop_heartbeat(self._flush_timeout)
         if self._observer is not None:
             self._observer.sigterm.remove()
         while self._patched:
@@ -185,12 +190,20 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
         """Drop the runs that were active at a fork: the parent process records them."""
         if self._observer is not None:
             self._observer.tracer.active.clear()
+        if self._heartbeat is not None:
+            self._heartbeat.forget_parent_process()
+
+    def _stop_heartbeat(self, timeout: float) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.stop(timeout)
+            self._heartbeat = None
 
     def finish(self) -> None:
         """End the spans that are still open and export everything, within the flush timeout."""
+        deadline = time.monotonic() + self._flush_timeout
+        self._stop_heartbeat(self._flush_timeout / 10)
         if self._observer is not None:
             self._observer.tracer.finish_all()
-        deadline = time.monotonic() + self._flush_timeout
         sdk.flush(_all_of(self._providers) - {*_owned}, self._flush_timeout)
         sdk.shutdown(_owned, deadline - time.monotonic())
 
@@ -360,6 +373,18 @@ def _log_export(
     if isinstance(provider, _logs.NoOpLoggerProvider):
         return None
     return LogExport(provider, settings.log_level, observer.recorder_for_line, print_logger)
+
+
+def _heartbeat(
+    observer: EngineObserver, provider: LoggerProvider, settings: Settings
+) -> Heartbeat | None:
+    """Create what reports the runs that have not ended, or return None if that is switched off."""
+    from flowspan.recording.heartbeat import Heartbeat  # noqa: PLC0415 - as Prefect's engines
+
+    if isinstance(provider, _logs.NoOpLoggerProvider) or not settings.heartbeat:
+        return None
+    flush = partial(sdk.flush, {provider}, settings.flush_timeout, gives_up=True)
+    return Heartbeat(observer.tracer, provider, settings.heartbeat, flush)
 
 
 def _check(name: str, given: object, method: str) -> None:

@@ -111,6 +111,23 @@ WAITS_BEFORE: Final = tuple(wait.attribute for wait in WAITS if wait.place == "b
 # Waits inside the span: with EXECUTION and ORCHESTRATION they add up to its duration
 WAITS_INSIDE: Final = tuple(wait.attribute for wait in WAITS if wait.place != "before")
 
+# Runs that have not ended, in log records of one scope. A record has the ids of the run's span, and
+# of the span's attributes those that are known by then.
+RUNS_SCOPE: Final = "flowspan.runs"
+RUN_STARTED: Final = "prefect.run.started"
+RUN_RUNNING: Final = "prefect.run.running"
+# When the run's span began, in nanoseconds since the epoch; its kind, and its parent, if it has one
+RUN_START: Final = "prefect.run.start"
+RUN_SPAN_KIND: Final = "prefect.run.span.kind"
+RUN_PARENT_SPAN_ID: Final = "prefect.run.span.parent_id"
+# The span of the attempt that is under way, if the run allows retries
+ATTEMPT_START: Final = "prefect.run.attempt.start"
+ATTEMPT_SPAN_ID: Final = "prefect.run.attempt.span_id"
+# What the run is doing: EXECUTION, ORCHESTRATION or a wait, without their prefix
+RUN_ACTIVITY: Final = "prefect.run.activity"
+# Seconds between two records
+RUN_HEARTBEAT: Final = "prefect.run.heartbeat"
+
 # State transition events
 STATE_TYPE: Final = "prefect.state.type"
 STATE_NAME: Final = "prefect.state.name"
@@ -196,6 +213,7 @@ _RESULT_BY_STATE_TYPE: Final = {
     # Only a process that is told to stop leaves a run in this state; Cancelled follows.
     "CANCELLING": "cancellation",
 }
+RESULTS: Final = ("success", "failure", "timeout", "error", "cancellation", "skip")
 ERROR_RESULTS: Final = frozenset({"failure", "timeout", "error"})
 # What a success rate counts: a run that is cancelled or skipped has neither succeeded nor failed.
 JUDGED_RESULTS: Final = ERROR_RESULTS | {"success"}

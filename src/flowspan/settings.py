@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -32,6 +32,11 @@ from pydantic_settings import (
 
 from flowspan.objectives import file
 from flowspan.objectives.promises import FlowOrTag, Objectives
+
+if TYPE_CHECKING:
+    from pydantic import ModelWrapValidatorHandler
+    from pydantic_core import ErrorDetails, InitErrorDetails
+    from typing_extensions import Self
 
 _VARIABLE: Final = "FLOWSPAN_SLO"
 _OF_COMMANDS: Final = ("FLOWSPAN_JAEGER_HEADERS",)
@@ -66,8 +71,8 @@ class Settings(BaseSettings):
     """Settings of flowspan, in addition to the standard ``OTEL_*`` variables.
 
     Each field is the environment variable ``FLOWSPAN_<FIELD NAME>``. Unknown arguments, unknown
-    ``FLOWSPAN_*`` variables and values of the wrong type raise `pydantic.ValidationError`; an
-    error in a file raises `ConfigurationError`.
+    ``FLOWSPAN_*`` variables and values of the wrong type raise `pydantic.ValidationError`, which
+    names the variable that has the value; an error in a file raises `ConfigurationError`.
     """
 
     model_config = SettingsConfigDict(env_prefix="FLOWSPAN_", frozen=True, extra="forbid")
@@ -90,6 +95,9 @@ class Settings(BaseSettings):
 
     log_level: Annotated[NonNegativeInt, BeforeValidator(_read_level)] = logging.INFO
     """Lowest level of exported log records, by its name in `logging`: ``INFO``."""
+
+    heartbeat: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
+    """Seconds between two log records about a run that has not ended; 0 for none at all."""
 
     flush_timeout: NonNegativeFloat = 5.0
     """Seconds that the end of a top-level flow run, of a task run from another process, and of the
@@ -138,6 +146,16 @@ class Settings(BaseSettings):
             raise ValueError(f"no such setting: {spelt}; valid settings are {', '.join(known)}")
         return values
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_variables(cls, values: Any, validate: "ModelWrapValidatorHandler[Self]") -> "Self":
+        """Name the variable that has a bad value: pydantic names only the field."""
+        try:
+            return validate(values)
+        except ValidationError as error:
+            problems = [_with_variable(problem, values) for problem in error.errors()]
+            raise ValidationError.from_exception_data(error.title, problems) from None
+
     @classmethod
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], *args: Any, **kwargs: Any
@@ -157,10 +175,23 @@ Configuration: Final = dataclasses.make_dataclass(
 ``OTEL_CONFIG_FILE`` names: those of `Settings`, each of which may be missing."""
 
 
+def _with_variable(problem: "ErrorDetails", values: Mapping[str, Any]) -> "InitErrorDetails":
+    """Copy a problem with a setting; name the variable, if the value is from one."""
+    message, (field, *_) = problem["msg"], (*problem["loc"], "")
+    variable = _variable(str(field))
+    if variable in os.environ and values.get(str(field)) == os.environ[variable]:
+        message = f"{message} ({variable})"
+    kind = PydanticCustomError(problem["type"], message)
+    return {"type": kind, "loc": problem["loc"], "input": problem["input"]}
+
+
+def _variable(field: str) -> str:
+    return f"{Settings.model_config['env_prefix']}{field.upper()}"
+
+
 def known_variables() -> list[str]:
     """Return the names of all ``FLOWSPAN_*`` variables that anything reads."""
-    prefix = Settings.model_config["env_prefix"]
-    return [*(f"{prefix}{name.upper()}" for name in Settings.model_fields), *_OF_COMMANDS]
+    return [*map(_variable, Settings.model_fields), *_OF_COMMANDS]
 
 
 def objectives_source() -> str | None:

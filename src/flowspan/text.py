@@ -42,6 +42,20 @@ def moment(nanoseconds: int) -> str:
     return f"{time:%Y-%m-%d %H:%M:%S} {time.isoformat()[-6:]}"
 
 
+def local(nanoseconds: int, form: str) -> str:
+    """Format a time since the epoch as local time, in a form of `datetime.strftime`."""
+    try:
+        time = datetime.fromtimestamp(nanoseconds // SECOND, tz=timezone.utc).astimezone()
+    except (OverflowError, OSError, ValueError):
+        return f"{nanoseconds} ns after 1970"
+    return f"{time:{form}}"
+
+
+def time_of_day(nanoseconds: int) -> str:
+    """Format a time since the epoch as local time of day."""
+    return moment(nanoseconds).split(" ")[1]
+
+
 def clock(nanoseconds: int) -> str:
     """Format a time since the epoch as ISO 8601, in local time with milliseconds.
 

@@ -8,9 +8,9 @@ from rendered import rendered
 from run_spans import EPOCH, SECOND, make_span, run
 
 from flowspan.analysis import tree
+from flowspan.analysis.flow_runs import flow_names, runs_of
 from flowspan.analysis.one_trace import analyse
 from flowspan.analysis.root import root_of
-from flowspan.analysis.trends.runs import flow_names, runs_of
 from flowspan.analysis.two_traces import compare
 from flowspan.read.span import Span
 from flowspan.views.headline import headline

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from flowspan.analysis.trends.runs import FlowRun, Retry, TaskOfRun
+from flowspan.analysis.flow_runs import FlowRun, Retry, TaskOfRun
 
 FIRST_DAY = dt.date(2026, 6, 1)  # a Monday
 
@@ -30,14 +30,21 @@ def made(day: int, seconds: float, *, hour: float = 2, **fields: Any) -> FlowRun
     }
     told: dict[str, Any] = {
         "flow": "nightly",
+        "name": None,
+        "caller": None,
         "run_id": f"{day} {hour}",
         "trace_id": "ab" * 16,
         "start": start,
         "end": start + duration,
+        "last_seen": None,
         "duration": duration,
         "result": "success",
+        "state": "Completed",
         "tags": (),
         "rows": None,
+        "rows_output": None,
+        "broken": (),
+        "bottleneck": None,
         "tasks": tasks,
         "started": {"extract": start, "load": start + 10**9},
         "retries": (),

@@ -146,7 +146,7 @@ def test_an_unknown_id_lists_traces_that_are_there(tmp_path: Path) -> None:
         assert [line.split()[0] for line in done.stderr.splitlines()[1:]] == ids[:1:-1]
 
 
-@pytest.mark.parametrize("arguments", [("timeline", "nonsense"), ("timeline", "--no"), ("no",)])
+@pytest.mark.parametrize("arguments", [("timeline", ""), ("timeline", "--no"), ("no",)])
 def test_wrong_usage_exits_with_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """All commands do so."""
     done = flowspan(*arguments, cwd=tmp_path)
@@ -182,7 +182,7 @@ def test_help_and_version(tmp_path: Path) -> None:
     out = flowspan("--help", cwd=tmp_path).stdout
     assert "timeline" in out
     out = flowspan("timeline", "--help", cwd=tmp_path).stdout
-    assert "TRACE_ID|FLOW_RUN_ID|latest" in out
+    assert "first 8 digits" in out
 
 
 def test_the_timeline_needs_neither_prefect_nor_the_sdk(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from compose import (
     load,
 )
 from flowspan import semconv
+from flowspan._version import __version__
 
 # The compose file
 
@@ -71,6 +72,50 @@ def test_versions_are_those_of_the_repository() -> None:
     constraints = (ROOT / "constraints.txt").read_text()
     (prefect,) = re.findall(r"^prefect==(.+)$", constraints, re.MULTILINE)
     assert f":{prefect}-python" in SERVICES["prefect"]["image"]
+
+
+def test_the_image_of_flowspan_is_this_version() -> None:
+    assert defaults(SERVICES["watch"]["image"]).endswith(f":{__version__}")
+
+
+def test_the_dockerfile_copies_what_is_there() -> None:
+    """Everything that it copies is in the repository, and not ignored; the command is installed."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = {
+        word.removeprefix("./")
+        for line in lines
+        if line.startswith("COPY ") and "--from" not in line
+        for word in line.split()[1:-1]
+    }
+    sent = {
+        line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"
+    }
+    assert copied == sent
+    assert [path for path in copied if not (ROOT / path).exists()] == []
+    assert 'ENTRYPOINT ["flowspan"]' in lines
+    assert "flowspan = " in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_observer_keeps_its_state_in_its_volume() -> None:
+    """What is settled is in a folder of the volume, where the health check looks, too."""
+    (mount,) = SERVICES["watch"]["volumes"]
+    folder = mount.split(":")[1]
+    (kept,) = re.findall(r"FLOWSPAN_WATCH_DIR=(\S+)", (ROOT / "Dockerfile").read_text())
+    assert kept.startswith(f"{folder}/")
+    assert kept in SERVICES["watch"]["healthcheck"]["test"][-1]
+
+
+def test_the_observer_asks_and_sends_where_the_others_listen() -> None:
+    """The URLs of flowspan watch are those of the Prefect server and the Collector."""
+    environment = SERVICES["watch"]["environment"]
+    for variable, service in (
+        ("PREFECT_API_URL", "prefect"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector"),
+    ):
+        url = urlsplit(environment[variable])
+        ports = [port.rsplit(":", 1)[1] for port in SERVICES[service]["ports"]]
+        assert url.hostname == service
+        assert str(url.port) in ports
 
 
 def test_ports_are_on_loopback() -> None:

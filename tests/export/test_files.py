@@ -126,6 +126,75 @@ def test_line_longer_than_a_file_is_kept_whole(tmp_path: Path) -> None:
     assert [path.read_text() for path in files_in(tmp_path)] == ["{}\n", long + "\n", "{}\n"]
 
 
+def test_batch_larger_than_a_file_is_split_between_lines(tmp_path: Path) -> None:
+    """A file is never larger than allowed, unless a single line is."""
+    written = [json.dumps({"n": n, "pad": "x" * (300 if n == 7 else 9)}) for n in range(20)]
+    stream_in(tmp_path, max_bytes=100, max_count=100).write("\n".join(written) + "\n")
+    assert lines_in(tmp_path) == written
+    sizes = [path.stat().st_size for path in files_in(tmp_path)]
+    assert len([size for size in sizes if size > 100]) == 1
+    assert len(sizes) < 10
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
+def test_only_the_user_can_read_the_files(tmp_path: Path) -> None:
+    """The umask does not matter."""
+    before = os.umask(0)
+    try:
+        stream = stream_in(tmp_path / "new", max_bytes=10)
+        for _ in range(3):
+            stream.write('{"n": 1}\n')
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    files = [*files_in(tmp_path / "new"), tmp_path / "new" / ".lock"]
+    assert [path.stat().st_mode & 0o777 for path in files] == [0o600] * 4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
+def test_folder_of_the_user_decides_who_reads_the_files(tmp_path: Path) -> None:
+    """A group that may read the folder may read the files, as far as the umask allows."""
+    tmp_path.chmod(0o750)
+    stream_in(tmp_path).write("{}\n")
+    assert (tmp_path / "traces.jsonl").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and pipes are POSIX")
+@pytest.mark.parametrize("name", ["traces.jsonl", ".lock"])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder"])
+def test_only_regular_files_are_written_to(tmp_path: Path, name: str, kind: str) -> None:
+    """Anything else in the place of a file is an error, and stays as it is."""
+    target, place = tmp_path / "target", tmp_path / "folder" / name
+    place.parent.mkdir()
+    if kind == "link":
+        target.write_text("mine")
+    if kind.endswith("link"):
+        place.symlink_to(target)
+    elif kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.mkdir()
+    with pytest.raises(OSError, match=name):
+        stream_in(place.parent).write('{"n": 1}\n')
+    assert (target.read_text() if target.exists() else None) == ("mine" if kind == "link" else None)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are POSIX")
+def test_lock_that_is_never_given_up(tmp_path: Path) -> None:
+    """Lines are still written, but nothing is rotated: the other process may be doing so."""
+    import fcntl
+
+    stream = stream_in(tmp_path, max_bytes=10)
+    stream.write('{"n": 1}\n')
+    with (tmp_path / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stream.write('{"n": 2}\n')
+        assert lines_in(tmp_path) == ['{"n": 1}', '{"n": 2}']
+        assert len(files_in(tmp_path)) == 1
+    stream.write('{"n": 3}\n')
+    assert len(files_in(tmp_path)) == 2
+
+
 def test_two_processes_write_at_once(tmp_path: Path) -> None:
     """Every line of both processes is there, whole, once, in its process's order."""
     count = 400
@@ -168,7 +237,7 @@ def test_torn_line_costs_nothing_but_itself(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="resource limits are POSIX")
 def test_full_disk_raises_and_is_recovered_from(tmp_path: Path) -> None:
-    """If a line is only partly written, write raises OSError, and the next line is whole."""
+    """If a line is only partly written, write raises OSError, and no part of it stays."""
     ended = subprocess.run(
         [sys.executable, "-c", HITS_THE_LIMIT, tmp_path],
         capture_output=True,
@@ -177,7 +246,7 @@ def test_full_disk_raises_and_is_recovered_from(tmp_path: Path) -> None:
         check=True,
     )
     assert ended.stdout == "OSError\n"
-    assert lines_in(tmp_path) == ['{"n": 1}', '{"n', '{"n": 3}']
+    assert lines_in(tmp_path) == ['{"n": 1}', '{"n": 3}']
 
 
 def test_deleted_folder_is_made_again(tmp_path: Path) -> None:

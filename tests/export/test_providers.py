@@ -547,6 +547,22 @@ def test_flush_that_gives_up_hopes_again(build: Build) -> None:
     assert [span.name for span in sink.spans] == ["late", "in time"]
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirect_is_an_outage(
+    status: int, build: Build, warnings: Callable[[], list[str]]
+) -> None:
+    """Nothing has arrived, so the flush fails, and one line says where the endpoint points to."""
+    with http_sink() as sink:
+        provider = build(
+            EXPORTER_OTLP_ENDPOINT=sink.endpoint, EXPORTER_OTLP_PROTOCOL="http/protobuf"
+        )
+        sink.status, sink.answer_headers = status, {"Location": "https://me:pw@there.example/v1"}
+        end_span(provider)
+        assert not providers.flush([provider], 20)
+    (line,) = warnings()
+    assert line.endswith(f"it redirects to https://[redacted]@there.example/v1 ({status}))")
+
+
 def test_second_outage_is_said_again_later(
     build: Build, warnings: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

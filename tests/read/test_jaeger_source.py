@@ -369,7 +369,7 @@ def test_the_command_says_what_to_do(server: Jaeger) -> None:
         (("--jaeger", "localhost:16686"), "--jaeger: It is no URL"),
         (("--jaeger", "http://127.0.0.1:1", "--logs"), "Jaeger has spans but no log lines"),
         (("--jaeger", "http://127.0.0.1:1", "--file", "."), "--file, --jaeger: Use one or"),
-        (("nonsense", "--jaeger", "http://127.0.0.1:1"), "not a trace id"),
+        (("", "--jaeger", "http://127.0.0.1:1"), "RUN: It is empty"),
     ],
 )
 def test_wrong_usage_exits_with_2(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:

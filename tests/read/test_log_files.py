@@ -247,12 +247,12 @@ def test_an_unknown_run_is_told_with_those_there_are(tmp_path: Path) -> None:
     pipeline(tmp_path)
     with pytest.raises(UnknownRunError, match=f"no log lines of trace or run {TRACE}") as raised:
         load(tmp_path)
-    known = [(one.run_id, one.name, one.end) for one in raised.value.known]
+    known = [(one.run_id, one.name, one.run_name, one.end) for one in raised.value.known]
     second = 10**9
     assert known == [
-        (SUBFLOW_RUN, "report meaty-vicugna", EPOCH + 3 * second),
-        (FLOW_RUN, "etl meaty-vicugna", EPOCH + second),
-        (OTHER_RUN, "other meaty-vicugna", EPOCH - 50 * second),
+        (SUBFLOW_RUN, "report", "meaty-vicugna", EPOCH + 3 * second),
+        (FLOW_RUN, "etl", "meaty-vicugna", EPOCH + second),
+        (OTHER_RUN, "other", "meaty-vicugna", EPOCH - 50 * second),
     ]
 
 

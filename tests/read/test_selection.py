@@ -70,7 +70,7 @@ def test_the_latest_run_of_a_flow_is_drawn(tmp_path: Path) -> None:
     done = flowspan("timeline", "--flow", "nightly", "--since", "2h", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert ".flowspan holds no run of 'nightly' that ended since " in done.stderr
-    assert done.stderr.splitlines()[1].endswith("  other")
+    assert done.stderr.splitlines()[1].endswith("  other  success")
 
 
 def test_a_time_alone_chooses_the_latest_since(tmp_path: Path) -> None:

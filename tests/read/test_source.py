@@ -41,12 +41,13 @@ def test_a_place_that_searches_by_flow_leaves_out_others(places: list[TraceSourc
 
 
 def test_every_place_says_what_is_missing(places: list[TraceSource]) -> None:
-    """An id that is none, and one that is not there."""
+    """A text that is empty, and an id and a name that are not there."""
     for place in places:
-        with pytest.raises(ValueError, match="not a trace id"):
-            place.load("nonsense")
-        with pytest.raises(UnknownRunError, match="holds no trace or run"):
-            place.load("0" * 31 + "1")
+        with pytest.raises(ValueError, match="It is empty"):
+            place.load(" ")
+        for wanted in ("0" * 31 + "1", "0" * 9, "nonsense"):
+            with pytest.raises(UnknownRunError, match=f"holds no trace or run {wanted}"):
+                place.load(wanted)
 
 
 def test_only_folders_have_log_lines_and_only_standard_input_is_read_once(

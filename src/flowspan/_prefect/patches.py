@@ -107,6 +107,7 @@ def _waits_for(inputs: str) -> Callable[[EngineObserver], Wrapper]:
                 future = next(others, None)
             outer, start = context_api.get_current(), time_ns()
             if telemetry.recorder is not None:
+                telemetry.recorder.begin_wait(semconv.WAIT_DEPENDENCIES, start)
                 # Prefect links upstream runs to the current span. Ours already has these links, so
                 # a span that records nothing takes its place.
                 span = NonRecordingSpan(telemetry.recorder.span_context)
@@ -116,6 +117,8 @@ def _waits_for(inputs: str) -> Callable[[EngineObserver], Wrapper]:
             finally:
                 context_api.attach(outer)
                 with contained:
+                    if telemetry.recorder is not None:
+                        telemetry.recorder.end_wait(semconv.WAIT_DEPENDENCIES, start)
                     if future is not None:
                         telemetry.wait_for(chain((future,), others), start, time_ns())
 
@@ -124,18 +127,22 @@ def _waits_for(inputs: str) -> Callable[[EngineObserver], Wrapper]:
     return wrapper
 
 
-def _slot_acquired(start: int, response: Any) -> None:
-    """Record the wait for a concurrency slot, unless the response says that there is no limit."""
-    with contained:
-        recorder, has_limits = current_recorder(), getattr(response, "limits", response)
-        if recorder is not None and (response is None or has_limits):
-            recorder.wait(semconv.WAIT_CONCURRENCY, start, time_ns())
-
-
 def _acquires_slots(_observer: EngineObserver) -> Wrapper:
+    """Record the wait for a concurrency slot, unless the response says that there is no limit."""
+
     def acquire(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        start = time_ns()
-        return _observed(wrapped, args, kwargs, lambda response: _slot_acquired(start, response))
+        recorder, start = current_recorder(), time_ns()
+
+        def acquired(response: Any) -> None:
+            if recorder is not None:
+                with contained:
+                    recorder.end_wait(semconv.WAIT_CONCURRENCY, start)
+                    if response is None or getattr(response, "limits", response):
+                        recorder.wait(semconv.WAIT_CONCURRENCY, start, time_ns())
+
+        if recorder is not None:
+            recorder.begin_wait(semconv.WAIT_CONCURRENCY, start)
+        return _observed(wrapped, args, kwargs, acquired)
 
     return acquire
 

@@ -25,9 +25,9 @@ class Findings:
     """
 
     def __init__(self, trace: Trace, logs: Sequence[Log] = ()) -> None:
-        """Hold a trace, and the log records to show with it."""
+        """Hold a trace, and the log records of the whole trace to show with it."""
         self.trace = trace
-        self.logs = logs
+        self.logs = log_places.within(logs, trace)
 
     @cached_property
     def analysis(self) -> Analysis:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from flowspan.analysis.root import root_of
 from flowspan.analysis.tree import Rest, Tree, walk
 from flowspan.read.log_files import Log
-from flowspan.read.span import Span
+from flowspan.read.span import Span, Trace
 
 
 def by_span(logs: Iterable[Log], spans: Sequence[Span]) -> dict[str, list[Log]]:
@@ -31,6 +31,20 @@ def by_span(logs: Iterable[Log], spans: Sequence[Span]) -> dict[str, list[Log]]:
                 owner = _at(runs[run_id], log.time).span_id
         found.setdefault(owner or about, []).append(log)
     return found
+
+
+def within(logs: Iterable[Log], trace: Trace) -> list[Log]:
+    """Return the records that belong to a trace, or to the part of one that it is.
+
+    A record of a span that is missing belongs to a part if its task run or flow run does.
+    """
+    if not trace.is_part:
+        return list(logs)
+    ids = {span.span_id for span in trace.spans}
+    ids |= {str(span.facts.run_id).lower() for span in trace.spans if span.is_run}
+    return [
+        log for log in logs if not ids.isdisjoint((log.span_id, log.task_run_id, log.flow_run_id))
+    ]
 
 
 def by_row(placed: Mapping[str, Iterable[Log]], tree: Tree) -> dict[str, list[Log]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from flowspan.analysis.phases import Cause
-    from flowspan.read.span import Span
+    from flowspan.read.span import Open, Span
 
 LARGEST_NETWORK: Final = 200_000
 """The most activities for which slack and what-if are computed; larger traces would take long."""
@@ -90,7 +90,8 @@ class Analysis:
     `orchestration` is the time in which no task was running. `workers` are the processes that ran
     the runs, by their first run, `late_clocks` the hosts among them whose clocks are behind.
     `links_dropped` is how many upstream runs are not known, because a provider's limit has dropped
-    the links to them.
+    the links to them. `open` tells of a root that has not ended: then all this is so far, up to
+    `end`, and nothing is answered about what would save time.
     """
 
     source: Literal["flowspan", "prefect", "plain"]
@@ -111,6 +112,7 @@ class Analysis:
     workers: tuple[Worker, ...]
     late_clocks: tuple[LateClock, ...]
     links_dropped: int = 0
+    open: Open | None = None
 
     @property
     def bottleneck(self) -> Task | None:
@@ -131,7 +133,9 @@ def analyse(spans: Collection[Span], *, what_if: bool = True) -> Analysis:
 
 def _analyse(activities: Activities, *, what_if: bool) -> Analysis:
     path = walk(activities)
-    network = Network(activities) if what_if and len(activities.spans) <= LARGEST_NETWORK else None
+    root = activities.spans[activities.root].open if activities.has_root else None
+    has_answers = what_if and root is None and len(activities.spans) <= LARGEST_NETWORK
+    network = Network(activities) if has_answers else None
     tasks = _tasks(activities, path, network)
     duration = activities.end - activities.start
     retried = _retried(activities)
@@ -171,6 +175,7 @@ def _analyse(activities: Activities, *, what_if: bool) -> Analysis:
         links_dropped=sum(known.links_dropped for known in activities.facts),
         workers=find_workers(activities, leaves, begins, ends),
         late_clocks=find_late_clocks(activities),
+        open=root,
     )
 
 

@@ -20,12 +20,15 @@ Cause: TypeAlias = str
 OTHER: Final = "other"
 """Phase of a span outside any run: from another instrumentation or the application itself."""
 
+OPEN: Final = "open"
+"""Phase of the execution of a run that has not ended."""
+
 
 class Segment(NamedTuple):
     """A stretch of time spent in one phase, in nanoseconds since the epoch.
 
     Phases are the names of the attributes that hold their totals (``prefect.wait.*``,
-    ``prefect.execution``, ``prefect.orchestration``), or `OTHER`.
+    ``prefect.execution``, ``prefect.orchestration``), `OPEN`, or `OTHER`.
     """
 
     phase: str
@@ -168,9 +171,9 @@ def _at_several_goes(
         gap = between if place else semconv.ORCHESTRATION
         segments.append(Segment(gap, cursor, start))
         waits = _waits_in_middle(facts) if (start, stop) == longest else ()
-        segments += _with_waits(start, stop, waits)
+        segments += _with_waits(start, stop, waits, at_end=_last_phase(span) in _IN_MIDDLE)
         cursor = stop
-    segments.append(Segment(semconv.ORCHESTRATION, cursor, end))
+    segments.append(Segment(_last_phase(span), cursor, end))
     kept = [segment for segment in segments if segment.end > segment.start]
     return kept or [Segment(semconv.EXECUTION, span.start, end)]
 
@@ -248,19 +251,26 @@ def _estimated_pieces(span: Span, start: int, end: int, exits: int) -> list[tupl
     return pieces
 
 
+def _last_phase(span: Span) -> str:
+    """Return what a run does after its last attempt: the engine ends it, unless it is open."""
+    return PHASE_OF.get(span.open.activity if span.open is not None else "", semconv.ORCHESTRATION)
+
+
 def _between(facts: Facts) -> str:
     """Return the phase of the time between attempts: the longest wait, if the run has any."""
     length, phase = max(zip(_waits_between(facts), _BETWEEN, strict=True))
     return phase if length else semconv.ORCHESTRATION
 
 
-def _with_waits(start: int, end: int, waits: Sequence[int]) -> Iterator[Segment]:
-    """Put waits of given lengths into the middle of a stretch of execution."""
+def _with_waits(
+    start: int, end: int, waits: Sequence[int], *, at_end: bool = False
+) -> Iterator[Segment]:
+    """Put waits of given lengths into the middle of a stretch of execution, or at its end."""
     rest = min(sum(waits), end - start)
     if not rest:
         yield Segment(semconv.EXECUTION, start, end)
         return
-    cursor = start + (end - start - rest) // 2
+    cursor = end - rest if at_end else start + (end - start - rest) // 2
     yield Segment(semconv.EXECUTION, start, cursor)
     for name, length in zip(_IN_MIDDLE, waits, strict=True):
         stop = cursor + min(length, rest)
@@ -273,8 +283,14 @@ def _with_waits(start: int, end: int, waits: Sequence[int]) -> Iterator[Segment]
 CAUSES: Final[Mapping[str, Cause]] = {
     **{wait.attribute: wait.name for wait in semconv.WAITS if wait.place in ("before", "start")},
     semconv.EXECUTION: "execution",
+    OPEN: "execution",
     **{wait.attribute: wait.name for wait in semconv.WAITS if wait.place in ("between", "middle")},
     semconv.ORCHESTRATION: "orchestration",
     OTHER: "execution",
 }
 """The cause on the path that each phase counts as, in the order in which phases are shown."""
+
+PHASE_OF: Final[Mapping[Cause, str]] = {
+    cause: phase for phase, cause in CAUSES.items() if phase not in (OPEN, OTHER)
+}
+"""The phase that each cause is shown as."""

@@ -11,6 +11,7 @@ from typing import Final, Literal, TypeAlias
 
 from flowspan import semconv
 from flowspan.analysis.phases import (
+    OPEN,
     OTHER,
     Calls,
     Segment,
@@ -70,8 +71,9 @@ class Rest:
 
     @property
     def results(self) -> Counter[str]:
-        """The number of spans by result, without spans that have no result."""
-        return Counter(name for s in self.spans if (name := s.facts.result) is not None)
+        """The number of spans by result, or by state if they have not ended."""
+        results = (s.open.state if s.open is not None else s.facts.result for s in self.spans)
+        return Counter(name for name in results if name is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,10 +229,11 @@ def _siblings(
 
 
 def _most_telling(group: Sequence[Node]) -> list[Node]:
-    """Choose which of many siblings to show: failures first, then the longest."""
+    """Choose which of many siblings to show: failed or open ones first, then the longest."""
 
     def weight(node: Node) -> tuple[bool, int]:
-        return node.span.failed, sum(segment.end - segment.start for segment in node.segments)
+        is_telling = node.span.failed or node.span.open is not None
+        return is_telling, sum(segment.end - segment.start for segment in node.segments)
 
     chosen = {id(node) for node in sorted(group, key=weight, reverse=True)[:GROUP_SHOWN]}
     return [node for node in group if id(node) in chosen]
@@ -242,7 +245,7 @@ def _rest(group: Sequence[Node], shown: Sequence[Node]) -> Rest:
     spans, role = tuple(node.span for node in hidden), hidden[0].role
     phase = OTHER if role == "other" else semconv.EXECUTION
     segments = (segment for node in hidden for segment in node.segments)
-    busy = union((one.start, one.end) for one in segments if one.phase == phase)
+    busy = union((one.start, one.end) for one in segments if one.phase in (phase, OPEN))
     return Rest(spans[0].name, role, spans, tuple(Segment(phase, *one) for one in busy))
 
 
@@ -265,8 +268,14 @@ def _segments(
     span: Span, role: Role, attempts: Sequence[Span], calls: Calls | None
 ) -> tuple[Segment, ...]:
     end = span.start + span.duration
-    if role == "attempt":
-        return tuple(without_exits([Segment(semconv.EXECUTION, span.start, end)], calls))
-    if role != "run":
+    if role == "other":
         return (Segment(OTHER, span.start, end),)
-    return (*before(span), *inside(span, end, attempts, calls))
+    if role == "attempt":
+        segments = without_exits([Segment(semconv.EXECUTION, span.start, end)], calls)
+    else:
+        segments = [*before(span), *inside(span, end, attempts, calls)]
+    if span.open is not None:
+        segments = [
+            one._replace(phase=OPEN) if one.phase == semconv.EXECUTION else one for one in segments
+        ]
+    return tuple(segments)

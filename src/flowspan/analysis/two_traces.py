@@ -155,7 +155,8 @@ def _side(trace: Trace) -> Side:
     name = facts.flow_name or root.span.name
     if not root.is_there:  # the span that stands in has another run name and result
         return Side(trace.trace_id, name, None, None, analysis, has_root=False)
-    return Side(trace.trace_id, name, facts.run_name, facts.result, analysis)
+    result = facts.result if root.span.open is None else root.span.open.state
+    return Side(trace.trace_id, name, facts.run_name, result, analysis)
 
 
 def _change(key: tuple[str, str], before: Task | None, after: Task | None) -> PathChange:

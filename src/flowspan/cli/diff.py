@@ -89,11 +89,13 @@ def _load_side(source: "TraceSource", wanted: str, flow: str | None) -> "Trace":
 
     `flow` matters only if the latest run is wanted.
     """
-    from flowspan.read.selection import LATEST, is_wanted, steps_back  # noqa: PLC0415 - heavy
+    from flowspan.read.selection import LATEST, steps_back  # noqa: PLC0415 - heavy
 
-    if not is_wanted(wanted) and Path(wanted).exists():
+    if steps_back(wanted) is not None:
+        return load_trace(source, wanted, flow)
+    if Path(wanted).exists():
         return load_trace(FileSource(Path(wanted)), LATEST, flow)
-    return load_trace(source, wanted, None if steps_back(wanted) is None else flow)
+    return load_trace(source, wanted)
 
 
 def _draw_difference(found: "Difference", *, everything: bool) -> None:

@@ -93,8 +93,7 @@ def _settings_problem(error: ValidationError) -> str:
         ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
         for problem in error.errors()
     )
-    also = f", or options in {declared.path()}" if declared.path() else ""
-    return f"{lines} (FLOWSPAN_* variables{also})"
+    return f"{lines} (or in {declared.path()})" if declared.path() else lines
 
 
 def _examine_prefect() -> Generator[Finding, None, bool]:

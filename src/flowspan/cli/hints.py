@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from flowspan.read.selection import UnknownRunError
+    from flowspan.read.selection import Summary, UnknownRunError
 
 HOW_TO_GET_LOGS: Final = (
     "First run a flow that calls flowspan.instrument(). It writes its log lines to .flowspan/ in\n"
@@ -16,15 +14,31 @@ HOW_TO_GET_LOGS: Final = (
 )
 
 
-def unknown(error: "UnknownRunError", ids: "Iterable[str]", how_to_get_them: str) -> str:
-    """Return a message that a run is missing, with the latest runs, or how to get some."""
-    from flowspan.text import clean, moment  # noqa: PLC0415 - only a failure needs it
+def unknown(error: "UnknownRunError", how_to_get_them: str, *, by_trace: bool) -> str:
+    """Return a message that a run is missing, with the latest runs, or how to get some.
+
+    If several runs may be meant, it lists these instead.
+
+    Args:
+        error: What was not found.
+        how_to_get_them: What to do if there are no runs at all.
+        by_trace: List the ids of traces, not of runs, if no run may be meant.
+    """
+    from flowspan.read.selection import AmbiguousRunError  # noqa: PLC0415 - only a failure needs it
 
     if not error.known:
         return f"{error}\n{how_to_get_them}"
-    known = zip(ids, error.known, strict=True)
-    lines = [f"  {one}  {moment(summary.end)}  {clean(summary.name)}" for one, summary in known]
-    return "\n".join([f"{error} The latest runs:", *lines])
+    is_ambiguous = isinstance(error, AmbiguousRunError)
+    lines = [_line(one, by_trace=by_trace and not is_ambiguous) for one in error.known]
+    return "\n".join([f"{error} {'They are' if is_ambiguous else 'The latest runs'}:", *lines])
+
+
+def _line(one: "Summary", *, by_trace: bool) -> str:
+    from flowspan.text import clean, moment  # noqa: PLC0415 - only a failure needs it
+
+    parts = [one.trace_id if by_trace else one.run_id or one.trace_id, moment(one.end)]
+    parts += [clean(text) for text in (one.name, one.run_name, one.result) if text]
+    return "  ".join(["", *parts])
 
 
 def floor_of(level: str | None) -> int:

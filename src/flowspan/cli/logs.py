@@ -7,7 +7,7 @@ import typer
 
 from flowspan.cli import output
 from flowspan.cli.hints import HOW_TO_GET_LOGS, floor_of, unknown
-from flowspan.cli.options import FOLDER
+from flowspan.cli.options import FOLDER, HOW_TO_NAME, WANTED
 from flowspan.cli.output import fail, note
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ def logs(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="FLOW_RUN_ID|TRACE_ID|latest",
-            help="Id of a flow run or of a trace, or (default) the trace that logged last.",
+            metavar=WANTED,
+            help=f"Run to print: {HOW_TO_NAME}. Default: the trace that logged last.",
             show_default=False,
         ),
     ] = "latest",
@@ -47,6 +47,10 @@ def logs(
             help="File of OTLP JSON lines, or folder of logs*.jsonl files.",
         ),
     ] = FOLDER,
+    events: Annotated[
+        bool,
+        typer.Option("--events", help="Print also the records that say which runs have not ended."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object for each line instead.")
     ] = False,
@@ -64,15 +68,14 @@ def logs(
 
     floor = floor_of(level)
     try:
-        found = log_files.load(file, run)
+        found = log_files.load(file, run, events=events)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="FLOW_RUN_ID|TRACE_ID|latest") from None
+        raise typer.BadParameter(str(error), param_hint=WANTED) from None
     except SourceError as error:
         fail(f"{error}\n{HOW_TO_GET_LOGS}")
     except UnknownRunError as error:
         output.warn(error.problems)
-        ids = [known.run_id or known.trace_id for known in error.known]
-        fail(unknown(error, ids, HOW_TO_GET_LOGS))
+        fail(unknown(error, HOW_TO_GET_LOGS, by_trace=False))
     of_task = found.logs if task is None else log_files.of_task(found.logs, task)
     if task is not None and not of_task:
         output.warn(found.problems)

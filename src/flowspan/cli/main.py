@@ -13,6 +13,7 @@ from flowspan.cli.doctor import doctor
 from flowspan.cli.logs import logs
 from flowspan.cli.metrics import metrics
 from flowspan.cli.output import note
+from flowspan.cli.runs import runs
 from flowspan.cli.timeline import timeline
 from flowspan.cli.trends import trends
 from flowspan.cli.watch import watch
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(collector_app)
-for command in (timeline, diff, trends, logs, metrics, watch, demo, doctor):
+for command in (timeline, runs, diff, trends, logs, metrics, watch, demo, doctor):
     app.command()(command)
 
 

@@ -47,7 +47,7 @@ def metrics(
     try:
         found = metric_files.load(file)
     except SourceError as error:
-        fail(f"{error}\n{HOW_TO_GET_METRICS}")
+        fail(_open_run(file) or f"{error}\n{HOW_TO_GET_METRICS}")
     report = run_metrics.summarize(found)
     shown = report if flow is None else run_metrics.only(report, flow)
     if shown.is_empty:
@@ -71,8 +71,30 @@ HOW_TO_GET_METRICS: Final = (
 )
 
 
+def _open_run(file: Path) -> str | None:
+    """Return why there are no metrics, if the latest run has not ended; else None."""
+    from flowspan.analysis.root import root_of  # noqa: PLC0415 - only a failure needs it
+    from flowspan.errors import SourceError  # noqa: PLC0415 - same reason
+    from flowspan.read import trace_files  # noqa: PLC0415 - same reason
+    from flowspan.read.selection import UnknownRunError  # noqa: PLC0415 - same reason
+    from flowspan.text import clean  # noqa: PLC0415 - same reason
+
+    try:
+        found = root_of(trace_files.load(file).spans).span
+    except (SourceError, UnknownRunError):
+        return None
+    if found.open is None:
+        return None
+    how = "is running" if found.open.state == "running" else "was lost before its end"
+    name = clean(found.facts.flow_name or found.name)
+    return (
+        f"{file} holds no metrics of runs yet: the latest one, of {name!r}, {how}. A run is counted"
+        " at its end.\n'flowspan timeline' shows it."
+    )
+
+
 def _no_metrics(file: Path, flow: str | None, known: "Sequence[str]") -> str:
     if flow is None or not known:
-        return f"{file} holds no metrics of runs yet.\n{HOW_TO_GET_METRICS}"
+        return _open_run(file) or f"{file} holds no metrics of runs yet.\n{HOW_TO_GET_METRICS}"
     names = "\n".join(f"  {name}" for name in known)
     return f"{file} holds no flow {flow!r}. Its flows:\n{names}"

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import os
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
@@ -12,6 +13,9 @@ from flowspan.cli.output import fail, warn
 from flowspan.read.source import FileSource, JaegerSource
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from flowspan.read.lines import Problem
     from flowspan.read.source import TraceSource
     from flowspan.read.span import Trace
 
@@ -42,9 +46,17 @@ SINCE_HELP: Final = (
     "Only runs that ended since then: an age such as 30d or 12h, or a date such as 2026-11-01."
 )
 
-WANTED: Final = "TRACE_ID|FLOW_RUN_ID|latest"
-"""How the help names the argument for a trace."""
+WANTED: Final = "RUN"
+"""How the help names the argument for a run."""
 
+HOW_TO_NAME: Final = (
+    "its name, its id or a trace id, or the first 8 digits of one; latest~1 is the one before the "
+    "latest"
+)
+"""How a run is named, for the help."""
+
+_LISTED: Final = 20
+_TRACES_TO_KNOW: Final = 50  # read to list the flows of a source that searches by flow
 _HEADERS: Final = "FLOWSPAN_JAEGER_HEADERS"
 
 
@@ -91,7 +103,58 @@ def load_trace(
         fail(f"{error}\n{source.advice}")
     except UnknownRunError as error:
         warn(error.problems)
-        fail(unknown(error, [known.trace_id for known in error.known], source.advice))
+        fail(unknown(error, source.advice, by_trace=True))
+
+
+def read_traces(
+    source: "TraceSource", problems: "list[Problem]", flow: str | None, since: int
+) -> "Iterator[Trace]":
+    """Read every trace since a time (ns), the latest first; if that fails, print why and exit.
+
+    Args:
+        source: Where to read.
+        problems: Anything that could not be read is added here.
+        flow: Only traces with a run of this flow are needed.
+        since: In nanoseconds since the epoch.
+    """
+    from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
+
+    try:
+        yield from source.traces(problems, flow=flow, since=since)
+    except SourceError as error:
+        warn(problems)
+        fail(f"{error}\n{source.advice}")
+
+
+def no_runs(source: "TraceSource", flow: str | None, since: int, known: "Iterable[str]") -> str:
+    """Return a message that there are no runs, with the flows that there are, or how to get some.
+
+    Args:
+        source: Where to read.
+        flow: The flow without runs; None if no flow has any.
+        since: The time since which there are none, in nanoseconds since the epoch.
+        known: The flows in the traces that were read.
+    """
+    from flowspan.read.selection import LATEST, missing_runs  # noqa: PLC0415 - heavy
+    from flowspan.text import clean  # noqa: PLC0415 - only a failure needs it
+
+    message = f"{source.name} holds no {missing_runs(LATEST, flow, since)}."
+    if source.searches_by_flow and flow is not None:
+        known = _some_flows(source, since)
+    names = sorted(map(clean, known))
+    if not names:
+        return f"{message}\n{source.advice}"
+    more = [f"  and {len(names) - _LISTED:,} more"] if len(names) > _LISTED else []
+    listed = [f"  {name}" for name in names[:_LISTED]]
+    return "\n".join([f"{message} Its flows:", *listed, *more])
+
+
+def _some_flows(source: "TraceSource", since: int) -> set[str]:
+    """Return the flows in the latest traces."""
+    from flowspan.analysis.flow_runs import flow_names  # noqa: PLC0415 - heavy
+
+    some = islice(read_traces(source, [], None, since), _TRACES_TO_KNOW)
+    return set().union(*map(flow_names, some))
 
 
 def read_since_option(text: str | None) -> int:

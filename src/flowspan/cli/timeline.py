@@ -11,6 +11,7 @@ from flowspan.cli import formats, output
 from flowspan.cli.hints import HOW_TO_GET_LOGS, floor_of
 from flowspan.cli.options import (
     FOLDER,
+    HOW_TO_NAME,
     SINCE_HELP,
     WANTED,
     File,
@@ -32,8 +33,7 @@ def timeline(
         str,
         typer.Argument(
             metavar=WANTED,
-            help="Trace id, id of any run in it, or (default) the run that ended last; "
-            "latest~1 is the one before.",
+            help=f"Run to show: {HOW_TO_NAME}. Default: the run that ended last.",
             show_default=False,
         ),
     ] = "latest",

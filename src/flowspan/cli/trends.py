@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path  # noqa: TC003 - Typer reads annotations at run time
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flowspan.cli import output
-from flowspan.cli.options import FOLDER, SINCE_HELP, File, Jaeger, read_since_option, source_of
+from flowspan.cli.options import (
+    FOLDER,
+    SINCE_HELP,
+    File,
+    Jaeger,
+    no_runs,
+    read_since_option,
+    read_traces,
+    source_of,
+)
 from flowspan.cli.output import STDOUT, fail, note, warn, write_file
 from flowspan.read.source import JaegerSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
+    from flowspan.analysis.flow_runs import FlowRun
     from flowspan.analysis.trends.answers import FlowTrends
-    from flowspan.analysis.trends.runs import FlowRun
     from flowspan.read.lines import Problem
-    from flowspan.read.source import TraceSource
     from flowspan.read.span import Trace
-
-_LISTED: Final = 20
-_TRACES_TO_KNOW: Final = 50  # read to list the flows of a source that searches by flow
 
 
 def trends(
@@ -89,13 +93,10 @@ def trends(
     _require_scipy()
     start = read_since_option(source.default_since if since is None else since)
     problems: list[Problem] = []
-    runs, known = _runs(_traces(source, flow, start, problems), flow)
+    runs, known = _runs(read_traces(source, problems, flow, start), flow)
     if not runs:
-        if source.searches_by_flow and flow is not None:
-            some = itertools.islice(_traces(source, None, start, []), _TRACES_TO_KNOW)
-            known = {run.flow for run in _runs(some, None)[0]}
         warn(problems)
-        fail(_no_runs(source, flow, start, known))
+        fail(no_runs(source, flow, start, known))
     found = _answers(runs, target)
     if html is not None:
         from flowspan.views.html.trends import to_html  # noqa: PLC0415 - only this needs it
@@ -123,24 +124,12 @@ def _require_scipy() -> None:
         fail("trends need scipy, which is not installed: pip install 'flowspan[trends]'")
 
 
-def _traces(
-    source: TraceSource, flow: str | None, since: int, problems: list[Problem]
-) -> Iterator[Trace]:
-    from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
-
-    try:
-        yield from source.traces(problems, flow=flow, since=since)
-    except SourceError as error:
-        warn(problems)
-        fail(f"{error}\n{source.advice}")
-
-
 def _runs(traces: Iterable[Trace], flow: str | None) -> tuple[list[FlowRun], set[str]]:
     """List all runs and the names of all flows.
 
     Traces that are not Prefect's count only if there are no others.
     """
-    from flowspan.analysis.trends.runs import flow_names, runs_of  # noqa: PLC0415 - heavy
+    from flowspan.analysis.flow_runs import flow_names, runs_of  # noqa: PLC0415 - heavy
 
     found: list[FlowRun] = []
     known: set[str] = set()
@@ -177,16 +166,3 @@ def _targets(by_flow: dict[str, list[FlowRun]]) -> dict[str, float]:
         if promised is not None and promised.min_success_rate is not None:
             found[name] = promised.min_success_rate.rate
     return found
-
-
-def _no_runs(source: TraceSource, flow: str | None, since: int, known: set[str]) -> str:
-    from flowspan.read.selection import LATEST, missing_runs  # noqa: PLC0415 - same reason
-    from flowspan.text import clean  # noqa: PLC0415 - only a failure needs it
-
-    message = f"{source.name} holds no {missing_runs(LATEST, flow, since)}."
-    if not known:
-        return f"{message}\n{source.advice}"
-    names = sorted(map(clean, known))
-    more = [f"  and {len(names) - _LISTED:,} more"] if len(names) > _LISTED else []
-    listed = [f"  {name}" for name in names[:_LISTED]]
-    return "\n".join([f"{message} Its flows:", *listed, *more])

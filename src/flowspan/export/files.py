@@ -9,7 +9,9 @@ import contextlib
 import errno
 import json
 import os
+import stat
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,9 +29,14 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 if sys.platform != "win32":
     import fcntl
 
-_APPEND: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+# Telemetry is never written to whatever a link in the place of a file points to.
+_SAFELY: Final = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+_APPEND: Final = _SAFELY | os.O_APPEND | getattr(os, "O_BINARY", 0)
 _ITEMS_IN_A_LINE: Final = 16
-_MODE: Final = 0o666  # minus the umask, as for `open`
+_FOLDER_MODE: Final = 0o700
+_PATIENCE: Final = 1.0
+"""Seconds to wait for another process that holds the lock."""
+_PAUSE: Final = 0.005
 T = TypeVar("T")
 
 _ROTATED: Final = f"{'?' * 8}T{'?' * 6}.{'?' * 6}Z-{'?' * 8}"  # no other file is ever deleted
@@ -41,6 +48,10 @@ class RotatingStream:
     Any number of processes may write to the same set at once. No file stays open between two lines,
     so a fork cannot share it, a rotation cannot orphan it, and a deleted folder cannot invalidate
     it. Opening is cheap enough, because a line holds a whole batch of telemetry.
+
+    Telemetry may hold what others must not see. So only the user can open a folder that is created
+    here, and only who can read the folder can read the files. Anything else in the place of a file,
+    such as a link, is an error.
 
     Args:
         folder: Created when the first line is written. A relative path is resolved now, because
@@ -66,26 +77,25 @@ class RotatingStream:
         """Append whole lines; return the number of characters.
 
         Raises:
-            OSError: The folder cannot be created or written to, or the disk is full. The next call
-                tries again.
+            OSError: The folder cannot be created or written to, a file is not a regular one, or the
+                disk is full. The next call tries again.
         """
-        data = text.encode()
-        with self._exclusive():
-            if self._is_too_full_for(len(data)):
-                self._rotate()
-            self._append(data)
+        with self._exclusive() as may_rotate:
+            for data in _pieces(text.encode(), self._max_bytes):
+                if may_rotate and self._is_too_full_for(len(data)):
+                    self._rotate()
+                self._append(data)
         return len(text)
 
     @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """Lock out other processes, so that no two see or rotate the same full or torn file."""
+    def _exclusive(self) -> Iterator[bool]:
+        """Lock out other processes, so that no two see or rotate the same full or torn file.
+
+        Yields False if another process does not give up the lock. O_APPEND still keeps lines whole.
+        """
         fd = self._open_lock()
         try:
-            if sys.platform != "win32":
-                # Some network file systems have no locks; O_APPEND still keeps lines whole there.
-                with contextlib.suppress(OSError):
-                    fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
+            yield sys.platform == "win32" or _lock(fd)
         finally:
             if sys.platform != "win32":
                 # Closing is not enough if another thread has forked: the child has a copy.
@@ -94,26 +104,27 @@ class RotatingStream:
             os.close(fd)
 
     def _open_lock(self) -> int:
-        path, flags = self._folder / ".lock", os.O_RDWR | os.O_CREAT
+        path = self._folder / ".lock"
         try:
-            return os.open(path, flags, _MODE)
+            return _open(path, _SAFELY)
         except FileNotFoundError:
             self._make_folder()
-            return os.open(path, flags, _MODE)
+            return _open(path, _SAFELY)
 
     def _make_folder(self) -> None:
         try:
-            self._folder.mkdir(parents=True)
+            self._folder.mkdir(_FOLDER_MODE, parents=True)
         except FileExistsError:
             return  # another process was first, or the folder and its content are the user's
         (self._folder / ".gitignore").write_text("*\n")
 
     def _is_too_full_for(self, added: int) -> bool:
         try:
-            size = self.path.stat().st_size
+            found = self.path.lstat()
         except FileNotFoundError:
             return False
-        return size > 0 and size + added > self._max_bytes
+        # What is not a file stays in its place, for the error that follows.
+        return stat.S_ISREG(found.st_mode) and 0 < found.st_size > self._max_bytes - added
 
     def _rotate(self) -> None:
         now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
@@ -128,11 +139,14 @@ class RotatingStream:
                 path.unlink()
 
     def _append(self, data: bytes) -> None:
-        fd = os.open(self.path, _APPEND, _MODE)
+        fd = _open(self.path, _APPEND)
         try:
             if _is_torn(fd):
                 data = b"\n" + data
-            if os.write(fd, data) < len(data):
+            size = os.fstat(fd).st_size
+            if (written := os.write(fd, data)) < len(data):
+                if os.fstat(fd).st_size == size + written:  # nobody else has written since
+                    os.ftruncate(fd, size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         finally:
             os.close(fd)
@@ -180,6 +194,45 @@ class EmbeddedLogExporter(LogRecordExporter):
 
     def shutdown(self) -> None:
         """Do nothing: nothing is open."""
+
+
+def _open(path: Path, flags: int) -> int:
+    """Open or create a regular file; raises OSError for anything else."""
+    mode = path.parent.stat().st_mode & 0o666
+    fd = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), mode)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return fd
+
+
+def _lock(fd: int) -> bool:
+    """Lock a file; return False if another process has held it for longer than we wait."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # noqa: PERF203 - it waits anyway
+            if time.monotonic() > until:
+                return False
+            time.sleep(_PAUSE)
+        except OSError:  # some network file systems have no locks
+            return True
+        else:
+            return True
+
+
+def _pieces(data: bytes, most: int) -> Iterator[bytes]:
+    """Split data between lines into pieces of at most `most` bytes, or of one longer line."""
+    start = 0
+    while len(data) - start > most:
+        end = data.rfind(b"\n", start, start + most) + 1 or data.find(b"\n", start) + 1
+        if not end:
+            break
+        yield data[start:end]
+        start = end
+    if start < len(data):
+        yield data[start:]
 
 
 def _as_lines(items: Sequence[T], encode: Callable[[Sequence[T]], Any]) -> str:

@@ -76,6 +76,9 @@ def _ask_by_http(route: SignalRoute, timeout: float) -> str | None:
         return f"the proxy does not let it through ({without_secrets(str(answer.error))})"
     if isinstance(answer.error, requests.exceptions.Timeout):
         return _no_answer(timeout)
+    if isinstance(answer.error, requests.exceptions.TooManyRedirects):
+        endpoint = otlp_variable_in_use(route.signal, "ENDPOINT")
+        return f"{without_secrets(str(answer.error))}, which exporters ignore: correct {endpoint}"
     return find_obstacle(route, timeout) or without_secrets(str(answer.error))
 
 
@@ -90,10 +93,7 @@ def _judge(route: SignalRoute, answer: Any) -> str | None:
         return _refused(route, str(status))
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
         return f"nothing takes {route.signal} at this path ({status}): {_correct_path(route)}"
-    if status // 100 == 3:  # noqa: PLR2004 - the class of the status
-        place = without_secrets(answer.headers().get("Location", "somewhere else"))
-        return f"it redirects to {place} ({status}), which exporters ignore: correct {endpoint}"
-    if status // 100 != 2:  # noqa: PLR2004 - same reason
+    if status // 100 != 2:  # noqa: PLR2004 - the class of the status
         return f"it answers {status} {without_secrets(answer.reason or '')}: see its log"
     if "text/html" in answer.headers().get("Content-Type", ""):
         return f"it answers with a web page, not as an OTLP receiver: correct {endpoint}"

@@ -51,7 +51,6 @@ from flowspan.export.routes import (
     _TRACES,
     EMBEDDED,
     LOGS,
-    REQUESTS_AUTHORITY,
     SignalRoute,
     _entry_point,
     _otlp_endpoint,
@@ -233,11 +232,7 @@ def make_foreign_exporter(route: SignalRoute) -> Any:
         _check_tls_files(route.signal)
         # The exporter would find it itself, but treats an empty variable as an endpoint.
         arguments["endpoint"] = _otlp_endpoint(route.signal, route.exporter)
-    if (
-        route.exporter == _OTLP_HTTP
-        and _otlp_variable(route.signal, "CERTIFICATE")
-        and any(map(os.environ.get, REQUESTS_AUTHORITY))
-    ):
+    if route.exporter == _OTLP_HTTP and not any(map(_is_session_variable, os.environ)):
         arguments["session"] = _session()
     try:
         exporter = entry_point.load()(**arguments)
@@ -277,16 +272,26 @@ def _check_tls_files(signal: str) -> None:
             raise ConfigurationError(f"OTEL_EXPORTER_OTLP_{name}: there is no file {path}")
 
 
+def _is_session_variable(name: str) -> bool:
+    """Return whether the exporter itself gets its session as a variable of this name says."""
+    return name.startswith("OTEL_PYTHON_EXPORTER_OTLP_HTTP_") and name.endswith("_PROVIDER")
+
+
 def _session() -> "requests.Session":
-    """Return a session that trusts the certificate authority it is given.
+    """Return a session that trusts the certificate authority it is given and refuses redirects.
 
     The exporter passes ``OTEL_EXPORTER_OTLP_CERTIFICATE``, but requests lets its own variables
-    override that (https://github.com/psf/requests/issues/3829).
+    override that (https://github.com/psf/requests/issues/3829). The exporter does not follow
+    redirects, but takes them for success.
     """
     import requests  # noqa: PLC0415
 
     class Session(requests.Session):
         def request(self, *args: Any, **kwargs: Any) -> requests.Response:
-            return super().request(*args, **{"verify": self.verify, **kwargs})
+            answer = super().request(*args, **{"verify": self.verify, **kwargs})
+            if answer.is_redirect:
+                place = answer.headers["Location"]
+                raise requests.TooManyRedirects(f"it redirects to {place} ({answer.status_code})")
+            return answer
 
     return Session()

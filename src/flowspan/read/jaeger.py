@@ -23,17 +23,20 @@ from flowspan.read import otlp_json as otlp
 from flowspan.read import trace_files
 from flowspan.read.lines import Problem
 from flowspan.read.otlp_json import UnreadableError
+from flowspan.read.run_search import RunSearch, of_span
 from flowspan.read.selection import (
     LATEST,
     Summary,
     UnknownRunError,
+    Wanted,
     missing_runs,
     parse_wanted,
-    steps_back,
     trace_of_root,
 )
 from flowspan.read.span import Trace
+from flowspan.read.subtree import below
 from flowspan.text import clean
+from flowspan.units import NANOSECONDS
 
 ANSWER_TIMEOUT: Final = 30.0
 """Seconds to wait for an answer from Jaeger."""
@@ -100,38 +103,35 @@ def load(
 
     Args:
         url: See `base_url`.
-        wanted: A trace id (32 hex digits), the id of a flow or task run in the trace (a UUID),
-            or ``latest`` for the trace with a run that ended last, ``latest~1`` for the one before.
-            The latest traces, and a run that is not the root of its trace, are only found if they
-            are no older than 30 days.
+        wanted: The name of a run, the id of a run or a trace, or the first digits of a trace id; or
+            ``latest`` for the trace with a run that ended last, ``latest~1`` for the one before.
+            By anything but the id of a trace or of its root, only what is no older than 30 days is
+            found.
         headers: Headers of every request.
-        flow: Consider only traces with a run of this flow as the latest.
-        since: Consider only traces that ended then or later, in nanoseconds since the epoch.
+        flow: Consider only runs of this flow as the latest, including those that others called.
+        since: Consider only runs that ended then or later, in nanoseconds since the epoch.
 
     Raises:
-        ValueError: `wanted` is none of these.
+        ValueError: `wanted` is empty.
         SourceError: Jaeger cannot be reached, refuses the request, or is something else.
-        UnknownRunError: Jaeger has no such trace.
+        UnknownRunError: Jaeger has no such run.
+        AmbiguousRunError: It has several.
     """
-    back = steps_back(wanted)
-    trace_id, run_id = parse_wanted(wanted) if back is None else (None, None)
+    meant = parse_wanted(wanted)
     problems: list[Problem] = []
     with contextlib.closing(_Api(url, headers or {})) as api:
-        if run_id is None:
-            candidates: Iterable[str] = api.latest_traces(flow, since, back or 0)
-        else:
-            candidates = _candidates(api, trace_id, run_id)
-        for candidate in candidates:
-            trace = api.trace(candidate)
+        for trace, run_id in _candidates(api, meant, flow, since):
             if trace.spans:
-                return trace
+                return below(trace, run_id)
             problems += trace.problems
-        if run_id is None and (flow is not None or since):
+        if meant.back is not None and (flow is not None or since):
             what, known = f"{missing_runs(wanted, flow, since)}.", api.recent_traces()
-        elif back == 0:
+        elif meant.back == 0:
             what, known = f"runs of the last {_LOOKBACKS[-1].days} days.", []
         else:
             what, known = f"trace or run {wanted}.", api.recent_traces()
+        if meant.digits and not meant.run_id:
+            what += " It cannot search for the first digits of a run id, only for the whole id."
         raise UnknownRunError(f"{api.place} holds no {what}", known[:_LISTED], problems)
 
 
@@ -164,13 +164,64 @@ def load_all(
                 yield trace
 
 
-def _candidates(api: "_Api", trace_id: str | None, run_id: str) -> Iterator[str]:
-    """Yield the ids of traces that may be the wanted one, the cheapest to find first."""
-    if trace_id is not None:
-        yield trace_id
-    yield trace_of_root(run_id)
-    by_run = api.search((semconv.RUN_ID, run_id), (semconv.FLOW_RUN_ID, run_id))
-    yield from (found.trace_id for found in by_run)
+def _candidates(
+    api: "_Api", meant: Wanted, flow: str | None, since: int
+) -> Iterator[tuple[Trace, str | None]]:
+    """Yield traces that may be meant, the cheapest to find first, and the flow run in each."""
+    if meant.back is not None:
+        yield from _latest(api, meant.back, flow, since)
+    elif meant.run_id is None:
+        yield from _named(api, meant)
+    else:
+        if meant.trace_id is not None:
+            yield api.trace(meant.trace_id), None
+        yield api.trace(trace_of_root(meant.run_id)), meant.run_id
+        attributes = (semconv.RUN_ID, meant.run_id), (semconv.FLOW_RUN_ID, meant.run_id)
+        for found in api.search(*attributes):
+            yield api.trace(found.trace_id), meant.run_id
+
+
+def _latest(
+    api: "_Api", back: int, flow: str | None, since: int
+) -> Iterator[tuple[Trace, str | None]]:
+    """Yield the latest trace, or the one `back` before it; of a flow, count each of its runs."""
+    for trace_id in api.latest_traces(flow, since, back):
+        trace = api.trace(trace_id)
+        if flow is None:
+            yield trace, None
+            continue
+        runs = _runs_of(trace, flow, since)
+        if back < len(runs):
+            yield trace, runs[back]
+            return
+        back -= len(runs)
+
+
+def _runs_of(trace: Trace, flow: str, since: int) -> list[str | None]:
+    """Return the ids of the runs of a flow in a trace, the one that ended last first."""
+    ends: dict[str | None, int] = {}
+    for found in map(of_span, trace.spans):
+        one = found.of_flow
+        if one.name == flow and one.end >= since:
+            ends[one.run_id] = max(one.end, ends.get(one.run_id, 0))
+    return sorted(ends, key=ends.__getitem__, reverse=True)
+
+
+def _named(api: "_Api", meant: Wanted) -> Iterator[tuple[Trace, str | None]]:
+    """Yield the trace of the run with a name, or of the id with these first digits.
+
+    Raises:
+        AmbiguousRunError: There are several.
+    """
+    ids = [found.trace_id for found in api.search((semconv.RUN_NAME, meant.name))]
+    ids += api.beginning_with(meant.digits) if meant.digits else []
+    traces = {trace_id: api.trace(trace_id) for trace_id in ids[:_DEPTH]}
+    search = RunSearch(meant)
+    for trace in traces.values():
+        for span in trace.spans:
+            search.add(of_span(span))
+    if (one := search.the_one(api.place, [])) is not None:
+        yield traces[one.trace_id], one.run_id
 
 
 class _NoSuchApiError(SourceError):
@@ -208,9 +259,9 @@ class _Api:
         return self.search((semconv.RUN_TYPE, "flow"), (semconv.RUN_TYPE, "task"), least=least)
 
     def latest_traces(self, flow: str | None, since: int, back: int) -> list[str]:
-        """Return the id of the latest trace with a run, or with a run of the flow, since a time.
+        """Return the id of the latest trace with a run since a time, or of that `back` before it.
 
-        With `back`, return the trace that many before it. The list has at most one id.
+        With a flow, return the ids of the latest traces with a run of it.
         """
         if flow is None and not since:
             found = self.recent_traces(back + 1)
@@ -220,7 +271,20 @@ class _Api:
             # The API cannot search all time; and a run may have started before `since`.
             lookbacks = (_age(since) + _LONGEST_RUN,) if since else _LOOKBACKS
             found = self.search(*attributes, lookbacks=lookbacks, least=back + 1)
-        return [one.trace_id for one in found if one.end >= since][back : back + 1]
+        ids = [one.trace_id for one in found if one.end >= since]
+        return ids[back : back + 1] if flow is None else ids
+
+    def beginning_with(self, digits: str) -> list[str]:
+        """Return the ids of traces with a flow run that begin with some digits, the latest first.
+
+        The API has no such search, so this goes through the ids of all traces.
+        """
+        for lookback in _LOOKBACKS:
+            since = round((_soon() - lookback).timestamp()) * NANOSECONDS
+            every = self.all_since((semconv.RUN_TYPE, "flow"), since)
+            if found := [one.trace_id for one in every if one.trace_id.startswith(digits)]:
+                return found
+        return []
 
     def search(
         self,

@@ -1,5 +1,8 @@
 """Read the log lines of one run, or of one trace, from OTLP JSON lines.
 
+The records in which processes report that their runs have not ended (`flowspan.read.open_runs`) are
+left out unless they are asked for.
+
 Each line of a file is one ``ExportLogsServiceRequest`` in the OTLP JSON encoding
 (https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding). Unreadable parts become a
 `Problem`; everything else is still returned. As with spans, only lines that contain a wanted id or
@@ -15,7 +18,8 @@ are plain objects, and missing ids are null. Numbers that JSON lacks are text, a
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,15 +28,20 @@ from flowspan.read import lines
 from flowspan.read import otlp_json as otlp
 from flowspan.read.lines import Problem
 from flowspan.read.otlp_json import UnreadableError
+from flowspan.read.run_search import Found, RunSearch, guess
 from flowspan.read.selection import (
     Summary,
     UnknownRunError,
+    Wanted,
     most_recent,
     parse_wanted,
     trace_of_root,
 )
 
 FILE_PATTERN: Final = "logs*.jsonl"
+
+_KNOWN: Final = 300  # the latest runs, among whose names is perhaps the one that was misspelt
+_LISTED: Final = 5
 
 # OpenTelemetry's severities come in groups of four, starting at 1; 0 is no severity
 # (https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber). The groups have
@@ -115,11 +124,9 @@ class Log:
         """Names of the task and its run, as far as known."""
         return self._texts(semconv.TASK_NAME, semconv.TASK_RUN_NAME)
 
-    @property
-    def run(self) -> str:
-        """Names of its flow and flow run, or of its task and task run; may be empty."""
-        flow = self._texts(semconv.FLOW_NAME, semconv.FLOW_RUN_NAME)
-        return " ".join(flow or self.task_names)
+    def text(self, name: str) -> str | None:
+        """Return one of its attributes as text, None if it is absent or empty."""
+        return next(iter(self._texts(name)), None)
 
     @property
     def place(self) -> str:
@@ -194,75 +201,135 @@ def find_files(source: Path) -> list[Path]:
     return lines.find_files(source, FILE_PATTERN)
 
 
-def load(source: Path, wanted: str) -> Logs:
+def load(source: Path, wanted: str, *, events: bool = False) -> Logs:
     """Read the log lines of one run or trace.
 
     Args:
         source: A file of OTLP JSON lines, or a folder with ``logs*.jsonl``.
-        wanted: A trace id (32 hex digits), the id of a flow or task run (a UUID), or ``latest``
-            for the trace whose run logged last. For a flow run: its lines and its tasks'; if it is
-            the root of a trace, all lines of the trace.
+        wanted: The name of a run, the id of a run or a trace, or the first digits of one; or
+            ``latest`` for the trace whose run logged last, ``latest~1`` for the one before. For a
+            flow run: its lines and its tasks'; if it is the root of a trace, all lines of the
+            trace.
+        events: Whether to include the reports of runs that have not ended.
 
     Raises:
-        ValueError: `wanted` is none of these.
+        ValueError: `wanted` is empty.
         SourceError: There is nothing to read at `source`.
         UnknownRunError: The files have no line of it.
+        AmbiguousRunError: They have lines of several such runs.
     """
-    trace_id, run_id = parse_wanted(wanted)
+    meant = parse_wanted(wanted)
     files = find_files(source)
-    if trace_id is None and run_id is None:
-        for latest in _recent(files, 1):
-            trace_id, run_id = latest.trace_id or None, latest.run_id
-    found = load_trace(files, trace_id) if trace_id or not run_id else Logs((), ())
+    one = None
+    if meant.back is not None:
+        one = _latest(files, meant.back, events=events)
+    elif meant.run_id is None:
+        one = _search(files, meant, events=events).the_one(source, [])
+    trace_id = one.trace_id if one and not one.run_id else meant.trace_id
+    run_id = one.run_id if one else meant.run_id
+    found = Logs((), ())
+    if trace_id or not run_id:
+        found = load_trace(files, trace_id, events=events)
     if not found.logs and run_id is not None:
-        found = _load_run(files, run_id, trace_of_root(run_id))
+        found = _load_run(files, run_id, trace_of_root(run_id), events=events)
     if not found.logs:
-        recent = _recent(files, 5)
+        recent = _recent(files, _KNOWN, _run, events=events)
         # Lines outside runs only name traces, most of which also have runs.
         known = [one for one in recent if one.run_id] or recent
         where = f"{source} holds no log lines"
-        message = f"{where} of trace or run {wanted}." if known else f"{where} of runs yet."
-        raise UnknownRunError(message, known, found.problems)
+        what = f"{where} of trace or run {wanted}." if known else f"{where} of runs yet."
+        raise UnknownRunError(f"{what}{guess(meant, known)}", known[:_LISTED], found.problems)
     return found
 
 
-def load_trace(files: Iterable[Path], trace_id: str | None) -> Logs:
+def load_trace(files: Iterable[Path], trace_id: str | None, *, events: bool = False) -> Logs:
     """Read the log lines of a trace; without an id, read only problems."""
     needles = lines.spellings(trace_id) if trace_id else ()
-    return _load(files, needles, lambda log: bool(trace_id) and log.trace_id == trace_id)
+
+    def belongs(log: Log) -> bool:
+        return bool(trace_id) and log.trace_id == trace_id
+
+    return _load(files, needles, belongs, events=events)
 
 
-def _load_run(files: Iterable[Path], run_id: str, own_trace: str) -> Logs:
+def _load_run(files: Iterable[Path], run_id: str, own_trace: str, *, events: bool) -> Logs:
     def belongs(log: Log) -> bool:
         return log.trace_id == own_trace or run_id in (log.flow_run_id, log.task_run_id)
 
-    return _load(files, lines.spellings(run_id, own_trace), belongs)
+    return _load(files, lines.spellings(run_id, own_trace), belongs, events=events)
 
 
 def _load(
-    files: Iterable[Path], needles: Collection[bytes], belongs: Callable[[Log], bool]
+    files: Iterable[Path],
+    needles: Collection[bytes],
+    belongs: Callable[[Log], bool],
+    *,
+    events: bool,
 ) -> Logs:
     found: list[Log] = []
     problems: list[Problem] = []
     for path, number, raw in lines.lines(files, problems):
         if any(needle in raw for needle in needles) or not lines.looks_whole(raw, otlp.LOGS):
             reasons: list[str] = []
-            found += filter(belongs, _parse(raw, reasons))
+            found += filter(belongs, _parse(raw, reasons, events=events))
             problems += [Problem(path, number, reason) for reason in reasons]
     return Logs(tuple(sorted(found, key=lambda log: log.time)), tuple(problems))
 
 
-def _recent(files: Iterable[Path], count: int) -> list[Summary]:
+def _recent(
+    files: Iterable[Path], count: int, key: Callable[[Summary], str], *, events: bool
+) -> list[Summary]:
     """Return the runs that logged last, and traces that logged outside runs."""
     latest = lines.latest_first(files, _TIME)
-    return most_recent(latest, _summaries, lambda one: one.run_id or one.trace_id, count)
+    return most_recent(latest, partial(_summaries, events=events), key, count)
 
 
-def _summaries(raw: bytes) -> Iterator[Summary]:
-    for log in _parse(raw, []):
-        run_id = log.flow_run_id or log.task_run_id
-        if run_id or log.trace_id:
-            yield Summary(log.trace_id or "", run_id, log.run, log.time)
+def _latest(files: Iterable[Path], back: int, *, events: bool) -> Summary | None:
+    """Return the trace that logged last, or the one `back` before it; or a run without a trace."""
+    found = _recent(files, back + 1, _trace, events=events)
+    if back >= len(found):
+        return None
+    one = found[back]
+    return replace(one, run_id=None) if one.trace_id else one
+
+
+def _run(one: Summary) -> str:
+    return one.run_id or one.trace_id
+
+
+def _trace(one: Summary) -> str:
+    return one.trace_id or one.run_id or ""
+
+
+def _summaries(raw: bytes, *, events: bool) -> Iterator[Summary]:
+    for log in _parse(raw, [], events=events):
+        if log.flow_run_id or log.task_run_id or log.trace_id:
+            yield next(_runs(log)).summary
+
+
+def _search(files: Iterable[Path], wanted: Wanted, *, events: bool) -> RunSearch:
+    """Search for the runs that a name or the first digits of an id may mean."""
+    search = RunSearch(wanted)
+    for _, _, raw in lines.lines(files, []):
+        if search.is_mentioned(raw):
+            for log in _parse(raw, [], events=events):
+                for found in _runs(log):
+                    search.add(found, by_task=True)
+    return search
+
+
+def _runs(log: Log) -> Iterator[Found]:
+    """Yield the flow run and the task run that a record belongs to, or else its trace."""
+    trace_id, flow_id, task_id = log.trace_id or "", log.flow_run_id, log.task_run_id
+    flow = log.text(semconv.FLOW_NAME)
+    if flow_id or not task_id:
+        run_name = log.text(semconv.FLOW_RUN_NAME)
+        one = Summary(trace_id, flow_id, flow or "", log.time, run_name)
+        yield Found(one, is_flow=True, flow_run_id=flow_id)
+    if task_id:
+        name, run_name = flow or log.text(semconv.TASK_NAME), log.text(semconv.TASK_RUN_NAME)
+        one = Summary(trace_id, task_id, name or "", log.time, run_name)
+        yield Found(one, is_flow=False, flow_run_id=flow_id)
 
 
 def parse_level(name: str) -> int:
@@ -302,11 +369,13 @@ def as_object(log: Log) -> dict[str, Any]:
     }
 
 
-def _parse(raw: bytes, problems: list[str]) -> Iterator[Log]:
+def _parse(raw: bytes, problems: list[str], *, events: bool) -> Iterator[Log]:
     """Yield the readable records of one line; append the reasons for the others to `problems`."""
     try:
         for resource, scope, records in otlp.groups(raw, otlp.LOGS):
             logger = otlp.text(scope.get("name"))
+            if logger == semconv.RUNS_SCOPE and not events:
+                continue
             for record in records:
                 try:
                     yield _log(record, logger, resource)

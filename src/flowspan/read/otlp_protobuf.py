@@ -1,4 +1,4 @@
-"""Turn OTLP protobuf into lines of OTLP JSON."""
+"""Turn OTLP protobuf, spans or log records, into lines of OTLP JSON."""
 
 from __future__ import annotations
 
@@ -14,27 +14,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+    from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, LogsData
     from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, TracesData
+
+    from flowspan.read.otlp_json import Signal
 
 _LENGTH: Final = struct.Struct(">I")
 
 
-def to_json_lines(data: bytes) -> bytes | None:
-    """Convert each message of spans to a line; None if `data` has no such messages.
+def to_json_lines(data: bytes, signal: Signal = otlp.SPANS) -> bytes | None:
+    """Convert each message of a signal to a line; None if `data` has no such messages.
 
     `data` is one ``TracesData`` or ``ExportTraceServiceRequest``, which have the same encoding, or
     any number of them, each preceded by its length in 4 bytes, big-endian, as the Collector's file
-    exporter writes them. An unreadable message ends the conversion: the last line is then cut off
-    and not valid JSON.
+    exporter writes them. The same is true of ``LogsData``. An unreadable message ends the
+    conversion: the last line is then cut off and not valid JSON.
     """
-    single = _parse(data)
-    messages = [single] if single is not None else list(_delimited(data))
+    parse, write = (_parse_logs, _log_line) if signal is otlp.LOGS else (_parse, _line)
+    single = parse(data)
+    messages = [single] if single is not None else list(_delimited(data, parse))
     if not messages or messages[0] is None:
         return None
-    return b"".join(b"{" if message is None else _line(message) for message in messages)
+    return b"".join(b"{" if message is None else write(message) for message in messages)
 
 
-def _delimited(data: bytes) -> Iterator[TracesData | None]:
+def _delimited(data: bytes, parse: Callable[[bytes], Any]) -> Iterator[Any]:
     """Yield the length-prefixed messages; None, at the end, for one that cannot be read."""
     position = 0
     while position < len(data):
@@ -42,7 +46,7 @@ def _delimited(data: bytes) -> Iterator[TracesData | None]:
         position = start
         if start <= len(data):
             position += _LENGTH.unpack_from(data, start - _LENGTH.size)[0]
-        message = _parse(data[start:position]) if position <= len(data) else None
+        message = parse(data[start:position]) if position <= len(data) else None
         yield message
         if message is None:
             return
@@ -50,18 +54,66 @@ def _delimited(data: bytes) -> Iterator[TracesData | None]:
 
 def _parse(data: bytes) -> TracesData | None:
     """Parse a message; None if it is invalid or has no spans: a message of logs parses, too."""
-    from google.protobuf.message import (  # type: ignore[import-untyped]  # noqa: PLC0415 - heavy and rarely needed
-        DecodeError,
-    )
-    from opentelemetry.proto.trace.v1.trace_pb2 import TracesData  # noqa: PLC0415 - as above
+    from opentelemetry.proto.trace.v1.trace_pb2 import TracesData  # noqa: PLC0415 - heavy and rarely needed
 
     message = TracesData()
-    try:
-        message.ParseFromString(data)
-    except DecodeError:
+    if not _is_parsed(message, data):
         return None
     spans = (s for r in message.resource_spans for scope in r.scope_spans for s in scope.spans)
     return message if any(span.trace_id for span in spans) else None
+
+
+def _parse_logs(data: bytes) -> LogsData | None:
+    """Parse a message; None if it is invalid or has no log records."""
+    from opentelemetry.proto.logs.v1.logs_pb2 import LogsData  # noqa: PLC0415 - as above
+
+    message = LogsData()
+    if not _is_parsed(message, data):
+        return None
+    records = (one for r in message.resource_logs for s in r.scope_logs for one in s.log_records)
+    return message if any(one.time_unix_nano for one in records) else None
+
+
+def _is_parsed(message: TracesData | LogsData, data: bytes) -> bool:
+    from google.protobuf.message import (  # type: ignore[import-untyped]  # noqa: PLC0415 - as above
+        DecodeError,
+    )
+
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        return False
+    return True
+
+
+def _log_line(message: LogsData) -> bytes:
+    owners = [
+        {
+            "resource": {"attributes": _attributes(owner.resource.attributes)},
+            "scopeLogs": [
+                {
+                    "scope": {"name": group.scope.name, "version": group.scope.version},
+                    "logRecords": [_log_record(record) for record in group.log_records],
+                }
+                for group in owner.scope_logs
+            ],
+        }
+        for owner in message.resource_logs
+    ]
+    return orjson.dumps({"resourceLogs": owners}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _log_record(record: LogRecord) -> dict[str, Any]:
+    return {
+        "timeUnixNano": str(record.time_unix_nano),
+        "severityNumber": record.severity_number,
+        "severityText": record.severity_text,
+        "body": _value(record.body),
+        "attributes": _attributes(record.attributes),
+        "traceId": record.trace_id.hex(),
+        "spanId": record.span_id.hex(),
+        "eventName": record.event_name,
+    }
 
 
 def _line(message: TracesData) -> bytes:

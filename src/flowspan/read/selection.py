@@ -14,6 +14,11 @@ from flowspan.text import moment
 
 LATEST: Final = "latest"
 
+LEAST_DIGITS: Final = 8
+"""The digits of an id that stand for the whole."""
+
+_WHOLE: Final = 32  # digits of a trace id, and of a run id
+_DIGITS: Final = re.compile(rf"[0-9a-f]{{{LEAST_DIGITS},{_WHOLE}}}")
 _LATEST: Final = re.compile(LATEST + r"(?:~(\d{1,4}))?")
 _SECONDS: Final = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _AGO: Final = re.compile(rf"([0-9]{{1,9}})\s*([{''.join(_SECONDS)}])")
@@ -32,6 +37,10 @@ class UnknownRunError(Exception):
         self.problems = tuple(problems)
 
 
+class AmbiguousRunError(UnknownRunError):
+    """Several runs may be meant; `known` has them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """An entry in a list of traces or runs.
@@ -41,12 +50,16 @@ class Summary:
         run_id: The id of a run in it, if it has any.
         name: Name of the flow, or the best substitute.
         end: The last known time in it, in nanoseconds since the epoch.
+        run_name: The name of the run; None if unknown.
+        result: How the run ended, ``running`` or ``lost``; None if unknown.
     """
 
     trace_id: str
     run_id: str | None
     name: str
     end: int
+    run_name: str | None = None
+    result: str | None = None
 
 
 def steps_back(wanted: str) -> int | None:
@@ -58,34 +71,49 @@ def steps_back(wanted: str) -> int | None:
     return int(found[1] or 0) if found else None
 
 
-def is_wanted(text: str) -> bool:
-    """Check whether `steps_back` or `parse_wanted` can read a text."""
-    if steps_back(text) is not None:
-        return True
-    try:
-        parse_wanted(text)
-    except ValueError:
-        return False
-    return True
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a user's text may mean: one of the latest runs, an id, its first digits, or a name.
+
+    Attributes:
+        text: The text.
+        back: How many runs before the latest; None if it means none of them.
+        digits: At least the first `LEAST_DIGITS` digits of a trace id or a run id, in lower case
+            without dashes; empty if it cannot be an id.
+        name: The name of a run; empty if it cannot be one.
+    """
+
+    text: str
+    back: int | None = None
+    digits: str = ""
+    name: str = ""
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace id, if the text may be a whole one: a run id without dashes looks the same."""
+        return self.text.lower() if otlp.TRACE_ID.fullmatch(self.text.lower()) else None
+
+    @property
+    def run_id(self) -> str | None:
+        """The run id, if the text may be a whole one."""
+        return str(uuid.UUID(self.digits)) if len(self.digits) == _WHOLE else None
 
 
-def parse_wanted(wanted: str) -> tuple[str | None, str | None]:
-    """Return the trace id and the run id that the text may be; both None for ``latest``.
+def parse_wanted(text: str) -> Wanted:
+    """Return what a text may mean.
 
     Raises:
-        ValueError: It is neither, nor ``latest``.
+        ValueError: It is empty.
     """
-    text = wanted.strip().lower()
-    if text == LATEST:
-        return None, None
-    try:
-        run_id = str(uuid.UUID(text))
-    except ValueError:
-        raise ValueError(
-            f"{wanted!r} is not a trace id (32 hex digits), a run id (a UUID) or {LATEST!r}."
-        ) from None
-    # A UUID without dashes looks like a trace id, so it may be either.
-    return (text if otlp.TRACE_ID.fullmatch(text) else None), run_id
+    text = text.strip()
+    if not text:
+        raise ValueError(f"It is empty: name a run, its id, or {LATEST!r}.")
+    if (back := steps_back(text)) is not None:
+        return Wanted(text, back=back)
+    digits = text.lower().replace("-", "")
+    if not _DIGITS.fullmatch(digits):
+        return Wanted(text, name=text)
+    return Wanted(text, digits=digits, name="" if len(digits) == _WHOLE else text)
 
 
 def parse_since(text: str, now: dt.datetime) -> int:

@@ -69,7 +69,7 @@ class TraceSource(Protocol):
     def traces(
         self, problems: list[Problem], *, flow: str | None = None, since: int = 0
     ) -> Iterator[Trace]:
-        """Read every trace that ended at a time or later.
+        """Read every trace that ended at a time or later, the one that ended last first.
 
         Args:
             problems: Anything that could not be read is added here.
@@ -117,7 +117,7 @@ class FileSource:
         flow: str | None = None,  # noqa: ARG002 - the flows of a trace are known once it is read
         since: int = 0,
     ) -> Iterator[Trace]:
-        """Read every trace that ended at a time or later, the oldest files first."""
+        """Read every trace that ended at a time or later, the one that ended last first."""
         from flowspan.read import trace_files  # noqa: PLC0415 - heavy
 
         return trace_files.traces(self._path, problems, since)
@@ -154,7 +154,7 @@ class JaegerSource:
     def traces(
         self, problems: list[Problem], *, flow: str | None = None, since: int = 0
     ) -> Iterator[Trace]:
-        """Read every trace that ended at a time or later, the latest first."""
+        """Read every trace that ended at a time or later, the one that ended last first."""
         from flowspan.read import jaeger  # noqa: PLC0415 - heavy
 
         return jaeger.load_all(self._url, problems, headers=self._headers, flow=flow, since=since)

@@ -7,8 +7,9 @@ they are needed.
 from __future__ import annotations
 
 import contextlib
+from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -43,8 +44,23 @@ class Place(Protocol):
         """Read the details of the span at `offset`."""
 
 
+class Open(NamedTuple):
+    """What is known of a span that has not ended.
+
+    Attributes:
+        state: ``running``, or ``lost`` if its process has not been heard of for too long.
+        last_seen: When its process was last heard of, in nanoseconds since the epoch.
+        activity: What it was doing then: ``execution``, ``orchestration`` or the name of a wait;
+            empty if unknown.
+    """
+
+    state: Literal["running", "lost"]
+    last_seen: int
+    activity: str
+
+
 class Span:
-    """One finished span; read-only.
+    """One span; read-only.
 
     Ids are lower-case hex, times nanoseconds since the epoch. Attribute values are ``str``,
     ``bool``, ``int``, ``float``, ``None``, or lists and dicts of these; bytes stay base64 text.
@@ -56,7 +72,7 @@ class Span:
         name: Its name, the same for all spans of the same operation.
         kind: Such as ``SERVER`` or ``INTERNAL``.
         start: When it began.
-        end: When it ended.
+        end: When it ended, or the time up to which it is known, if it has not.
         status: ``UNSET``, ``OK`` or ``ERROR``.
         resource: The attributes of its process.
         facts: The facts about its run, from its attributes and events.
@@ -169,6 +185,11 @@ class Span:
         return f"<Span {self.span_id} {self.name!r} {self.start}..{self.end}>"
 
     @property
+    def open(self) -> Open | None:
+        """What is known if it has not ended; None for a span that has."""
+        return None
+
+    @property
     def attributes(self) -> Mapping[str, Any]:
         """Its attributes."""
         return self._details.attributes
@@ -187,6 +208,12 @@ class Span:
     def status_message(self) -> str:
         """The message of its status."""
         return self._details.status_message
+
+    def as_root(self) -> Span:
+        """Return a copy without a parent, for a tree that begins here."""
+        root = copy(self)
+        root.parent_span_id = None
+        return root
 
     @property
     def _details(self) -> Details:
@@ -237,6 +264,22 @@ class Span:
     @property
     def _process_id(self) -> str | None:
         return self.facts.process_id or text(self.resource.get(semconv.PROCESS_ID))
+
+
+class OpenSpan(Span):
+    """A span that has not ended, as far as its process has reported it."""
+
+    __slots__ = ("_open",)
+
+    def __init__(self, open: Open, **fields: Any) -> None:  # noqa: A002 - the name of the property
+        """Create a span that is known up to its `end`."""
+        super().__init__(**fields)
+        self._open = open
+
+    @property
+    def open(self) -> Open:
+        """What is known of it."""
+        return self._open
 
 
 _COMPARED: Final = (
@@ -341,8 +384,14 @@ def _link(raw: dict[str, Any]) -> Link:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The spans of one trace, each once, sorted by start, and the problems while reading."""
+    """The spans of one trace, each once, sorted by start, and the problems while reading.
+
+    `is_part` is whether it only has one flow run that another run called, with everything below it.
+    Then `called_by` is the span of the flow run that called it, if known.
+    """
 
     trace_id: str
     spans: tuple[Span, ...]
     problems: tuple[Problem, ...]
+    is_part: bool = False
+    called_by: Span | None = None

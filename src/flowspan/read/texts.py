@@ -1,4 +1,4 @@
-"""Open sources of spans of any kind as texts of OTLP JSON.
+"""Open sources of spans, or of log records, of any kind as texts of OTLP JSON.
 
 Lines of a file stay on disk: a text knows where each line begins, and can read a part of it again.
 Compressed files, protobuf and standard input are held in memory, as lines of JSON.
@@ -6,6 +6,7 @@ Compressed files, protobuf and standard input are held in memory, as lines of JS
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from flowspan.errors import SourceError
-from flowspan.read import lines, otlp_protobuf
+from flowspan.read import lines, log_files, otlp_protobuf
 from flowspan.read import otlp_json as otlp
 from flowspan.read.lines import Problem
 from flowspan.read.otlp_json import UnreadableError
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import TypeAlias
 
+    from flowspan.read.otlp_json import Signal
+
     _Unbuffered: TypeAlias = io.FileIO | io.BytesIO
 
 STDIN: Final = Path("-")
@@ -36,6 +39,7 @@ STDIN: Final = Path("-")
 FILE_PATTERN: Final = "traces*.jsonl"
 
 _PREFERRED: Final = (FILE_PATTERN, f"{FILE_PATTERN}.gz")
+_LOGS: Final = (log_files.FILE_PATTERN, f"{log_files.FILE_PATTERN}.gz")
 _JSON_ENDINGS: Final = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz")
 _PROTOBUF_ENDINGS: Final = (".binpb", ".pb", ".proto.bin")
 _HEAD: Final = 64 * 1024
@@ -211,6 +215,31 @@ def find_files(source: Path) -> list[Path]:
     return lines.newest_first(found)
 
 
+def find_log_files(folder: Path, mentioned: bytes) -> list[Path]:
+    """Return the files of log records in a folder, newest first; maybe none.
+
+    These are flowspan's ``logs*.jsonl``; if there are none, all files with a JSON or protobuf
+    ending that mention some bytes.
+    """
+    own = [path for pattern in _LOGS for path in folder.glob(pattern) if path.is_file()]
+    if own or not folder.is_dir():
+        return lines.newest_first(own)
+    endings = (*_JSON_ENDINGS, *_PROTOBUF_ENDINGS)
+    files = (path for path in folder.iterdir() if path.name.endswith(endings) and path.is_file())
+    return lines.newest_first(path for path in files if _mentions(path, mentioned))
+
+
+def _mentions(path: Path, wanted: bytes) -> bool:
+    """Return whether a file has some bytes; they are not looked for in a compressed one."""
+    tail = b""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        while part := file.read(_BUFFER):
+            if wanted in tail + part:
+                return True
+            tail = part[-len(wanted) :]
+    return False
+
+
 def _may_hold_spans(path: Path) -> bool:
     if path.name.endswith(_PROTOBUF_ENDINGS):
         return True
@@ -226,12 +255,14 @@ def _may_hold_spans(path: Path) -> bool:
     return b'"resourceSpans"' in head
 
 
-def open_files(files: Iterable[Path], problems: list[Problem]) -> list[Text]:
+def open_files(
+    files: Iterable[Path], problems: list[Problem], signal: Signal = otlp.SPANS
+) -> list[Text]:
     """Open files of any kind; an unreadable file or one of an unknown kind is a problem."""
     texts: list[Text] = []
     for path in files:
         try:
-            texts.append(_open_file(path))
+            texts.append(_open_file(path, signal))
         except UnreadableError as error:  # noqa: PERF203 - one bad file must not affect the others
             problems.append(Problem(path, 0, str(error)))
         except OSError as error:
@@ -250,20 +281,20 @@ def open_stdin() -> list[Text]:
     if not data.strip():
         raise SourceError(f"{name.capitalize()} is empty: pipe {_KNOWN} into it.")
     try:
-        return [_open_bytes(name, data)]
+        return [_open_bytes(name, data, otlp.SPANS)]
     except UnreadableError as error:
         raise SourceError(f"{name.capitalize()} cannot be read: {error}.") from None
 
 
-def _open_file(path: Path) -> Text:
+def _open_file(path: Path, signal: Signal) -> Text:
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if _is_text(head) and not _is_spread_out(head):
         return FileText(path)
-    return _open_bytes(path, path.read_bytes())
+    return _open_bytes(path, path.read_bytes(), signal)
 
 
-def _open_bytes(name: Path | str, data: bytes) -> Text:
+def _open_bytes(name: Path | str, data: bytes, signal: Signal) -> Text:
     if data.startswith(_GZIP):
         try:
             data = gzip.decompress(data)
@@ -274,8 +305,10 @@ def _open_bytes(name: Path | str, data: bytes) -> Text:
         return MemoryText(name, data, is_document=_is_spread_out(head) and _is_document(data))
     if _ZSTANDARD in head[:8]:
         raise UnreadableError("compressed with zstd: decompress it first, as with zstd -d")
-    lines = otlp_protobuf.to_json_lines(data)
-    if lines is None and b'"resourceSpans"' not in data:
+    lines = otlp_protobuf.to_json_lines(data, signal)
+    if lines is None and signal is otlp.SPANS and otlp_protobuf.to_json_lines(data, otlp.LOGS):
+        lines = b""  # the log records beside the spans
+    if lines is None and f'"{signal.resources}"'.encode() not in data:
         raise UnreadableError(f"no kind of file that holds spans: give it {_KNOWN}")
     return MemoryText(name, data if lines is None else lines)
 

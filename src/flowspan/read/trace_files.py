@@ -9,31 +9,51 @@ wanted id or look broken are decoded.
 """
 
 import contextlib
+import heapq
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from flowspan import semconv
+from flowspan.errors import SourceError
 from flowspan.read import lines
 from flowspan.read import otlp_json as otlp
 from flowspan.read.decode import SpanDecoder
 from flowspan.read.lines import Problem
 from flowspan.read.memory import without_collector
+from flowspan.read.open_runs import OpenRuns
+from flowspan.read.run_search import Found, RunSearch, guess, of_span
 from flowspan.read.selection import (
     LATEST,
     Summary,
     UnknownRunError,
+    Wanted,
     missing_runs,
     most_recent,
     parse_wanted,
-    steps_back,
 )
 from flowspan.read.span import Span, Trace
-from flowspan.read.texts import STDIN, MemoryText, Text, find_files, open_files, open_stdin
+from flowspan.read.subtree import below
+from flowspan.read.texts import (
+    STDIN,
+    MemoryText,
+    Text,
+    find_files,
+    find_log_files,
+    open_files,
+    open_stdin,
+)
 
 _END_TIME: Final = re.compile(rb'"endTimeUnixNano"\s*:\s*"?(\d{1,20})')
 _TRACE_ID: Final = re.compile(rb'"traceId"\s*:\s*"([0-9A-Fa-f]{32})"')
+
+_KNOWN: Final = 300  # the latest runs, among whose names is perhaps the one that was misspelt
+_LISTED: Final = 5
 
 _Line: TypeAlias = tuple[bytes, Text, int]
 """A line, its text, and its offset in the text."""
@@ -69,45 +89,58 @@ def _size(span: Span) -> int:
 
 
 def load(source: Path, wanted: str = LATEST, *, flow: str | None = None, since: int = 0) -> Trace:
-    """Read one trace.
+    """Read one trace, or the part of it that is a flow run.
 
     Args:
         source: A file, a folder with ``traces*.jsonl`` or other files of spans, or `STDIN`.
-        wanted: A trace id (32 hex digits), the id of a flow or task run in the trace (a UUID),
-            or ``latest`` for the trace whose run ended last, ``latest~1`` for the one before.
-        flow: Consider only traces with a run of this flow as the latest.
-        since: Consider only traces that ended then or later, in nanoseconds since the epoch.
+        wanted: The name of a run, the id of a run or a trace, or the first digits of one; or
+            ``latest`` for the trace whose run ended last, ``latest~1`` for the one before.
+        flow: Consider only runs of this flow as the latest, including those that others called.
+        since: Consider only runs that ended then or later, in nanoseconds since the epoch.
 
     Raises:
-        ValueError: `wanted` is none of these.
+        ValueError: `wanted` is empty.
         SourceError: There is nothing to read at `source`.
-        UnknownRunError: The files have no such trace.
+        UnknownRunError: The files have no such run.
+        AmbiguousRunError: They have several.
     """
-    back = steps_back(wanted)
-    trace_id, run_id = parse_wanted(wanted) if back is None else (None, None)
+    meant = parse_wanted(wanted)
     problems: list[Problem] = []
-    texts = _open(source, problems)
+    texts, open_runs = _open(source, problems)
+    place = "Standard input" if source == STDIN else source
     with without_collector():
-        if back is None:
-            found = _read_spans(texts, trace_id)
-        else:
-            trace_id, found = _read_latest(texts, back, flow, since)
-        if not found.spans and run_id is not None:
-            trace_id = _trace_of_run(texts, run_id)
-            found = _read_spans(texts, trace_id) if trace_id else found
-        found.problems[:0] = problems
-        if trace_id is None or not found.spans:
-            known = _recent(texts, 5)
+        found, one = _Found(), None
+        if meant.back is not None:
+            one, found = _read_latest(texts, open_runs, meant.back, flow, since)
+        elif meant.trace_id is not None:
+            one = Summary(meant.trace_id, None, "", 0)
+            found = _read_spans(texts, meant.trace_id, open_runs)
+        if not found.spans and meant.back is None:
+            one = _search(texts, open_runs, meant).the_one(place, problems)
+            found = _read_spans(texts, one.trace_id if one else None, open_runs)
+        found.problems[:0] = [*problems, *open_runs.problems]
+        if one is None or not found.spans:
+            known = _recent(texts, open_runs, _KNOWN)
             what = _missing(wanted, flow, since) if known else "spans yet"
-            place = "Standard input" if source == STDIN else source
-            raise UnknownRunError(f"{place} holds no {what}.", known, found.problems)
-        return found.trace(trace_id)
+            message = f"{place} holds no {what}.{guess(meant, known)}"
+            raise UnknownRunError(message, known[:_LISTED], found.problems)
+        return below(found.trace(one.trace_id), one.run_id)
 
 
-def _open(source: Path, problems: list[Problem]) -> list[Text]:
+def _open(source: Path, problems: list[Problem]) -> tuple[list[Text], OpenRuns]:
+    """Open the spans of a source, and the reports of open runs that lie beside them."""
     if source == STDIN:
-        return open_stdin()
-    return open_files(find_files(source), problems)
+        return open_stdin(), OpenRuns()
+    folder = source if source.is_dir() else source.parent
+    logs = find_log_files(folder, semconv.RUNS_SCOPE.encode())
+    open_runs = OpenRuns(open_files(logs, problems, otlp.LOGS), finds_traces=source.is_dir())
+    try:
+        files = find_files(source)
+    except SourceError:
+        if not open_runs:
+            raise
+        files = []  # the first flow has not ended yet
+    return open_files(files, problems), open_runs
 
 
 def _missing(wanted: str, flow: str | None, since: int) -> str:
@@ -117,58 +150,95 @@ def _missing(wanted: str, flow: str | None, since: int) -> str:
 
 
 def traces(source: Path, problems: list[Problem], since: int = 0) -> Iterator[Trace]:
-    """Yield every trace as soon as its last line is read; the oldest files are read first.
+    """Yield every trace that ended at a time or later, the one that ended last first.
 
-    So only traces that overlap in the files are in memory at once. Before any line is decoded, a
-    search for ids finds the last line of each trace. Each line is decoded once.
+    A search for ids finds the lines of each trace. A line is decoded once, when a trace in it is
+    due, so what the caller does not ask for costs little. Only traces that overlap in the files are
+    in memory at once.
 
     Args:
         source: See `load`.
         problems: Problems are appended here.
-        since: Traces that ended before this time are skipped, in nanoseconds since the epoch.
+        since: In nanoseconds since the epoch.
 
     Raises:
         SourceError: There is nothing to read at `source`.
     """
-    texts = _open(source, problems)
-    last, ends = _extents(reversed(texts))
-    ending: dict[int, list[str]] = {}
-    for trace_id, line in last.items():
-        ending.setdefault(line, []).append(trace_id)
-    found: dict[str, _Found] = {}
-    decoder = SpanDecoder()
-    for line, (text, number, offset, raw) in enumerate(_lines(_oldest_first(texts), problems)):
-        ids = _ids(raw)
-        if not ids or any(ends.get(trace_id, since) >= since for trace_id in ids):
-            reasons: list[str] = []
-            for span in decoder.decode(raw, text, offset, reasons):
-                text.keep()
-                found.setdefault(span.trace_id, _Found()).add([span])
-            problems += [Problem(text.name, number, reason) for reason in reasons]
-        for trace_id in ending.get(line, ()):
-            of_trace = found.pop(trace_id, None)
-            if of_trace is not None and ends[trace_id] >= since:
-                yield of_trace.trace(trace_id)
-    for trace_id, of_trace in found.items():  # from lines that were written while reading
-        yield of_trace.trace(trace_id)
+    texts, open_runs = _open(source, problems)
+    parts = _Parts(problems, open_runs)
+    extents = parts.search(texts)
+    ended: list[tuple[int, str, Trace]] = []
+    for trace_id, extent in sorted(extents.items(), key=lambda one: one[1].end, reverse=True):
+        # An extent may have the end of another trace on the same line, but no earlier one.
+        while ended and -ended[0][0] >= extent.end:
+            yield heapq.heappop(ended)[2]
+        if extent.end < since:
+            break
+        trace = parts.trace(trace_id, extent)
+        end = max((span.end for span in trace.spans), default=0)
+        if trace.spans and end >= since:
+            heapq.heappush(ended, (-end, trace_id, trace))
+    while ended:
+        yield heapq.heappop(ended)[2]
 
 
-def _oldest_first(texts: list[Text]) -> Iterator[Text]:
-    """Yield the texts from the last to the first, and drop each one."""
-    while texts:
-        yield texts.pop()
+@dataclass(slots=True)
+class _Extent:
+    """The latest end on the lines that mention a trace, and the numbers of these lines."""
+
+    end: int = 0
+    lines: list[int] = field(default_factory=list)
 
 
-def _extents(texts: Iterable[Text]) -> tuple[dict[str, int], dict[str, int]]:
-    """Return, by trace id, the last line that mentions each trace, and the latest end."""
-    last: dict[str, int] = {}
-    ends: dict[str, int] = {}
-    for line, (_, _, _, raw) in enumerate(_lines(texts, [])):
-        end = _last_end(raw)
-        for trace_id in _ids(raw):
-            last[trace_id] = line
-            ends[trace_id] = max(ends.get(trace_id, 0), end)
-    return last, ends
+class _Parts:
+    """The lines of many traces, and the spans of those that have been decoded."""
+
+    def __init__(self, problems: list[Problem], open_runs: OpenRuns) -> None:
+        self._problems = problems
+        self._open_runs = open_runs
+        self._decoder = SpanDecoder()
+        self._lines: list[tuple[Text, int, int, int] | None] = []  # None once decoded
+        self._found: dict[str, _Found] = {}
+
+    def search(self, texts: Iterable[Text]) -> dict[str, _Extent]:
+        """Return the extent of each trace by its id; decode only lines without any id."""
+        extents: dict[str, _Extent] = {}
+        for text, number, offset, raw in _lines(texts, self._problems):
+            ids, end = _ids(raw), _last_end(raw)
+            if not ids:
+                self._decode(raw, text, number, offset)
+                continue
+            text.keep()
+            for trace_id in ids:
+                extent = extents.setdefault(trace_id, _Extent())
+                extent.end = max(extent.end, end)
+                extent.lines.append(len(self._lines))
+            self._lines.append((text, number, offset, len(raw)))
+        for trace_id, end in self._open_runs.latest_ends():
+            extent = extents.setdefault(trace_id, _Extent())
+            extent.end = max(extent.end, end)
+        return extents
+
+    def trace(self, trace_id: str, extent: _Extent) -> Trace:
+        """Return a trace, which may have no spans: links mention other traces, too."""
+        for place in extent.lines:
+            line, self._lines[place] = self._lines[place], None
+            if line is not None:
+                text, number, offset, length = line
+                try:
+                    self._decode(text.part(offset, length), text, number, offset)
+                except OSError as error:
+                    reason = error.strerror or str(error)
+                    self._problems.append(Problem(text.name, number, reason))
+        found = self._found.pop(trace_id, _Found())
+        found.add(self._open_runs.of_trace(trace_id, found.spans))
+        return found.trace(trace_id)
+
+    def _decode(self, raw: bytes, text: Text, number: int, offset: int) -> None:
+        reasons: list[str] = []
+        for span in self._decoder.decode(raw, text, offset, reasons):
+            self._found.setdefault(span.trace_id, _Found()).add([span])
+        self._problems += [Problem(text.name, number, reason) for reason in reasons]
 
 
 def _ids(raw: bytes) -> set[str]:
@@ -198,26 +268,31 @@ def recent_traces(files: Iterable[Path], count: int) -> list[Summary]:
 
     Traces without any run come after those with one. Unreadable files are skipped.
     """
-    return _recent(open_files(files, []), count)
+    return _recent(open_files(files, []), OpenRuns(), count)
 
 
 def _read_latest(
-    texts: list[Text], back: int, flow: str | None, since: int
-) -> tuple[str | None, _Found]:
-    """Find the latest trace, or the one `back` before it, and read its spans.
+    texts: list[Text], open_runs: OpenRuns, back: int, flow: str | None, since: int
+) -> tuple[Summary | None, _Found]:
+    """Find the latest run, or the one `back` before it, and read the spans of its trace.
+
+    Runs are counted by their traces, unless they are those of a flow.
 
     The trace that was written last has usually ended last, so this reads it while collecting the
     ends of all traces.
     """
-    guess = _written_last(texts) if back == 0 and flow is None else None
+    last = _written_last(texts) if back == 0 and flow is None else None
     ends: list[_End] | None = None
     found = _Found()
-    if guess is not None:
+    if last is not None:
         ends = []
-        found = _read_spans(texts, guess, ends)
-    latest = _recent(texts, back + 1, flow, since, ends)[back:]
-    trace_id = latest[0].trace_id if latest else None
-    return trace_id, found if guess and guess == trace_id else _read_spans(texts, trace_id)
+        found = _read_spans(texts, last, open_runs, ends)
+    one = next(iter(_recent(texts, open_runs, back + 1, flow, since, ends=ends)[back:]), None)
+    if one is not None and flow is None:
+        one = replace(one, run_id=None)
+    if one is not None and one.trace_id == last:
+        return one, found
+    return one, _read_spans(texts, one.trace_id if one else None, open_runs)
 
 
 def _written_last(texts: Iterable[Text]) -> str | None:
@@ -231,26 +306,42 @@ def _written_last(texts: Iterable[Text]) -> str | None:
 
 def _recent(
     texts: Iterable[Text],
+    open_runs: OpenRuns,
     count: int,
     flow: str | None = None,
     since: int = 0,
+    *,
     ends: list[_End] | None = None,
 ) -> list[Summary]:
-    """Return the latest traces, optionally only those of a flow or since a time.
+    """Return the latest runs, one of each trace, optionally only since a time.
 
-    `ends` are the ends of all lines, if they have been collected already.
+    With a flow, return its runs, however many of them are in a trace. `ends` are the ends of all
+    lines, if they have been collected already.
     """
     decoder = SpanDecoder()
+    ends = _ends(texts) if ends is None else ends
 
-    def summarize(line: _Line) -> Iterator[Summary]:
-        for span in decoder.decode(*line, problems=[]):
-            run_id = str(span.facts.run_id) if span.is_run else None
-            name = span.facts.flow_name or span.name
-            if span.end >= since and flow in (None, name):
-                yield Summary(span.trace_id, run_id, name, span.end)
+    def read(line: _Line) -> Iterator[Found]:
+        return map(of_span, decoder.decode(*line, problems=[]))
 
-    lines = _latest_first(_ends(texts) if ends is None else ends)
-    return most_recent(lines, summarize, lambda found: found.trace_id, count)
+    def wanted(find: Callable[[], Iterable[Found]]) -> Iterator[Summary]:
+        for found in find():
+            if found.summary.end >= since and flow in (None, found.summary.name):
+                yield found.summary if flow is None else found.of_flow
+
+    def key(one: Summary) -> str:
+        return one.trace_id if flow is None else one.run_id or one.trace_id
+
+    def ended_since(time: int) -> set[str]:
+        recent = takewhile(lambda line: line[0] >= time, _latest_first(ends))
+        return {span.span_id for _, line in recent for span in decoder.decode(*line, problems=[])}
+
+    ended: Iterator[tuple[int, Callable[[], Iterable[Found]]]] = (
+        (time, partial(read, line)) for time, line in _latest_first(ends)
+    )
+    reported = open_runs.latest_first(ended_since)
+    every = heapq.merge(ended, reported, key=itemgetter(0), reverse=True)
+    return most_recent(every, wanted, key, count)
 
 
 def _ends(texts: Iterable[Text]) -> list[_End]:
@@ -274,27 +365,26 @@ def _latest_first(ends: Iterable[_End]) -> Iterator[tuple[int, _Line]]:
             yield time, (text.part(offset, length), text, offset)
 
 
-def _trace_of_run(texts: Iterable[Text], run_id: str) -> str | None:
-    """Return the trace id of a run, found by its own span, or by the spans of its tasks."""
-    needles = lines.spellings(run_id)
+def _search(texts: Iterable[Text], open_runs: OpenRuns, wanted: Wanted) -> RunSearch:
+    """Search for the runs that a name, an id or its first digits may mean."""
+    search = RunSearch(wanted)
     decoder = SpanDecoder()
-    best: tuple[bool, int, str] | None = None
     for text, _, offset, raw in _lines(texts, []):
-        if not any(needle in raw for needle in needles):
-            continue
-        for span in decoder.decode(raw, text, offset, []):
-            own = (span.facts.run_id or "").lower() == run_id
-            flow = (span.facts.flow_run_id or "").lower() == run_id
-            if own or flow:
-                candidate = (own, span.end, span.trace_id)
-                best = candidate if best is None else max(best, candidate)
-    return best[2] if best else None
+        if search.is_mentioned(raw):
+            for span in decoder.decode(raw, text, offset, []):
+                search.add(of_span(span))
+    for found in open_runs.mentioning(search.is_mentioned):
+        search.add(found)
+    return search
 
 
 def _read_spans(
-    texts: Iterable[Text], trace_id: str | None, ends: list[_End] | None = None
+    texts: Iterable[Text],
+    trace_id: str | None,
+    open_runs: OpenRuns,
+    ends: list[_End] | None = None,
 ) -> _Found:
-    """Read the spans of a trace and all problems; without an id, read only problems.
+    """Read the spans of a trace, also open ones, and all problems; without an id, only problems.
 
     If `ends` is given, the ends of all lines are appended to it.
     """
@@ -315,6 +405,8 @@ def _read_spans(
         if ends is not None and end:
             text.keep()
             ends.append((end, text, offset, len(raw)))
+    if trace_id is not None:
+        found.add(open_runs.of_trace(trace_id, found.spans))
     return found
 
 

@@ -14,7 +14,7 @@ from opentelemetry.semconv.attributes.exception_attributes import (
 from opentelemetry.trace import Status, StatusCode
 
 from flowspan import semconv
-from flowspan.recording.run import Outcome
+from flowspan.recording.run import Attributes, Outcome
 from flowspan.redaction import redact_text
 from flowspan.values import clean, type_name
 
@@ -43,21 +43,33 @@ class Attempt:
     Attributes:
         number: From 1 up, over all processes that have taken the run up.
         span: Its span, until it ends.
+        start: When it began; 0 for the one before the first.
         is_over: Whether the user's function is left, or need not be called.
         exception: The exception that ended it, if any; it outlives the attempt.
     """
 
-    __slots__ = ("exception", "is_over", "number", "span")
+    __slots__ = ("exception", "is_over", "number", "span", "start")
 
-    def __init__(self, number: int, span: Span | None = None) -> None:
+    def __init__(self, number: int, span: Span | None = None, start: int = 0) -> None:
         self.number = number
         self.span = span
+        self.start = start
         self.is_over = False
         self.exception: BaseException | None = None
 
     def error_type(self, state_name: str = _FAILED) -> str:
         """Return the class of the attempt's exception, or `state_name` if it has none."""
         return qualified_name(self.exception) if self.exception is not None else state_name
+
+    def so_far(self) -> Attributes:
+        """Return what identifies it and its span while it is under way."""
+        if not self.start:
+            return {}
+        span, attributes = self.span, Attributes({semconv.ATTEMPT: self.number})
+        if span is not None:
+            attributes[semconv.ATTEMPT_START] = self.start
+            attributes[semconv.ATTEMPT_SPAN_ID] = f"{span.get_span_context().span_id:016x}"
+        return attributes
 
     def outcome(self, state: State | None) -> Outcome | None:
         """Return how the run ends if `state` is its last; None if that is not an end."""

@@ -75,7 +75,7 @@ from flowspan.units import NANOSECONDS
 from flowspan.values import clean, clean_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.util.types import AttributeValue
@@ -106,6 +106,8 @@ class RunTracer:
         self.metrics = metrics
         self.active: dict[str, RunRecorder] = {}
         self.ends = Ends()
+        self.notice: Callable[[RunRecorder], None] | None = None
+        """Called with each recorder that is started."""
         if hasattr(self._tracer, "id_generator"):
             # The SDK copies the provider's generator into each tracer: only ours derives ids.
             self._tracer.id_generator = _ids
@@ -117,6 +119,8 @@ class RunTracer:
         """
         recorder = RunRecorder(self, run, details, caller)
         self.active[run.id] = recorder
+        if self.notice is not None:
+            self.notice(recorder)
         if (flow := recorder.calling_flow) is not None:
             flow.rows.consume(run.upstream)
         return recorder
@@ -244,6 +248,34 @@ class RunRecorder:
             self._identity = identity.copy()
         return identity
 
+    @property
+    def activity(self) -> str:
+        """What the run is doing: ``execution``, ``orchestration`` or the name of a wait."""
+        return self._account.activity.rpartition(".")[2]
+
+    def so_far(self, now: int, *, fully: bool) -> Attributes:
+        """Return the attributes that the run's span would have if the run was left at `now`.
+
+        Another thread may call this. Unless `fully`, parameters, labels and tags are left out.
+        """
+        details, attempt = self._details, self._attempt
+        attributes: Attributes = {}
+        if details is not None:
+            identity = self.log_attributes
+            attributes = {**(details.attributes() if fully else {}), **identity}
+            name = semconv.FLOW_RUN_NAME if self.run.is_flow else semconv.TASK_RUN_NAME
+            attributes[semconv.RUN_NAME] = identity[name]
+        attributes.update(self.run.sampling_attributes)
+        attributes.update(self._account_of(self._account.so_far(now), self.state, None, now))
+        attributes[semconv.RUN_ID] = self.run.id
+        attributes[semconv.RUN_START] = self.run.start
+        attributes[semconv.RUN_SPAN_KIND] = self.run.kind.name
+        attributes[semconv.RUN_ACTIVITY] = self.activity
+        if (parent := self.run.parent_span_id) is not None:
+            attributes[semconv.RUN_PARENT_SPAN_ID] = f"{parent:016x}"
+        attributes.update(attempt.so_far())
+        return attributes
+
     def is_below(self, ancestor: RunRecorder) -> bool:
         """Whether `ancestor` called this run, directly or through others, in this process."""
         caller = self.caller
@@ -300,7 +332,7 @@ class RunRecorder:
                 parent=self.tally.context,
                 attributes={semconv.ATTEMPT: number},
             )
-        self._attempt = Attempt(number, span)
+        self._attempt = Attempt(number, span, now)
 
     def begin_execution(self, now: int) -> None:
         """Record that the user's function is entered at `now`."""
@@ -318,6 +350,14 @@ class RunRecorder:
         """Record the exception that ended the attempt, or a run without attempts."""
         self.end_execution(now)
         self._attempt.fail(exception, now, self.span)
+
+    def begin_wait(self, attribute: str, start: int) -> None:
+        """Note that the run is waiting since `start`; call `end_wait`, and `wait` if it counts."""
+        self._account.begin_wait(attribute, start)
+
+    def end_wait(self, attribute: str, start: int) -> None:
+        """Note that the run no longer waits."""
+        self._account.end_wait(attribute, start)
 
     def wait(self, attribute: str, start: int, end: int) -> None:
         """Record a wait, by its attribute; inside the user's function it is not execution."""
@@ -391,7 +431,7 @@ class RunRecorder:
             self.tally.stop(end)
             if self.caller is not None and self.caller is self.calling_flow:
                 self.caller.rows.add_called(self.run.id, self.rows)
-            self.tally.end(self._attempt, outcome, self._waits, self.rows)
+            self.tally.end(self._attempt, outcome, self._waits_in(self._account), self.rows)
             if self.run.watch is not None or self.run.is_adopted:
                 self._identity = self.log_attributes  # a line about the run may follow
             if self.run.watch is not None:
@@ -405,10 +445,9 @@ class RunRecorder:
     def _innermost_span(self) -> Span:
         return self._attempt.span or self.span
 
-    @property
-    def _waits(self) -> dict[str, float]:
-        """Seconds waited before and inside the span, by attribute."""
-        waits = self._account.waits
+    def _waits_in(self, account: Account) -> dict[str, float]:
+        """Return the seconds waited before and inside the span, by attribute."""
+        waits = account.waits
         for attribute, waited in self._waits_before.items():
             waits[attribute] = waits.get(attribute, 0.0) + waited
         return waits
@@ -442,22 +481,24 @@ class RunRecorder:
             if self._details is not None:
                 attributes.update(self._details.attributes())
         finally:
-            attributes.update(self._account_of(state, outcome, end))
+            attributes.update(self._account_of(self._account, state, outcome, end))
             for name in (first := self.run.sampling_attributes):
                 attributes.pop(name, None)  # a label may have the same name
             self.span.set_attributes(clean(attributes))
             if getattr(self.span, "dropped_attributes", 0):
                 self.span.set_attributes(clean(first))
 
-    def _account_of(self, state: State | None, outcome: Outcome | None, end: int) -> Attributes:
+    def _account_of(
+        self, account: Account, state: State | None, outcome: Outcome | None, end: int
+    ) -> Attributes:
         """Return how the run ended and where its time went."""
-        attributes: Attributes = self.rows.attributes(self._account.execution)
+        attributes: Attributes = self.rows.attributes(account.execution)
         if self.run.observed_by is None:
-            attributes.update(self._account.attributes(end - self.run.start))
+            attributes.update(account.attributes(end - self.run.start))
             attributes.update(self._place.attributes)
         else:  # how long the function ran, and where, only the run's own process knows
             attributes[semconv.OBSERVED_BY] = self.run.observed_by
-        attributes.update(self._waits)
+        attributes.update(self._waits_in(account))
         if semconv.WAIT_DEPENDENCIES in self._waits_before:
             before = self._waits_before[semconv.WAIT_DEPENDENCIES]
             attributes[semconv.TASK_RUNNER_DEPENDENCIES] = before

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
+from opentelemetry.trace import get_current_span
 from opentelemetry.util.types import AttributeValue
 
 from flowspan import semconv
@@ -92,7 +93,7 @@ class Details(Protocol):
         """Return the ids and current names of the run and of its flow run."""
 
     def attributes(self) -> Attributes:
-        """Return the attributes of the run's span; called once, at its end, if it is recorded."""
+        """Return the attributes of the run's span, if that is recorded: at its end and before."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,13 @@ class Run:
     def is_flow(self) -> bool:
         """Whether this is a flow run, not a task run."""
         return self.task_name is None
+
+    @property
+    def parent_span_id(self) -> int | None:
+        """The id of the parent's span, if there is one."""
+        if self.parent is None:
+            return None
+        return get_current_span(self.parent).get_span_context().span_id or None
 
     @property
     def span_name(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Final
 
@@ -57,11 +58,35 @@ class Account:
         self._until = 0
         self._excluded = 0  # since then
         self._state_wait: tuple[str, int] | None = None
+        self._begun: list[tuple[str, int]] = []
 
     @property
     def execution(self) -> float:
         """Seconds in the user's function."""
         return (self._execution or 0) / NANOSECONDS
+
+    @property
+    def activity(self) -> str:
+        """What the time goes to now, by attribute."""
+        waits = (*self._begun, *filter(None, [self._state_wait]))
+        if waits:
+            return waits[-1][0]
+        return semconv.EXECUTION if self._since is not None else semconv.ORCHESTRATION
+
+    def so_far(self, now: int) -> Account:
+        """Return a copy in which the execution and the waits that are under way end at `now`."""
+        copy, begun = Account(), tuple(self._begun)
+        with self._lock:
+            copy._waits, copy._intervals = self._waits.copy(), self._intervals.copy()
+            copy._execution, copy._since = self._execution, self._since
+            copy._until, copy._excluded = self._until, self._excluded
+            copy._state_wait = self._state_wait
+        if copy._state_wait is not None:
+            copy._end_state_wait(*copy._state_wait, now)
+        for attribute, start in begun:
+            copy.wait(attribute, start, max(start, now))
+        copy.end_execution(now)
+        return copy
 
     @property
     def is_executing(self) -> bool:
@@ -98,6 +123,15 @@ class Account:
                 self._execution = (self._execution or 0) + executed
                 self._since, self._until, self._excluded = None, now, 0
         return True
+
+    def begin_wait(self, attribute: str, start: int) -> None:
+        """Note that a wait is under way since `start`; it counts once it is over."""
+        self._begun.append((attribute, start))
+
+    def end_wait(self, attribute: str, start: int) -> None:
+        """Note that a wait is no longer under way."""
+        with contextlib.suppress(ValueError):
+            self._begun.remove((attribute, start))
 
     def wait(self, attribute: str, start: int, end: int) -> None:
         """Count the part of a wait that no other wait has been counted for."""

@@ -7,7 +7,7 @@ called. The critical path is bold.
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -38,6 +38,7 @@ class _Node:
     is_flow: bool
     runs: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
+    open: dict[str, str] = field(default_factory=dict)  # by run: its state, if it has not ended
     duration: int = 0
     path: int = 0
 
@@ -116,6 +117,8 @@ def _add(node: _Node, span: Span) -> None:
     node.runs.add(run)
     if span.failed:
         node.failed.add(run)
+    if span.open is not None:
+        node.open[run] = span.open.state
     node.duration += span.duration
 
 
@@ -170,6 +173,8 @@ def _look(node: _Node, analysis: Analysis) -> dict[str, str]:
     if node.failed:
         lines.append("failed" if count == 1 else f"{len(node.failed):,} failed")
         look = {"fontcolor": _FAILED_COLOR}
+    for state, number in Counter(node.open.values()).items():
+        lines.append(state if count == 1 else f"{number:,} {state}")
     if node.is_flow:
         look["peripheries"] = "2"
     if node.path:

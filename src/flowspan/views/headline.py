@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from flowspan.text import MS, clean, human, percent, signed_percent
+from flowspan.text import MS, clean, human, percent, signed_percent, time_of_day
 from flowspan.views.looks import SPENT_ON
 
 if TYPE_CHECKING:
     from flowspan.analysis.one_trace import Analysis, Task
     from flowspan.analysis.two_traces import Difference, PathChange
+    from flowspan.read.span import Open, Trace
 
+
+SHORT_ID: Final = 8
+"""The digits of a trace id that are enough to name it in a command."""
 
 NOTABLE: Final = 0.1
 """A ratio nearer to 1 than this is not mentioned."""
@@ -38,6 +42,9 @@ def reasons(change: PathChange) -> list[str]:
     return said or ["other places in the run"]
 
 
+_OPEN: Final = {"running": "is still running", "lost": "was lost before its end"}
+
+
 def times(ratio: float) -> str:
     """Write a ratio with two significant digits."""
     decimals = 0 if ratio >= 9.95 else 1 if ratio >= 0.95 else 2  # noqa: PLR2004
@@ -55,7 +62,9 @@ def remarks(found: Difference) -> list[str]:
     for letter, side in (("A", before), ("B", after)):
         if not side.has_root:
             said.append(f"{letter} has not ended, or was killed, so it may lack some of the work.")
-        if side.result not in (None, "success"):
+        if side.result in _OPEN:
+            said.append(f"{letter} {_OPEN[side.result]}, so it may lack some of the work.")
+        elif side.result not in (None, "success"):
             said.append(f"{letter} ended with {side.result}, so it may lack some of the work.")
         if side.analysis.source == "plain":
             said.append(f"{letter} was not made by flowspan: what its spans waited for is unknown.")
@@ -70,18 +79,54 @@ def headline(analysis: Analysis) -> str:
     task = analysis.bottleneck
     if task is None or task.cause is None:
         return ""
-    name = clean(task.name)
+    if analysis.open is not None:
+        return f"so far: {_subject(task)} takes {_share(task)}"
+    text = f"{_subject(task)} is the bottleneck: {_share(task)}"
     if task.cause == "orchestration" and task.type != "span":
-        who = f"flow {name}" if task.type == "flow" else name
-        return f"Prefect's own work for {who} is the bottleneck: {_share(task)}"
-    is_code = task.cause == "execution"
-    itself = f"{'the code of ' if is_code else ''}flow {name} itself"
-    who = {"flow": itself, "span": f"span {name}"}.get(task.type, name)
-    text = f"{who} is the bottleneck: {_share(task)}"
+        return text
     if task.saved is not None and task.saved > _LEAST_SAVING * (analysis.end - analysis.start):
         # Faster code does not shorten a wait, so the sentence then names the code.
-        text += f", {'' if is_code else 'its code '}2× faster saves {human(task.saved)}"
+        its_code = "" if task.cause == "execution" else "its code "
+        text += f", {its_code}2× faster saves {human(task.saved)}"
     return text
+
+
+def _subject(task: Task) -> str:
+    name = clean(task.name)
+    if task.cause == "orchestration" and task.type != "span":
+        return f"Prefect's own work for {f'flow {name}' if task.type == 'flow' else name}"
+    is_code = task.cause == "execution"
+    itself = f"{'the code of ' if is_code else ''}flow {name} itself"
+    return {"flow": itself, "span": f"span {name}"}.get(task.type, name)
+
+
+def part_of(trace: Trace) -> str:
+    """Say what called a flow run that is shown alone; empty if the trace is whole."""
+    if not trace.is_part:
+        return ""
+    whole = f"the whole: flowspan timeline {trace.trace_id[:SHORT_ID]}"
+    if trace.called_by is None:
+        return f"part of a trace; {whole}"
+    caller = trace.called_by.facts
+    return f"called by {clean(caller.flow_name)} {clean(caller.run_name)}; {whole}"
+
+
+def doing(known: Open) -> str:
+    """Write what a run that has not ended is doing, or was doing when it was last heard of."""
+    is_running = known.state == "running"
+    verb, words = "is" if is_running else "was", SPENT_ON.get(known.activity, "")
+    what = {"execution": "executing", "orchestration": "in Prefect's own work"}.get(
+        known.activity, words
+    )
+    return f"{verb} {what} {'now' if is_running else 'when last heard of'}" if what else ""
+
+
+def so_far(known: Open, length: int) -> str:
+    """Write how long (ns) a run has been running, or when it was last heard of."""
+    length = max(0, length)
+    if known.state == "running":
+        return f"running, {human(length)} so far"
+    return f"lost: last heard of at {time_of_day(known.last_seen)}, after {human(length)}"
 
 
 def reservations(analysis: Analysis) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple, TypeAlias
 
 from flowspan import semconv
-from flowspan.analysis.phases import CAUSES, OTHER
+from flowspan.analysis.phases import OPEN, OTHER, PHASE_OF
 
 _Line: TypeAlias = tuple[float, float, float, float, float]
 
@@ -127,6 +127,16 @@ LOOKS: Final = {
         Bar("execution", height=12, ground=Colour("#3b78c4", "#4f8fe0")),
         spent="execution",
     ),
+    OPEN: Look(
+        Glyph("▓", ">", "cyan", "not ended"),
+        Bar(
+            "not ended",
+            height=12,
+            pattern=((-2, 4, 4, -2, 1.6), (2, 8, 8, 2, 1.6), (6, 10, 10, 6, 1.6)),
+            line=Colour("#3b78c4", "#4f8fe0"),
+            ground=Colour("#d8e6f7", "#16304f"),
+        ),
+    ),
     semconv.WAIT_RETRY: Look(
         Glyph("╌", "~", "magenta", "retry wait"),
         Bar(
@@ -170,5 +180,5 @@ LOOKS: Final = {
 }
 """The look of each phase."""
 
-SPENT_ON: Final = {CAUSES[phase]: look.spent for phase, look in LOOKS.items() if look.spent}
+SPENT_ON: Final = {cause: LOOKS[phase].spent for cause, phase in PHASE_OF.items()}
 """The words for each cause on the critical path."""

@@ -197,7 +197,7 @@ def _runs(spans: Sequence[Span], tracks: Mapping[str, _Track], origin: int) -> I
             "ph": "X",
             **times,
             **track,
-            "cat": f"{category},failed" if span.failed else category,
+            "cat": f"{category},{state}" if (state := _state(span)) else category,
             "name": span.name or "(no name)",
             "args": _arguments(span),
         }
@@ -233,12 +233,20 @@ def _times(start: int, end: int, origin: int) -> dict[str, int]:
     return {"ts": first, "dur": last - first}
 
 
+def _state(span: Span) -> str | None:
+    if span.open is not None:
+        return span.open.state
+    return "failed" if span.failed else None
+
+
 def _arguments(span: Span) -> dict[str, Any]:
     arguments = {
         "span_id": span.span_id,
         "parent_span_id": span.parent_span_id,
         "start_ns": span.start,
-        "end_ns": span.end,
+        "end_ns": None if span.open is not None else span.end,
+        "state": None if span.open is None else span.open.state,
+        "last_seen_ns": None if span.open is None else span.open.last_seen,
         "status": span.status,
         "message": span.status_message,
         "attributes": otlp.plain(span.attributes),

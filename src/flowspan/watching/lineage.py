@@ -94,13 +94,13 @@ class Lineages:
             flags = above.flags if above is not None else None
         else:
             trace_id, flags = label.trace_id, label.trace_flags
+        # A subflow inherits the label of what called the outermost flow from elsewhere.
+        is_elsewhere = row["deployment_id"] or task is None
         parent = None
-        if task is not None:
+        if is_elsewhere:
+            parent = parse_traceparent(labels.get(PARENT_LABEL)) if is_own else label
+        if parent is None and task is not None:
             parent = self._caller(task, trace_id, flags)
-        elif is_own:
-            parent = parse_traceparent(labels.get(PARENT_LABEL))
-        elif label is not None:
-            parent = label
         reports = is_own and REPORTS_LABEL in labels
         return Lineage(trace_id, flags, parent, is_own, reports, inputs)
 

@@ -35,8 +35,9 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from opentelemetry.metrics import get_meter
 
@@ -55,7 +56,7 @@ from flowspan.watching.spans import Filler, FlowHistory, Missing, end_below
 from flowspan.watching.stream import Stream, delay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from flowspan.recording.run import State
     from flowspan.settings import Settings
@@ -66,7 +67,8 @@ if TYPE_CHECKING:
     from flowspan.watching.lineage import Lineage
     from flowspan.watching.spans import Names
 
-    FindSpans = Callable[[int], Collection[int]]
+FindSpans: TypeAlias = Callable[[int], Collection[int]]
+"""Returns the ids of the spans of a trace that are at their destination."""
 
 logger = logging.getLogger("flowspan")
 

@@ -127,7 +127,7 @@ class Filler:
                 id=one.known.id,
                 flow_name=name,
                 task_name=None,
-                kind=SpanKind.INTERNAL if row["parent_task_run_id"] else SpanKind.SERVER,
+                kind=SpanKind.INTERNAL if _is_called(row) else SpanKind.SERVER,
                 start=start,
                 trace_id=flow.lineage.trace_id,
                 parent=_as_parent(flow.lineage.parent),
@@ -284,6 +284,11 @@ def _waits_before_task(one: Missing) -> tuple[dict[str, int], int]:
     is_first = one.stint.run_count == 0
     waits = {semconv.WAIT_QUEUE: waited} if is_first and waited >= SHORTEST_WAIT else {}
     return waits, start
+
+
+def _is_called(row: Object) -> bool:
+    """Return whether another flow has called this one, in its own process."""
+    return bool(row["parent_task_run_id"]) and not row["deployment_id"]
 
 
 def _previous(flow: _Flow, one: Missing) -> Iterator[Link]:

@@ -17,15 +17,15 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from flowspan.analysis.flow_runs import local_time
 from flowspan.analysis.trends import statistics
-from flowspan.analysis.trends.runs import local_time
 from flowspan.analysis.trends.statistics import LEVEL, Correlation, StepChange, Trend
 
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from flowspan.analysis.trends.runs import FlowRun
+    from flowspan.analysis.flow_runs import FlowRun
 
 ENOUGH_FOR_TREND: Final = 10
 ENOUGH_FOR_STEP: Final = 16  # with fewer, not even the clearest step is significant

@@ -11,7 +11,7 @@ import math
 from html import escape
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from flowspan.analysis.trends.runs import local_time
+from flowspan.analysis.flow_runs import local_time
 from flowspan.text import clean
 
 if TYPE_CHECKING:

@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import orjson
 
 from flowspan import semconv
-from flowspan.analysis.phases import CAUSES, OTHER
+from flowspan.analysis.phases import CAUSES, PHASE_OF
 from flowspan.analysis.tree import walk
 from flowspan.read import otlp_json as otlp
 from flowspan.text import SECOND, moment
+from flowspan.views.headline import doing, part_of, so_far
 from flowspan.views.json.timeline import as_object
 from flowspan.views.looks import LOOKS
 from flowspan.views.terminal import timeline
@@ -56,7 +57,9 @@ _SCRIPTS: Final = (
     "main.js",
 )
 
-_KEYS: Final = tuple(OTHER if phase == OTHER else cause for phase, cause in CAUSES.items())
+_KEYS: Final = tuple(
+    cause if PHASE_OF[cause] == phase else phase for phase, cause in CAUSES.items()
+)
 """The page's names of the phases, in the order in which it shows them."""
 _PHASE: Final = {phase: place for place, phase in enumerate(CAUSES)}
 _CAUSE: Final = {key: place for place, key in enumerate(_KEYS)}
@@ -82,7 +85,7 @@ def render(findings: Findings, _: Wishes) -> Iterable[bytes]:
     tree = findings.whole_tree
     page = _Page(tree)
     data = page.data(findings.analysis) | {
-        "head": _head(tree),
+        "head": _head(tree) | {"around": part_of(findings.trace)},
         "looks": _looks(),
         "numbers": _numbers(findings.analysis),
     }
@@ -244,6 +247,7 @@ class _Page:
             "end": [self._time(node.span.start + node.span.duration) for node in nodes],
             "ending": [place(timeline.result_word(node)) for node in nodes],
             "outcome": [place(_outcome(node)) for node in nodes],
+            "now": [place(_now(node)) for node in nodes],
             "message": list(map(place, self._messages)),
             "lane": [place(lane) for lane in self._lanes(workers)],
         }
@@ -331,10 +335,13 @@ def _head(tree: Tree) -> dict[str, Any]:
     facts = main.facts
     node = next(node for node in walk(tree) if node.key == main.span_id)
     first = min(span.start for span in tree.spans)
+    ending = timeline.result_word(node)
+    if main.open is not None:
+        ending = so_far(main.open, tree.end - first)
     return {
         "flow": facts.flow_name or main.name,
         "run": (facts.run_name or "") if facts.run_type == "flow" else "",
-        "ending": timeline.result_word(node),
+        "ending": ending,
         "outcome": _outcome(cast("Node", node)),
         "started": moment(first),
         "duration": tree.end - first,
@@ -346,10 +353,17 @@ def _head(tree: Tree) -> dict[str, Any]:
 
 
 def _outcome(node: Node) -> str:
-    """Return the colour class of a row: good, bad, odd, open, or none."""
+    """Return the colour class of a row: good, bad (also lost), odd, open, or none."""
+    if node.span.open is not None:
+        return "open" if node.span.open.state == "running" else "bad"
     if node.role != "run":
         return "bad" if node.span.failed else "good" if node.role == "attempt" else ""
     return _OUTCOME.get(node.span.facts.result or "", "open")
+
+
+def _now(node: Node) -> str:
+    """Return what an open row is or was doing; empty for a row that has ended."""
+    return "" if node.span.open is None else doing(node.span.open)
 
 
 def _lane(worker: str, thread: str | None, *, alone: bool) -> str:

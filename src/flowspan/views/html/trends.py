@@ -13,8 +13,8 @@ from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
+from flowspan.analysis.flow_runs import local_time
 from flowspan.analysis.trends.answers import seconds, weekday_medians
-from flowspan.analysis.trends.runs import local_time
 from flowspan.text import clean, moment, rate
 from flowspan.views.html import charts
 from flowspan.views.html.charts import Bar, Mark, TrendLine
@@ -23,8 +23,8 @@ from flowspan.views.trend_words import duration, growth, percent, sentences
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from flowspan.analysis.flow_runs import FlowRun
     from flowspan.analysis.trends.answers import FlowTrends, Hour, TaskShare
-    from flowspan.analysis.trends.runs import FlowRun
 
 _LABELED_DAYS: Final = 10
 

@@ -12,13 +12,14 @@ from flowspan.read.log_files import Log
 from flowspan.read.log_files import as_object as log_object
 from flowspan.text import SECOND
 from flowspan.views.headline import headline, reservations
+from flowspan.views.json.runs import called_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from flowspan.analysis.findings import Findings
     from flowspan.analysis.one_trace import Analysis, Task
-    from flowspan.read.span import Span
+    from flowspan.read.span import Open, Span
     from flowspan.views.wishes import Wishes
 
 VERSION: Final = 1
@@ -38,7 +39,8 @@ def as_object(analysis: Analysis) -> dict[str, Any]:
     duration = analysis.end - analysis.start
     return {
         "source": analysis.source,
-        "root": {"span_id": analysis.root_id, "start": analysis.start, "end": analysis.end},
+        "root": {"span_id": analysis.root_id, "start": analysis.start}
+        | _ending(analysis.end, analysis.open),
         "headline": headline(analysis),
         "bottleneck": None
         if bottleneck is None
@@ -75,6 +77,19 @@ def as_object(analysis: Analysis) -> dict[str, Any]:
             {"name": worker.name, "runs": worker.runs, "busy": _seconds(worker.time)}
             for worker in analysis.workers
         ],
+    }
+
+
+def _ending(end: int, known: Open | None) -> dict[str, Any]:
+    """Return the end; null, and what else is known, of what has not ended."""
+    if known is None:
+        return {"end": end}
+    activity = known.activity or None
+    return {
+        "end": None,
+        "state": known.state,
+        "last_seen": known.last_seen,
+        "activity": activity,
     }
 
 
@@ -120,7 +135,12 @@ def render(findings: Findings, wishes: Wishes) -> Iterator[bytes]:
     trace = findings.trace
     logs = findings.logs_by_span if wishes.with_logs else None
     workers = {worker.process: worker.name for worker in findings.analysis.workers}
-    head = {"version": VERSION, "trace_id": trace.trace_id, **as_object(findings.analysis)}
+    head = {
+        "version": VERSION,
+        "trace_id": trace.trace_id,
+        "called_by": called_by(trace.called_by),
+        **as_object(findings.analysis),
+    }
     yield orjson.dumps(head, option=orjson.OPT_INDENT_2).removesuffix(b"\n}") + b',\n  "spans": ['
     spans = iter(trace.spans)
     separator = b"\n    "
@@ -146,7 +166,7 @@ def _plain_span(span: Span, worker: str | None) -> dict[str, Any]:
         "name": span.name,
         "kind": span.kind,
         "start": span.start,
-        "end": span.end,
+        **_ending(span.end, span.open),
         "worker": worker,
         "attributes": otlp.plain(span.attributes),
         "links": [

@@ -14,6 +14,7 @@ from flowspan.views.trend_words import sentences
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from flowspan.analysis.flow_runs import FlowRun
     from flowspan.analysis.trends.answers import (
         Change,
         FlowTrends,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
         RowsEffect,
         TaskShare,
     )
-    from flowspan.analysis.trends.runs import FlowRun
     from flowspan.analysis.trends.statistics import Trend
 
 VERSION: Final = 1

@@ -49,7 +49,7 @@ def draw(analysis: Analysis, *, width: int, unicode: bool, top: int = TOP) -> It
     glyphs = glyphs_of(unicode=unicode)
     shown = analysis.tasks[:top]
     if shown:
-        columns = fit(_columns(shown, glyphs), width)
+        columns = fit(_columns(shown, glyphs, has_ended=analysis.open is None), width)
         yield from lines(columns, glyphs.more)
         if len(analysis.tasks) > len(shown):
             yield Text(
@@ -63,15 +63,18 @@ def draw(analysis: Analysis, *, width: int, unicode: bool, top: int = TOP) -> It
         yield from map(Text, wrap(text, width))
 
 
-def _columns(tasks: Sequence[Task], glyphs: Glyphs) -> list[Column]:
+def _columns(tasks: Sequence[Task], glyphs: Glyphs, *, has_ended: bool) -> list[Column]:
+    answers = [
+        Column("slack", 6, [_time(task.slack) for task in tasks]),
+        Column("drag", 5, [_time(task.drag) for task in tasks]),
+        Column(glyphs.spell("2× faster"), 2, [_saved(task) for task in tasks]),
+    ]
     return [
         Column("task", 0, [_name(task) for task in tasks], _MIN_NAME),
         Column("runs", 4, [Text(f"{task.runs:,}") for task in tasks]),
         Column("share", 1, [Text(percent(task.share) if task.path else "") for task in tasks]),
         Column("path", 3, [_time(task.path) for task in tasks]),
-        Column("slack", 6, [_time(task.slack) for task in tasks]),
-        Column("drag", 5, [_time(task.drag) for task in tasks]),
-        Column(glyphs.spell("2× faster"), 2, [_saved(task) for task in tasks]),
+        *(answers if has_ended else ()),
         Column("waited, all runs", 7, [_waits(task.waits) for task in tasks], _LEAST_WAITS),
     ]
 
@@ -101,7 +104,7 @@ def _waits(amounts: Mapping[Cause, int]) -> Text:
 def _sentences(analysis: Analysis) -> Iterator[str]:
     duration = analysis.end - analysis.start
     if on_path := _parts(analysis.on_path, duration):
-        yield f"critical path: {on_path}"
+        yield f"critical path{'' if analysis.open is None else ' so far'}: {on_path}"
     if waited := _waits(analysis.waits).plain:
         yield f"waited, all runs: {waited}"
     if analysis.peak_concurrency:

@@ -18,7 +18,7 @@ from flowspan import semconv
 from flowspan.analysis.findings import Findings
 from flowspan.analysis.log_places import by_row
 from flowspan.analysis.one_trace import Analysis
-from flowspan.analysis.phases import CAUSES, OTHER, Segment
+from flowspan.analysis.phases import CAUSES, OTHER, PHASE_OF, Segment
 from flowspan.analysis.root import is_root
 from flowspan.analysis.tree import GROUP_LIMIT, Node, Rest, Tree
 from flowspan.analysis.workers import Worker
@@ -26,11 +26,12 @@ from flowspan.read.facts import waits_of
 from flowspan.read.log_files import Log
 from flowspan.read.span import Span
 from flowspan.text import DAY, HOUR, MINUTE, MS, SECOND, clean, cut, human, moment, percent
-from flowspan.views.headline import headline
+from flowspan.views.headline import doing, headline, part_of, so_far
 from flowspan.views.looks import LOOKS
-from flowspan.views.terminal import tasks
+from flowspan.views.terminal import outcomes, tasks
 from flowspan.views.terminal.glyphs import glyphs_of
 from flowspan.views.terminal.logs import shorten
+from flowspan.views.terminal.outcomes import Outcome
 from flowspan.views.wishes import Wishes
 
 _NO_LOGS: Final[Mapping[str, Sequence[Log]]] = MappingProxyType({})
@@ -50,28 +51,6 @@ _ALIAS_TAIL: Final = 4
 
 # The words in a row for each wait that is long enough.
 _WAITED: Final = tuple(LOOKS[wait.attribute].waited for wait in semconv.WAITS)
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    symbol: str
-    ascii: str
-    style: str
-
-
-_OUTCOMES: Final = {
-    "success": _Outcome("✓", "+", "green"),
-    "failure": _Outcome("✗", "x", "red"),
-    "error": _Outcome("✗", "x", "red"),
-    "timeout": _Outcome("✗", "x", "red"),
-    "cancellation": _Outcome("⊘", "o", "yellow"),
-    "skip": _Outcome("○", "o", "yellow"),
-}
-_NO_OUTCOME: Final = _Outcome("…", "?", "yellow")
-
-# States whose name adds nothing to the result. Other states are shown by their own name, because
-# users know Cached, RolledBack, TimedOut or Crashed from Prefect.
-_PLAIN_STATES: Final = {"Completed", "Failed", "Cancelled"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +100,7 @@ def render(findings: Findings, wishes: Wishes) -> Iterator[Text]:
         everything=wishes.everything,
         logs=by_row(findings.logs_by_span, tree) if wishes.with_logs else _NO_LOGS,
         analysis=findings.analysis,
+        around=part_of(findings.trace),
     )
     yield Text()
     yield from tasks.draw(
@@ -136,6 +116,7 @@ def draw(
     everything: bool = False,
     logs: Mapping[str, Sequence[Log]] = _NO_LOGS,
     analysis: Analysis | None = None,
+    around: str = "",
 ) -> Iterator[Text]:
     """Yield the lines of a timeline.
 
@@ -148,6 +129,7 @@ def draw(
             the left edge of the bars.
         analysis: Adds the bottleneck, the critical path on the scale of the bars, each row's share
             of it, and, if there were several processes, where each run ran.
+        around: What the tree is a part of, if it is.
     """
     width = max(width, _MIN_WIDTH)
     rows = list(_rows(tree, unicode=unicode))
@@ -156,6 +138,8 @@ def draw(
     numbers = {worker.process: number for number, worker in enumerate(workers, 1)}
     layout = _layout(tree, rows, width, shares, numbers)
     yield from _header(tree, unicode=unicode)
+    if around:
+        yield Text(cut(around, width), "dim")
     if analysis is not None and (found := headline(analysis)):
         text = glyphs_of(unicode=unicode).spell(found)
         yield from (Text(part, "bold yellow") for part in wrap(text, width))
@@ -293,12 +277,15 @@ def _header(tree: Tree, *, unicode: bool) -> Iterator[Text]:
         title.append(f"  {clean(facts.run_name)}", style="not bold")
     outcome, word = _outcome(main), _result(main) if main.is_run else ""
     if main.is_run and not is_flow and not tree.about.is_there:  # its flow's span is missing
-        outcome, word = _NO_OUTCOME, "not ended"
-    if word:
-        symbol = outcome.symbol if unicode else outcome.ascii
-        title.append(f"  {symbol} {word}", style=f"not bold {outcome.style}")
+        outcome, word = outcomes.of(None), outcomes.word(None, None)
     first = min(span.start for span in tree.spans)
-    title.append(f"  {human(max(0, tree.end - first))}", style="not bold")
+    if main.open is not None:
+        word = so_far(main.open, tree.end - first)
+    if word:
+        symbol = outcome.glyph(unicode=unicode)
+        title.append(f"  {symbol} {word}", style=f"not bold {outcome.style}")
+    if main.open is None:
+        title.append(f"  {human(max(0, tree.end - first))}", style="not bold")
     yield title
     runs = f"{tree.runs:,} run" + ("" if tree.runs == 1 else "s")
     services = sorted({clean(span.service) for span in tree.spans if span.service})
@@ -362,8 +349,7 @@ def _tick(time: int) -> str:
 
 def _path_line(analysis: Analysis, layout: _Layout, *, unicode: bool) -> Text:
     """Draw the critical path by cause."""
-    phases = {cause: phase for phase, cause in CAUSES.items() if phase != OTHER}
-    segments = [Segment(phases[one.cause], one.start, one.end) for one in analysis.critical_path]
+    segments = [Segment(PHASE_OF[one.cause], one.start, one.end) for one in analysis.critical_path]
     duration = human(analysis.end - analysis.start)
     line = Text(set_cell_size("critical path", layout.label + _GAP), "yellow")
     line.append(" " * (layout.result + _GAP))
@@ -420,7 +406,7 @@ def _line(
     line.append(" " * (layout.label + _GAP - line.cell_len))
     word = result_word(node)
     outcome = _node_outcome(node)
-    symbol = (outcome.symbol if unicode else outcome.ascii) if word else " "
+    symbol = outcome.glyph(unicode=unicode) if word else " "
     line.append(set_cell_size(f"{symbol} {word}", layout.result + _GAP), style=outcome.style)
     quiet = "" if node.role == "run" else "dim"
     line.append(_duration(node).rjust(layout.duration) + " " * _GAP, style=quiet)
@@ -485,32 +471,39 @@ def result_word(node: Node | Rest) -> str:
     """Return a word or two for how a row ended, or an empty text."""
     if isinstance(node, Rest):
         failed = sum(span.failed for span in node.spans)
-        return f"{failed:,} failed" if failed else ""
+        open_ = Counter(str(span.open.state) for span in node.spans if span.open is not None)
+        counts = {"failed": failed, **open_}
+        return ", ".join(f"{number:,} {word}" for word, number in counts.items() if number)
     if node.role == "run":
         return _result(node.span)
+    if node.span.open is not None:
+        return node.span.open.state
     if node.role == "attempt":
         return "failure" if node.span.failed else "success"
     return "error" if node.span.failed else ""
 
 
 def _result(span: Span) -> str:
-    state = clean(span.facts.state_name)
-    outcome = span.facts.result
-    if outcome is None:
-        return state or "not ended"
-    return state if state and state not in _PLAIN_STATES else clean(outcome)
+    return outcomes.word(_ending(span), span.facts.state_name)
 
 
-def _outcome(span: Span) -> _Outcome:
-    return _OUTCOMES.get(span.facts.result or "", _NO_OUTCOME)
+def _outcome(span: Span) -> Outcome:
+    return outcomes.of(_ending(span))
 
 
-def _node_outcome(node: Node | Rest) -> _Outcome:
+def _ending(span: Span) -> str | None:
+    return span.facts.result if span.open is None else span.open.state
+
+
+def _node_outcome(node: Node | Rest) -> Outcome:
     if isinstance(node, Rest):
-        return _OUTCOMES["failure"]
-    if node.role == "run":
+        states = (span.open.state for span in node.spans if span.open is not None)
+        return outcomes.of(
+            "failure" if any(span.failed for span in node.spans) else next(states, None)
+        )
+    if node.role == "run" or node.span.open is not None:
         return _outcome(node.span)
-    return _OUTCOMES["failure" if node.span.failed else "success"]
+    return outcomes.of("failure" if node.span.failed else "success")
 
 
 def _duration(node: Node | Rest) -> str:
@@ -531,6 +524,8 @@ def _notes(row: _Row, least: int, told: set[str | None]) -> Iterator[tuple[str, 
     if node.missing_parent not in told:
         told.add(node.missing_parent)
         yield _missing(node), "yellow"
+    if now := _doing(node):
+        yield now, "bold"
     message = _message(node)
     if message and message != _message(row.parent):  # an attempt's error is often its run's
         yield message, "red"
@@ -541,6 +536,15 @@ def _notes(row: _Row, least: int, told: set[str | None]) -> Iterator[tuple[str, 
     if node.role == "run" and any(length >= least for length, _ in waits):
         parts = [f"{human(length)} {where}" for length, where in waits if length >= MS // 2]
         yield f"waited {', '.join(parts)}", "dim"
+
+
+def _doing(node: Node | Rest | None) -> str:
+    """Return what an open row does itself; empty if it is open because of the rows below it."""
+    if not isinstance(node, Node) or node.span.open is None:
+        return ""
+    below = (child.spans if isinstance(child, Rest) else (child.span,) for child in node.children)
+    is_caller = any(span.open is not None for spans in below for span in spans)
+    return "" if is_caller else doing(node.span.open)
 
 
 def _message(node: Node | Rest | None) -> str:

@@ -44,7 +44,9 @@ function summary(row, of, told) {
   const add = (label, value, field) => facts.push(
     element("dt", { text: label }), element("dd", { text: value, "data-field": field }));
   if (runNameOf(row)) add("Run", runNameOf(row));
-  if (endingOf(row)) add("Ended", endingOf(row));
+  const now = text(data.rows.now[row]);
+  if (endingOf(row)) add(now ? "State" : "Ended", endingOf(row));
+  if (now) add("", now);
   add("Start", `${stopwatch(start[row])} after the first span`);
   add("", clock(data.base, data.rows.start[row], data.offset), "start");
   add("Duration", human(end[row] - start[row]));

@@ -323,7 +323,7 @@ function point(event) {
   const time = toTime(event.clientX - byId("window").getBoundingClientRect().left - names);
   tip.replaceChildren(
     element("b", { text: nameOf(row) }), ` ${runNameOf(row)}`,
-    element("span", { text: [human(end[row] - start[row]), endingOf(row), phaseAt(row, time), isOnPath(row) ? `${human(onPath[row])} on the critical path` : ""].filter(Boolean).join(" · ") }),
+    element("span", { text: [human(end[row] - start[row]), endingOf(row), text(data.rows.now[row]), phaseAt(row, time), isOnPath(row) ? `${human(onPath[row])} on the critical path` : ""].filter(Boolean).join(" · ") }),
     element("span", { text: text(data.rows.message[row]).slice(0, 300) }));
   const left = event.clientX - frame.left + 14;
   tip.style.left = `${Math.max(0, Math.min(left, frame.width - tip.offsetWidth - 4))}px`;

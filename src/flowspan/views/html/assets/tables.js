@@ -18,6 +18,7 @@ function fillHead() {
   const about = [
     `started ${head.started}`, human(head.duration), many(head.runs, "run"), many(head.spans, "span"),
     ...(head.services.length ? [`service ${head.services.join(", ")}`] : []),
+    ...(head.around ? [head.around] : []),
   ];
   byId("about").replaceChildren(`${about.join(" · ")} · trace `, element("code", { text: head.trace }));
   byId("headline").textContent = numbers.headline;

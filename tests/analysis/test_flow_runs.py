@@ -9,7 +9,7 @@ from run_files import FIRST_DAY, at, nightly, write_days
 from span_files import EPOCH, Plan, attempt, raw_line, raw_span, run, write
 
 from flowspan import semconv
-from flowspan.analysis.trends.runs import FlowRun, flow_names, local_time, runs_of
+from flowspan.analysis.flow_runs import FlowRun, flow_names, local_time, runs_of
 from flowspan.read import span, trace_files
 
 if TYPE_CHECKING:
@@ -25,8 +25,9 @@ def traces(source: Path, since: int = 0) -> list[span.Trace]:
 
 
 def runs(source: Path, flow: str | None = None) -> list[FlowRun]:
-    """Return all runs."""
-    return [one for trace in traces(source) for one in runs_of(trace, flow)]
+    """Return all runs, in the order of their ends."""
+    found = [one for trace in traces(source) for one in runs_of(trace, flow)]
+    return sorted(found, key=lambda run: run.end)
 
 
 def ns(seconds: float) -> int:
@@ -68,18 +69,36 @@ def test_traces_are_whole_wherever_their_lines_are(tmp_path: Path) -> None:
         assert [span.name for span in trace.spans] == names
 
 
-def test_a_trace_comes_as_soon_as_its_last_line_is_read(tmp_path: Path) -> None:
-    """Only overlapping traces are in memory, and later errors are not read yet."""
+def test_what_ended_last_comes_first_and_nothing_else_is_decoded(tmp_path: Path) -> None:
+    """An error further up in the file is met only when the trace beside it is due."""
     file = tmp_path / "traces.jsonl"
-    write_days(file, 3, lambda day: nightly(at(day)))
+    first = write(file, nightly(at(0))).trace_id
+    broken = f'{{"traceId": "{first}", "endTimeUnixNano": "1"\n'
     with file.open("a") as stream:
-        stream.write("broken\n")
+        stream.write(broken)
+    write(file, nightly(at(2)))
+    write(file, nightly(at(1)))
     problems: list[Problem] = []
     found = trace_files.traces(file, problems)
-    assert next(found).spans[0].start == ns(at(0))
+    assert [next(found).spans[0].start for _ in range(2)] == [ns(at(2)), ns(at(1))]
     assert problems == []
-    assert len([*found]) == 2
-    assert [str(problem) for problem in problems] == [f"{file}:4: not JSON"]
+    assert [trace.spans[0].start for trace in found] == [ns(at(0))]
+    assert [str(problem) for problem in problems] == [
+        f"{file}:2: cut off: the line ends in the middle"
+    ]
+
+
+def test_traces_on_one_line_come_in_the_order_of_their_ends(tmp_path: Path) -> None:
+    """The last end on a line may be that of another trace, even on lines of several files."""
+    spans = [
+        raw_span(n, traceId=f"{n:032x}", endTimeUnixNano=str(EPOCH + end))
+        for n, end in enumerate((50, 90, 10, 70, 30, 95), 1)
+    ]
+    (tmp_path / "traces-1.jsonl").write_text(raw_line(*spans[:3]))
+    (tmp_path / "traces.jsonl").write_text(raw_line(*spans[3:5]) + raw_line(spans[5]))
+    found = traces(tmp_path)
+    assert [trace.spans[0].end - EPOCH for trace in found] == [95, 90, 70, 50, 30, 10]
+    assert len(traces(tmp_path, since=EPOCH + 50)) == 4
 
 
 def test_what_ended_before_is_left_out_but_whole_traces_stay(tmp_path: Path) -> None:
