@@ -37,7 +37,8 @@ def test_killed_at_random_moments(prefect_server: str, tmp_path: Path) -> None:
         for number, (kind, life) in enumerate(LOADS):
             seconds = [str(chosen.uniform(*life))] if life else []
             seed = str(chosen.randrange(2**32))
-            command = (sys.executable, "loaded.py", f"{name}-{number}", seed, str(stop), *seconds)
+            wanted = (f"{name}-{number}", seed, "100", str(stop), *seconds)
+            command = (sys.executable, "loaded.py", *wanted)
             env = environment(tmp_path, DOOMED=kind)
             env["PYTHONPATH"] += os.pathsep + str(TESTS)
             output = tmp_path / f"load-{number}.log"
