@@ -34,7 +34,7 @@ CONSTRAINTS := constraints$(shell $(PYTHON) -c 'import sys; print("-3.10" * (sys
 RESOLVE = $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate \
           --extra demo --extra trends --group dev pyproject.toml build/tools.txt
 
-.PHONY: help demo test test-all docs browser screenshot e2e e2e-all programs lint bench bench-logs bench-timeline load runners matrix matrix-all wheel constraints clean
+.PHONY: help demo test test-all docs lost browser screenshot e2e e2e-all programs lint bench bench-logs bench-timeline load runners matrix matrix-all wheel constraints clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,7 @@ test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 	@echo "Not run here: tests/e2e, with the real Collector, Jaeger and Prometheus: make e2e;"
 	@echo "              tests/browser, with a real Chromium: make browser;"
+	@echo "              tests/lost, where runs are killed under a worker: make lost;"
 	@echo "              tests/runners, with Dask, Ray and a worker: make runners"
 
 test-all: $(READY)  ## Run the tests with longer searches
@@ -86,6 +87,9 @@ bench-timeline: $(READY)  ## Measure how long large traces take
 
 load: $(READY) programs  ## Measure how much load the Collector can handle
 	$(BIN)/python scripts/load.py $(ARGS)
+
+lost: $(READY)  ## Test runs that are killed and cancelled under a real worker
+	$(BIN)/python -m pytest tests/lost $(ARGS)
 
 runners: $(READY) $(WHEEL)  ## Test the wheel with Dask, Ray, a worker and a served deployment
 	$(BIN)/python scripts/matrix.py --wheel $(WHEEL) --runners --timeout 3600 $(ARGS)

@@ -60,8 +60,8 @@ set_meter_provider(NoOpMeterProvider())
 set_logger_provider(NoOpLoggerProvider())
 
 
-# These need a browser, programs that take minutes to build, or Dask and Ray: name the folder to run
-# them.
+# These need a browser, programs that take minutes to build, a worker for minutes, or Dask and Ray:
+# name the folder to run them.
 collect_ignore = ["browser", "e2e", "lost", "runners"]
 
 # The profile sets the length of a search, which never fails because the machine is slow.

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _VARIABLE: Final = "FLOWSPAN_SLO"
-_OF_COMMANDS: Final = ("FLOWSPAN_JAEGER_HEADERS",)
+_OF_COMMANDS: Final = ("FLOWSPAN_JAEGER_HEADERS", "FLOWSPAN_WATCH_JAEGER")
 """Variables that are no setting of what records: a command reads them by itself."""
 
 

@@ -155,7 +155,7 @@ def recorded(quick_start: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
 
 
 # These need a backend, a Collector or half a minute, and have their own tests.
-_NOT_RUN = ("demo", "check", "--jaeger")
+_NOT_RUN = ("demo", "check", "watch", "--jaeger")
 
 
 def test_commands(recorded: Recorded) -> None:

@@ -71,10 +71,15 @@ def source_of(context: typer.Context, file: Path, jaeger: str | None) -> "TraceS
     given = context.get_parameter_source("file")
     if given is not None and given.name == "COMMANDLINE":
         raise typer.BadParameter("Use one or the other.", param_hint="--file, --jaeger")
-    return _jaeger(jaeger)
+    return jaeger_source(jaeger)
 
 
-def _jaeger(text: str) -> JaegerSource:
+def jaeger_source(text: str) -> JaegerSource:
+    """Return the Jaeger at a URL.
+
+    Raises:
+        typer.BadParameter: The URL or the headers are not valid.
+    """
     from flowspan.read import jaeger  # noqa: PLC0415 - heavy
 
     try:

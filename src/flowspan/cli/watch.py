@@ -32,6 +32,16 @@ def watch(
             show_default="now",
         ),
     ] = None,
+    jaeger: Annotated[
+        str | None,
+        typer.Option(
+            "--jaeger",
+            metavar="URL",
+            envvar="FLOWSPAN_WATCH_JAEGER",
+            help="Jaeger, if spans go there: after a crash, look there for what has arrived.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Watch Prefect from beside its server: fill in the spans that processes did not report."""
     import pydantic  # noqa: PLC0415 - heavy
@@ -43,14 +53,22 @@ def watch(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        asyncio.run(_watch(Settings(), once=once, lookback=_lookback(since)))
+        settings = Settings()
+        find = _find_spans(settings, jaeger)
+        asyncio.run(_watch(settings, find, once=once, lookback=_lookback(since)))
     except (ApiError, ConfigurationError, pydantic.ValidationError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         return
 
 
-async def _watch(settings: "Settings", *, once: bool, lookback: float) -> None:
+async def _watch(
+    settings: "Settings",
+    find: "Callable[[int], Collection[int]] | None",
+    *,
+    once: bool,
+    lookback: float,
+) -> None:
     from flowspan.watching.api import Api  # noqa: PLC0415 - imports Prefect
     from flowspan.watching.cursor import Cursor  # noqa: PLC0415 - same reason
     from flowspan.watching.delivery import Delivery  # noqa: PLC0415 - same reason
@@ -61,7 +79,7 @@ async def _watch(settings: "Settings", *, once: bool, lookback: float) -> None:
     delivery = Delivery(settings)
     try:
         async with api:
-            service = Service(api, delivery, cursor, settings, _find_spans(settings))
+            service = Service(api, delivery, cursor, settings, find)
             await service.start(lookback)
             if once:
                 await service.settle_all()
@@ -94,21 +112,29 @@ def _lookback(since: str | None) -> float:
     return 0.0 if since is None else time.time() - read_since_option(since) / 1e9
 
 
-def _find_spans(settings: "Settings") -> "Callable[[int], Collection[int]] | None":
-    """Return what looks for the spans of a trace in the embedded files, if they are written."""
-    from flowspan.errors import SourceError  # noqa: PLC0415 - heavy
+def _find_spans(
+    settings: "Settings", jaeger: str | None
+) -> "Callable[[int], Collection[int]] | None":
+    """Return what looks for the spans of a trace in Jaeger, or in the embedded files if written."""
+    from flowspan.cli.options import jaeger_source  # noqa: PLC0415 - heavy
+    from flowspan.errors import SourceError  # noqa: PLC0415 - same reason
     from flowspan.export.routes import EMBEDDED, describe_signals  # noqa: PLC0415 - same reason
-    from flowspan.read import trace_files  # noqa: PLC0415 - same reason
     from flowspan.read.selection import UnknownRunError  # noqa: PLC0415 - same reason
+    from flowspan.read.source import FileSource  # noqa: PLC0415 - same reason
 
-    if not any(r.signal == "traces" and r.exporter == EMBEDDED for r in describe_signals(settings)):
+    is_embedded = any(
+        (route.signal, route.exporter) == ("traces", EMBEDDED)
+        for route in describe_signals(settings)
+    )
+    if jaeger is None and not is_embedded:
         return None
+    source = FileSource(settings.dir) if jaeger is None else jaeger_source(jaeger)
 
     def find(trace_id: int) -> "Collection[int]":
         try:
-            trace = trace_files.load(settings.dir, f"{trace_id:032x}")
+            trace = source.load(f"{trace_id:032x}")
         except (SourceError, UnknownRunError):
             return ()
-        return {int(span.span_id, 16) for span in trace.spans}
+        return {int(span.span_id, 16) for span in trace.spans if span.open is None}
 
     return find
