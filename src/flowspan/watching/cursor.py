@@ -60,6 +60,8 @@ class Cursor:
             # Exclusive: two observers of one API would fill in everything twice.
             self._file.execute("pragma locking_mode = exclusive")
             self._file.execute("pragma journal_mode = wal")
+            # Safe if this process is killed. After a loss of power some spans may be sent again.
+            self._file.execute("pragma synchronous = normal")
             self._file.executescript(_TABLES)
             with self._transaction():  # takes the lock
                 self._file.execute("delete from runs where 0")

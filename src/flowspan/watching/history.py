@@ -105,14 +105,14 @@ class Outline:
         tasks: Its task runs, apart from those that stand for subflows.
         subflows: The ids of subflows, by the task runs that stand for them.
         failed_below: Whether a subflow of it has failed.
-        open_below: The ids of subflows in the same process that have not ended.
+        open_below: The subflows in the same process that have not ended.
     """
 
     row: Object
     tasks: Sequence[Object]
     subflows: Mapping[str, str]
     failed_below: bool
-    open_below: Sequence[str]
+    open_below: Sequence[Object]
 
     @property
     def id(self) -> str:
@@ -145,7 +145,7 @@ def _outline(row: Object, tasks: Sequence[Object], subflows: Mapping[str, Object
         {task_id: subflow["id"] for task_id, subflow in called.items()},
         any(map(_has_failed, called.values())),
         # One with a deployment runs elsewhere, and may go on.
-        [one["id"] for one in called.values() if not (has_ended(one) or one["deployment_id"])],
+        [one for one in called.values() if not (has_ended(one) or one["deployment_id"])],
     )
 
 

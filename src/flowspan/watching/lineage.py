@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _REMEMBERED: Final = 10_000
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
+# What is remembered of runs, which have parameters that may be large
+_OF_FLOW_RUN: Final = ("id", "labels", "run_count", "parent_task_run_id", "deployment_id")
+_OF_TASK_RUN: Final = ("id", "flow_run_id", "task_inputs")
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,10 @@ class Lineages:
         """Read the flow runs that called these, directly or through others."""
         learnt = list(rows)
         while learnt:
-            self._flow_runs.update((row["id"], row) for row in learnt)
+            self._flow_runs.update((row["id"], _part(row, _OF_FLOW_RUN)) for row in learnt)
             callers = {row["parent_task_run_id"] for row in learnt} - {None, *self._task_runs}
             tasks = await self._api.all_of("/task_runs/filter", "task_runs", "id", callers)
-            self._task_runs.update((task["id"], task) for task in tasks)
+            self._task_runs.update((task["id"], _part(task, _OF_TASK_RUN)) for task in tasks)
             above = {task["flow_run_id"] for task in tasks} - {None, *self._flow_runs}
             learnt = await self._api.all_of("/flow_runs/filter", "flow_runs", "id", above)
 
@@ -136,6 +139,10 @@ def caller_of_task(row: Object) -> str | None:
 def ids_in(inputs: Iterable[Object]) -> list[str]:
     """Return the ids of the runs among a task run's inputs of one name."""
     return [one["id"] for one in inputs if one.get("id")]
+
+
+def _part(row: Object, keys: Iterable[str]) -> Object:
+    return {key: row[key] for key in keys}
 
 
 def _own_span_ids(row: Object) -> set[int]:

@@ -73,8 +73,8 @@ class LostRuns:
         return found
 
     def _since(self, row: Object) -> int:
-        began = nanoseconds(row["start_time"] or row["created"])
-        return max(self._heard.get(row["id"], 0), began)
+        begun = nanoseconds(row["start_time"] or row["created"])
+        return max(self._heard.get(row["id"], 0), begun)
 
     def _is_silent(self, heard: int) -> bool:
         return self._api.now - max(heard, self.reachable_since) > self._after

@@ -360,9 +360,11 @@ class Service:
     ) -> FlowHistory:
         """Return a history; the subflows that were killed with the flow run wait from now on."""
         end = self._waiting[found.id].end or end_below(flow.last)
-        for run_id in found.open_below:
-            if not self._is_known(run_id):
-                self._waiting[run_id] = _Waiting(end.time, self._api.now, end)
+        if end.name == LOST:  # a subflow may have been heard of after its caller
+            end = end._replace(time=max([end.time, *map(_begun, found.open_below)]))
+        for row in found.open_below:
+            if not self._is_known(row["id"]):
+                self._waiting[row["id"]] = _Waiting(end.time, self._api.now, end)
         return FlowHistory(found, flow, lineage, missing, end)
 
     def _settled_until(self, flow: Known) -> int:
@@ -404,22 +406,22 @@ class Service:
         for history in lacking:
             self._filler.fill_in(history, names)
             self.filled_in += len(history.missing)
-        self._count_lost(lacking, names)
+        lost = [one for one in lacking if one.end is not None and one.end.name == LOST]
+        self._count_lost(lost, names)
         await self._delivery.deliver()
+        # Remembered for good, but not before: another process would take them for recorded.
+        heard = {one.outline.id: one.end.time for one in lost if one.end is not None}
+        self._cursor.lose(heard)
+        self._taken_for_lost.update(heard)
         self._settle(ends)
 
-    def _count_lost(self, histories: Iterable[FlowHistory], names: Names) -> None:
-        """Count those that have just been found to be lost, and remember them for good."""
-        lost = [one for one in histories if one.end is not None and one.end.name == LOST]
-        heard = {one.outline.id: one.end.time for one in lost if one.end is not None}
+    def _count_lost(self, lost: Iterable[FlowHistory], names: Names) -> None:
         for one in lost:
             row = one.outline.row
             attributes = {semconv.FLOW_NAME: names.flows.get(row["flow_id"], "")}
             if (deployment := names.deployments.get(row["deployment_id"] or "")) is not None:
                 attributes[semconv.DEPLOYMENT_NAME] = deployment
             self._lost_runs.add(1, clean(attributes))
-        self._cursor.lose(heard)
-        self._taken_for_lost.update(heard)
 
     def _ends(self, run_ids: Iterable[str]) -> dict[str, int]:
         return {run_id: self._waiting[run_id].ended for run_id in run_ids}
@@ -453,6 +455,10 @@ def _is_left_alone(lineage: Lineage) -> bool:
     """Return whether a process has recorded the run, and does not say what it has exported."""
     is_sampled = lineage.flags is None or lineage.flags.sampled
     return lineage.is_instrumented and not (lineage.reports and is_sampled)
+
+
+def _begun(row: Object) -> int:
+    return nanoseconds(row["start_time"] or row["created"])
 
 
 def _is_among(reported: Collection[int], row: Object) -> bool:
