@@ -44,9 +44,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
     from uuid import UUID
 
+    from prefect import Flow
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas import OrchestrationResult
-    from prefect.client.schemas.objects import State
+    from prefect.client.schemas.objects import FlowRun, State
 
 T = TypeVar("T")
 
@@ -278,7 +279,7 @@ class Load:
 
         run = await self._client.create_flow_run(self._flow, state=Running())
         for number in range(self._tasks):
-            run_task(run.id, number)
+            run_task(run, self._flow, number)
         return run.id
 
     async def end(self, run_id: UUID) -> None:
@@ -297,27 +298,30 @@ class Load:
         await self.end(await self.begin())
 
 
-def run_task(flow_run_id: UUID, number: int) -> None:
+def run_task(flow_run: FlowRun, flow: Flow[..., Any], number: int) -> None:
     """Emit the events of a task run, as Prefect's task engine does."""
     from prefect._internal.uuid7 import uuid7  # noqa: PLC0415 - as above
     from prefect.client.schemas.objects import TaskRun  # noqa: PLC0415 - as above
+    from prefect.context import FlowRunContext  # noqa: PLC0415 - as above
     from prefect.states import Completed, Pending, Running  # noqa: PLC0415 - as above
     from prefect.utilities.engine import emit_task_run_state_change_event  # noqa: PLC0415
 
     run = TaskRun(
         id=uuid7(),
         name=f"step-{number}",
-        flow_run_id=flow_run_id,
+        flow_run_id=flow_run.id,
         task_key="step-0123abcd",
         dynamic_key=str(number),
     )
     before = last = None
     states: list[State[Any]] = [Pending(), Running(), Completed()]
-    for state in states:
-        state.state_details.flow_run_id, state.state_details.task_run_id = flow_run_id, run.id
-        run.run_count += state.is_running()
-        last = emit_task_run_state_change_event(run, before, state, follows=last)
-        before = state
+    # Events are related to the flow run of their context.
+    with FlowRunContext.model_construct(flow_run=flow_run, flow=flow):
+        for state in states:
+            state.state_details.flow_run_id, state.state_details.task_run_id = flow_run.id, run.id
+            run.run_count += state.is_running()
+            last = emit_task_run_state_change_event(run, before, state, follows=last)
+            before = state
 
 
 async def make_runs(arguments: argparse.Namespace) -> dict[str, float]:
