@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -16,7 +17,8 @@ from flowspan import semconv
 from flowspan.identity import derive_trace_id
 from random_flows import Program, build, call, programs
 from reconcile import Totals, reconcile
-from support import attributes, context, embedded_spans, exceptions
+from support import attributes, context, exceptions
+from watched import spans_of
 from written import doubled
 
 SEED = int(os.environ.get("WATCH_SEED") or random.SystemRandom().randrange(2**32))
@@ -57,6 +59,11 @@ def drawn(number: int, seed: int) -> list[Program]:
     return found
 
 
+def this_second() -> str:
+    """Return the time, as what an observer begins with that is to see nothing earlier."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
 def run_all(chosen: Sequence[Program]) -> dict[UUID, Program]:
     """Run programs as flows; return which flow run was which."""
     by_name = {f"unseen-{uuid4()}": program for program in chosen}
@@ -72,11 +79,11 @@ def run_all(chosen: Sequence[Program]) -> dict[UUID, Program]:
 
 
 def faults(folder: Path, runs: dict[UUID, Program], *, has_metrics: bool = True) -> list[str]:
-    """Return what is wrong with the files in `folder`, which have exactly these runs.
+    """Return what is wrong with what the files in `folder` have about these runs.
 
-    An observer that is killed may lose metrics, as any process does.
+    With metrics, they must be those of these runs alone. An observer that is killed loses some.
     """
-    spans = embedded_spans(folder).all
+    spans = spans_of(folder, *runs)
     totals = Totals.of_files(folder) if has_metrics else None
     found = [*doubled(folder), *(line for span in spans for line in _guesses(span))]
     if reconcile(spans, *runs, totals=totals, timeout=_SETTLED):
