@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from prefect import flow, task
@@ -19,6 +19,7 @@ from flowspan.watching.api import (
     nanoseconds,
     path_without_ids,
 )
+from processes import PATIENCE
 
 T = TypeVar("T")
 
@@ -67,7 +68,7 @@ def test_many_ids_are_one_request(prefect_server: str) -> None:
     runs = [of_many() for _ in range(3)]
 
     async def read(api: Api) -> tuple[int, int]:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while True:  # task runs reach the API as events
             asked = sum(api.requests.values())
             found = await api.all_of("/task_runs/filter", "task_runs", "flow_run_id", runs)
@@ -82,17 +83,21 @@ def test_events_come_in_order_from_all_pages(prefect_server: str) -> None:
     """Events of several pages come once each, the oldest first."""
     runs = [of_many() for _ in range(20)]
 
-    async def read(api: Api) -> tuple[list[str], set[str]]:
+    async def read(api: Api) -> list[dict[str, Any]]:
         resources = {"id": [f"prefect.flow-run.{run}" for run in runs]}
-        events = [event async for event in api.events(resource=resources)]
-        ended = {e["resource"]["prefect.resource.id"] for e in events if ".Completed" in e["event"]}
-        assert len({event["id"] for event in events}) == len(events)
-        return [event["occurred"] for event in events], ended
+        deadline = time.monotonic() + PATIENCE
+        while True:  # the server stores events some time after it has got them
+            events = [event async for event in api.events(resource=resources)]
+            ended = [event for event in events if event["event"] == "prefect.flow-run.Completed"]
+            if len(ended) == len(runs) or time.monotonic() > deadline:
+                return events
+            await asyncio.sleep(0.2)
 
-    times, ended = ask(read)
-    assert len(times) > 50
+    events = ask(read)
+    assert len(events) >= 60
+    assert len({event["id"] for event in events}) == len(events)
+    times = [event["occurred"] for event in events]
     assert times == sorted(times)
-    assert len(ended) == 20
 
 
 def test_a_missing_object_is_none(prefect_server: str) -> None:

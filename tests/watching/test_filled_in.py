@@ -196,6 +196,21 @@ def test_killed_between_the_export_and_its_note(prefect_server: str, tmp_path: P
     assert differences(tmp_path, [run]) == []
 
 
+def test_a_run_that_cannot_be_filled_in(
+    prefect_server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failure of ours costs the run that it concerns, and is logged; others are filled in."""
+    run = pipeline()
+    with pytest.raises(StoppedError):
+        settle(tmp_path, 60, deliver=stop_after(tmp_path, run))
+    other = pipeline()
+    caplog.clear()
+    settle(tmp_path, 60, find=lambda _: 1 // 0)  # type: ignore[return-value]
+    assert "cannot be filled in" in caplog.text
+    assert differences(tmp_path, [other]) == []
+    assert settle(tmp_path, 60) == 0
+
+
 def test_killed_with_a_destination_that_cannot_be_read(prefect_server: str, tmp_path: Path) -> None:
     """What may not have arrived is sent again, with the same ids."""
     run = pipeline()

@@ -102,11 +102,6 @@ class Api:
         await self._client.__aexit__(kind, error, traceback)
 
     @property
-    def is_cloud(self) -> bool:
-        """Whether this is Prefect Cloud."""
-        return "/accounts/" in self.url
-
-    @property
     def now(self) -> int:
         """The time by the server's clock, to some seconds; our own until it has answered."""
         return time.time_ns() + self._offset

@@ -82,10 +82,10 @@ class Cursor:
             self._file.execute("insert or replace into cursor values (?, ?)", (self._url, since))
         self.since = since
 
-    def intended(self) -> set[str]:
-        """Return the flow runs whose spans an earlier process has exported, or was about to."""
-        query = "select id from runs where url = ? and not is_settled"
-        return {run_id for (run_id,) in self._file.execute(query, (self._url,))}
+    def intended(self) -> dict[str, int]:
+        """Return when the flow runs ended whose spans may be exported, but are not settled."""
+        query = "select id, ended from runs where url = ? and not is_settled"
+        return dict(self._file.execute(query, (self._url,)))
 
     def settled(self) -> dict[str, int]:
         """Return when each of the flow runs ended that ended since then and are settled."""

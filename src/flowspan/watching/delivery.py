@@ -86,6 +86,11 @@ class Delivery:
             await asyncio.to_thread(sdk.flush, [self.meters], self._settings.flush_timeout)
         return len(spans)
 
+    def discard(self) -> None:
+        """Drop the spans that have ended, and those that have not, because recording has failed."""
+        self._collected.spans.clear()
+        self.tracer.active.clear()
+
     def close(self) -> None:
         """Export what is left of the metrics, and close all exporters."""
         for exporter in self._exporters:

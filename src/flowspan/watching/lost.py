@@ -9,18 +9,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from opentelemetry.metrics import get_meter
+
 from flowspan import semconv
+from flowspan._version import __version__
 from flowspan.recording.run import State
+from flowspan.values import clean
 from flowspan.watching.api import as_text, nanoseconds
+from flowspan.watching.spans import LOST
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
+
+    from opentelemetry.metrics import MeterProvider
 
     from flowspan.watching.api import Api, Object
+    from flowspan.watching.spans import Names
 
 HEARTBEAT: Final = "prefect.flow-run.heartbeat"
-LOST: Final = "Lost"
-"""The name of the state with which the span of a lost run ends; Prefect has none for it."""
 _DAY: Final = 86_400_000_000_000
 _OPEN: Final = [semconv.RUNNING, "CANCELLING"]
 
@@ -32,12 +38,17 @@ class LostRuns:
         reachable_since: Since when events can have reached the API; the time before is no silence.
     """
 
-    def __init__(self, api: Api, after: int) -> None:
+    def __init__(self, api: Api, after: int, meters: MeterProvider) -> None:
         """Take a run for lost `after` so many nanoseconds without a sign of it; 0 is never."""
         self._api = api
         self._after = after
         self._heard: dict[str, int] = {}
         self.reachable_since = 0
+        self._counter = get_meter("flowspan", __version__, meters).create_counter(
+            semconv.METRIC_FLOW_RUN_LOST,
+            unit="{run}",
+            description="Flow runs that are running for Prefect, but whose process is gone",
+        )
 
     def hear(self, event: Object) -> None:
         """Take note of a heartbeat; events of other kinds are ignored."""
@@ -71,6 +82,14 @@ class LostRuns:
                 message = f"its process was last heard of at {as_text(heard)}"
                 found[run_id] = State("CRASHED", LOST, "", message, heard)
         return found
+
+    def count(self, rows: Iterable[Object], names: Names) -> None:
+        """Count flow runs that have been found to be lost."""
+        for row in rows:
+            attributes = {semconv.FLOW_NAME: names.flows.get(row["flow_id"], "")}
+            if (deployment := names.deployments.get(row["deployment_id"] or "")) is not None:
+                attributes[semconv.DEPLOYMENT_NAME] = deployment
+            self._counter.add(1, clean(attributes))
 
     def _since(self, row: Object) -> int:
         begun = nanoseconds(row["start_time"] or row["created"])

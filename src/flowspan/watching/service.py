@@ -42,33 +42,28 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from opentelemetry.metrics import get_meter
-
 from flowspan import semconv
-from flowspan._version import __version__
 from flowspan.identity import derive_span_id
+from flowspan.recording.run import State
 from flowspan.units import NANOSECONDS
-from flowspan.values import clean
 from flowspan.watching.api import ApiError, NoApiError, as_text, batches, nanoseconds
 from flowspan.watching.history import has_ended, outline, read_states
 from flowspan.watching.lineage import Lineages
-from flowspan.watching.lost import LOST, LostRuns
+from flowspan.watching.lost import LostRuns
 from flowspan.watching.names import NameCache
 from flowspan.watching.reports import Reports
-from flowspan.watching.spans import Filler, FlowHistory, Missing, end_below
+from flowspan.watching.spans import LOST, Filler, FlowHistory, Missing, end_below
 from flowspan.watching.stream import Stream, delay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from flowspan.recording.run import State
     from flowspan.settings import Settings
     from flowspan.watching.api import Api, Object
     from flowspan.watching.cursor import Cursor
     from flowspan.watching.delivery import Delivery
     from flowspan.watching.history import Known, Outline
     from flowspan.watching.lineage import Lineage
-    from flowspan.watching.spans import Names
 
 FindSpans: TypeAlias = Callable[[int], Collection[int]]
 """Returns the ids of the spans of a trace that are at their destination."""
@@ -83,7 +78,11 @@ _SETTLING: Final = 2 * NANOSECONDS
 """How long the states of task runs take to reach the API, usually."""
 _REPORTING: Final = 10 * NANOSECONDS
 """How long a process takes to report, usually: the SDK exports every five seconds."""
+_PAUSE: Final = 1.0
+"""The least seconds between two sweeps, since each is a request; the first look comes later."""
 _POLL: Final = 5.0
+"""The most seconds between two sweeps, while no stream says that a run has ended."""
+_POLL_BESIDE_STREAM: Final = 30.0
 _WHOLE_SWEEP: Final = 60.0
 _SAID: Final = 300.0
 """Seconds between two lines that say what the load on the server is."""
@@ -134,20 +133,14 @@ class Service:
         self._lineages = Lineages(api)
         self._names = NameCache(api)
         self._reports = Reports(api)
-        self._lost = LostRuns(api, round(settings.watch_lost * NANOSECONDS))
+        self._lost = LostRuns(api, round(settings.watch_lost * NANOSECONDS), delivery.meters)
         self._taken_for_lost: dict[str, int] = {}
-        self._lost_runs = get_meter("flowspan", __version__, delivery.meters).create_counter(
-            semconv.METRIC_FLOW_RUN_LOST,
-            unit="{run}",
-            description="Flow runs that are running for Prefect, but whose process is gone",
-        )
         self._stream = Stream(self._hear)
         self._filler = Filler(delivery.tracer, settings, delivery.is_sampled)
         self._waiting = OrderedDict[str, _Waiting]()
         self._settled: dict[str, int] = {}  # when each ended
         self._intended: set[str] = set()
-        self._recorded: dict[str, set[int]] = {}  # by an earlier process
-        self._swept = 0.0  # by our own clock
+        self._swept = float("-inf")  # by our own clock
         self._hint = asyncio.Event()
         self.filled_in = 0
         self._said = time.monotonic()
@@ -162,8 +155,12 @@ class Service:
         if self._cursor.since is None:
             self._cursor.start(self._api.now - round(lookback * NANOSECONDS))
         self._settled = self._cursor.settled()
-        self._intended = self._cursor.intended()
-        self._recorded = self._cursor.recorded()
+        intended, recorded = self._cursor.intended(), self._cursor.recorded()
+        self._intended = {*intended}
+        self._waiting.update(
+            (one, _Waiting(ended, 0, recorded=recorded.get(one, set())))
+            for one, ended in intended.items()
+        )
         self._taken_for_lost = self._cursor.lost()
         since = as_text(self._cursor.since or 0)
         logger.info("Watching %s, from what ended at %s", self._api.url, since)
@@ -240,10 +237,12 @@ class Service:
         """Wait until something may be due: at most a while, less if an event has come."""
         now = self._api.now
         next_look = min((one.look for one in self._waiting.values()), default=now + _OVERLAP)
-        seconds = min(_POLL, max(0.1, (next_look - now) / NANOSECONDS))
+        poll = _POLL_BESIDE_STREAM if self._stream.is_heard else _POLL
+        seconds = min(poll, (next_look - now) / NANOSECONDS)
         self._hint.clear()
+        await asyncio.sleep(_PAUSE)
         try:
-            await asyncio.wait_for(self._hint.wait(), seconds)
+            await asyncio.wait_for(self._hint.wait(), max(0, seconds - _PAUSE))
         except asyncio.TimeoutError:
             return
 
@@ -263,8 +262,7 @@ class Service:
             new = [row for row in page if not self._is_known(row["id"], row["end_time"])]
             for row in new:
                 ended = nanoseconds(row["end_time"])
-                recorded = self._recorded.pop(row["id"], set())
-                self._waiting[row["id"]] = _Waiting(ended, ended + _SETTLING, recorded=recorded)
+                self._waiting[row["id"]] = _Waiting(ended, ended + _SETTLING)
             if not (new or whole):
                 break
         if whole:
@@ -288,7 +286,7 @@ class Service:
         ends = [one.ended for one in self._waiting.values()]
         forgotten = self._cursor.advance(min([*ends, self._api.now - _OVERLAP]))
         for run_id in forgotten:
-            del self._settled[run_id]
+            self._settled.pop(run_id, None)
         self._reports.forget(forgotten)
 
     # What is missing
@@ -297,11 +295,33 @@ class Service:
         now = self._api.now
         due = [run_id for run_id, one in self._waiting.items() if one.look <= now]
         for batch in batches(due, _BATCH):
-            await self._look(batch)
+            recorded = await self._contained(batch)
+            if recorded is not None:
+                await self._deliver(recorded)
+                continue
+            for run_id in [one for one in batch if one in self._waiting]:
+                await self._deliver(await self._contained([run_id]) or ())
 
-    async def _look(self, run_ids: Sequence[str]) -> None:
+    async def _contained(self, run_ids: Sequence[str]) -> list[FlowHistory] | None:
+        """Look at runs; return None if one of them has something that we do not understand.
+
+        If it is the only one, it is given up.
+        """
+        try:
+            return await self._look(run_ids)
+        except ApiError:
+            raise
+        except Exception:
+            self._delivery.discard()
+            if len(run_ids) == 1:
+                logger.exception("Flow run %s cannot be filled in", run_ids[0])
+                self._settle(run_ids)
+            return None
+
+    async def _look(self, run_ids: Sequence[str]) -> list[FlowHistory]:
+        """Settle what is whole, and record what is missing; return what has been recorded."""
         rows = await self._api.all_of("/flow_runs/filter", "flow_runs", "id", run_ids)
-        ended = [row for row in rows if has_ended(row) or self._waiting[row["id"]].end]
+        ended = [row for row in rows if has_ended(row) or self._is_orphan(row)]
         gone = {*run_ids} - {row["id"] for row in ended}
         self._settle(run_id for run_id in gone if self._waiting[run_id].recorded)
         for run_id in gone & self._waiting.keys():
@@ -321,7 +341,15 @@ class Service:
         await self._reports.ask([i for i in unheard if lineages[i].reports])
         found = [(one, lineages[one.id]) for one in await outline(self._api, mine)]
         histories = await self._histories([(o, lin) for o, lin in found if self._may(o, lin)])
-        await self._fill_in(histories)
+        return await self._fill_in(histories)
+
+    def _is_orphan(self, row: Object) -> bool:
+        """Return whether a run is over although it is open in the API."""
+        waiting = self._waiting[row["id"]]
+        if waiting.end is None and row["id"] in self._intended and row["parent_task_run_id"]:
+            # An earlier process has settled its caller, and was killed before it came to this.
+            waiting.end = State("CRASHED", "Crashed", "", "its flow run ended", waiting.ended)
+        return waiting.end is not None
 
     def _is_overdue(self, run_id: str) -> bool:
         waiting = self._waiting[run_id]
@@ -379,9 +407,10 @@ class Service:
         end = self._waiting[found.id].end or end_below(flow.last)
         if end.name == LOST:  # a subflow may have been heard of after its caller
             end = end._replace(time=max([end.time, *map(_begun, found.open_below)]))
-        for row in found.open_below:
-            if not self._is_known(row["id"]):
-                self._waiting[row["id"]] = _Waiting(end.time, self._api.now, end)
+        orphans = [row["id"] for row in found.open_below if not self._is_known(row["id"])]
+        self._waiting.update((one, _Waiting(end.time, self._api.now, end)) for one in orphans)
+        # Nothing else would lead another process to them, once their caller is settled.
+        self._cursor.intend(dict.fromkeys(orphans, end.time))
         return FlowHistory(found, flow, lineage, missing, end)
 
     def _settled_until(self, flow: Known) -> int:
@@ -419,36 +448,28 @@ class Service:
 
     # How it is filled in
 
-    async def _fill_in(self, histories: Sequence[FlowHistory]) -> None:
+    async def _fill_in(self, histories: Sequence[FlowHistory]) -> list[FlowHistory]:
         lacking = [one for one in histories if one.missing]
         self._close(one.outline.id for one in histories if not one.missing)
-        if not lacking:
-            return
         names = await self._names.of([one.outline.row for one in lacking])
-        ends = self._ends(one.outline.id for one in lacking)
-        self._cursor.intend(ends)
+        self._cursor.intend(self._ends(one.outline.id for one in lacking))
         for history in lacking:
             self._filler.fill_in(history, names)
-            self.filled_in += len(history.missing)
-        lost = [one for one in lacking if one.end is not None and one.end.name == LOST]
-        self._count_lost(lost, names)
-        await self._delivery.deliver()
+        self._lost.count([one.outline.row for one in lacking if one.is_lost], names)
+        return lacking
+
+    async def _deliver(self, recorded: Sequence[FlowHistory]) -> None:
+        if not recorded:
+            return
+        self.filled_in += await self._delivery.deliver()
         # Remembered for good, but not before: another process would take them for recorded.
-        heard = {one.outline.id: one.end.time for one in lost if one.end is not None}
+        heard = {one.outline.id: one.end.time for one in recorded if one.end and one.is_lost}
         self._cursor.lose(heard)
         self._taken_for_lost.update(heard)
-        for history in lacking:
+        for history in recorded:
             spans = {one.span_id for one in history.missing}
             self._waiting[history.outline.id].recorded |= spans
-        self._close(ends)
-
-    def _count_lost(self, lost: Iterable[FlowHistory], names: Names) -> None:
-        for one in lost:
-            row = one.outline.row
-            attributes = {semconv.FLOW_NAME: names.flows.get(row["flow_id"], "")}
-            if (deployment := names.deployments.get(row["deployment_id"] or "")) is not None:
-                attributes[semconv.DEPLOYMENT_NAME] = deployment
-            self._lost_runs.add(1, clean(attributes))
+        self._close(one.outline.id for one in recorded)
 
     def _ends(self, run_ids: Iterable[str]) -> dict[str, int]:
         return {run_id: self._waiting[run_id].ended for run_id in run_ids}

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from flowspan.watching.lineage import Lineage
 
 _AWAITING_RETRY: Final = "AwaitingRetry"
+LOST: Final = "Lost"
+"""The name of the state with which the span of a lost run ends; Prefect has none for it."""
 _CANCELLED: Final = frozenset({"CANCELLED", "CANCELLING"})
 
 
@@ -83,6 +85,11 @@ class FlowHistory:
     missing: Sequence[Missing]
     end: State | None = None
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether its process has not been heard of for long."""
+        return self.end is not None and self.end.name == LOST
+
 
 @dataclass
 class Filler:
@@ -101,6 +108,7 @@ class Filler:
 
     def fill_in(self, history: FlowHistory, names: Names) -> None:
         """Record the missing spans of a flow run and its task runs; they have ended afterwards."""
+        self._recorders.clear()
         flow = _Flow(history, names, self._flags(history.lineage))
         of_flow = [one for one in history.missing if one.known.is_flow]
         of_tasks = [one for one in history.missing if not one.known.is_flow]
@@ -111,7 +119,6 @@ class Filler:
         # The last to start ends first: an error counts for the innermost run.
         for one, recorder in reversed(recorders):
             _replay(recorder, one, flow.end_of(one))
-        self._recorders.clear()
 
     def _flags(self, lineage: Lineage) -> TraceFlags:
         if lineage.flags is not None:
