@@ -34,7 +34,7 @@ CONSTRAINTS := constraints$(shell $(PYTHON) -c 'import sys; print("-3.10" * (sys
 RESOLVE = $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate \
           --extra demo --extra trends --group dev pyproject.toml build/tools.txt
 
-.PHONY: help demo test test-all docs lost browser screenshot e2e e2e-all programs lint bench bench-logs bench-timeline load runners matrix matrix-all wheel constraints clean
+.PHONY: help demo test test-all docs lost browser screenshot e2e e2e-all programs lint bench bench-logs bench-timeline bench-watch load runners matrix matrix-all wheel constraints clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ bench-logs: $(READY)  ## Measure what a log call costs
 
 bench-timeline: $(READY)  ## Measure how long large traces take
 	$(BIN)/python scripts/bench_timeline.py $(ARGS)
+
+bench-watch: $(READY)  ## Measure flowspan watch with thousands of flow runs
+	$(BIN)/python scripts/bench_watch.py $(ARGS)
 
 load: $(READY) programs  ## Measure how much load the Collector can handle
 	$(BIN)/python scripts/load.py $(ARGS)

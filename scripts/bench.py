@@ -64,7 +64,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 FULL_COLLECTION: Final = 2
 CHILD_TIMEOUT: Final = 120.0
 VALGRIND_TIMEOUT: Final = 900.0
-SERVER_TIMEOUT: Final = 120.0
+SERVER_TIMEOUT: Final = 300.0
 WARM_UP_TASKS: Final = 20
 SUBMITTED: Final = 5  # every fifth task
 TARGET_OVER_BARE: Final = 1.05
@@ -455,8 +455,8 @@ def sink() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def prefect_server(folder: Path) -> Iterator[str]:
-    """Start a Prefect server with its own home; yield the URL of its API."""
+def prefect_server(folder: Path, **variables: str) -> Iterator[str]:
+    """Start a Prefect server with its own home and `variables`; yield the URL of its API."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -464,6 +464,7 @@ def prefect_server(folder: Path) -> Iterator[str]:
         # Nobody reads these here, and storing them would compete for the processors.
         "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+        **variables,
     }
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
     log = folder / "server.log"

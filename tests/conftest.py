@@ -3,13 +3,11 @@
 import logging
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import chain, groupby
@@ -20,20 +18,12 @@ import hypothesis
 import pytest
 from httpx import HTTPStatusError
 
-_LONGEST_START = 140
-"""Seconds that a Prefect server may take to start on a busy machine."""
+from servers import LONGEST_START, Server, free_port
 
 _HOME = tempfile.mkdtemp(prefix="flowspan-tests-")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-_PORT = _free_port()
+_PORT = free_port()
 
 # Prefect reads its settings at import, so they must be set before any test module is imported.
 os.environ.update(
@@ -138,7 +128,7 @@ def _take_database(shared: Path) -> None:
     try:
         making.mkdir()
     except FileExistsError:
-        deadline = time.monotonic() + _LONGEST_START
+        deadline = time.monotonic() + LONGEST_START
         while not made.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
     else:
@@ -157,38 +147,12 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a Prefect server for this test session only; return the URL of its API."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         _take_database(tmp_path_factory.getbasetemp().parent)
-    log = Path(_HOME, "server.log")
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--port", str(_PORT)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"},
-        )
-    url = os.environ["PREFECT_API_URL"]
+    server = Server(Path(_HOME), _PORT)
+    server.start()
     try:
-        _wait_until_healthy(url, server, log)
-        yield url
+        yield server.url
     finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-
-
-def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + _LONGEST_START
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2) as response:  # noqa: S310
-                if response.status == 200:
-                    return
-        except OSError:
-            if server.poll() is not None:
-                break
-            time.sleep(0.2)
-    raise RuntimeError(f"Prefect's server did not start:\n{log.read_text()[-4000:]}")
+        server.stop()
 
 
 @pytest.fixture(scope="session")

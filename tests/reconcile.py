@@ -359,6 +359,7 @@ def _differing_events(span: ReadableSpan, run: KnownRun) -> list[str]:
         str((e.attributes or {})[semconv.STATE_ID]): (e.name, e.timestamp)
         for e in span.events
         if semconv.STATE_ID in (e.attributes or {})
+        and (e.attributes or {}).get(semconv.STATE_MESSAGE) != _CANCELLED_BY_SERVER
     }
     names, known = {i: n for i, (n, _) in events.items()}, {str(s.id): s.name for s in run.states}
     if names != known:

@@ -19,6 +19,7 @@ from flowspan.watching.service import FindSpans, Service
 from processes import environment, run_command
 from reconcile import reconcile
 from support import context, embedded_spans
+from written import doubled
 
 WATCH = (sys.executable, "-c", "from flowspan.cli.main import main; main()", "watch")
 
@@ -90,4 +91,4 @@ def spans_of(folder: Path, *runs: UUID | str) -> list[ReadableSpan]:
 
 def differences(folder: Path, runs: Sequence[UUID | str]) -> list[str]:
     """Return how the spans of these flow runs, and those below them, differ from the API."""
-    return reconcile(spans_of(folder, *runs), *runs)
+    return [*doubled(folder), *reconcile(spans_of(folder, *runs), *runs)]

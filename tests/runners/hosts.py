@@ -4,15 +4,15 @@ import ctypes
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import pytest
+
+from late_clock import shifted_clock
 
 HUB = "10.77.0.1"
 """The address of what runs on no host."""
@@ -34,19 +34,8 @@ class Host:
         there = ("nsenter", "--target", str(self.pid), "--net", "--uts")
         if not clock:
             return (*there, *command)
-        variables = (f"LD_PRELOAD={_late_clock()}", f"CLOCK_SHIFT_NS={clock}")
+        variables = (f"{name}={value}" for name, value in shifted_clock(clock).items())
         return (*there, "env", *variables, *command)
-
-
-@cache
-def _late_clock() -> Path:
-    """Compile the library that shifts a process's clock."""
-    if (compiler := shutil.which("cc")) is None:
-        pytest.skip("a wrong clock needs a C compiler")
-    library = Path(tempfile.mkdtemp(prefix="flowspan-clock-"), "late_clock.so")
-    source = Path(__file__).with_name("late_clock.c")
-    _run(compiler, "-shared", "-fPIC", "-o", str(library), str(source))
-    return library
 
 
 @contextmanager

@@ -152,12 +152,14 @@ class Api:
                 return
 
     async def all(self, path: str, body: Mapping[str, object]) -> list[Object]:
-        """Return all that a filter selects.
+        """Return all that a filter selects, each object once.
 
         Raises:
             ApiError: As `check`.
         """
-        return [found async for page in self.pages(path, body) for found in page]
+        # What is added meanwhile may move an object to the next page.
+        found = {one["id"]: one async for page in self.pages(path, body) for one in page}
+        return [*found.values()]
 
     async def all_of(
         self, path: str, kind: str, field: str, ids: Collection[str], **body: object

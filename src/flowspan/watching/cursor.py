@@ -6,6 +6,8 @@ before it is exported, and that it has arrived afterwards:
     nothing --intend--> INTENDED --settle--> SETTLED --advance--> forgotten: it ended before `since`
         \------------------settle---------------/
 
+Of a flow run that is INTENDED, `record` notes which spans have arrived, if it gets another look.
+
 What always holds:
 
 - Each change is one transaction, so a process that is killed leaves the one or the other.
@@ -34,6 +36,7 @@ create table if not exists runs (
     primary key (url, id)
 );
 create index if not exists ends on runs (url, ended);
+create table if not exists recorded (url text, id text, spans text, primary key (url, id));
 create table if not exists lost (url text, id text, heard integer, primary key (url, id));
 """
 _FILE: Final = "watch.sqlite"
@@ -97,6 +100,24 @@ class Cursor:
     def settle(self, ends: Mapping[str, int]) -> None:
         """Note that nothing of these flow runs is missing any more."""
         self._write(ends, is_settled=True)
+        known = [(self._url, run_id) for run_id in ends]
+        with self._transaction():
+            self._file.executemany("delete from recorded where url = ? and id = ?", known)
+
+    def recorded(self) -> dict[str, set[int]]:
+        """Return the spans that have arrived of flow runs of which more may be missing."""
+        query = "select id, spans from recorded where url = ?"
+        found = self._file.execute(query, (self._url,))
+        return {run_id: {int(one, 16) for one in spans.split()} for run_id, spans in found}
+
+    def record(self, spans: Mapping[str, Iterable[int]]) -> None:
+        """Note which spans have arrived of flow runs that are not settled yet."""
+        rows = [
+            (self._url, run_id, " ".join(f"{one:016x}" for one in those))
+            for run_id, those in spans.items()
+        ]
+        with self._transaction():
+            self._file.executemany("insert or replace into recorded values (?, ?, ?)", rows)
 
     def lost(self) -> dict[str, int]:
         """Return when the flow runs were last heard of that were taken for lost."""

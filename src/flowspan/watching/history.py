@@ -254,6 +254,8 @@ def _stints(states: Iterable[State]) -> Iterator[Stint]:
     run_count, begun, current = 0, 0, list[State]()
     is_left = has_run = False
     for state in states:
+        if current and current[-1].name == _ENDED_EARLY and state.is_final:
+            continue  # a service of the server cancels what its engine has left long before
         waits = state.type in _WAITING and state.name not in {_AWAITING_RETRY, _ENDED_EARLY}
         again = waits or state.type == semconv.RUNNING
         if (has_run and waits) or (is_left and again):

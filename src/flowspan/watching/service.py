@@ -11,12 +11,15 @@ doubled or lost changes nothing but when something is looked at. The life of a f
           | |  | something missing, and no one will report  | delivered
      look | |  v it any more                                |
           +-+ INTENDED -------------------------------------+
-     not yet
+     not yet    ^ | delivered, but more may become visible
+                +-+ until the grace time ends
 
 A look asks the API for the runs in a flow run. Then:
 
 - A process that does not report (`Lineage`) is left alone if flowspan instruments it; it sends its
-  own spans. If not, everything is missing, and is filled in once all task runs have ended.
+  own spans. If not, everything is missing, and is filled in once all task runs have ended. Task
+  runs may become visible later than the end of their flow run, so there is a last look after the
+  grace time.
 - From a process that reports, spans are missing that are not reported after the grace time.
 
 What always holds:
@@ -36,7 +39,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from flowspan import semconv
@@ -94,11 +97,17 @@ class _Waiting:
         ended: When.
         look: When to look at it.
         end: How it has ended, if the API takes it to be open.
+        recorded: The ids of its spans, and those of its task runs, that are known to have arrived.
+        is_reported: Whether its process says what it has exported.
+        is_last: Whether nothing was missing, and only the last look is left.
     """
 
     ended: int
     look: int
     end: State | None = None
+    recorded: set[int] = field(default_factory=set)
+    is_reported: bool = False
+    is_last: bool = False
 
 
 class Service:
@@ -148,9 +157,12 @@ class Service:
         if self._cursor.since is None:
             self._cursor.start(self._api.now - round(lookback * NANOSECONDS))
         self._settled = self._cursor.settled()
-        intended = self._cursor.intended()
+        intended, recorded = self._cursor.intended(), self._cursor.recorded()
         self._intended = {*intended}
-        self._waiting.update((one, _Waiting(ended, 0)) for one, ended in intended.items())
+        self._waiting.update(
+            (one, _Waiting(ended, 0, recorded=recorded.get(one, set())))
+            for one, ended in intended.items()
+        )
         self._taken_for_lost = self._cursor.lost()
         since = as_text(self._cursor.since or 0)
         logger.info("Watching %s, from what ended at %s", self._api.url, since)
@@ -203,14 +215,16 @@ class Service:
     async def settle_all(self) -> None:
         """Settle all flow runs that have ended by now, and return.
 
+        Those that need a last look get it from a later process.
+
         Raises:
             ApiError: The API does not answer.
         """
         await self._sweep(whole=True)
-        while self._waiting:
+        await self._look_at_due()
+        while not all(one.is_last for one in self._waiting.values()):
+            await self._sleep()
             await self._look_at_due()
-            if self._waiting:
-                await self._sleep()
 
     async def _step(self) -> None:
         """Look once for runs that have ended, and at those that are due.
@@ -312,12 +326,15 @@ class Service:
         """Settle what is whole, and record what is missing; return what has been recorded."""
         rows = await self._api.all_of("/flow_runs/filter", "flow_runs", "id", run_ids)
         ended = [row for row in rows if has_ended(row) or self._is_orphan(row)]
-        for run_id in {*run_ids} - {row["id"] for row in ended}:
+        gone = {*run_ids} - {row["id"] for row in ended}
+        self._settle(run_id for run_id in gone if self._waiting[run_id].recorded)
+        for run_id in gone & self._waiting.keys():
             del self._waiting[run_id]  # deleted, or running again: it will end again
         lineages = await self._lineages.of(ended)
         for row in ended:
             waiting = self._waiting[row["id"]]
             waiting.look = self._api.now + _SETTLING
+            waiting.is_reported = lineages[row["id"]].reports
             if row["end_time"]:  # perhaps once more
                 waiting.ended, waiting.end = nanoseconds(row["end_time"]), None
         mine = [row for row in ended if not _is_left_alone(lineages[row["id"]])]
@@ -366,24 +383,24 @@ class Service:
         found = list(found)
         asked: list[Object] = []
         for one, _ in found:
-            reported = self._reports.of(one.id)
+            reported = self._present(one.id)
             tasks = [task for task in one.tasks if not _is_among(reported, task)]
             is_whole = _is_among(reported, one.row) and one.row["run_count"] <= 1
             if tasks or one.open_below or not is_whole:
                 asked += [one.row, *tasks]
             else:
-                self._settle([one.id])
+                self._close([one.id])
         known = await read_states(self._api, asked)
         histories = []
         for one, lineage in found:
             if one.id not in known:  # or the API has lost its states
                 continue
             runs = [known[row["id"]] for row in (one.row, *one.tasks) if row["id"] in known]
-            missing = self._missing(runs, self._reports.of(one.id))
+            missing = self._missing(runs, self._present(one.id))
             done = self._settled_until(runs[0])
             missing = [span for span in missing if span.stint.states[0].time > done]
             if missing and (one.id in self._intended or lineage.reports):
-                missing = await self._without_present(missing, lineage.trace_id)
+                missing = await self._without_present(one.id, missing, lineage.trace_id)
             histories.append(self._history(one, known[one.id], lineage, missing))
         return histories
 
@@ -419,18 +436,25 @@ class Service:
             and not (one.known.is_deferred and not one.known.has_ended)
         ]
 
-    async def _without_present(self, missing: list[Missing], trace_id: int) -> list[Missing]:
+    def _present(self, run_id: str) -> Collection[int]:
+        """Return the ids of the spans of a flow run, and its task runs, known to have arrived."""
+        return {*self._reports.of(run_id), *self._waiting[run_id].recorded}
+
+    async def _without_present(
+        self, run_id: str, missing: list[Missing], trace_id: int
+    ) -> list[Missing]:
         """Return those that the destination lacks, if it can be read."""
         if self._find is None:
             return missing
         present = await asyncio.to_thread(self._find, trace_id)
+        self._waiting[run_id].recorded |= {one.span_id for one in missing} & {*present}
         return [one for one in missing if one.span_id not in present]
 
     # How it is filled in
 
     async def _fill_in(self, histories: Sequence[FlowHistory]) -> list[FlowHistory]:
         lacking = [one for one in histories if one.missing]
-        self._settle(one.outline.id for one in histories if not one.missing)
+        self._close(one.outline.id for one in histories if not one.missing)
         names = await self._names.of([one.outline.row for one in lacking])
         self._cursor.intend(self._ends(one.outline.id for one in lacking))
         for history in lacking:
@@ -446,10 +470,26 @@ class Service:
         heard = {one.outline.id: one.end.time for one in recorded if one.end and one.is_lost}
         self._cursor.lose(heard)
         self._taken_for_lost.update(heard)
-        self._settle(one.outline.id for one in recorded)
+        for history in recorded:
+            spans = {one.span_id for one in history.missing}
+            self._waiting[history.outline.id].recorded |= spans
+        self._close(one.outline.id for one in recorded)
 
     def _ends(self, run_ids: Iterable[str]) -> dict[str, int]:
         return {run_id: self._waiting[run_id].ended for run_id in run_ids}
+
+    def _close(self, run_ids: Iterable[str]) -> None:
+        """Settle flow runs, apart from those of which more may become visible."""
+        closed = {run_id: self._waiting[run_id] for run_id in run_ids}
+        early = {
+            run_id: one
+            for run_id, one in closed.items()
+            if not one.is_reported and not self._is_overdue(run_id)
+        }
+        for one in early.values():
+            one.look, one.is_last = one.ended + self._grace, True
+        self._cursor.record({run_id: one.recorded for run_id, one in early.items()})
+        self._settle(closed.keys() - early.keys())
 
     def _settle(self, run_ids: Iterable[str]) -> None:
         ends: Mapping[str, int] = self._ends(run_ids)
