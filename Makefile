@@ -44,7 +44,7 @@ demo: $(READY)  ## Trace a real flow, print its timeline and its metrics
 
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
-	@echo "Not run here: tests/e2e, with the real Collector, Jaeger and Prometheus: make e2e;"
+	@echo "Not run here: tests/e2e, with the real Collector and backends: make e2e;"
 	@echo "              tests/browser, with a real Chromium: make browser;"
 	@echo "              tests/lost, where runs are killed under a worker: make lost;"
 	@echo "              tests/runners, with Dask, Ray and a worker: make runners"
@@ -64,7 +64,7 @@ e2e: $(READY) programs  ## Test the Collector's configuration with the real prog
 e2e-all: $(READY) programs  ## The same, with every subset of the Collector's layers
 	$(BIN)/python -m pytest tests/e2e -n 2 --dist loadgroup --all $(ARGS)
 
-programs: $(READY)  ## Build the Collector, Jaeger, Prometheus and promtool for e2e, if missing
+programs: $(READY)  ## Build the Collector, Jaeger, Prometheus and VictoriaLogs for e2e, if missing
 	$(BIN)/python scripts/programs.py
 
 docs: $(READY)  ## Build the documentation into build/docs

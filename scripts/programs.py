@@ -1,4 +1,4 @@
-"""Build the programs of the end-to-end tests: Collector, Jaeger, Prometheus and its promtool.
+"""Build the programs of the end-to-end tests: Collector, Jaeger, Prometheus, VictoriaLogs.
 
     python scripts/programs.py                    builds missing programs, prints the paths
     python scripts/programs.py jaeger             builds one program
@@ -88,7 +88,12 @@ PROMTOOL = replace(
     package="github.com/prometheus/prometheus/cmd/promtool",
     shares=PROMETHEUS.name,
 )
-PROGRAMS = {program.name: program for program in (COLLECTOR, JAEGER, PROMETHEUS, PROMTOOL)}
+VICTORIALOGS = Program(
+    "victorialogs", "github.com/VictoriaMetrics/VictoriaLogs/app/victoria-logs", "1.52.1"
+)
+PROGRAMS = {
+    program.name: program for program in (COLLECTOR, JAEGER, PROMETHEUS, PROMTOOL, VICTORIALOGS)
+}
 
 
 def pins(folder: Path) -> tuple[Path, Path]:

@@ -110,11 +110,20 @@ LABELS = {"counter", "job", "le"} | {
     for name, value in vars(semconv).items()
     if name.isupper() and isinstance(value, str) and not name.startswith("METRIC_")
 }
-TARGETS = {
-    f"{panel['title']} {target['refId']}": target["expr"]
-    for panel in PANELS.values()
-    for target in panel.get("targets", ())
-}
+
+
+def targets(source: str) -> dict[str, str]:
+    """Return the queries of the dashboard to one data source."""
+    return {
+        f"{panel['title']} {target['refId']}": target["expr"]
+        for panel in PANELS.values()
+        if panel.get("datasource", {}).get("uid") == source
+        for target in panel.get("targets", ())
+    }
+
+
+TARGETS = targets("prometheus")
+LOG_QUERIES = targets("victorialogs")
 
 MACROS = {
     "$__range": "1h",

@@ -22,6 +22,11 @@ from servers import LONGEST_START, Server, free_port
 
 _HOME = tempfile.mkdtemp(prefix="flowspan-tests-")
 
+# In a temporary folder flowspan's default is another one, and tests have only temporary folders. So
+# they must not look so; a test of that default sets TMPDIR.
+os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.gettempdir()
+os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(dir=_HOME)
+
 
 _PORT = free_port()
 
@@ -42,6 +47,8 @@ os.environ.update(
 for name in [name for name in os.environ if name.startswith(("OTEL_", "FLOWSPAN_"))]:
     del os.environ[name]
 os.environ.pop("TRACEPARENT", None)
+# Else flowspan would write no files.
+os.environ.pop("PYTEST_VERSION", None)
 
 from opentelemetry._logs import (  # noqa: E402 - the environment comes first
     NoOpLoggerProvider,

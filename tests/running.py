@@ -262,6 +262,24 @@ class Prometheus(Running):
         return answer["data"]
 
 
+class VictoriaLogs(Running):
+    """VictoriaLogs as in docker-compose.yml, except for ports and folders."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (port,) = free_ports(1)
+        self.url = f"http://127.0.0.1:{port}"
+        super().__init__(
+            [
+                str(programs.VICTORIALOGS.path),
+                f"-httpListenAddr=127.0.0.1:{port}",
+                f"-storageDataPath={folder / 'data'}",
+            ],
+            folder / "victorialogs.log",
+            f"{self.url}/health",
+        )
+
+
 @contextmanager
 def running(*started: Running) -> Iterator[None]:
     """Start programs, and stop them afterwards, the last one first."""

@@ -1,28 +1,30 @@
 """Secrets stay out of telemetry: one function masks log records, attributes and parameters."""
 
 import datetime as dt
+import re
 import time
 import tracemalloc
 import uuid
-from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum, IntEnum
 from fractions import Fraction
-from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from prefect.blocks.system import Secret
-from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic import SecretBytes, SecretStr
 from sqlalchemy.engine import make_url
 
 from flowspan.redaction import MASK, redact, redact_parameter, redact_text
 from flowspan.values import LONGEST_RENDERED
+from secret_shapes import ORDINARY, TEXTS, TOKENS, VALUES, S
 
-SECRET = "hunter2"  # noqa: S105 - that is what this is about
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -33,12 +35,12 @@ SECRET = "hunter2"  # noqa: S105 - that is what this is about
         *("api_key", "apikey", "API-KEY", "x.api.key", "access_key", "accountKey", "private_key"),
         *("authorization", "Proxy-Authorization", "auth", "http_auth", "credentials", "cookie"),
         *("Set-Cookie", "session", "session_id", "sessionid", "connection_string", "dsn"),
-        *("encryption_key", "signing-key", "ssh_key"),
+        *("encryption_key", "signing-key", "ssh_key", "dbPass", "user_pw", "GITHUB_PAT", "creds"),
+        *("fernet_key", "Ocp-Apim-Subscription-Key", "sig", "X-Amz-Signature", "connStr"),
+        *("fs.azure.account.key.a.b", "SECRET_KEY_BASE", "secret_id"),
     ],
 )
-@pytest.mark.parametrize(
-    "value", [SECRET, SECRET.encode(), 1234, [SECRET], {"a": SECRET}, object()]
-)
+@pytest.mark.parametrize("value", [S, S.encode(), 1234, [S], {"a": S}, object()])
 def test_secret_keys(key: str, value: object) -> None:
     """Values with secret-sounding keys are masked, whatever they are, also inside containers."""
     assert redact(value, key) == MASK
@@ -60,6 +62,8 @@ def test_secret_keys(key: str, value: object) -> None:
             "secretary",
             "tokenizer",
         ),
+        *("password_policy", "token_type", "secretName", "private_key_path", "cookiecutter"),
+        *("token_expires_in", "partition_key", "storage_key", "bypass", "design", "conn_strategy"),
     ],
 )
 def test_other_keys(key: str) -> None:
@@ -132,21 +136,52 @@ def test_texts(text: str, expected: str) -> None:
     assert redact(text.encode()) == expected.encode()
 
 
-class Model(BaseModel):
-    user: str
-    password: str
-    authorization: str = SECRET
+def shown(text: str) -> str:
+    """Return a marked text as it must be shown."""
+    return re.sub("«[^»]*»", MASK, text)
 
 
-class Login(NamedTuple):
-    user: str
-    password: str
+def unmarked(text: str) -> str:
+    return text.replace("«", "").replace("»", "")
 
 
-@dataclass
-class Connection:
-    passphrase: str
-    credentials: tuple[str, ...]
+@pytest.mark.parametrize("text", TEXTS)
+def test_shapes_of_texts(text: str) -> None:
+    """Exactly the secrets of a text are masked, wherever the text is, and only once."""
+    given, expected = unmarked(text), shown(text)
+    assert redact(given) == redact(expected) == expected
+    assert redact([{"a": given}]) == [{"a": expected}]
+    assert redact(given.encode()) == expected.encode()
+    assert str(redact(RuntimeError(given))) == f"RuntimeError({expected!r})"[:LONGEST_RENDERED]
+
+
+@pytest.mark.parametrize("kind", TOKENS)
+def test_tokens(kind: str) -> None:
+    """A token is masked without any name, next to what may stand before it, and nothing else is."""
+    token, secret = TOKENS[kind]
+    for before, after in (("", ""), ("using ", ", then"), ("'", "'"), ("(", ")"), ("n=", " m=1")):
+        found = redact(f"{before}{token}{after}")
+        assert secret not in found
+        assert found.startswith(before)
+        assert found.endswith(after)
+    for before in (r"first\n", "\x1b[32m", "https://x/?a%3D"):
+        assert secret not in redact(f"{before}{token}")
+    assert secret not in str(redact({"a": [token.encode()]}))
+
+
+@pytest.mark.parametrize(("value", "kept"), VALUES)
+def test_shapes_of_values(value: object, kept: str) -> None:
+    """Fields, pairs, settings and options show their names and not their secrets."""
+    for found in (redact(value), redact({"a": [value]}), redact_parameter(value)):
+        assert S not in str(found)
+        assert "cannot be rendered" not in str(found)
+        assert [word for word in kept.split() if word not in str(found)] == []
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_ordinary_texts(text: str) -> None:
+    """What only resembles a secret is kept."""
+    assert redact(text) == text
 
 
 class Hidden:
@@ -157,24 +192,111 @@ class Hidden:
 @pytest.mark.parametrize(
     "value",
     [
-        SecretStr(SECRET),
-        SecretBytes(SECRET.encode()),
-        Secret(value=SecretStr(SECRET)),
-        Model(user="me", password=SECRET),
-        Login("me", SECRET),
-        make_url("mysql://me:hunter2@db"),
-        Connection(SECRET, ("me", SECRET)),
-        Hidden(),
-        ValueError("cannot connect to mysql://me:hunter2@db"),
+        *(SecretStr(S), SecretBytes(S.encode()), Secret(value=SecretStr(S))),
+        *(make_url("mysql://me:hunter2@db"), Hidden()),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_secrets_in_objects(value: object) -> None:
     """Secret types and the repr of objects show no secret."""
     for found in (redact(value), redact({"a": [value]}), redact_parameter(value)):
-        assert SECRET not in str(found)
+        assert S not in str(found)
     if isinstance(value, (SecretStr, SecretBytes, Secret)):
         assert redact(value) == MASK
+
+
+def test_flags_next_to_names_are_no_secrets() -> None:
+    """A pair or a setting that says whether there is a secret is kept."""
+    for value in (
+        *(["password", None], ["token", True], {"name": "password", "value": None}),
+        *(["the token was refreshed", "at noon"], ["--tokens", 5, "--token-type=x", "y"]),
+    ):
+        assert redact(value) == value
+
+
+# docs/security.md
+
+
+def rows(columns: int) -> list[list[str]]:
+    """Return the examples of the tables with that many columns, without the first column."""
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    section = page.partition("\n## What is masked")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if re.match(r"\|(?!-| (?:in a|not) )", line)]
+    cells = [
+        re.fullmatch(r"\| [^|]+ \| " + r" \| ".join(["`([^`]+)`"] * columns) + r" \|", line)
+        for line in lines
+    ]
+    return [list(found.groups()) for found in cells if found]
+
+
+def test_the_table_of_what_is_masked() -> None:
+    """Each example on the page is shown as the page says."""
+    examples = rows(2)
+    assert len(examples) == 20
+    assert {text: redact(text) for text, _ in examples} == dict(examples)
+
+
+def test_the_table_of_what_is_not_masked() -> None:
+    """Each example on the page is kept; if it no longer is, the page has to say so."""
+    examples = [text for [text] in rows(1)]
+    assert len(examples) == 11
+    assert [redact(text) for text in examples] == examples
+
+
+# The Collector masks once more
+
+
+COLLECTOR = yaml.safe_load((ROOT / "collector" / "base.yaml").read_text())["processors"][
+    "redaction"
+]
+SAMPLES = [*map(unmarked, TEXTS), *(token for token, _ in TOKENS.values())]
+
+
+@pytest.mark.parametrize("pattern", COLLECTOR["blocked_values"])
+def test_the_collectors_values_are_known_here(pattern: str) -> None:
+    """Every kind of secret that base.yaml knows is among the shapes above."""
+    assert any(re.search(pattern, sample) for sample in SAMPLES)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("AWS access key", "AWS temporary access key", "GCP API key", "GCP OAuth client secret"),
+        *("GCP access token", "GitHub personal", "GitHub fine-grained", "GitLab personal"),
+        *("GitLab routable", "npm", "PyPI", "Docker Hub", "Prefect user", "Slack bot", "Slack app"),
+        *("Stripe secret", "SendGrid", "Anthropic", "OpenAI", "Hugging Face", "Databricks"),
+        *("dbt Cloud", "Vault service", "DigitalOcean", "Grafana service account"),
+        "JSON web token",
+    ],
+)
+def test_the_collector_knows_common_tokens(kind: str) -> None:
+    """base.yaml masks the tokens, too, which other libraries may have in their spans."""
+    token, secret = TOKENS[kind]
+    found = f"using {token} now"
+    for pattern in COLLECTOR["blocked_values"]:
+        found = re.sub(pattern, "****", found)
+    assert secret not in found
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_the_collector_keeps_ordinary_texts(text: str) -> None:
+    """But for what its patterns cannot tell from prose: names, and long words after "bearer"."""
+    matching = [p for p in COLLECTOR["blocked_values"] if re.search(p, text)]
+    assert [p for p in matching if "[=:]" not in p and "bearer" not in p] == []
+
+
+@pytest.mark.parametrize("pattern", COLLECTOR["blocked_key_patterns"])
+def test_the_collectors_keys_are_known_here(pattern: str) -> None:
+    """Every key that base.yaml masks is masked here: all that a key has around the name is free."""
+    names = (
+        *("password", "db_passwd", "PASSPHRASE", "pass", "token", "access_token", "token_value"),
+        *("token.secret", "secret", "client_secret", "api_key", "API-KEY", "access.key"),
+        *("private_key", "authorization", "credential", "connection_string", "dsn", "SENTRY_DSN"),
+        *("auth", "http.auth", "cookie", "set-cookie"),
+    )
+    matching = [name for name in names if re.search(pattern, name)]
+    assert matching
+    assert [name for name in matching if redact("x", name) != MASK] == []
 
 
 class Colour(Enum):
@@ -244,17 +366,75 @@ def test_any_value(value: object) -> None:
     assert repr(redact(found)) == repr(found)
 
 
+SCRAPS = (
+    *("password", "api key", "token", "--secret", "cookie:", "Authorization: Digest ", "<pwd>"),
+    *("=", ":", ": ", " => ", "%3D", "('", '["', "', '", '", "value": "', "'", '"', '"""', "`"),
+    *("\\", r"\"", r"\\\"", "\n", "\r", "\0", "\x1b[36m", "\x1b[", "\ud800", "é", "🔑", " ", ","),
+    *(
+        ";",
+        "&",
+        "{",
+        "}",
+        "[",
+        "]",
+        "(",
+        ")",
+        "<",
+        ">",
+        "://",
+        "@",
+        "/",
+        "#",
+        "?",
+        "https://",
+        "u:",
+    ),
+    *("-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----", "hooks.slack.com/services/"),
+    *(
+        "ghp_",
+        "xoxb-",
+        "sk-ant-",
+        "eyJ",
+        ".",
+        "Q~",
+        "SG.",
+        "AKIA",
+        "Bearer ",
+        "curl -u ",
+        "mysql -p",
+    ),
+    *("a" * 30, "A1" * 40, "None", "[redacted]", "1", "x"),
+)
+"""What the patterns look for, and what stops them."""
+
+
+@given(st.lists(st.sampled_from(SCRAPS) | st.text(max_size=3), max_size=60).map("".join))
+def test_hostile_texts(text: str) -> None:
+    """Any mixture of what the patterns look for is text afterwards, no longer than it may be."""
+    for found in (redact(text), redact_text(text), redact_parameter(text)):
+        assert isinstance(found, str)
+        found.encode()
+    assert isinstance(redact(text.encode(errors="surrogatepass")), bytes | str)
+    assert "cannot be rendered" not in str(redact([text, {text: (text, text)}]))
+
+
 @pytest.mark.parametrize(
-    "scrap",
-    ["a", "a://b:", "token='", 'token="a', "password", "://", "@:", "token ", "pwd=(", "pwd=[}"],
+    "scrap", [*SCRAPS, "a://b:", 'token="a', "pwd=(", "pwd=[}", "-eyJ", "curl "]
 )
 def test_long_texts_take_no_long_time(scrap: str) -> None:
     """The time to mask a text is linear in its length."""
-    length = 4_000
+    length = 8_000 // len(scrap)
 
     def spent(factor: int) -> float:
         before = time.thread_time()
-        for start in ("", "postgres://", "token='", "token=["):
+        for start in (
+            "",
+            "password",
+            "postgres://u:",
+            "token='",
+            "token=[",
+            "-----BEGIN PRIVATE KEY-----",
+        ):
             redact_text(start + scrap * length * factor, 1_000_000)
         return time.thread_time() - before
 

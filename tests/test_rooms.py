@@ -59,7 +59,7 @@ def test_the_imports_are_seen() -> None:
     """The walk sees imports at the top, for types only, and inside functions."""
     assert "flowspan.read.span" in GRAPH["flowspan.analysis.tree"]
     assert "flowspan.recording.recorder" in GRAPH["flowspan._prefect.observer"]
-    assert "flowspan.read.jaeger" in GRAPH["flowspan.cli.options"]
+    assert "flowspan.read.server" in GRAPH["flowspan.cli.options"]
 
 
 def test_no_modules_import_each_other() -> None:

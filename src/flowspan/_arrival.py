@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections import defaultdict
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
@@ -58,12 +59,14 @@ def _instrument_like(text: str) -> None:
 @lru_cache(maxsize=1000)  # so that each sender is compared once
 def _compare(text: str, own_text: str) -> None:
     """Warn about a sender's settings that this process does not follow."""
+    from flowspan.export.routes import EMBEDDED  # noqa: PLC0415 - as above
     from flowspan.settings import Settings  # noqa: PLC0415 - as above
 
     sender, own = json.loads(text)["settings"], json.loads(own_text)
     kept = own["settings"]
     differing = {name for name in kept.keys() & sender.keys() if kept[name] != sender[name]}
-    if not _embedded_signals(Settings(**kept)) - {*own["given"]}:
+    exporters = _exporters(Settings(**kept))
+    if not any(EMBEDDED in names for one, names in exporters.items() if one not in own["given"]):
         differing.discard("dir")
     if differing:
         _logger.warning(
@@ -76,22 +79,24 @@ def _compare(text: str, own_text: str) -> None:
         )
 
 
-def _embedded_signals(settings: Settings) -> set[str]:
-    """Return the signals that the embedded files get, unless there are other providers."""
+def _exporters(settings: Settings) -> dict[str, set[str]]:
+    """Return the exporters of each signal, unless there are other providers."""
     from flowspan.export import declared  # noqa: PLC0415 - as above
-    from flowspan.export.routes import EMBEDDED, describe_signals  # noqa: PLC0415 - as above
+    from flowspan.export.routes import describe_signals  # noqa: PLC0415 - as above
 
-    if declared.path():
-        return set()
-    return {route.signal for route in describe_signals(settings) if route.exporter == EMBEDDED}
+    found: dict[str, set[str]] = defaultdict(set)
+    for route in [] if declared.path() else describe_signals(settings):
+        found[route.signal].add(route.exporter)
+    return found
 
 
 def _without_destination(given: Iterable[str], settings: Settings) -> list[str]:
-    """Return which of the signals that the sender's application set up go nowhere from here."""
+    """Return which of the signals that the sender's application set up have no other way here."""
+    from flowspan.export.routes import EMBEDDED  # noqa: PLC0415 - as above
     from flowspan.instrumentor import unset_signals  # noqa: PLC0415 - as above
 
-    lost = unset_signals() & _embedded_signals(settings)
-    return [signal for signal in given if signal in lost]
+    exporters, unset = _exporters(settings), unset_signals()
+    return [signal for signal in given if signal in unset and exporters[signal] == {EMBEDDED}]
 
 
 @cache

@@ -21,17 +21,20 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 )
 from packaging.version import Version
 
+from flowspan import places
 from flowspan._containment import count_failures_with
 from flowspan._parcel import Parcel
 from flowspan._replacement import Replacement
 from flowspan.export import declared, distro
 from flowspan.export import providers as sdk
+from flowspan.export.routes import EMBEDDED, describe_signals
 from flowspan.identity import derive_trace_id
 from flowspan.log_capture.hooks import LogHooks
 from flowspan.settings import Configuration, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
+    from pathlib import Path
 
     from opentelemetry._logs import LoggerProvider
     from opentelemetry.metrics import MeterProvider
@@ -132,7 +135,9 @@ class PrefectInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
             settings,
             lambda **how: sdk.flush(_all_of(providers), settings.flush_timeout, **how),
             _pack(providers, settings),
+            has_hint=settings.hint and _writes_only_files(providers.traces, settings),
         )
+        observer.moved_to = _moved_folder(providers, settings)
         self._providers, self._settings, self._observer = providers, settings, observer
         self._flush_timeout = settings.flush_timeout
         self._heartbeat = _heartbeat(observer, providers.logs, settings)
@@ -354,6 +359,13 @@ def _all_of(providers: Providers | None) -> set[object]:
     return {*(providers or ()), *_redirected}
 
 
+def _writes_only_files(provider: object, settings: Settings) -> bool:
+    """Return whether a tracer provider is our own, and writes to the embedded files alone."""
+    return provider in _owned and [
+        route.exporter for route in describe_signals(settings) if route.signal == "traces"
+    ] == [EMBEDDED]
+
+
 def _stand_in(provider: P, build: Callable[[Settings], Any], settings: Settings) -> P:
     """Return our own provider instead of one of `_redirected`; all others are used as they are."""
     if provider in _redirected and provider not in _stand_ins:
@@ -361,6 +373,14 @@ def _stand_in(provider: P, build: Callable[[Settings], Any], settings: Settings)
         _owned.append(_stand_ins[provider])
     found: P = _stand_ins.get(provider, provider)
     return found
+
+
+def _moved_folder(providers: Providers, settings: Settings) -> Path | None:
+    """Return where embedded files are written by default if the working directory is temporary."""
+    if settings.dir != places.lasting() or not places.is_temporary():
+        return None
+    exporters = {route.exporter for route in describe_signals(settings)}
+    return settings.dir if EMBEDDED in exporters and {*providers} & {*_owned} else None
 
 
 def _log_export(

@@ -1,11 +1,16 @@
 """Keep secrets out of telemetry: `redact`, and its variants for parameters and text."""
 
+from __future__ import annotations
+
 import re
 from functools import lru_cache
 from numbers import Real
 from typing import Any, Final
 
+from flowspan._secrets import MASK as MASK  # noqa: PLC0414 - public here
+from flowspan._secrets import is_count, is_secret, masked
 from flowspan.values import (
+    LONGEST_KEY,
     LONGEST_RENDERED,
     LONGEST_TEXT,
     MAX_DEPTH,
@@ -15,44 +20,12 @@ from flowspan.values import (
     is_a,
 )
 
-MASK: Final = "[redacted]"
-
 _LONGEST_PARAMETER: Final = 256
 
-_EDGE: Final = r"[\W_]"
-_SECRET: Final = (
-    r"passw(?:or)?d|passphrase|secret(?!ar)|token(?!i[sz])|authorization|credential|cookie"
-    rf"|(?:api|access|account|private|encryption|signing|ssh){_EDGE}?key|connection{_EDGE}?string"
-)
-_SECRET_KEY: Final = re.compile(
-    rf"{_SECRET}|(?:^|{_EDGE})(?:pass|pwd|auth|dsn|session)$|session{_EDGE}?(?:id|key)$",
-    re.IGNORECASE,
-)
-# Counts of a language model's tokens are not secret, unlike the tokens of an API.
-_COUNT_KEY: Final = re.compile(r"tokens|token_(?:count|limit|usage)", re.IGNORECASE)
-
-# A password may contain an @. A value without a colon is a token, as in Git's URLs.
-_URL_CREDENTIALS: Final = re.compile(
-    r"""(?<=://)[^/\s:@"']*:[^/\s"']*@|(?<=https://)[^/\s:@"']+@"""
-)
-# As in connection strings, query strings, headers and mappings printed by Python, JSON and YAML,
-# also inside a string. A value that never ends is a secret up to the end of its line, so no part
-# of a value can fail to match, and the time is linear in the length of the text.
-_INNER: Final = r"[\[({][^\[\](){}]*[\])}]?"
-_ASSIGNED: Final = re.compile(
-    rf"""(?P<key>\b\w*(?:{_SECRET}|credentials|cookies|pwd|auth|dsn)
-    (?:\\*["'])?\]?[ \t]*(?::?=[=>]?|:(?!//))[ \t]*)
-    (?:[bfru]{{0,2}}(?P<quote>\\*["'])(?:(?!(?P=quote))(?:\\.|.))*(?P=quote)?
-    |[\[({{](?:[^\[\](){{}}]|{_INNER})*[\])}}]?
-    |(?<=cookie:[ ])[^\r\n]+
-    |(?:(?:basic|bearer|digest|token)[ \t]+)?[^\s,;&"')\]}}]+)""",
-    re.IGNORECASE | re.VERBOSE,
-)
-# Most texts have none of these words, and checking for them is cheap.
-_SECRET_WORDS: Final = (
-    *("pass", "pwd", "secret", "token", "key", "auth", "credential", "cookie", "connection"),
-    "dsn",
-)
+_NAME: Final = re.compile(rf"[\w.-]{{1,{LONGEST_KEY}}}")
+# What holds the name of a setting, and what its value, in lists of settings
+_NAME_KEYS: Final = frozenset({"field", "header", "key", "name", "option", "parameter", "variable"})
+_VALUE_KEYS: Final = frozenset({"content", "default", "value"})
 
 
 def redact(value: object, key: str = "") -> Any:
@@ -61,9 +34,11 @@ def redact(value: object, key: str = "") -> Any:
     It runs no code of the value, so nothing lazy is computed: what is not of a type that is known
     to be safe is only named, such as ``<duckdb.DuckDBPyRelation>``. See `flowspan.values.Copier`.
 
-    A value is a secret if `key`, or a key of a dictionary inside `value` that leads to it, sounds
-    like one (password, token, secret, api_key, ...), or if it has a secret type of Prefect or
-    Pydantic. In texts, credentials in URLs and values assigned to such a key are masked.
+    A value is a secret if the name that leads to it says so (password, token, api_key, ...), or if
+    it has a secret type of Prefect or Pydantic. The name is `key`, a key of a dictionary, a field,
+    the first item of a pair, an option before its argument, or the ``name`` next to a ``value``.
+    In texts, `flowspan._secrets` finds names with their values, credentials in URLs, private keys
+    and the tokens of known issuers. ``docs/security.md`` shows them all.
 
     Returns:
         Texts, bytes, booleans, finite numbers of at most 64 bits, and lists and dictionaries of
@@ -71,6 +46,8 @@ def redact(value: object, key: str = "") -> Any:
         exceptions, and instances of dataclasses and Pydantic's models become text. Containers are
         cut after 8 levels and 1,000 items, texts after `flowspan.values.LONGEST_TEXT` characters.
     """
+    if type(value) is str and not is_secret(key):  # most values are texts
+        return redact_text(value)
     return contained(lambda value: _Mask().copy(value, key), value)
 
 
@@ -81,43 +58,18 @@ def redact_parameter(value: object, key: str = "") -> str:
 
 
 def redact_text(text: str, longest: int = LONGEST_TEXT) -> str:
-    """Mask the credentials in a text: those in URLs, and values assigned to a secret's name.
+    """Mask the secrets in a text, as `redact` does.
 
     The text is cleaned and cut as by `flowspan.values.clean_text`.
     """
     # Masked before the cut, which could split credentials
-    return clean_text(_masked(text[: 2 * longest]), longest)
-
-
-def _masked(text: str) -> str:
-    if "://" in text:
-        text = _URL_CREDENTIALS.sub(f"{MASK}@", text)
-    if "=" in text or ":" in text:
-        lowered = text.lower()
-        if any(word in lowered for word in _SECRET_WORDS):
-            text = _ASSIGNED.sub(_mask_assigned, text)
-    return text
-
-
-def _mask_assigned(found: re.Match[str]) -> str:
-    quote = found["quote"] or ""
-    return f"{found['key']}{quote}{MASK}{quote}"
-
-
-@lru_cache(maxsize=4096)
-def _is_secret(key: str) -> bool:
-    return _SECRET_KEY.search(key) is not None
+    return clean_text(masked(text[: 2 * longest]), longest)
 
 
 def _is_harmless(value: object, key: str) -> bool:
     """Whether a value cannot be a secret: None, a flag or a count."""
     is_flag = value is None or type(value) is bool
-    return is_flag or (is_a(value, Real) and _is_count(key))
-
-
-@lru_cache(maxsize=4096)
-def _is_count(key: str) -> bool:
-    return _COUNT_KEY.search(key) is not None
+    return is_flag or (is_a(value, Real) and is_count(key))
 
 
 @lru_cache(maxsize=1024)
@@ -134,8 +86,7 @@ class _Mask(Copier):
 
     def copy(self, value: object, key: str = "", depth: int = MAX_DEPTH) -> object:
         kind: Any = type(value)
-        is_secret = _is_secret(key) and not _is_harmless(value, key)
-        if is_secret or _is_secret_type(kind):
+        if _is_secret_type(kind) or _hidden(value, key) is MASK:
             return MASK
         return super().copy(value, key, depth)
 
@@ -146,4 +97,36 @@ class _Mask(Copier):
         if len(data) > LONGEST_RENDERED:
             return super().data(data)
         text = data.decode(errors="surrogateescape")
-        return _masked(text).encode(errors="surrogateescape")
+        return masked(text).encode(errors="surrogateescape")
+
+    def items(self, items: list[object]) -> list[object]:
+        """Mask what follows a name: the second item of a pair, and the argument of an option."""
+        is_pair = len(items) == 2  # noqa: PLR2004 - as the word says
+        following = zip(map(_name, items), items[1:], strict=False)
+        return items[:1] + [
+            _hidden(item, name) if is_pair or name.startswith("-") else item
+            for name, item in following
+        ]
+
+    def pairs(self, pairs: list[tuple[object, object]]) -> list[tuple[object, object]]:
+        """Mask the value next to a name, as in ``{"name": "password", "value": "x"}``."""
+        names = (_name(value) for key, value in pairs if _name(key).lower() in _NAME_KEYS)
+        name = next(filter(is_secret, names), None)
+        if name is None:
+            return pairs
+        return [
+            (key, _hidden(value, name) if _name(key).lower() in _VALUE_KEYS else value)
+            for key, value in pairs
+        ]
+
+
+def _hidden(value: object, name: str) -> object:
+    return MASK if is_secret(name) and not _is_harmless(value, name) else value
+
+
+def _name(value: Any) -> str:
+    """Return a value that looks like a name, or an empty text."""
+    kind = type(value)
+    if kind is bytes and len(value) <= LONGEST_KEY:
+        return _name(value.decode(errors="replace"))
+    return value if kind is str and _NAME.fullmatch(value) else ""

@@ -185,10 +185,39 @@ METRIC_TASK_RUN_ACTIVE: Final = "prefect.task.run.active"
 METRIC_TASK_RUN_RETRIES: Final = "prefect.task.run.retries"
 METRIC_TASK_ROWS: Final = "prefect.task.rows"
 
+# Metrics of what waits, and of what it waits for, which only an observer of the API can measure
+METRIC_LATE: Final = "prefect.flow_run.late"
+METRIC_PENDING: Final = "prefect.flow_run.pending"
+METRIC_AGE: Final = "prefect.flow_run.age"
+METRIC_WORKERS: Final = "prefect.work_pool.workers"
+METRIC_SLOTS: Final = "prefect.concurrency.slots"
+SLOT_STATE: Final = "prefect.concurrency.slot.state"
+SLOTS_USED: Final = "used"
+SLOTS_LIMIT: Final = "limit"
+LIMIT_TYPE: Final = "prefect.concurrency.limit.type"
+LIMIT_NAME: Final = "prefect.concurrency.limit.name"
+
 # Metrics of objectives, of the user's, and of flowspan's own health
 METRIC_SLO_VIOLATIONS: Final = "prefect.slo.violations"
 METRIC_CUSTOM_PREFIX: Final = "prefect.metric."
 METRIC_INTERNAL_ERRORS: Final = "flowspan.internal.errors"
+
+# Why a run that should run does not, in the order in which a run meets the obstacles
+LATE_REASON: Final = "prefect.late.reason"
+PAUSED: Final = "paused"
+NO_WORKER: Final = "no_worker"
+POOL_FULL: Final = "pool_full"
+QUEUE_FULL: Final = "queue_full"
+DEPLOYMENT_LIMIT: Final = "deployment_limit"
+TAG_LIMIT: Final = "tag_limit"
+INFRASTRUCTURE: Final = "infrastructure"
+UPSTREAM: Final = "upstream"
+SCHEDULER_BEHIND: Final = "scheduler_behind"
+UNKNOWN: Final = "unknown"
+LATE_REASONS: Final = (
+    *(PAUSED, NO_WORKER, POOL_FULL, QUEUE_FULL, DEPLOYMENT_LIMIT),
+    *(TAG_LIMIT, INFRASTRUCTURE, UPSTREAM, SCHEDULER_BEHIND, UNKNOWN),
+)
 
 # Only on metrics
 PIPELINE_RUN_STATE: Final = "cicd.pipeline.run.state"

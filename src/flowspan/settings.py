@@ -30,6 +30,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from flowspan import places
 from flowspan.objectives import file
 from flowspan.objectives.promises import FlowOrTag, Objectives
 
@@ -39,7 +40,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _VARIABLE: Final = "FLOWSPAN_SLO"
-_OF_COMMANDS: Final = ("FLOWSPAN_JAEGER_HEADERS", "FLOWSPAN_WATCH_JAEGER")
+_PYTEST: Final = "PYTEST_VERSION"  # pytest 8.2 and newer set it for all of a session
+_OF_COMMANDS: Final = (
+    "FLOWSPAN_JAEGER_HEADERS",
+    "FLOWSPAN_VICTORIALOGS_HEADERS",
+    "FLOWSPAN_WATCH_JAEGER",
+)
 """Variables that are no setting of what records: a command reads them by itself."""
 
 
@@ -96,15 +102,25 @@ class Settings(BaseSettings):
     log_level: Annotated[NonNegativeInt, BeforeValidator(_read_level)] = logging.INFO
     """Lowest level of exported log records, by its name in `logging`: ``INFO``."""
 
-    heartbeat: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
+    heartbeat: NonNegativeFloat = Field(default=10.0, allow_inf_nan=False)
     """Seconds between two log records about a run that has not ended; 0 for none at all."""
 
     flush_timeout: NonNegativeFloat = 5.0
     """Seconds that the end of a top-level flow run, of a task run from another process, and of the
     process may wait for export."""
 
-    dir: Path = Path(".flowspan")
-    """Folder of the embedded files, created when the first telemetry is written."""
+    files: Literal["auto", "also", "never"] = "auto"
+    """When the embedded files are written. ``auto``: if a signal has neither an endpoint nor an
+    exporter. ``also``: beside its exporters, too. ``never``, which is the default under pytest if
+    `dir` is not given. A signal whose exporter is ``none`` is not written."""
+
+    dir: Path = Field(default_factory=places.to_write)
+    """Folder of the embedded files, created when the first telemetry is written. By default
+    ``.flowspan``, or ``flowspan`` in Prefect's home if the working directory is temporary."""
+
+    hint: bool = True
+    """Whether the first top-level flow run of a process logs the command that shows it, if spans go
+    to the embedded files alone."""
 
     file_max_bytes: PositiveInt = 16 * 1024 * 1024
     """Size at which an embedded file is rotated."""
@@ -134,6 +150,13 @@ class Settings(BaseSettings):
     def url_of(self, trace_id: int) -> str | None:
         """Return `trace_url` with the trace id filled in, as 32 hexadecimal digits, or None."""
         return self.trace_url and self.trace_url.replace("{trace_id}", f"{trace_id:032x}")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_tests_out(cls, values: Any) -> Any:
+        """Keep runs of a project's tests, and of processes that they start, out of its files."""
+        is_test = _PYTEST in os.environ and not {"files", "dir"} & {*values}
+        return {**values, "files": "never"} if is_test else values
 
     @model_validator(mode="before")
     @classmethod

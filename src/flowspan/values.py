@@ -147,7 +147,7 @@ class Copier:
             return clean_text(self._object(content, depth), LONGEST_RENDERED)
         if content.pairs is not None:
             return dict(self._pairs(content.pairs, depth))
-        return [self._item(item, key, depth) for item in islice(content.items, self._left)]
+        return self._items(content.items, key, depth)
 
     def text(self, text: str) -> str:
         """Clean a text and cut it."""
@@ -166,13 +166,25 @@ class Copier:
 
     def _object(self, content: Content, depth: int) -> str:
         fields = [f"{name}={value!r}" for name, value in self._pairs(content.pairs or (), depth)]
-        items = [repr(self._item(item, "", depth)) for item in islice(content.items, self._left)]
-        return f"{content.name}({', '.join(fields + items)})"
+        items = map(repr, self._items(content.items, "", depth))
+        return f"{content.name}({', '.join([*fields, *items])})"
+
+    def items(self, items: list[object]) -> list[object]:
+        """Return the items of a list as they are to be copied."""
+        return items
+
+    def pairs(self, pairs: list[tuple[object, object]]) -> list[tuple[object, object]]:
+        """Return the items of a dictionary as they are to be copied."""
+        return pairs
+
+    def _items(self, items: Iterable[object], key: str, depth: int) -> list[object]:
+        some = self.items(list(islice(items, self._left)))
+        return [self._item(item, key, depth) for item in some]
 
     def _pairs(
         self, pairs: Iterable[tuple[object, object]], depth: int
     ) -> Iterator[tuple[str, object]]:
-        for key, value in islice(pairs, self._left):
+        for key, value in self.pairs(list(islice(pairs, self._left))):
             name = clean_key(key)
             if name:
                 yield name, self._item(value, name, depth)

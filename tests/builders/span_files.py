@@ -119,7 +119,8 @@ def write(path: Path, root: Plan, *, batch: int = 512, service: str = "nightly")
             event = {semconv.STATE_TYPE: "RUNNING", semconv.STATE_NAME: "Running"}
             span.add_event("Running", event, timestamp=EPOCH + round(plan.running * 1e9))
         if plan.violation is not None:
-            span.add_event(semconv.SLO_VIOLATED, {semconv.SLO_DETAIL: plan.violation})
+            told = {semconv.SLO_OBJECTIVE: "max_task_share", semconv.SLO_DETAIL: plan.violation}
+            span.add_event(semconv.SLO_VIOLATED, told)
         ids[plan.name] = f"{span.get_span_context().span_id:016x}"
         for child in plan.children:
             record(child, span)

@@ -120,6 +120,7 @@ def test_who_exports_log_records(tmp_path: Path) -> None:
         ({"FLOWSPAN_LOGS": "false"}, "logs are switched off by FLOWSPAN_LOGS"),
         ({"FLOWSPAN_LOGS": "false", "OTEL_LOGS_EXPORTER": "pigeon"}, "off by FLOWSPAN_LOGS"),
         ({"OTEL_LOGS_EXPORTER": "none"}, "logs are switched off by OTEL_LOGS_EXPORTER"),
+        ({"FLOWSPAN_FILES": "never"}, "logs are switched off by FLOWSPAN_FILES"),
         ({"OTEL_SDK_DISABLED": "true"}, "switched off by OTEL_SDK_DISABLED"),
     ],
 )

@@ -11,6 +11,7 @@ import promql_parser
 import pytest
 from promql_parser import AggregateExpr, Expr, MatrixSelector, VectorSelector
 
+import programs
 from compose import (
     COMPOSE,
     COMPOSE_FILE,
@@ -21,6 +22,7 @@ from compose import (
     JAEGER,
     LABELS,
     LAYERS,
+    LOG_QUERIES,
     MACROS,
     METRICS,
     MOUNTS,
@@ -39,6 +41,8 @@ from compose import (
 )
 from flowspan import semconv
 from flowspan._version import __version__
+
+VICTORIALOGS_PLUGIN = "victoriametrics-logs-datasource"
 
 # The compose file
 
@@ -343,6 +347,44 @@ def test_data_sources_are_provisioned() -> None:
             assert DATA_SOURCES[wanted["uid"]]["type"] == wanted["type"]
     for exemplar in DATA_SOURCES["prometheus"]["jsonData"]["exemplarTraceIdDestinations"]:
         assert DATA_SOURCES[exemplar["datasourceUid"]]["type"] == "jaeger"
+
+
+def test_traces_and_log_lines_lead_to_each_other() -> None:
+    """From a span to the lines of its trace, and from a line to its trace."""
+    to_logs = DATA_SOURCES["jaeger"]["jsonData"]["tracesToLogsV2"]
+    assert DATA_SOURCES[to_logs["datasourceUid"]]["type"] == VICTORIALOGS_PLUGIN
+    assert to_logs["query"].startswith('trace_id:="$${__trace.traceId}" ')
+    (to_trace,) = DATA_SOURCES["victorialogs"]["jsonData"]["derivedFields"]
+    assert DATA_SOURCES[to_trace["datasourceUid"]]["type"] == "jaeger"
+    assert (to_trace["matcherType"], to_trace["matcherRegex"]) == ("label", "trace_id")
+
+
+def test_the_plugin_for_log_lines_is_installed() -> None:
+    """Grafana has none for VictoriaLogs of its own."""
+    assert SERVICES["grafana"]["environment"]["GF_PLUGINS_PREINSTALL"] == VICTORIALOGS_PLUGIN
+
+
+def test_victorialogs_is_wired() -> None:
+    """VictoriaLogs is fed by default, where it listens, and keeps its lines on its volume."""
+    assert "victorialogs.yaml" in SERVICES["collector"]["command"]
+    service = SERVICES["victorialogs"]
+    (port,) = service["ports"]
+    sent_to = urlsplit(SERVICES["collector"]["environment"]["VICTORIALOGS_URL"])
+    asked = urlsplit(service["healthcheck"]["test"][-1])
+    assert sent_to.hostname == "victorialogs"
+    assert {str(sent_to.port), str(asked.port)} == {port.rsplit(":", 1)[1]}
+    (volume,) = service["volumes"]
+    assert f"-storageDataPath={volume.partition(':')[2]}" in service["command"]
+    assert programs.VICTORIALOGS.version in service["image"]
+
+
+@pytest.mark.parametrize("title", LOG_QUERIES)
+def test_log_queries_ask_for_what_flowspan_records(title: str) -> None:
+    """The fields of a query are attributes, or parts of a log record in VictoriaLogs."""
+    attributes = {value for value in vars(semconv).values() if isinstance(value, str)}
+    fields = re.findall(r"([\w.]+):", LOG_QUERIES[title])
+    assert fields
+    assert {*fields} <= attributes | {"service.name", "severity_number", "trace_id"}
 
 
 def test_the_dashboard_is_found() -> None:

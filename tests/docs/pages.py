@@ -250,7 +250,7 @@ _PROGRAMS: Final[dict[str, Callable[[list[str]], Any]]] = {
     "opentelemetry-instrument": _check_instrumented,
     "prefect": _check_prefect,
     "printf": _check_derivation,
-    **dict.fromkeys(("cd", "git", "jq", "mkdir", "open"), _anything),
+    **dict.fromkeys(("cd", "chgrp", "git", "jq", "mkdir", "open"), _anything),
 }
 
 

@@ -15,14 +15,20 @@ from typing import Any
 import pages
 import pytest
 import structlog
+from held_run import held_run
 from pages import PAGES, ROOT, name_of, parse
 from sybil import Example
 from typer.testing import CliRunner
 
 from flowspan import semconv
-from flowspan.analysis.phases import CAUSES
+from flowspan.analysis.phases import CAUSES, OPEN
+from flowspan.cli.answers import draw, to_json
 from flowspan.cli.main import app
+from flowspan.read.span import Open
 from flowspan.settings import Settings, known_variables
+from flowspan.text import SECOND
+from flowspan.views.headline import doing, so_far
+from flowspan.views.looks import LOOKS
 from support import RecordedMetrics, RecordedSpans
 
 BLOCKS = [
@@ -154,8 +160,8 @@ def recorded(quick_start: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
     return Recorded(quick_start)
 
 
-# These need a backend, a Collector or half a minute, and have their own tests.
-_NOT_RUN = ("demo", "check", "watch", "--jaeger")
+# These need a backend, a Collector, half a minute or other runs, and have their own tests.
+_NOT_RUN = ("demo", "check", "watch", "why", "--jaeger", "--victorialogs", "--result")
 
 
 def test_commands(recorded: Recorded) -> None:
@@ -163,7 +169,8 @@ def test_commands(recorded: Recorded) -> None:
     trace = recorded.document("timeline", "--json")
     run_id = trace["spans"][0]["attributes"]["prefect.flow_run.id"]
     before = recorded.document("timeline", "latest~1", "--json")["trace_id"]
-    names = {"FLOW_RUN_ID": run_id, "TRACE_A": before, "TRACE_B": trace["trace_id"]}
+    name = trace["spans"][0]["attributes"]["prefect.run.name"]
+    names = {"FLOW_RUN_ID": run_id, "RUN": name, "RUN_A": before, "RUN_B": trace["trace_id"][:8]}
     shown = {
         tuple(names.get(word, word) for word in command.words[1:])
         for param in (*blocks("console"), *blocks("sh"))
@@ -179,7 +186,7 @@ def test_commands(recorded: Recorded) -> None:
 # Maps whose keys are names; an example shows only some of them.
 _BY_NAME = {
     *("attributes", "resource", "causes", "waiting", "waits", "results", "states", "by_cause"),
-    *("retried_errors", "errors", "violations", "by_task"),
+    *("retried_errors", "errors", "violations", "by_task", "data"),
 }
 
 
@@ -199,6 +206,7 @@ def shape(value: Any, path: str = "") -> set[str]:
 
 JSON_COMMANDS = [
     ("timeline", "--json"),
+    ("runs", "--json"),
     ("logs", "--json"),
     ("metrics", "--json"),
     ("diff", "--json"),
@@ -206,9 +214,8 @@ JSON_COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("command", JSON_COMMANDS, ids=" ".join)
-def test_shape_of_json(command: tuple[str, ...], recorded: Recorded) -> None:
-    """Each key in a command's output is in the example of docs/json.md, in its place."""
+def documented_json(command: tuple[str, ...]) -> Any:
+    """Return the example of docs/json.md for a command."""
     page = read("docs/json.md")
     start = page.index(f"## `flowspan {' '.join(command)}`")
     lines = page[: page.index("```json", start)].count("\n") + 1
@@ -218,6 +225,19 @@ def test_shape_of_json(command: tuple[str, ...], recorded: Recorded) -> None:
         if param.id == f"docs/json.md:{lines}-json"
     )
     (documented,) = pages.documents(example)
+    return documented
+
+
+def test_shape_of_answers() -> None:
+    """docs/json.md has exactly the keys of `flowspan why`."""
+    real = json.loads(to_json(held_run()))
+    assert shape(real) == shape(documented_json(("why", "--json")))
+
+
+@pytest.mark.parametrize("command", JSON_COMMANDS, ids=" ".join)
+def test_shape_of_json(command: tuple[str, ...], recorded: Recorded) -> None:
+    """Each key in a command's output is in the example of docs/json.md, in its place."""
+    documented = documented_json(command)
     printed = recorded.run(*command)
     real = json.loads(printed.splitlines()[0]) if command[0] == "logs" else json.loads(printed)
     assert shape(real) <= shape(documented)
@@ -282,13 +302,40 @@ def draws_the_layers(drawn: str, _: Recorded) -> None:
     assert layers == {layer for layer in layers if re.search(rf"\b{layer}\b", drawn)}
 
 
+def draws_a_flow_that_is_killed(drawn: str, _: Recorded) -> None:
+    source = read("tests/flows/killed.py")
+    for name in ("slow", *names_in_tree(drawn)):
+        assert f"def {name}(" in source, name
+    last_seen = Open("running", 0, "retry")
+    assert f"▶ {so_far(last_seen, round(10.2 * SECOND))}" in drawn.splitlines()[0]
+    for activity in ("retry", "execution"):
+        assert doing(last_seen._replace(activity=activity)) in drawn
+    assert f"{LOOKS[OPEN].glyph.unicode} {LOOKS[OPEN].glyph.word}" in drawn
+
+
+def draws_the_runs(drawn: str, recorded: Recorded) -> None:
+    real = recorded.run("runs")
+    heading, *lines = drawn.splitlines()
+    assert words(heading) <= words(real.splitlines()[0])
+    assert all(re.search(r"^\S+ \S+  nightly  \w+-\w+ +\S \w+ ", line) for line in lines)
+    assert re.search(r"^\S+ \S+  nightly  \w+-\w+ +✓ success ", real, re.MULTILINE)
+
+
+def draws_an_answer(drawn: str, _: Recorded) -> None:
+    lines = [line.plain for line in draw(held_run(), width=80, unicode=True)]
+    assert drawn.splitlines() == lines
+
+
 DRAWINGS: dict[str, Callable[[str, Recorded], None]] = {
     "nightly  ": draws_the_quick_start,
+    "slow  ": draws_a_flow_that_is_killed,
+    "         start  flow": draws_the_runs,
     "nyc-flights  ": draws_the_demo,
     "from 2026": draws_the_demo,
     "├─ convert": draws_the_logging_example,
     "✓  Prefect": draws_the_doctor,
     "flows ── OTLP": draws_the_layers,
+    "Flow run 'fluffy-otter'": draws_an_answer,
 }
 
 
@@ -348,6 +395,11 @@ def test_waits() -> None:
     times = [wait.attribute for wait in semconv.WAITS]
     listed = [*in_table("docs/spans.md", "Where the time went")]
     assert listed == [*times, semconv.EXECUTION, semconv.ORCHESTRATION]
+
+
+def test_reasons() -> None:
+    """docs/why.md has every reason, in the order in which a run meets the obstacles."""
+    assert [*in_table("docs/why.md", "Reasons")] == [*semconv.LATE_REASONS]
 
 
 def test_causes() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from flowspan import identity, semconv
 from flowspan.read import jaeger, trace_files
+from flowspan.read.server import base_url
 from running import Collector, Jaeger, run_demo, running, wait_for
 from running import read as fetch
 
@@ -198,7 +199,7 @@ def test_ids_are_derived(demo: Demo) -> None:
 
 def test_flowspans_readers_agree(demo: Demo) -> None:
     """The timeline is drawn from the same spans, from Jaeger or from files."""
-    url = jaeger.base_url(demo.jaeger.url)
+    url = base_url(demo.jaeger.url)
     found = jaeger.load(url, demo.trace_id)
     lines = "\n".join(map(json.dumps, demo.kept)).encode()
     assert found == trace_files.parse(lines, demo.trace_id, "kept")

@@ -861,6 +861,23 @@ def test_spawn(tmp_path: Path) -> None:
     assert len({resource["service.instance.id"] for resource in sink.resources}) == 2
 
 
+@pytest.mark.parametrize("files", ["auto", "also", "never"])
+def test_files_beside_an_endpoint(
+    files: str, build: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Only FLOWSPAN_FILES=also writes to the files what an endpoint gets."""
+    monkeypatch.setenv("FLOWSPAN_FILES", files)
+    with http_sink() as sink:
+        provider = build(
+            EXPORTER_OTLP_ENDPOINT=sink.endpoint,
+            EXPORTER_OTLP_PROTOCOL="http/protobuf",
+        )
+        end_span(provider, "hello")
+        assert providers.flush([provider], PATIENCE)
+    assert [span.name for span in sink.spans] == ["hello"]
+    assert (tmp_path / ".flowspan" / "traces.jsonl").exists() == (files == "also")
+
+
 # For `flowspan doctor`
 
 
@@ -909,6 +926,27 @@ def test_spawn(tmp_path: Path) -> None:
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "", "OTEL_{SIGNAL}_EXPORTER": ""},
             [("embedded", "{cwd}/.flowspan/{signal}.jsonl")],
+        ),
+        ({"FLOWSPAN_FILES": "also"}, [("embedded", "{cwd}/.flowspan/{signal}.jsonl")]),
+        (
+            {"FLOWSPAN_FILES": "also", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://host:1"},
+            [
+                ("otlp_proto_grpc", "http://host:1"),
+                ("embedded", "{cwd}/.flowspan/{signal}.jsonl"),
+            ],
+        ),
+        (
+            {"FLOWSPAN_FILES": "also", "OTEL_{SIGNAL}_EXPORTER": "embedded"},
+            [("embedded", "{cwd}/.flowspan/{signal}.jsonl")],
+        ),
+        (
+            {"FLOWSPAN_FILES": "also", "OTEL_{SIGNAL}_EXPORTER": "none"},
+            [("none", "nowhere")],
+        ),
+        ({"FLOWSPAN_FILES": "never"}, [("none", "nowhere")]),
+        (
+            {"FLOWSPAN_FILES": "never", "OTEL_{SIGNAL}_EXPORTER": "console,embedded"},
+            [("console", "{console}")],
         ),
     ],
 )

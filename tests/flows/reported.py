@@ -37,8 +37,13 @@ def reported() -> None:
 
 
 @flow
+def lasting() -> None:
+    time.sleep(600)
+
+
+@flow
 def exiting() -> None:
-    threading.Thread(target=reported, daemon=True).start()
+    threading.Thread(target=lasting, daemon=True).start()
     while not has_reported():
         time.sleep(0.05)
     sys.exit(3)

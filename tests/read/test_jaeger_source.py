@@ -18,7 +18,9 @@ from flowspan import semconv
 from flowspan.errors import SourceError
 from flowspan.identity import derive_trace_id
 from flowspan.read import jaeger, span, trace_files
+from flowspan.read import server as server_module
 from flowspan.read.selection import UnknownRunError
+from flowspan.read.server import base_url, parse_headers
 from flowspan.views.json import timeline
 from sinks import refusing_endpoint, self_signed_certificate, silent_endpoint
 
@@ -30,7 +32,7 @@ def root_trace(run_id: str) -> str:
 
 def load(server: Jaeger | str, wanted: str = "latest", **headers: str) -> span.Trace:
     """Return a trace from a server or a URL."""
-    url = jaeger.base_url(server if isinstance(server, str) else server.url)
+    url = base_url(server if isinstance(server, str) else server.url)
     return jaeger.load(url, wanted, headers=headers)
 
 
@@ -248,7 +250,7 @@ def test_nonsense_is_no_trace(server: Jaeger, wanted: str, body: str) -> None:
 
 def test_a_server_that_cannot_be_asked_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody listens, no such host, no answer, and certificates that do not exist."""
-    monkeypatch.setattr(jaeger, "ANSWER_TIMEOUT", 0.2)
+    monkeypatch.setattr(server_module, "ANSWER_TIMEOUT", 0.2)
     with refusing_endpoint() as url, pytest.raises(SourceError, match=r"reached: .*[Rr]efused"):
         load(url)
     with silent_endpoint() as url, pytest.raises(SourceError, match="does not answer in time"):
@@ -293,12 +295,12 @@ def test_https_trusts_the_authorities_that_ssl_cert_file_names(
 def test_a_url_that_is_none_is_refused(url: str, words: str) -> None:
     """No request is sent."""
     with pytest.raises(ValueError, match=words):
-        jaeger.base_url(url)
+        base_url(url)
 
 
 def test_a_url_may_be_of_ipv6_or_stand_in_spaces() -> None:
     """Pasted URLs may have spaces around them."""
-    assert jaeger.base_url(" http://[::1]:16686/ ") == httpx.URL("http://[::1]:16686/")
+    assert base_url(" http://[::1]:16686/ ") == httpx.URL("http://[::1]:16686/")
 
 
 @pytest.mark.parametrize(
@@ -312,7 +314,7 @@ def test_a_url_may_be_of_ipv6_or_stand_in_spaces() -> None:
 )
 def test_headers_are_read_as_opentelemetry_writes_them(text: str, headers: dict[str, str]) -> None:
     """URL-encoded, but spaces are harmless."""
-    assert jaeger.parse_headers(text) == headers
+    assert parse_headers(text) == headers
 
 
 @pytest.mark.parametrize(
@@ -321,7 +323,7 @@ def test_headers_are_read_as_opentelemetry_writes_them(text: str, headers: dict[
 def test_headers_that_are_none_are_refused_without_telling_them(text: str) -> None:
     """They may contain a token."""
     with pytest.raises(ValueError, match=r"Header [12] is not of the form") as raised:
-        jaeger.parse_headers(text)
+        parse_headers(text)
     assert "secret" not in str(raised.value)
 
 

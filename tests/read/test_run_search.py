@@ -14,7 +14,9 @@ from span_files import EPOCH, Plan, run, write
 
 from commands import embedded, flowspan
 from flowspan.read import jaeger, log_files, trace_files
+from flowspan.read.decode import SpanDecoder
 from flowspan.read.selection import AmbiguousRunError, UnknownRunError
+from flowspan.read.server import base_url
 from flowspan.read.source import FileSource, JaegerSource, TraceSource
 
 SUBFLOW = "1f4b6a52-7f3e-4d5c-9a83-0d1f3c5e7a90"
@@ -38,7 +40,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TraceSourc
         return
     with jaeger_server(tmp_path / "traces.jsonl") as server:
         server.has_summaries = request.param == "jaeger"
-        yield JaegerSource(jaeger.base_url(server.url), {})
+        yield JaegerSource(base_url(server.url), {})
 
 
 def test_a_name_means_its_run_and_so_do_eight_digits_of_a_trace(
@@ -129,7 +131,7 @@ def test_jaeger_says_what_it_cannot_search_for(tmp_path: Path) -> None:
         jaeger_server(tmp_path / "traces.jsonl") as server,
         pytest.raises(UnknownRunError, match="cannot search for the first digits of a run id"),
     ):
-        jaeger.load(jaeger.base_url(server.url), FLOW_RUN[:8])
+        jaeger.load(base_url(server.url), FLOW_RUN[:8])
 
 
 def test_a_name_that_looks_like_digits_is_a_name(place: TraceSource, tmp_path: Path) -> None:
@@ -157,15 +159,13 @@ def test_only_lines_that_mention_the_run_are_decoded(
     for number in range(20):
         write(file, nightly(10 * number, f"run-{number}"))
     decoded: list[bytes] = []
-    decode = trace_files.SpanDecoder.decode
+    decode = SpanDecoder.decode
 
-    def counted(
-        self: trace_files.SpanDecoder, raw: bytes, *rest: object, **named: object
-    ) -> object:
+    def counted(self: SpanDecoder, raw: bytes, *rest: object, **named: object) -> object:
         decoded.append(raw)
         return decode(self, raw, *rest, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trace_files.SpanDecoder, "decode", counted)
+    monkeypatch.setattr(SpanDecoder, "decode", counted)
     assert trace_files.load(file, "run-7").spans
     assert len(set(decoded)) == 1
 

@@ -13,6 +13,7 @@ from span_files import EPOCH, run, write
 from commands import embedded, flowspan
 from flowspan.read import jaeger, span
 from flowspan.read.selection import UnknownRunError, parse_since
+from flowspan.read.server import base_url
 
 if TYPE_CHECKING:
     from flowspan.read.lines import Problem
@@ -101,7 +102,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Jaeger]:
 
 def load(server: Jaeger, flow: str | None, since: int = 0) -> str:
     """Choose a run, and return its trace id."""
-    url = jaeger.base_url(server.url)
+    url = base_url(server.url)
     return jaeger.load(url, flow=flow, since=since).trace_id
 
 
@@ -135,7 +136,7 @@ def test_every_run_is_found_though_no_answer_holds_all(
     write(server.file, run("RUN nightly", ago(days=30, hours=1), ago(days=30)))
     since = round(ago(days=7) * 1e9) + EPOCH
     problems: list[Problem] = []
-    found = jaeger.load_all(jaeger.base_url(server.url), problems, flow="nightly", since=since)
+    found = jaeger.load_all(base_url(server.url), problems, flow="nightly", since=since)
     assert [trace.trace_id for trace in found] == ids
     assert problems == []
     assert len(server.paths) < 100
@@ -147,5 +148,5 @@ def test_traces_of_all_flows_are_found_without_a_name(server: Jaeger) -> None:
     for number, name in enumerate(names):
         write(server.file, run(f"RUN {name}", ago(hours=number + 1), ago(hours=number)))
     since = round(ago(days=1) * 1e9) + EPOCH
-    found: list[span.Trace] = [*jaeger.load_all(jaeger.base_url(server.url), [], since=since)]
+    found: list[span.Trace] = [*jaeger.load_all(base_url(server.url), [], since=since)]
     assert [trace.spans[0].name for trace in found] == ["RUN a", "RUN b", "RUN a"]

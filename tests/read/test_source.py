@@ -8,8 +8,8 @@ from jaeger_server import jaeger_server
 from span_files import run, write
 
 from flowspan.errors import SourceError
-from flowspan.read import jaeger
 from flowspan.read.selection import UnknownRunError
+from flowspan.read.server import base_url
 from flowspan.read.source import FileSource, JaegerSource, TraceSource
 
 
@@ -20,7 +20,7 @@ def places(tmp_path: Path) -> Iterator[list[TraceSource]]:
     for name, start in (("nightly", 0), ("nightly", 100), ("weekly", 200)):
         write(file, run(f"RUN {name}", start, start + 9, run("load", start + 1, start + 5)))
     with jaeger_server(file) as server:
-        yield [FileSource(tmp_path), JaegerSource(jaeger.base_url(server.url), {})]
+        yield [FileSource(tmp_path), JaegerSource(base_url(server.url), {})]
 
 
 def test_all_places_give_the_same_traces(places: list[TraceSource]) -> None:

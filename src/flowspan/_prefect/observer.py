@@ -15,6 +15,7 @@ from flowspan.identity import derive_trace_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
     from typing import Any
 
     from prefect.client.schemas.objects import FlowRun, TaskRun
@@ -45,24 +46,39 @@ class EngineObserver:
     """The state shared by all engines of this process, on behalf of one `RunTracer`."""
 
     def __init__(
-        self, tracer: RunTracer, settings: Settings, flush: Callable[..., object], parcel: Parcel
+        self,
+        tracer: RunTracer,
+        settings: Settings,
+        flush: Callable[..., object],
+        parcel: Parcel,
+        *,
+        has_hint: bool = False,
     ) -> None:
         """Record on `tracer`.
 
         `flush` is called when a top-level flow run ends, and with ``gives_up=True`` when a task run
         ends whose caller is in another process. `parcel` goes along with task runs to other
-        processes.
+        processes. With `has_hint`, the first top-level flow run logs how to look at it.
         """
         self.tracer = tracer
         self.settings = settings
         self.flush = flush
         self.parcel = parcel
         self.acknowledges = False  # whether Prefect is told which spans are exported
+        self.moved_to: Path | None = None
+        """The folder of the embedded files, if that is not in the working directory and nobody has
+        been told yet."""
         self.sigterm = SigtermHandler(self.finish, settings.flush_timeout)
+        self._has_hint = has_hint
         self._subflows: dict[str, dict[str, str]] = {}
         self._foreign_trace_ids = _Recent[str, int]()
         self._inputs = _Recent[str, "Inputs"]()
         self._leaving = _Recent[str, "RunRecorder"]()
+
+    def take_hint(self) -> bool:
+        """Return whether to log how to look at a run: once a process is enough."""
+        has_hint, self._has_hint = self._has_hint, False
+        return has_hint
 
     def expect_last_line(self, recorder: RunRecorder) -> None:
         """Note that Prefect logs one more line about a run whose span has ended."""

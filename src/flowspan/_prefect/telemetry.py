@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from flowspan.recording.recorder import RunRecorder
 
 NO_TRACER: Final = NoOpTracer()
+_DIGITS: Final = 8  # of a trace id: what the commands need to find it
 _LONGEST_LOOK: Final = 2.0
 """Seconds that a process which is being cancelled may wait for the API."""
 
@@ -303,6 +304,8 @@ class EngineTelemetry(RunTelemetry):
             recorder.await_rollback()
             own_transaction.on_commit_hooks.append(_commit_hook(recorder))
             return None
+        if isinstance(run, FlowRun) and recorder.caller is None and not self._is_terminated:
+            self._log_hint(recorder, run)
         recorder.finish()
         if self._is_flow:
             self._observer.forget(recorder.run.id)
@@ -391,7 +394,7 @@ class EngineTelemetry(RunTelemetry):
         if isinstance(run, FlowRun):
             self._observer.remember_trace_id(str(run.id), context.trace_id)
             if not origin.is_called:
-                self._log_trace_url(run, context.trace_id)
+                self._log_places(run, context.trace_id)
         return labels
 
     def _labels(self, context: SpanContext, origin: Origin) -> KeyValueLabels:
@@ -410,9 +413,27 @@ class EngineTelemetry(RunTelemetry):
             states.append(run.state)
         return states
 
-    def _log_trace_url(self, run: FlowRun, trace_id: int) -> None:
+    def _log_places(self, run: FlowRun, trace_id: int) -> None:
+        """Say in the run's log where its trace is, if that is not where it would be expected."""
+        logger = flow_run_logger(run, self._engine.flow)
         if (url := self._observer.settings.url_of(trace_id)) is not None:
-            flow_run_logger(run, self._engine.flow).info("Trace: %s", url)
+            logger.info("Trace: %s", url)
+        moved_to, self._observer.moved_to = self._observer.moved_to, None
+        if moved_to is not None:
+            logger.info(
+                "The working directory is temporary, so flowspan writes to %s, which the command "
+                "flowspan reads, too.",
+                moved_to,
+            )
+
+    def _log_hint(self, recorder: RunRecorder, run: FlowRun) -> None:
+        context = recorder.span_context
+        if context.trace_flags.sampled and self._observer.take_hint():
+            digits = f"{context.trace_id:032x}"[:_DIGITS]
+            with contained, recorder.speaking():
+                flow_run_logger(run, self._engine.flow).info(
+                    "To see where the time went: flowspan timeline %s", digits
+                )
 
     def _origin_of_flow_run(self, run: FlowRun) -> Origin:
         if self._is_adopted:  # the context is already its own

@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import heapq
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from flowspan import semconv
 from flowspan.analysis.one_trace import analyse
 from flowspan.analysis.root import is_root, root_of
+from flowspan.read.span import Span
 from flowspan.read.subtree import calling_flow
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from flowspan.analysis.one_trace import Task
     from flowspan.read.facts import Facts
-    from flowspan.read.span import Span, Trace
+    from flowspan.read.span import Trace
 
 UNNAMED: Final = "(no name)"
 """Stands for an unknown flow; Prefect's own spans do not record its name."""
@@ -137,7 +138,8 @@ def latest(
 ) -> Iterator[FlowRun]:
     """Yield the flow runs of all traces, the one that ended last first.
 
-    A run is yielded as soon as no later trace can have one that ended after it.
+    A flow run without a span has not ended, or was killed: it has no result, and is known from its
+    first to its last task. A run is yielded as soon as no other trace can have a later one.
 
     Args:
         traces: The one that ended last first.
@@ -149,10 +151,38 @@ def latest(
         end = max(span.end for span in trace.spans)
         while waiting and -waiting[0][0] >= end:
             yield heapq.heappop(waiting)[-1]
-        for place, run in enumerate(runs_of(trace, flow, subflows=subflows)):
+        for place, run in enumerate(runs_of(_with_root(trace), flow, subflows=subflows)):
             heapq.heappush(waiting, (-run.end, number, place, run))
     while waiting:
         yield heapq.heappop(waiting)[-1]
+
+
+def _with_root(trace: Trace) -> Trace:
+    """Add a span for the flow run that called the tasks of a trace, if its own is missing."""
+    root = root_of(trace.spans)
+    called = root.span.facts
+    if root.is_there or called.run_type != "task" or not called.flow_name:
+        return trace
+    missing = Span(
+        trace_id=trace.trace_id,
+        span_id=root.span_id,
+        parent_span_id=None,
+        name=semconv.flow_span_name(called.flow_name),
+        kind="SERVER",
+        start=root.start,
+        end=root.end,
+        attributes={
+            semconv.RUN_TYPE: "flow",
+            semconv.RUN_ID: called.flow_run_id or root.span_id,
+            semconv.FLOW_NAME: called.flow_name,
+        },
+        events=(),
+        links=(),
+        status="UNSET",
+        status_message="",
+        resource=root.span.resource,
+    )
+    return replace(trace, spans=(missing, *trace.spans))
 
 
 def flow_names(trace: Trace) -> set[str]:

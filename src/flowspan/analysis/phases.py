@@ -241,9 +241,11 @@ def _estimated_pieces(span: Span, start: int, end: int, exits: int) -> list[tupl
     if execution is None:
         execution = end - start - retry - pause - facts.orchestration
     execution += exits
-    parts = min(max(2, facts.run_count), 100) if retry else 1
-    part, gap = max(0, execution + pause) // parts, retry // max(1, parts - 1)
-    start = max(start, min(facts.running_since or 0, end - parts * part - (parts - 1) * gap))
+    is_last = _last_phase(span) not in _BETWEEN  # else it waits for one more attempt
+    parts = min(max(1 + is_last, facts.run_count), 100) if retry else 1
+    gaps = parts - is_last
+    part, gap = max(0, execution + pause) // parts, retry // max(1, gaps)
+    start = max(start, min(facts.running_since or 0, end - parts * part - gaps * gap))
     pieces = []
     for number in range(parts):
         begin = min(end, start + number * (part + gap))

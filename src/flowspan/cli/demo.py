@@ -18,8 +18,8 @@ from typing import Annotated, Final
 
 import typer
 
+from flowspan import places
 from flowspan.cli.metrics import metrics
-from flowspan.cli.options import FOLDER
 from flowspan.cli.output import fail
 from flowspan.cli.timeline import timeline
 
@@ -91,7 +91,7 @@ def demo(
     or 'flowspan[demo,ray]'. Exits with 1 if the flow failed.
     """
     require_packages(runner)
-    folder = Path(os.environ.get("FLOWSPAN_DIR") or FOLDER)
+    folder = Path(os.environ.get("FLOWSPAN_DIR") or places.FOLDER)
     page = folder / "report.html"
     started = dt.datetime.now().astimezone().isoformat()
     length = "20 seconds" if runner is Runner.THREAD else "a minute"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flowspan.cli import output
-from flowspan.cli.options import FOLDER, Jaeger, load_trace, source_of
+from flowspan.cli.options import DEFAULT_FILES, Jaeger, load_trace, source_of
 from flowspan.read.source import FileSource
 
 if TYPE_CHECKING:
@@ -20,29 +20,30 @@ def diff(
     trace_a: Annotated[
         str,
         typer.Argument(
-            metavar="TRACE_A",
-            help="Run to compare with: an id as for 'flowspan timeline', a file, or (default) "
-            "latest~1, the run before the latest.",
+            metavar="RUN_A",
+            help="Run to compare with: a name or id as for 'flowspan timeline', a file, or "
+            "(default) latest~1, the run before the latest.",
             show_default=False,
         ),
     ] = "latest~1",
     trace_b: Annotated[
         str,
         typer.Argument(
-            metavar="TRACE_B",
+            metavar="RUN_B",
             help="Run to explain, named in the same ways. Default: the latest.",
             show_default=False,
         ),
     ] = "latest",
     *,
     file: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             envvar="FLOWSPAN_DIR",
+            show_default=DEFAULT_FILES,
             help="File of OTLP JSON or protobuf, or folder of such files (only traces*.jsonl"
             " if there are any).",
         ),
-    ] = FOLDER,
+    ] = None,
     jaeger: Jaeger = None,
     flow: Annotated[
         str | None,

@@ -18,6 +18,7 @@ from opentelemetry.instrumentation.environment_variables import (
 from packaging.requirements import Requirement
 from pydantic import ValidationError
 
+from flowspan import places
 from flowspan._version import __version__
 from flowspan.errors import ConfigurationError
 from flowspan.export import declared, probe, providers, routes
@@ -156,15 +157,25 @@ def _examine_signals(
     for route in signals:
         place = f"to {route.destination} ({route.exporter})"
         if route.exporter == routes.NONE:
-            variable = f"OTEL_{route.signal.upper()}_EXPORTER"
-            if route.signal == routes.LOGS and not settings.logs:
-                variable = "FLOWSPAN_LOGS"
+            variable = routes.switch_of(route.signal, settings)
             yield Finding(route.signal, Verdict.NOTE, f"are switched off by {variable}")
         elif (problem := probe.probe(route)) is None:
             yield Finding(route.signal, Verdict.WELL, f"{place}, which answers")
         else:
             yield Finding(route.signal, Verdict.WRONG, f"{place}, but {problem}")
+    if any(route.exporter == routes.EMBEDDED for route in signals):
+        yield from _examine_files(settings)
     return signals
+
+
+def _examine_files(settings: Settings) -> Iterator[Finding]:
+    """Say why the embedded files are not where they mostly are."""
+    if places.is_temporary() and settings.dir == places.lasting():
+        detail = (
+            f"in {settings.dir}, because the working directory is temporary: {places.FOLDER} would "
+            "be lost with it. The commands read both. FLOWSPAN_DIR names another folder"
+        )
+        yield Finding("files", Verdict.NOTE, detail)
 
 
 def _examine_declared(signals: Sequence[routes.SignalRoute]) -> Iterator[Finding]:

@@ -1,17 +1,11 @@
 """Messages for when there is nothing to show: what is missing, and what to do about it."""
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
     from flowspan.read.selection import Summary, UnknownRunError
-
-HOW_TO_GET_LOGS: Final = (
-    "First run a flow that calls flowspan.instrument(). It writes its log lines to .flowspan/ in\n"
-    "its working directory, unless FLOWSPAN_LOGS is false, or OTEL_LOGS_EXPORTER or an OTLP\n"
-    "endpoint sends them elsewhere. Or name another file or folder with --file PATH."
-)
 
 
 def unknown(error: "UnknownRunError", how_to_get_them: str, *, by_trace: bool) -> str:

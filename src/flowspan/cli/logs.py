@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flowspan.cli import output
-from flowspan.cli.hints import HOW_TO_GET_LOGS, floor_of, unknown
-from flowspan.cli.options import FOLDER, HOW_TO_NAME, WANTED
+from flowspan.cli.hints import floor_of, unknown
+from flowspan.cli.options import DEFAULT_FILES, HOW_TO_NAME, WANTED, log_source_of
 from flowspan.cli.output import fail, note
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def logs(
+    context: typer.Context,
     run: Annotated[
         str,
         typer.Argument(
@@ -41,12 +42,21 @@ def logs(
         ),
     ] = None,
     file: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             envvar="FLOWSPAN_DIR",
+            show_default=DEFAULT_FILES,
             help="File of OTLP JSON lines, or folder of logs*.jsonl files.",
         ),
-    ] = FOLDER,
+    ] = None,
+    victorialogs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Read from VictoriaLogs instead, e.g. http://localhost:9428.",
+            show_default=False,
+        ),
+    ] = None,
     events: Annotated[
         bool,
         typer.Option("--events", help="Print also the records that say which runs have not ended."),
@@ -60,22 +70,26 @@ def logs(
     For a flow run: its lines and its tasks'. For the first run of a trace: all lines of the trace.
     Nothing is cut. Stack traces and further lines of a message are indented.
 
+    --victorialogs takes a URL with its base path, and with user and password if needed. Set
+    FLOWSPAN_VICTORIALOGS_HEADERS to send headers, such as those that name a tenant.
+
     Exits with 1 if there is no such run or task, or if part of the files could not be read.
     """
     from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
     from flowspan.read import log_files  # noqa: PLC0415 - same reason
     from flowspan.read.selection import UnknownRunError  # noqa: PLC0415 - same reason
 
+    source = log_source_of(context, file, victorialogs)
     floor = floor_of(level)
     try:
-        found = log_files.load(file, run, events=events)
+        found = source.load(run, events=events)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=WANTED) from None
     except SourceError as error:
-        fail(f"{error}\n{HOW_TO_GET_LOGS}")
+        fail(f"{error}\n{source.advice}")
     except UnknownRunError as error:
         output.warn(error.problems)
-        fail(unknown(error, HOW_TO_GET_LOGS, by_trace=False))
+        fail(unknown(error, source.advice, by_trace=False))
     of_task = found.logs if task is None else log_files.of_task(found.logs, task)
     if task is not None and not of_task:
         output.warn(found.problems)

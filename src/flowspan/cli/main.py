@@ -17,6 +17,7 @@ from flowspan.cli.runs import runs
 from flowspan.cli.timeline import timeline
 from flowspan.cli.trends import trends
 from flowspan.cli.watch import watch
+from flowspan.cli.why import why
 
 app = typer.Typer(
     name="flowspan",
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(collector_app)
-for command in (timeline, runs, diff, trends, logs, metrics, watch, demo, doctor):
+for command in (timeline, runs, diff, trends, logs, metrics, why, watch, demo, doctor):
     app.command()(command)
 
 

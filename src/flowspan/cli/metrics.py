@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from flowspan.cli import output
-from flowspan.cli.options import FOLDER
+from flowspan.cli.options import DEFAULT_FILES, files_of
 from flowspan.cli.output import fail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from flowspan.places import Folders
 
 
 def metrics(
@@ -20,12 +22,13 @@ def metrics(
         typer.Option(metavar="NAME", help="Show only this flow and its tasks.", show_default=False),
     ] = None,
     file: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             envvar="FLOWSPAN_DIR",
+            show_default=DEFAULT_FILES,
             help="File of OTLP JSON lines, or folder of metrics*.jsonl files.",
         ),
-    ] = FOLDER,
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything as one JSON document instead.")
     ] = False,
@@ -44,15 +47,16 @@ def metrics(
     from flowspan.read import metric_files  # noqa: PLC0415 - only this command needs it
     from flowspan.views.json import metrics  # noqa: PLC0415 - only this command needs it
 
+    source = files_of(file)
     try:
-        found = metric_files.load(file)
+        found = metric_files.load(source)
     except SourceError as error:
-        fail(_open_run(file) or f"{error}\n{HOW_TO_GET_METRICS}")
+        fail(_open_run(source) or f"{error}\n{HOW_TO_GET_METRICS}")
     report = run_metrics.summarize(found)
     shown = report if flow is None else run_metrics.only(report, flow)
     if shown.is_empty:
         output.warn(found.problems)
-        fail(_no_metrics(file, flow, report.flow_names))
+        fail(_no_metrics(source, flow, report.flow_names))
     if as_json:
         typer.echo(metrics.to_json(shown), nl=False)
     else:
@@ -66,12 +70,13 @@ def metrics(
 
 HOW_TO_GET_METRICS: Final = (
     "First run a flow that calls flowspan.instrument(). It writes its metrics to .flowspan/ in\n"
-    "its working directory, unless OTEL_METRICS_EXPORTER or an OTLP endpoint sends them\n"
-    "elsewhere. Or name another file or folder with --file PATH."
+    "its working directory, or to flowspan/ in Prefect's home if that is temporary, unless\n"
+    "OTEL_METRICS_EXPORTER or an OTLP endpoint sends them elsewhere: flowspan doctor says where.\n"
+    "Or name another file or folder with --file PATH."
 )
 
 
-def _open_run(file: Path) -> str | None:
+def _open_run(source: "Path | Folders") -> str | None:
     """Return why there are no metrics, if the latest run has not ended; else None."""
     from flowspan.analysis.root import root_of  # noqa: PLC0415 - only a failure needs it
     from flowspan.errors import SourceError  # noqa: PLC0415 - same reason
@@ -80,7 +85,7 @@ def _open_run(file: Path) -> str | None:
     from flowspan.text import clean  # noqa: PLC0415 - same reason
 
     try:
-        found = root_of(trace_files.load(file).spans).span
+        found = root_of(trace_files.load(source).spans).span
     except (SourceError, UnknownRunError):
         return None
     if found.open is None:
@@ -88,13 +93,13 @@ def _open_run(file: Path) -> str | None:
     how = "is running" if found.open.state == "running" else "was lost before its end"
     name = clean(found.facts.flow_name or found.name)
     return (
-        f"{file} holds no metrics of runs yet: the latest one, of {name!r}, {how}. A run is counted"
-        " at its end.\n'flowspan timeline' shows it."
+        f"{source} holds no metrics of runs yet: the latest one, of {name!r}, {how}. A run is"
+        " counted at its end.\n'flowspan timeline' shows it."
     )
 
 
-def _no_metrics(file: Path, flow: str | None, known: "Sequence[str]") -> str:
+def _no_metrics(source: "Path | Folders", flow: str | None, known: "Sequence[str]") -> str:
     if flow is None or not known:
-        return _open_run(file) or f"{file} holds no metrics of runs yet.\n{HOW_TO_GET_METRICS}"
+        return _open_run(source) or f"{source} holds no metrics of runs yet.\n{HOW_TO_GET_METRICS}"
     names = "\n".join(f"  {name}" for name in known)
-    return f"{file} holds no flow {flow!r}. Its flows:\n{names}"
+    return f"{source} holds no flow {flow!r}. Its flows:\n{names}"

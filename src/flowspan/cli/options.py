@@ -8,25 +8,30 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
+from flowspan import places
 from flowspan.cli.hints import unknown
 from flowspan.cli.output import fail, warn
-from flowspan.read.source import FileSource, JaegerSource
+from flowspan.read.source import FileLogSource, FileSource, JaegerSource, VictoriaLogsSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    import httpx
+
+    from flowspan.places import Folders
     from flowspan.read.lines import Problem
-    from flowspan.read.source import TraceSource
+    from flowspan.read.source import LogSource, TraceSource
     from flowspan.read.span import Trace
 
-FOLDER: Final = Path(".flowspan")
-"""Where the embedded default writes."""
+DEFAULT_FILES: Final = f"{places.FOLDER} here or above, and flowspan in PREFECT_HOME"
+"""What the help says is read by default."""
 
 File: TypeAlias = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--file",
         envvar="FLOWSPAN_DIR",
+        show_default=DEFAULT_FILES,
         help="File of OTLP JSON or protobuf, folder of such files (only traces*.jsonl if there"
         " are any), or - for standard input.",
     ),
@@ -57,21 +62,45 @@ HOW_TO_NAME: Final = (
 
 _LISTED: Final = 20
 _TRACES_TO_KNOW: Final = 50  # read to list the flows of a source that searches by flow
-_HEADERS: Final = "FLOWSPAN_JAEGER_HEADERS"
+JAEGER_HEADERS: Final = "FLOWSPAN_JAEGER_HEADERS"
+VICTORIALOGS_HEADERS: Final = "FLOWSPAN_VICTORIALOGS_HEADERS"
 
 
-def source_of(context: typer.Context, file: Path, jaeger: str | None) -> "TraceSource":
+def files_of(file: Path | None) -> "Path | Folders":
+    """Return the file or folder that the option names, or the folders of the embedded files."""
+    return places.to_read() if file is None else file
+
+
+def source_of(context: typer.Context, file: Path | None, jaeger: str | None) -> "TraceSource":
     """Return the source that the options name; ``--jaeger`` wins over ``FLOWSPAN_DIR``.
 
     Raises:
         typer.BadParameter: Both options are given, or the URL or the headers are not valid.
     """
     if jaeger is None:
-        return FileSource(file)
+        return FileSource(files_of(file))
+    _refuse_both(context, "--jaeger")
+    return jaeger_source(jaeger)
+
+
+def log_source_of(
+    context: typer.Context, file: Path | None, victorialogs: str | None
+) -> "LogSource":
+    """Return the source that the options name; ``--victorialogs`` wins over ``FLOWSPAN_DIR``.
+
+    Raises:
+        typer.BadParameter: As `source_of`.
+    """
+    if victorialogs is None:
+        return FileLogSource(files_of(file))
+    _refuse_both(context, "--victorialogs")
+    return VictoriaLogsSource(*_server(victorialogs, "--victorialogs", VICTORIALOGS_HEADERS))
+
+
+def _refuse_both(context: typer.Context, option: str) -> None:
     given = context.get_parameter_source("file")
     if given is not None and given.name == "COMMANDLINE":
-        raise typer.BadParameter("Use one or the other.", param_hint="--file, --jaeger")
-    return jaeger_source(jaeger)
+        raise typer.BadParameter("Use one or the other.", param_hint=f"--file, {option}")
 
 
 def jaeger_source(text: str) -> JaegerSource:
@@ -80,17 +109,22 @@ def jaeger_source(text: str) -> JaegerSource:
     Raises:
         typer.BadParameter: The URL or the headers are not valid.
     """
-    from flowspan.read import jaeger  # noqa: PLC0415 - heavy
+    return JaegerSource(*_server(text, "--jaeger", JAEGER_HEADERS))
+
+
+def _server(text: str, option: str, variable: str) -> "tuple[httpx.URL, dict[str, str]]":
+    """Return the URL that an option names, and the headers in a variable."""
+    from flowspan.read.server import base_url, parse_headers  # noqa: PLC0415 - heavy
 
     try:
-        url = jaeger.base_url(text)
+        url = base_url(text)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--jaeger") from None
+        raise typer.BadParameter(str(error), param_hint=option) from None
     try:
-        headers = jaeger.parse_headers(os.environ.get(_HEADERS, ""))
+        headers = parse_headers(os.environ.get(variable, ""))
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=_HEADERS) from None
-    return JaegerSource(url, headers)
+        raise typer.BadParameter(str(error), param_hint=variable) from None
+    return url, headers
 
 
 def load_trace(

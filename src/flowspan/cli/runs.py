@@ -11,7 +11,6 @@ import typer
 from flowspan import semconv
 from flowspan.cli import output
 from flowspan.cli.options import (
-    FOLDER,
     SINCE_HELP,
     File,
     Jaeger,
@@ -65,7 +64,7 @@ def runs(
     subflows: Annotated[
         bool, typer.Option("--subflows", help="Also list the runs that other flow runs called.")
     ] = False,
-    file: File = FOLDER,
+    file: File = None,
     jaeger: Jaeger = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the runs as a JSON list instead.")

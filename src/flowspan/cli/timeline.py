@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flowspan.cli import formats, output
-from flowspan.cli.hints import HOW_TO_GET_LOGS, floor_of
+from flowspan.cli.hints import floor_of
 from flowspan.cli.options import (
-    FOLDER,
     HOW_TO_NAME,
     SINCE_HELP,
     WANTED,
@@ -38,7 +37,7 @@ def timeline(
         ),
     ] = "latest",
     *,
-    file: File = FOLDER,
+    file: File = None,
     jaeger: Jaeger = None,
     flow: Annotated[
         str | None,
@@ -68,6 +67,14 @@ def timeline(
             show_default=False,
         ),
     ] = None,
+    follows: Annotated[
+        bool,
+        typer.Option(
+            "--follow",
+            help="Show the run while it goes on: drawn in place, or over a pipe a line for each "
+            "new state.",
+        ),
+    ] = False,
     html: Annotated[Path | None, formats.HTML.path] = None,
     perfetto: Annotated[Path | None, formats.PERFETTO.path] = None,
     dot: Annotated[Path | None, formats.DOT.path] = None,
@@ -92,17 +99,33 @@ def timeline(
     chosen = {formats.PERFETTO: perfetto, formats.DOT: dot, formats.HTML: html}
     files = {one: path for one, path in chosen.items() if path is not None}
     formats.check(files, as_json=as_json)
+    if follows and (files or as_json or with_logs):
+        raise typer.BadParameter(
+            "It only draws the timeline: run the command again once the run has ended.",
+            param_hint="--follow",
+        )
     if level is not None and not with_logs:
         raise typer.BadParameter("Only log lines have a level: add --logs.", param_hint="--level")
     source = source_of(context, file, jaeger)
     if with_logs and source.log_folder is None:
         raise typer.BadParameter(f"{source.name} has spans but no log lines.", param_hint="--logs")
+    if follows and not source.has_open_runs:
+        raise typer.BadParameter(
+            f"{source.name} has only runs that have ended.", param_hint="--follow"
+        )
     if not (flow is None and since is None) and steps_back(trace) is None:
         raise typer.BadParameter(
             "They choose the latest run: leave out the id.", param_hint="--flow, --since"
         )
     floor = floor_of(level)
     found = load_trace(source, trace, flow, read_since_option(since))
+    if follows:
+        from flowspan.cli.follow import follow  # noqa: PLC0415 - only this needs it
+
+        last = follow(source, found)
+        if last is None:
+            return
+        found = last
     if with_logs:
         logs = _logs_beside(source, found.trace_id, floor)
     else:
@@ -118,11 +141,12 @@ def _logs_beside(source: "TraceSource", trace_id: str, floor: int) -> "Logs":
     """Read the log lines of a trace from the files next to its spans."""
     from flowspan.errors import SourceError  # noqa: PLC0415 - only some commands need it
     from flowspan.read import log_files  # noqa: PLC0415 - heavy
+    from flowspan.read.source import FileLogSource  # noqa: PLC0415 - only a failure needs it
 
     try:
         found = source.logs(trace_id)
     except SourceError as error:
-        note(f"{error}\n{HOW_TO_GET_LOGS}")
+        note(f"{error}\n{FileLogSource.advice}")
         return log_files.Logs((), ())
     shown = log_files.at_least(found.logs, floor)
     if not shown:

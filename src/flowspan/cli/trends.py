@@ -9,7 +9,6 @@ import typer
 
 from flowspan.cli import output
 from flowspan.cli.options import (
-    FOLDER,
     SINCE_HELP,
     File,
     Jaeger,
@@ -61,7 +60,7 @@ def trends(
             show_default=False,
         ),
     ] = None,
-    file: File = FOLDER,
+    file: File = None,
     jaeger: Jaeger = None,
     html: Annotated[
         Path | None,

@@ -41,13 +41,16 @@ def undo_defaults(settings: Settings) -> list[object]:
     the embedded files. ``OTEL_<SIGNAL>_EXPORTER`` is unset again, so that child processes find what
     the user has set.
 
-    Does nothing on other systems than Linux, which do not tell what the user has set.
+    Does nothing if no files are to be written, nor on other systems than Linux, which do not tell
+    what the user has set.
 
     Returns:
         The distribution's providers of these signals.
     """
     undone: list[object] = []
     if _DISTRIBUTION not in sys.modules or declared.path():  # a file decides all of it
+        return undone
+    if settings.files == "never":
         return undone
     at_start = _names_at_start()
     if at_start is None:

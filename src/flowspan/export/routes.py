@@ -81,7 +81,7 @@ def describe_signals(settings: Settings) -> list[SignalRoute]:
 def _routes(signal: str, settings: Settings) -> list[SignalRoute]:
     return [
         SignalRoute(signal, name, _destination(signal, name, settings))
-        for name in _exporter_names(signal)
+        for name in _exporter_names(signal, settings)
     ]
 
 
@@ -90,14 +90,31 @@ def embedded_route(signal: str, settings: Settings) -> SignalRoute:
     return SignalRoute(signal, EMBEDDED, _destination(signal, EMBEDDED, settings))
 
 
-def _exporter_names(signal: str) -> list[str]:
-    named = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip()
+def _exporter_names(signal: str, settings: Settings) -> list[str]:
+    named = os.environ.get(_exporter_variable(signal), "").strip()
     if not named:
         named = _OTLP if _otlp_variable(signal, "ENDPOINT") else EMBEDDED
     names = (name.strip() for name in named.split(","))
-    return [
+    found = [
         _resolve(signal, name) for name in dict.fromkeys(names) if name.lower() not in ("", NONE)
     ]
+    if settings.files == "never":
+        return [name for name in found if name != EMBEDDED]
+    if settings.files == "also" and found and EMBEDDED not in found:
+        found.append(EMBEDDED)
+    return found
+
+
+def _exporter_variable(signal: str) -> str:
+    return f"OTEL_{signal.upper()}_EXPORTER"
+
+
+def switch_of(signal: str, settings: Settings) -> str:
+    """Return the name of the variable because of which a signal has no exporter."""
+    if signal == LOGS and not settings.logs:
+        return "FLOWSPAN_LOGS"
+    named = os.environ.get(_exporter_variable(signal), "").strip().lower()
+    return "FLOWSPAN_FILES" if named in ("", EMBEDDED) else _exporter_variable(signal)
 
 
 def _resolve(signal: str, name: str) -> str:
@@ -137,7 +154,7 @@ def otlp_variable_in_use(signal: str, name: str) -> str:
 def how_to_switch(route: SignalRoute) -> str:
     """Say how to send one signal by the other transport of OTLP."""
     other = OTHER_TRANSPORT[route.exporter]
-    variable = f"OTEL_{route.signal.upper()}_EXPORTER"
+    variable = _exporter_variable(route.signal)
     if route.exporter in os.environ.get(variable, ""):  # named itself, so no protocol is read
         return f"set {variable}={other}"
     protocol = next(name for name, one in _OTLP_BY_PROTOCOL.items() if one == other)
@@ -188,7 +205,7 @@ def _entry_point(signal: str, name: str) -> EntryPoint:
     if name not in group.names:
         known = sorted({_OTLP, EMBEDDED, NONE, *group.names})
         raise ConfigurationError(
-            f"OTEL_{signal.upper()}_EXPORTER names {name!r}, which no installed package provides: "
+            f"{_exporter_variable(signal)} names {name!r}, which no installed package provides: "
             f"set it to one of {', '.join(known)}, or install the package that registers it"
         )
     return group[name]

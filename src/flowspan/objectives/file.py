@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from flowspan.errors import ConfigurationError
 from flowspan.objectives.promises import FlowOrTag, Objectives, SuccessRate
+from flowspan.places import here_and_above
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -66,11 +67,7 @@ class _Found(NamedTuple):
 
 
 def _find_table() -> _Found | None:
-    try:
-        here = Path.cwd()
-    except OSError:  # it may have been removed
-        return None
-    return next((found for folder in (here, *here.parents) for found in _tables(folder)), None)
+    return next((found for folder in here_and_above() for found in _tables(folder)), None)
 
 
 def _tables(folder: Path) -> Iterator[_Found]:

@@ -11,13 +11,11 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
-from urllib.parse import unquote
 
 import httpx
 import orjson
 
 from flowspan import semconv
-from flowspan._version import __version__
 from flowspan.errors import SourceError
 from flowspan.read import otlp_json as otlp
 from flowspan.read import trace_files
@@ -33,62 +31,17 @@ from flowspan.read.selection import (
     parse_wanted,
     trace_of_root,
 )
+from flowspan.read.server import Server
 from flowspan.read.span import Trace
 from flowspan.read.subtree import below
-from flowspan.text import clean
 from flowspan.units import NANOSECONDS
 
-ANSWER_TIMEOUT: Final = 30.0
-"""Seconds to wait for an answer from Jaeger."""
-
-_CONNECT_TIMEOUT: Final = 5.0
 _LOOKBACKS: Final = (dt.timedelta(days=1), dt.timedelta(days=30))  # the API has no "ever"
 _DEPTH: Final = 10  # newest traces of each service to look at
 _PAGE: Final = 100  # traces to request at once when reading all: old versions return whole traces
 _NARROWEST: Final = dt.timedelta(minutes=1)  # the shortest time window that is still halved
 _LONGEST_RUN: Final = dt.timedelta(days=1)  # Jaeger searches by start; a run may end much later
 _LISTED: Final = 5  # traces to list if the wanted one is missing
-_LONGEST_REASON: Final = 200  # characters of a server's message, which may be a page of HTML
-
-
-def base_url(text: str) -> httpx.URL:
-    """Parse Jaeger's address: the URL of its UI, including its base path if it has one.
-
-    A user and a password in it are sent as HTTP Basic authentication.
-
-    Raises:
-        ValueError: `text` is not such a URL.
-    """
-    try:
-        url = httpx.URL(text.strip())
-        is_usable = url.scheme in ("http", "https") and bool(url.host)
-    except (httpx.InvalidURL, UnicodeError):
-        is_usable = False
-    if not is_usable:
-        raise ValueError("It is no URL such as http://localhost:16686.")
-    if url.query or url.fragment:
-        raise ValueError("It has a query or a fragment: name where Jaeger's UI begins.")
-    return url
-
-
-def parse_headers(text: str) -> dict[str, str]:
-    """Parse HTTP headers in the form of ``OTEL_EXPORTER_OTLP_HEADERS``: ``a=b,c=d``, URL-encoded.
-
-    Raises:
-        ValueError: A header is malformed. The message has no values, which may be secret.
-    """
-    found = {}
-    for number, item in enumerate(filter(None, map(str.strip, text.split(","))), 1):
-        name, equals, value = item.partition("=")
-        name, value = name.strip(), unquote(value.strip())
-        if (
-            not (name and equals)
-            or not (name + value).isascii()
-            or not (name + value).isprintable()
-        ):
-            raise ValueError(f"Header {number} is not of the form name=value, URL-encoded.")
-        found[name] = value
-    return found
 
 
 def load(
@@ -102,7 +55,7 @@ def load(
     """Read one trace.
 
     Args:
-        url: See `base_url`.
+        url: See `server.base_url`.
         wanted: The name of a run, the id of a run or a trace, or the first digits of a trace id; or
             ``latest`` for the trace with a run that ended last, ``latest~1`` for the one before.
             By anything but the id of a trace or of its root, only what is no older than 30 days is
@@ -146,7 +99,7 @@ def load_all(
     """Read every trace with a flow run that ended at a time or later, the latest first.
 
     Args:
-        url: See `base_url`.
+        url: See `server.base_url`.
         problems: Problems are appended here.
         headers: Headers of every request.
         flow: Only read traces with a run of this flow.
@@ -228,24 +181,8 @@ class _NoSuchApiError(SourceError):
     """The server does not know this part of Jaeger's API."""
 
 
-class _Api:
+class _Api(Server):
     """The requests to Jaeger that are needed; each raises `SourceError` if it fails."""
-
-    def __init__(self, url: httpx.URL, headers: Mapping[str, str]) -> None:
-        # Messages must not contain possible secrets.
-        self.place = str(url.copy_with(userinfo=b"")).rstrip("/")
-        try:
-            self._client = httpx.Client(
-                base_url=url,
-                headers={"User-Agent": f"flowspan/{__version__}", **headers},
-                timeout=httpx.Timeout(ANSWER_TIMEOUT, connect=_CONNECT_TIMEOUT),
-            )
-        except (OSError, ValueError) as error:  # from SSL_CERT_FILE, HTTPS_PROXY and similar
-            raise SourceError(f"{self.place} cannot be asked from here: {error}") from None
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._client.close()
 
     def trace(self, trace_id: str) -> Trace:
         """Read a trace as it was stored; otherwise Jaeger adjusts clocks and adds warnings."""
@@ -369,28 +306,16 @@ class _Api:
 
     def _get(self, path: str, **query: str) -> bytes | None:
         """Return Jaeger's answer, a JSON object; None if it has no such trace."""
-        try:
-            response = self._client.get(f"api/{path}", params=query)
-        except httpx.TimeoutException:
-            raise SourceError(f"{self.place} does not answer in time.") from None
-        except (httpx.HTTPError, UnicodeError) as error:  # the latter from an invalid host name
-            reason = clean(error) or type(error).__name__
-            raise SourceError(f"{self.place} cannot be reached: {reason}") from None
+        response = self.get(f"api/{path}", query)
         status, body = response.status_code, response.content
         if response.is_success and body.lstrip().startswith(b"{"):
             return body
-        if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            raise SourceError(f"{self.place} asks for credentials, or other ones (HTTP {status}).")
-        if response.next_request is not None:  # following it might send headers to somebody else
-            there = response.next_request.url.copy_with(userinfo=b"", query=None, fragment=None)
-            raise SourceError(f"{self.place} sends us on to {there}: is it there, or a log-in?")
         message = _error_message(body)
         if status == httpx.codes.NOT_FOUND and message is not None:
             return None
         if response.is_success or status == httpx.codes.NOT_FOUND:
             raise _NoSuchApiError(f"{self.place} does not answer as Jaeger's API (HTTP {status}).")
-        reason = message or response.reason_phrase
-        raise SourceError(f"{self.place} answers HTTP {status}: {clean(reason)[:_LONGEST_REASON]}")
+        raise self.refusal(response, message)
 
 
 def _soon() -> dt.datetime:

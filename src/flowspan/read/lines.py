@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowspan.errors import SourceError
+from flowspan.places import Folders
 from flowspan.read.otlp_json import Signal
 
 
@@ -26,13 +27,13 @@ class Problem:
         return f"{place}: {self.reason}"
 
 
-def find_files(source: Path, pattern: str) -> list[Path]:
+def find_files(source: Path | Folders, pattern: str) -> list[Path]:
     """Return the files to read, newest first: `source` itself, or matching files in it.
 
     Raises:
         SourceError: There are no such files.
     """
-    if source.is_file():
+    if isinstance(source, Path) and source.is_file():
         return [source]
     if not source.is_dir():
         raise SourceError(f"{source} does not exist.")

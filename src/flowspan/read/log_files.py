@@ -21,9 +21,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from flowspan import semconv
+from flowspan.places import Folders
 from flowspan.read import lines
 from flowspan.read import otlp_json as otlp
 from flowspan.read.lines import Problem
@@ -192,7 +193,7 @@ class Logs:
     problems: tuple[Problem, ...]
 
 
-def find_files(source: Path) -> list[Path]:
+def find_files(source: Path | Folders) -> list[Path]:
     """Return the files to read, newest first.
 
     Raises:
@@ -201,15 +202,62 @@ def find_files(source: Path) -> list[Path]:
     return lines.find_files(source, FILE_PATTERN)
 
 
-def load(source: Path, wanted: str, *, events: bool = False) -> Logs:
-    """Read the log lines of one run or trace.
+class LogStore(Protocol):
+    """What `find` needs to know of log lines.
+
+    Attributes:
+        place: Its name in messages.
+    """
+
+    place: str
+
+    def of_trace(self, trace_id: str | None) -> Logs:
+        """Return the log lines of a trace; without an id, only problems."""
+
+    def of_run(self, run_id: str, own_trace: str) -> Logs:
+        """Return the log lines of a flow or task run, and of the trace that would be its own."""
+
+    def latest(self, back: int) -> Summary | None:
+        """Return the trace that logged last, or the one `back` before it, if there is one.
+
+        If it has a run id, a run without a trace.
+        """
+
+    def search(self, wanted: Wanted) -> RunSearch:
+        """Search for the runs that a name or the first digits of an id may mean."""
+
+    def recent(self, count: int) -> list[Summary]:
+        """Return the runs that logged last, and traces that logged outside runs."""
+
+
+class _Files:
+    def __init__(self, source: Path | Folders, *, events: bool) -> None:
+        self.place = str(source)
+        self._files = find_files(source)
+        self._events = events
+
+    def of_trace(self, trace_id: str | None) -> Logs:
+        return load_trace(self._files, trace_id, events=self._events)
+
+    def of_run(self, run_id: str, own_trace: str) -> Logs:
+        return _load_run(self._files, run_id, own_trace, events=self._events)
+
+    def latest(self, back: int) -> Summary | None:
+        return _latest(self._files, back, events=self._events)
+
+    def search(self, wanted: Wanted) -> RunSearch:
+        return _search(self._files, wanted, events=self._events)
+
+    def recent(self, count: int) -> list[Summary]:
+        return _recent(self._files, count, _run, events=self._events)
+
+
+def load(source: Path | Folders, wanted: str, *, events: bool = False) -> Logs:
+    """Read the log lines of one run or trace from files; see `find`.
 
     Args:
-        source: A file of OTLP JSON lines, or a folder with ``logs*.jsonl``.
-        wanted: The name of a run, the id of a run or a trace, or the first digits of one; or
-            ``latest`` for the trace whose run logged last, ``latest~1`` for the one before. For a
-            flow run: its lines and its tasks'; if it is the root of a trace, all lines of the
-            trace.
+        source: A file of OTLP JSON lines, or folders with ``logs*.jsonl``.
+        wanted: What to find.
         events: Whether to include the reports of runs that have not ended.
 
     Raises:
@@ -218,25 +266,41 @@ def load(source: Path, wanted: str, *, events: bool = False) -> Logs:
         UnknownRunError: The files have no line of it.
         AmbiguousRunError: They have lines of several such runs.
     """
+    return find(_Files(source, events=events), wanted)
+
+
+def find(store: LogStore, wanted: str) -> Logs:
+    """Find the log lines of one run or trace.
+
+    Args:
+        store: Where to look.
+        wanted: The name of a run, the id of a run or a trace, or the first digits of one; or
+            ``latest`` for the trace whose run logged last, ``latest~1`` for the one before. For a
+            flow run: its lines and its tasks'; if it is the root of a trace, all lines of the
+            trace.
+
+    Raises:
+        ValueError: `wanted` is empty.
+        SourceError: The store cannot be read.
+        UnknownRunError: It has no line of it.
+        AmbiguousRunError: It has lines of several such runs.
+    """
     meant = parse_wanted(wanted)
-    files = find_files(source)
     one = None
     if meant.back is not None:
-        one = _latest(files, meant.back, events=events)
+        one = store.latest(meant.back)
     elif meant.run_id is None:
-        one = _search(files, meant, events=events).the_one(source, [])
+        one = store.search(meant).the_one(store.place, [])
     trace_id = one.trace_id if one and not one.run_id else meant.trace_id
     run_id = one.run_id if one else meant.run_id
-    found = Logs((), ())
-    if trace_id or not run_id:
-        found = load_trace(files, trace_id, events=events)
+    found = store.of_trace(trace_id) if trace_id or not run_id else Logs((), ())
     if not found.logs and run_id is not None:
-        found = _load_run(files, run_id, trace_of_root(run_id), events=events)
+        found = store.of_run(run_id, trace_of_root(run_id))
     if not found.logs:
-        recent = _recent(files, _KNOWN, _run, events=events)
+        recent = store.recent(_KNOWN)
         # Lines outside runs only name traces, most of which also have runs.
         known = [one for one in recent if one.run_id] or recent
-        where = f"{source} holds no log lines"
+        where = f"{store.place} holds no log lines"
         what = f"{where} of trace or run {wanted}." if known else f"{where} of runs yet."
         raise UnknownRunError(f"{what}{guess(meant, known)}", known[:_LISTED], found.problems)
     return found
@@ -304,7 +368,7 @@ def _trace(one: Summary) -> str:
 def _summaries(raw: bytes, *, events: bool) -> Iterator[Summary]:
     for log in _parse(raw, [], events=events):
         if log.flow_run_id or log.task_run_id or log.trace_id:
-            yield next(_runs(log)).summary
+            yield next(runs_of(log)).summary
 
 
 def _search(files: Iterable[Path], wanted: Wanted, *, events: bool) -> RunSearch:
@@ -313,12 +377,12 @@ def _search(files: Iterable[Path], wanted: Wanted, *, events: bool) -> RunSearch
     for _, _, raw in lines.lines(files, []):
         if search.is_mentioned(raw):
             for log in _parse(raw, [], events=events):
-                for found in _runs(log):
+                for found in runs_of(log):
                     search.add(found, by_task=True)
     return search
 
 
-def _runs(log: Log) -> Iterator[Found]:
+def runs_of(log: Log) -> Iterator[Found]:
     """Yield the flow run and the task run that a record belongs to, or else its trace."""
     trace_id, flow_id, task_id = log.trace_id or "", log.flow_run_id, log.task_run_id
     flow = log.text(semconv.FLOW_NAME)
@@ -388,12 +452,13 @@ def _parse(raw: bytes, problems: list[str], *, events: bool) -> Iterator[Log]:
 def _log(raw: Mapping[str, Any], logger: str, resource: Mapping[str, Any]) -> Log:
     time = otlp.unsigned(raw.get("timeUnixNano"), "time")
     name = otlp.enum(raw.get("severityNumber"), _SEVERITIES, "SEVERITY_NUMBER_")
-    severity = _SEVERITIES.index(name)
-    level = _level_name(otlp.text(raw.get("severityText")))
+    severity, level = severity_and_level(
+        _SEVERITIES.index(name), otlp.text(raw.get("severityText"))
+    )
     return Log(
         time=time or otlp.unsigned(raw.get("observedTimeUnixNano"), "observed time"),
-        severity=severity or _severity(level),
-        level=level or (LEVELS[(severity - 1) // _GROUP] if severity else ""),
+        severity=severity,
+        level=level,
         body=otlp.any_value(raw.get("body")),
         attributes=otlp.attributes(raw.get("attributes")),
         logger=logger,
@@ -401,6 +466,12 @@ def _log(raw: Mapping[str, Any], logger: str, resource: Mapping[str, Any]) -> Lo
         span_id=otlp.optional_identifier(raw.get("spanId"), otlp.SPAN_ID, "span id"),
         resource=resource,
     )
+
+
+def severity_and_level(number: int, name: str) -> tuple[int, str]:
+    """Complete the severity of a record: its number by its level's name, or the other way round."""
+    level = _level_name(name)
+    return number or _severity(level), level or (LEVELS[(number - 1) // _GROUP] if number else "")
 
 
 def _level_name(name: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from flowspan import semconv
+from flowspan.places import Folders
 from flowspan.read import lines
 from flowspan.read import otlp_json as otlp
 from flowspan.read.distribution import Bucket, Distribution
@@ -147,11 +148,11 @@ class _Found:
             self.problems.append(Problem(file, line, reason))
 
 
-def load(source: Path) -> Metrics:
+def load(source: Path | Folders) -> Metrics:
     """Read all metrics of runs.
 
     Args:
-        source: A file of OTLP JSON lines, or a folder with ``metrics*.jsonl``.
+        source: A file of OTLP JSON lines, or folders with ``metrics*.jsonl``.
 
     Raises:
         SourceError: There is nothing to read at `source`.

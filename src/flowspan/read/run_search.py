@@ -128,14 +128,14 @@ def _needles(wanted: Wanted) -> tuple[bytes, ...]:
     """Return how an id begins, or a name is written, in JSON."""
     found: list[bytes] = []
     if wanted.digits:
-        ids = dict.fromkeys([f'"{wanted.digits}', f'"{_dashed(wanted.digits)}'])
+        ids = dict.fromkeys([f'"{wanted.digits}', f'"{dashed(wanted.digits)}'])
         found += spellings(*ids)
     if wanted.name:
         found += [json.dumps(wanted.name, ensure_ascii=one).encode() for one in (True, False)]
     return tuple(dict.fromkeys(found))
 
 
-def _dashed(digits: str) -> str:
+def dashed(digits: str) -> str:
     """Return the first digits of a run id as they are written."""
     edges = [0, *(edge for edge in _DASHES if edge < len(digits)), len(digits)]
     return "-".join(digits[start:end] for start, end in itertools.pairwise(edges))

@@ -1,4 +1,4 @@
-"""The sources of traces, behind one protocol.
+"""The sources of traces and of log lines, each behind one protocol.
 
 Heavy imports wait until a source is read. To add a source, write one more class and the option that
 creates it.
@@ -6,24 +6,36 @@ creates it.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from flowspan.errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     import httpx
 
+    from flowspan.places import Folders
     from flowspan.read.lines import Problem
     from flowspan.read.log_files import Logs
     from flowspan.read.span import Trace
 
 _HOW_TO_GET_SPANS: Final = (
     "First run a flow that calls flowspan.instrument(). It writes its spans to .flowspan/ in its\n"
-    "working directory, unless OTEL_TRACES_EXPORTER or an OTLP endpoint sends them elsewhere. Or\n"
-    "name another file or folder with --file PATH."
+    "working directory, or to flowspan/ in Prefect's home if that is temporary, unless\n"
+    "OTEL_TRACES_EXPORTER or an OTLP endpoint sends them elsewhere: flowspan doctor says where.\n"
+    "Or name another file or folder with --file PATH."
+)
+_HOW_TO_GET_LOGS: Final = (
+    "First run a flow that calls flowspan.instrument(). It writes its log lines to .flowspan/ in\n"
+    "its working directory, or to flowspan/ in Prefect's home if that is temporary, unless\n"
+    "FLOWSPAN_LOGS is false, or OTEL_LOGS_EXPORTER or an OTLP endpoint sends them elsewhere:\n"
+    "flowspan doctor says where. Or name another file or folder with --file PATH."
+)
+_HOW_TO_REACH_VICTORIALOGS: Final = (
+    "Name the URL of VictoriaLogs, with the base path if it has one. Flows send their log lines\n"
+    "there with OTEL_EXPORTER_OTLP_ENDPOINT naming a Collector that has the layer victorialogs."
 )
 _HOW_TO_REACH_JAEGER: Final = (
     "Name the URL of Jaeger's UI, with the base path if it has one. Flows send their spans there\n"
@@ -38,32 +50,36 @@ class TraceSource(Protocol):
         name: Its name in messages.
         advice: What a user can do if nothing is found.
         can_be_read_again: False if it is used up after the first reading.
+        has_open_runs: Whether it may have runs that have not ended.
         searches_by_flow: Whether `traces` omits traces without a run of the flow. Then the names of
             the other flows are unknown.
         default_since: The age of the oldest traces to read by default. None for all.
-        log_folder: The folder with the log lines of the traces. None if it has no log lines.
+        log_folder: The folders with the log lines of the traces. None if it has no log lines.
     """
 
     name: str
     advice: str
     can_be_read_again: bool
+    has_open_runs: bool
     searches_by_flow: bool
     default_since: str | None
-    log_folder: Path | None
+    log_folder: Path | Folders | None
 
     def load(self, wanted: str, *, flow: str | None = None, since: int = 0) -> Trace:
         """Read one trace.
 
         Args:
-            wanted: A trace id (32 hex digits), the id of a flow or task run in the trace (a UUID),
-                or ``latest`` for the trace whose run ended last, ``latest~1`` for the one before.
-            flow: For ``latest``, count only traces with a run of this flow.
+            wanted: The name of a run, the id of a run or a trace, or the first digits of one; or
+                ``latest`` for the trace whose run ended last, ``latest~1`` for the one before. The
+                trace of a flow run that another one called has only what is below that run.
+            flow: For ``latest``, count only runs of this flow, including those that others called.
             since: And only those that ended then or later, in nanoseconds since the epoch.
 
         Raises:
-            ValueError: `wanted` is none of these.
+            ValueError: `wanted` is empty.
             SourceError: There is nothing to read.
-            UnknownRunError: There is no such trace.
+            UnknownRunError: There is no such run.
+            AmbiguousRunError: There are several.
         """
 
     def traces(
@@ -89,19 +105,19 @@ class TraceSource(Protocol):
 
 
 class FileSource:
-    """A file of spans, a folder of such files, or standard input."""
+    """A file of spans, folders of such files, or standard input."""
 
     advice = _HOW_TO_GET_SPANS
     searches_by_flow = False
     default_since: str | None = None
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | Folders) -> None:
         from flowspan.read.texts import STDIN  # noqa: PLC0415 - heavy
 
         self._path = path
-        self.can_be_read_again = path != STDIN
+        self.can_be_read_again = self.has_open_runs = path != STDIN
         self.name = str(path) if path != STDIN else "Standard input"
-        folder = path if path.is_dir() else path.parent
+        folder = path.parent if isinstance(path, Path) and not path.is_dir() else path
         self.log_folder = folder if path != STDIN else None
 
     def load(self, wanted: str, *, flow: str | None = None, since: int = 0) -> Trace:
@@ -123,12 +139,61 @@ class FileSource:
         return trace_files.traces(self._path, problems, since)
 
     def logs(self, trace_id: str) -> Logs:
-        """Read the log lines of a trace from the folder of its spans."""
+        """Read the log lines of a trace from the folders of its spans."""
         from flowspan.read import log_files  # noqa: PLC0415 - heavy
 
         if self.log_folder is None:
             raise SourceError(f"{self.name} has spans but no log lines.")
         return log_files.load_trace(log_files.find_files(self.log_folder), trace_id)
+
+
+class LogSource(Protocol):
+    """A source of log lines.
+
+    Attributes:
+        advice: What a user can do if nothing is found.
+    """
+
+    advice: str
+
+    def load(self, wanted: str, *, events: bool) -> Logs:
+        """Read the log lines of one run or trace; see `flowspan.read.log_files.find`.
+
+        Args:
+            wanted: What to find.
+            events: Whether to include the reports of runs that have not ended.
+        """
+
+
+class FileLogSource:
+    """A file of log lines, or folders of such files."""
+
+    advice = _HOW_TO_GET_LOGS
+
+    def __init__(self, path: Path | Folders) -> None:
+        self._path = path
+
+    def load(self, wanted: str, *, events: bool) -> Logs:
+        """Read the log lines of one run or trace."""
+        from flowspan.read import log_files  # noqa: PLC0415 - heavy
+
+        return log_files.load(self._path, wanted, events=events)
+
+
+class VictoriaLogsSource:
+    """The query API of a VictoriaLogs."""
+
+    advice = _HOW_TO_REACH_VICTORIALOGS
+
+    def __init__(self, url: httpx.URL, headers: Mapping[str, str]) -> None:
+        self._url = url
+        self._headers = headers
+
+    def load(self, wanted: str, *, events: bool) -> Logs:
+        """Read the log lines of one run or trace."""
+        from flowspan.read import victorialogs  # noqa: PLC0415 - heavy
+
+        return victorialogs.load(self._url, wanted, headers=self._headers, events=events)
 
 
 class JaegerSource:
@@ -137,9 +202,10 @@ class JaegerSource:
     name = "Jaeger"
     advice = _HOW_TO_REACH_JAEGER
     can_be_read_again = True
+    has_open_runs = False
     searches_by_flow = True
     default_since: str | None = "30d"  # its API needs a start
-    log_folder: Path | None = None
+    log_folder: Path | Folders | None = None
 
     def __init__(self, url: httpx.URL, headers: Mapping[str, str]) -> None:
         self._url = url

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import TypeAlias
 
+    from flowspan.places import Folders
     from flowspan.read.otlp_json import Signal
 
     _Unbuffered: TypeAlias = io.FileIO | io.BytesIO
@@ -197,7 +198,7 @@ def _numbered(stream: _Unbuffered) -> Iterator[tuple[int, int, bytes]]:
         lines.detach()  # otherwise it would close the stream
 
 
-def find_files(source: Path) -> list[Path]:
+def find_files(source: Path | Folders) -> list[Path]:
     """Return the files to read, newest first: `source` itself, or files in it that hold spans.
 
     In a folder these are flowspan's ``traces*.jsonl``; if there are none, all files with a JSON or
@@ -215,7 +216,7 @@ def find_files(source: Path) -> list[Path]:
     return lines.newest_first(found)
 
 
-def find_log_files(folder: Path, mentioned: bytes) -> list[Path]:
+def find_log_files(folder: Path | Folders, mentioned: bytes) -> list[Path]:
     """Return the files of log records in a folder, newest first; maybe none.
 
     These are flowspan's ``logs*.jsonl``; if there are none, all files with a JSON or protobuf

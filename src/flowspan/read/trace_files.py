@@ -21,6 +21,7 @@ from typing import Final, TypeAlias
 
 from flowspan import semconv
 from flowspan.errors import SourceError
+from flowspan.places import Folders
 from flowspan.read import lines
 from flowspan.read import otlp_json as otlp
 from flowspan.read.decode import SpanDecoder
@@ -88,11 +89,13 @@ def _size(span: Span) -> int:
     return len(span.attributes) + len(span.events) + len(span.links)
 
 
-def load(source: Path, wanted: str = LATEST, *, flow: str | None = None, since: int = 0) -> Trace:
+def load(
+    source: Path | Folders, wanted: str = LATEST, *, flow: str | None = None, since: int = 0
+) -> Trace:
     """Read one trace, or the part of it that is a flow run.
 
     Args:
-        source: A file, a folder with ``traces*.jsonl`` or other files of spans, or `STDIN`.
+        source: A file, folders with ``traces*.jsonl`` or other files of spans, or `STDIN`.
         wanted: The name of a run, the id of a run or a trace, or the first digits of one; or
             ``latest`` for the trace whose run ended last, ``latest~1`` for the one before.
         flow: Consider only runs of this flow as the latest, including those that others called.
@@ -127,11 +130,11 @@ def load(source: Path, wanted: str = LATEST, *, flow: str | None = None, since: 
         return below(found.trace(one.trace_id), one.run_id)
 
 
-def _open(source: Path, problems: list[Problem]) -> tuple[list[Text], OpenRuns]:
+def _open(source: Path | Folders, problems: list[Problem]) -> tuple[list[Text], OpenRuns]:
     """Open the spans of a source, and the reports of open runs that lie beside them."""
     if source == STDIN:
         return open_stdin(), OpenRuns()
-    folder = source if source.is_dir() else source.parent
+    folder = source.parent if isinstance(source, Path) and not source.is_dir() else source
     logs = find_log_files(folder, semconv.RUNS_SCOPE.encode())
     open_runs = OpenRuns(open_files(logs, problems, otlp.LOGS), finds_traces=source.is_dir())
     try:
@@ -149,7 +152,7 @@ def _missing(wanted: str, flow: str | None, since: int) -> str:
     return missing_runs(wanted, flow, since)
 
 
-def traces(source: Path, problems: list[Problem], since: int = 0) -> Iterator[Trace]:
+def traces(source: Path | Folders, problems: list[Problem], since: int = 0) -> Iterator[Trace]:
     """Yield every trace that ended at a time or later, the one that ended last first.
 
     A search for ids finds the lines of each trace. A line is decoded once, when a trace in it is

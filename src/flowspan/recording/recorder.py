@@ -265,16 +265,9 @@ class RunRecorder:
             attributes = {**(details.attributes() if fully else {}), **identity}
             name = semconv.FLOW_RUN_NAME if self.run.is_flow else semconv.TASK_RUN_NAME
             attributes[semconv.RUN_NAME] = identity[name]
-        attributes.update(self.run.sampling_attributes)
         attributes.update(self._account_of(self._account.so_far(now), self.state, None, now))
-        attributes[semconv.RUN_ID] = self.run.id
-        attributes[semconv.RUN_START] = self.run.start
-        attributes[semconv.RUN_SPAN_KIND] = self.run.kind.name
         attributes[semconv.RUN_ACTIVITY] = self.activity
-        if (parent := self.run.parent_span_id) is not None:
-            attributes[semconv.RUN_PARENT_SPAN_ID] = f"{parent:016x}"
-        attributes.update(attempt.so_far())
-        return attributes
+        return {**attributes, **self.run.report, **attempt.so_far()}
 
     def is_below(self, ancestor: RunRecorder) -> bool:
         """Whether `ancestor` called this run, directly or through others, in this process."""

@@ -144,11 +144,18 @@ class Run:
         return self.task_name is None
 
     @property
-    def parent_span_id(self) -> int | None:
-        """The id of the parent's span, if there is one."""
-        if self.parent is None:
-            return None
-        return get_current_span(self.parent).get_span_context().span_id or None
+    def report(self) -> Attributes:
+        """The attributes that identify its span in reports, while that is open."""
+        report: Attributes = {
+            **self.sampling_attributes,
+            semconv.RUN_ID: self.id,
+            semconv.RUN_START: self.start,
+            semconv.RUN_SPAN_KIND: self.kind.name,
+        }
+        if self.parent is not None:
+            parent = get_current_span(self.parent).get_span_context().span_id
+            report[semconv.RUN_PARENT_SPAN_ID] = f"{parent:016x}"
+        return report
 
     @property
     def span_name(self) -> str:

@@ -275,3 +275,19 @@ def submitted(run_id: str) -> int | None:
     as_uuid = UUID(run_id)
     # RFC 9562, section 5.7: the first 48 bits are milliseconds since the epoch.
     return (as_uuid.int >> 80) * 1_000_000 if as_uuid.version == 7 else None  # noqa: PLR2004
+
+
+def task_name(row: Object, first_name: str) -> str:
+    """Return a task's name, which the API only has as a part of other names.
+
+    The first name of a run ends with its dynamic key, or the beginning of it. Outside of a flow it
+    is the task's. A task's key ends with a digest of the function.
+    """
+    dynamic: str = row["dynamic_key"]
+    for suffix in (f"-{dynamic}", f"-{dynamic[:3]}"):
+        if first_name.endswith(suffix):
+            return first_name.removesuffix(suffix)
+    if row["flow_run_id"] is None:
+        return first_name
+    name, _, _digest = row["task_key"].rpartition("-")
+    return name or str(row["task_key"])

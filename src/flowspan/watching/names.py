@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flowspan.watching.spans import Names
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from flowspan.watching.api import Api, Object
 
@@ -26,10 +26,19 @@ class NameCache:
         Raises:
             ApiError: The API does not answer.
         """
-        await self._learn("flows", self._flows, {row["flow_id"] for row in rows})
+        await self.flows(row["flow_id"] for row in rows)
         deployments = {row["deployment_id"] for row in rows if row["deployment_id"]}
         await self._learn("deployments", self._deployments, deployments)
         return Names(self._flows, self._deployments)
+
+    async def flows(self, ids: Iterable[str]) -> Mapping[str, str]:
+        """Return the names of these flows, by id, and of those that were asked for before.
+
+        Raises:
+            ApiError: The API does not answer.
+        """
+        await self._learn("flows", self._flows, {*ids})
+        return self._flows
 
     async def _learn(self, kind: str, names: dict[str, str], ids: set[str]) -> None:
         unknown = ids - names.keys()

@@ -51,6 +51,7 @@ from flowspan.watching.history import has_ended, outline, read_states
 from flowspan.watching.lineage import Lineages
 from flowspan.watching.lost import LostRuns
 from flowspan.watching.names import NameCache
+from flowspan.watching.pools import PoolGauges
 from flowspan.watching.reports import Reports
 from flowspan.watching.spans import LOST, Filler, FlowHistory, Missing, end_below
 from flowspan.watching.stream import Stream, delay
@@ -135,8 +136,9 @@ class Service:
         self._reports = Reports(api)
         self._lost = LostRuns(api, round(settings.watch_lost * NANOSECONDS), delivery.meters)
         self._taken_for_lost: dict[str, int] = {}
+        self._pools = PoolGauges(api, self._names, delivery.meters)
         self._stream = Stream(self._hear)
-        self._filler = Filler(delivery.tracer, settings, delivery.is_sampled)
+        self._filler = Filler(delivery.tracer, settings, delivery.is_sampled, self._pools.reason_of)
         self._waiting = OrderedDict[str, _Waiting]()
         self._settled: dict[str, int] = {}  # when each ended
         self._intended: set[str] = set()
@@ -173,12 +175,14 @@ class Service:
         """
         self._lost.reachable_since = self._api.now
         listening = asyncio.create_task(self._stream.run())
+        observing = asyncio.create_task(self._pools.run())
         try:
             while True:
                 await self._insist()
                 await self._sleep()
         finally:
             listening.cancel()
+            observing.cancel()
 
     async def _insist(self) -> None:
         """Do a step; while the API does not answer, try again, less and less often."""

@@ -19,7 +19,7 @@ from flowspan.identity import derive_span_id
 from flowspan.recording.run import Run, State
 from flowspan.redaction import redact, redact_parameter
 from flowspan.watching.api import nanoseconds
-from flowspan.watching.history import submitted
+from flowspan.watching.history import submitted, task_name
 from flowspan.watching.lineage import caller_of_task, ids_in
 
 if TYPE_CHECKING:
@@ -99,11 +99,13 @@ class Filler:
         tracer: What starts the recorders.
         settings: Whether values of parameters may be shown.
         is_sampled: Decides about a trace that nobody has decided about, by its id.
+        late_reason: Returns why a flow run was late, by its id, if that was observed.
     """
 
     tracer: RunTracer
     settings: Settings
     is_sampled: Callable[[int], bool]
+    late_reason: Callable[[str], str | None]
     _recorders: dict[str, RunRecorder] = field(default_factory=dict)
 
     def fill_in(self, history: FlowHistory, names: Names) -> None:
@@ -145,7 +147,7 @@ class Filler:
                 waits_before=seconds(waits),
                 observed_by=semconv.OBSERVED_BY_WATCH,
             ),
-            FlowDetails(row, self.settings, flow.names),
+            FlowDetails(row, self.settings, flow.names, self.late_reason(row["id"])),
         )
         recorder.link(flow.links(flow.lineage.inputs or {}))
         recorder.link(_previous(flow, one))
@@ -162,7 +164,7 @@ class Filler:
             Run(
                 id=one.known.id,
                 flow_name=flow.names.flows.get(flow.history.flow.row["flow_id"], ""),
-                task_name=_task_name(one.known),
+                task_name=task_name(row, one.known.first_name),
                 kind=SpanKind.INTERNAL,
                 start=start,
                 trace_id=flow.lineage.trace_id,
@@ -173,7 +175,7 @@ class Filler:
                 waits_before=seconds(waits),
                 observed_by=semconv.OBSERVED_BY_WATCH,
             ),
-            TaskDetails(row, _task_name(one.known)),
+            TaskDetails(row, task_name(row, one.known.first_name)),
             self._recorders.get(caller_id or "") or self._recorders.get(row["flow_run_id"] or ""),
         )
         recorder.link(flow.links(row["task_inputs"]))
@@ -318,23 +320,6 @@ def _as_parent(context: SpanContext | None) -> Context | None:
     return as_parent(context) if context is not None else None
 
 
-def _task_name(known: Known) -> str:
-    """Return a task's name, which the API only has as a part of other names.
-
-    The first name of a run ends with its dynamic key, or the beginning of it. Outside of a flow it
-    is the task's. A task's key ends with a digest of the function.
-    """
-    row, first = known.row, known.first_name
-    dynamic: str = row["dynamic_key"]
-    for suffix in (f"-{dynamic}", f"-{dynamic[:3]}"):
-        if first.endswith(suffix):
-            return first.removesuffix(suffix)
-    if row["flow_run_id"] is None:
-        return first
-    name, _, _digest = row["task_key"].rpartition("-")
-    return name or str(row["task_key"])
-
-
 @dataclass(frozen=True)
 class FlowDetails:
     """The facts about a flow run that its span has."""
@@ -342,6 +327,7 @@ class FlowDetails:
     row: Object
     settings: Settings
     names: Names
+    late_reason: str | None
 
     def identify(self) -> Attributes:
         """Return the ids and names on log records about the run."""
@@ -366,6 +352,7 @@ class FlowDetails:
             semconv.DEPLOYMENT_NAME: self.names.deployments.get(row["deployment_id"] or ""),
             semconv.WORK_POOL_NAME: row["work_pool_name"],
             semconv.WORK_QUEUE_NAME: row["work_queue_name"],
+            semconv.LATE_REASON: self.late_reason,
         }
         attributes.update({name: value for name, value in described.items() if value is not None})
         return attributes

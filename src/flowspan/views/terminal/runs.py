@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from flowspan.analysis.flow_runs import FlowRun
 
 _WIDE: Final = 100  # cells from which a start has its year
-_MIN_NAME: Final = 12
+_MIN_NAME: Final = 10
+_MIN_RESULT: Final = 11
 _WHOLE_NAME: Final = 40  # a name is there to be copied, so it is whole or left out
 _MIN_BOTTLENECK: Final = 12
 _MIN_BROKEN: Final = 10
@@ -40,7 +41,7 @@ def draw(runs: Sequence[FlowRun], *, width: int, unicode: bool = True) -> Iterat
         Column("start", 1, [Text(local(run.start, form)) for run in runs]),
         Column("flow", 0, [_flow(run) for run in runs], _MIN_NAME),
         Column("run", 4, [Text(clean(run.name)) for run in runs], _WHOLE_NAME),
-        Column("result", 2, [_result(run, unicode=unicode) for run in runs], _MIN_NAME),
+        Column("result", 2, [_result(run, unicode=unicode) for run in runs], _MIN_RESULT),
         Column("duration", 3, [Text(human(run.duration)) for run in runs]),
         Column("rows", 6, [_rows(run) for run in runs]),
         Column("bottleneck", 5, [_bottleneck(run) for run in runs], _MIN_BOTTLENECK),
