@@ -488,7 +488,7 @@ def test_nothing_dies_with_a_pool_process(prefect_server: str, tmp_path: Path) -
 
 
 def test_pool_process_without_flowspan(prefect_server: str, tmp_path: Path) -> None:
-    """A pool process that cannot import flowspan runs its tasks as if nothing had been sent."""
+    """A pool process that cannot import flowspan runs its tasks, and says once what is missing."""
     start = tmp_path / "start"
     start.mkdir()
     (start / "sitecustomize.py").write_text(
@@ -497,7 +497,8 @@ def test_pool_process_without_flowspan(prefect_server: str, tmp_path: Path) -> N
     env = environment(tmp_path)
     env["PYTHONPATH"] = os.pathsep.join([str(start), env["PYTHONPATH"]])
     done = run_script("carried.py", "from_main", env=env)
-    assert (done.returncode, "flowspan" in done.stderr) == (0, False), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("flowspan cannot be used there") in {1, 2}, done.stderr
     assert done.stderr.count("squared") == 5
     assert [span.name for span in embedded_spans(tmp_path).all] == ["RUN carried"]
 
