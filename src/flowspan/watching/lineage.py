@@ -70,6 +70,7 @@ class Lineages:
         """
         await self._learn_callers(rows)
         found = {row["id"]: self._of(row) for row in rows}
+        await self._name_subflows([one.inputs for one in found.values() if one.inputs])
         _forget(self._flow_runs)
         _forget(self._task_runs)
         return found
@@ -84,6 +85,16 @@ class Lineages:
             self._task_runs.update((task["id"], _part(task, _OF_TASK_RUN)) for task in tasks)
             above = {task["flow_run_id"] for task in tasks} - {None, *self._flow_runs}
             learnt = await self._api.all_of("/flow_runs/filter", "flow_runs", "id", above)
+
+    async def _name_subflows(self, inputs: Iterable[Object]) -> None:
+        """Put subflows among inputs in the place of the task runs that stand for them."""
+        given = [one for by_name in inputs for name in by_name for one in by_name[name]]
+        ids = {*ids_in(given)}
+        found = await self._api.all_of("/flow_runs/filter", "flow_runs", "parent_task_run_id", ids)
+        subflows = {row["parent_task_run_id"]: row["id"] for row in found}
+        for one in given:
+            if one.get("id") in subflows:
+                one["id"] = subflows[one["id"]]
 
     def _of(self, row: Object) -> Lineage:
         labels = row.get("labels") or {}
