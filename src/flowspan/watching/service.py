@@ -394,6 +394,7 @@ class Service:
         histories = []
         for one, lineage in found:
             if one.id not in known:  # or the API has lost its states
+                self._settle([one.id] if self._is_overdue(one.id) and one.row in asked else ())
                 continue
             runs = [known[row["id"]] for row in (one.row, *one.tasks) if row["id"] in known]
             missing = self._missing(runs, self._present(one.id))
