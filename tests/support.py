@@ -269,16 +269,15 @@ def accounted(span: ReadableSpan) -> float:
 
 
 def embedded_spans(folder: Path) -> RecordedSpans:
-    """Read all spans from embedded files, as if they had just ended in this process."""
+    """Read all spans that have ended from embedded files, as if they had ended in this process."""
     recorded = RecordedSpans(TracerProvider())
     try:
         files = find_files(folder)
     except SourceError:
         return recorded
     for summary in trace_files.recent_traces(files, 1000):
-        recorded.export(
-            [_as_sdk(span) for span in trace_files.load(folder, summary.trace_id).spans]
-        )
+        trace = trace_files.load(folder, summary.trace_id)
+        recorded.export([_as_sdk(span) for span in trace.spans if span.open is None])
     return recorded
 
 

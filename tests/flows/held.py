@@ -31,7 +31,7 @@ def after(value: int) -> int:
 
 
 @flow
-def below() -> None:
+def held_below() -> None:
     """Be called by `calling`."""
 
 
@@ -42,7 +42,7 @@ def calling(tag: str) -> None:
     held = [tagged.submit(), tagged.submit()]
     first: Any = slow.submit()
     held.append(after.submit(first))
-    below(wait_for=[first], return_state=True)
+    held_below(wait_for=[first], return_state=True)
 
 
 if __name__ == "__main__":

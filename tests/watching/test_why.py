@@ -261,9 +261,9 @@ def test_tasks_and_flows_that_wait_for_others(client: SyncPrefectClient, tmp_pat
         assert waits.code == semconv.UPSTREAM
         assert "'slow-" in evidence(waits)
         assert [run.of for run in waits.reasons[0].runs] == ["slow"]
-        below = eventually(lambda: _run_of(client, "below"), "the flow that is called")
+        below = eventually(lambda: _run_of(client, "held-below"), "the flow that is called")
         assert eventually(because(below, semconv.UPSTREAM), "its wait").status == "pending"
-        assert any(run and run.of == "below" for run in _all_runs()), "the list has it, too"
+        assert any(run and run.of == "held-below" for run in _all_runs()), "the list has it, too"
 
 
 def _held_tasks(client: SyncPrefectClient) -> dict[str, str] | None:

@@ -394,7 +394,8 @@ class Service:
         histories = []
         for one, lineage in found:
             if one.id not in known:  # or the API has lost its states
-                self._settle([one.id] if self._is_overdue(one.id) and one.row in asked else ())
+                if one.row in asked and self._is_overdue(one.id):
+                    self._settle([one.id])
                 continue
             runs = [known[row["id"]] for row in (one.row, *one.tasks) if row["id"] in known]
             missing = self._missing(runs, self._present(one.id))
