@@ -147,7 +147,9 @@ class Delivered:
     def logs(self) -> list[log_files.Log]:
         files = log_files.find_files(self.embedded)
         traces = (None, f"{context(self.spans.all[0]).trace_id:032x}")
-        return [log for trace in traces for log in log_files.load_trace(files, trace).logs]
+        return [
+            log for trace in traces for log in log_files.load_trace(files, trace, events=True).logs
+        ]
 
     def wait(self) -> None:
         """Wait until the Collector has sent everything; the amount may differ."""

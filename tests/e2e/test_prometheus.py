@@ -374,6 +374,7 @@ TARGETS = {
     (panel["title"], target["refId"]): target
     for panel in PANELS.values()
     for target in panel.get("targets", ())
+    if panel["datasource"]["type"] == "prometheus"
 }
 
 
