@@ -148,6 +148,7 @@ THREAD_ID: Final = "thread.id"
 THREAD_NAME: Final = "thread.name"
 PROCESS_ID: Final = "process.pid"
 HOST_NAME: Final = "host.name"
+RUN_HOST: Final = "prefect.host.name"  # in reports of runs that have not ended
 
 # Errors
 ERROR_TYPE: Final = "error.type"

@@ -55,7 +55,7 @@ class Reporter:
             semconv.RUN_STATE_TYPE: "RUNNING",
             semconv.RUN_STATE_NAME: "Running",
             semconv.PROCESS_ID: self._process_id,
-            semconv.HOST_NAME: "here",
+            semconv.RUN_HOST: "here",
             semconv.RUN_START: EPOCH + round(start * 1e9),
             semconv.RUN_SPAN_KIND: "SERVER" if parent is None else "INTERNAL",
             semconv.RUN_ACTIVITY: activity,

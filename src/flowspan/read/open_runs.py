@@ -213,9 +213,15 @@ def _reports(raw: bytes) -> Iterator[Report]:
                 otlp.unsigned(record.get("timeUnixNano"), "time"),
                 otlp.identifier(record.get("traceId"), otlp.TRACE_ID, "trace id"),
                 otlp.identifier(record.get("spanId"), otlp.SPAN_ID, "span id"),
-                otlp.attributes(record.get("attributes")),
+                _as_on_spans(otlp.attributes(record.get("attributes"))),
                 resource,
             )
+
+
+def _as_on_spans(attributes: dict[str, Any]) -> dict[str, Any]:
+    if (host := attributes.pop(semconv.RUN_HOST, None)) is not None:
+        attributes[semconv.HOST_NAME] = host
+    return attributes
 
 
 def _found(report: Report, end: int, result: str | None = None) -> Found:

@@ -128,6 +128,9 @@ class Heartbeat:
             now, is_start = time_ns(), event == semconv.RUN_STARTED
             attributes = recorder.so_far(now, fully=is_start)
             attributes[semconv.RUN_HEARTBEAT] = self._interval
+            # Datadog would take host.name of one log record for that of others, too.
+            if (host := attributes.pop(semconv.HOST_NAME, None)) is not None:
+                attributes[semconv.RUN_HOST] = host
             self._logger.emit(
                 LogRecord(
                     timestamp=now,
