@@ -59,7 +59,7 @@ def _assert_waited_for(
     since = (upstream.end_time - _submitted(upstream)) / _SECOND
     queued = attributes(span).get(semconv.WAIT_QUEUE, 0.0)
     # Until the upstream run ended, there was nothing else to do but to wait for a worker.
-    assert since - 0.01 < waited + queued
+    assert (upstream.end_time - _submitted(span)) / _SECOND - 0.01 < waited + queued
     assert 0.5 < waited < since + 0.5
     if semconv.TASK_RUNNER_DEPENDENCIES in attributes(span):
         # The wait for a worker follows that for the upstream run.
