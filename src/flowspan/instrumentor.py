@@ -377,7 +377,7 @@ def _stand_in(provider: P, build: Callable[[Settings], Any], settings: Settings)
 
 def _moved_folder(providers: Providers, settings: Settings) -> Path | None:
     """Return where embedded files are written by default if the working directory is of one run."""
-    if settings.dir != places.lasting() or not places.is_temporary():
+    if not places.is_temporary() or settings.dir != places.lasting():
         return None
     exporters = {route.exporter for route in describe_signals(settings)}
     return settings.dir if EMBEDDED in exporters and {*providers} & {*_owned} else None

@@ -72,14 +72,12 @@ def is_temporary() -> bool:
 
     Prefect makes such folders where the system has its temporary files.
     """
+    here = next(here_and_above(), None)
+    if here is None or _STARTED_BY_PREFECT not in os.environ:
+        return here is None
     import tempfile  # noqa: PLC0415 - slows every command
 
-    here = next(here_and_above(), None)
-    if here is None:
-        return True
-    return _STARTED_BY_PREFECT in os.environ and here.resolve().is_relative_to(
-        Path(tempfile.gettempdir()).resolve()
-    )
+    return here.resolve().is_relative_to(Path(tempfile.gettempdir()).resolve())
 
 
 def to_write() -> Path:

@@ -1,4 +1,4 @@
-"""Tell Prefect in events which spans of runs have been exported, for `flowspan watch`.
+"""Report exported spans to Prefect as events, which `flowspan watch` reads.
 
 An event is queued, and Prefect's own thread sends it, so nothing here waits for the network.
 """

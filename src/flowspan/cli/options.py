@@ -51,6 +51,16 @@ SINCE_HELP: Final = (
     "Only runs that ended since then: an age such as 30d or 12h, or a date such as 2026-11-01."
 )
 
+Since: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="AGE|DATE",
+        help=f"{SINCE_HELP} Default: all runs in files, {JaegerSource.default_since} in Jaeger.",
+        show_default=False,
+    ),
+]
+"""The option of commands that read many runs."""
+
 WANTED: Final = "RUN"
 """How the help names the argument for a run."""
 

@@ -11,16 +11,15 @@ import typer
 from flowspan import semconv
 from flowspan.cli import output
 from flowspan.cli.options import (
-    SINCE_HELP,
     File,
     Jaeger,
+    Since,
     no_runs,
     read_since_option,
     read_traces,
     source_of,
 )
 from flowspan.cli.output import STDOUT, fail, warn, write_file
-from flowspan.read.source import JaegerSource
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -43,15 +42,7 @@ def runs(
             show_default=False,
         ),
     ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            metavar="AGE|DATE",
-            help=f"{SINCE_HELP} Default: all runs in files, "
-            f"{JaegerSource.default_since} in Jaeger.",
-            show_default=False,
-        ),
-    ] = None,
+    since: Since = None,
     result: Annotated[
         list[str] | None,
         typer.Option(

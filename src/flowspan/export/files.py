@@ -137,10 +137,10 @@ class RotatingStream:
         try:
             if _is_torn(fd):
                 data = b"\n" + data
-            size = os.fstat(fd).st_size
             if (written := os.write(fd, data)) < len(data):
-                if os.fstat(fd).st_size == size + written:  # nobody else has written since
-                    os.ftruncate(fd, size)
+                end = os.lseek(fd, 0, os.SEEK_CUR)
+                if os.fstat(fd).st_size == end:  # nobody else has written since
+                    os.ftruncate(fd, end - written)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         finally:
             os.close(fd)

@@ -56,10 +56,8 @@ def load(
 
     Args:
         url: See `server.base_url`.
-        wanted: The name of a run, the id of a run or a trace, or the first digits of a trace id; or
-            ``latest`` for the trace with a run that ended last, ``latest~1`` for the one before.
-            By anything but the id of a trace or of its root, only what is no older than 30 days is
-            found.
+        wanted: A run or a trace, as `parse_wanted` takes it, but not the first digits of a run id.
+            Only the id of a trace, or of its root, finds runs that are older than 30 days.
         headers: Headers of every request.
         flow: Consider only runs of this flow as the latest, including those that others called.
         since: Consider only runs that ended then or later, in nanoseconds since the epoch.
@@ -137,7 +135,7 @@ def _candidates(
 def _latest(
     api: "_Api", back: int, flow: str | None, since: int
 ) -> Iterator[tuple[Trace, str | None]]:
-    """Yield the latest trace, or the one `back` before it; of a flow, count each of its runs."""
+    """Yield the latest trace, or the one `back` before it. With a flow, count its runs instead."""
     for trace_id in api.latest_traces(flow, since, back):
         trace = api.trace(trace_id)
         if flow is None:

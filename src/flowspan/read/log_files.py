@@ -274,10 +274,9 @@ def find(store: LogStore, wanted: str) -> Logs:
 
     Args:
         store: Where to look.
-        wanted: The name of a run, the id of a run or a trace, or the first digits of one; or
-            ``latest`` for the trace whose run logged last, ``latest~1`` for the one before. For a
-            flow run: its lines and its tasks'; if it is the root of a trace, all lines of the
-            trace.
+        wanted: A run or a trace, as `parse_wanted` takes it; ``latest`` is the trace whose run
+            logged last. For a flow run: its lines and its tasks'; if it is the root of a trace, all
+            lines of the trace.
 
     Raises:
         ValueError: `wanted` is empty.

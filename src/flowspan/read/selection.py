@@ -102,6 +102,10 @@ class Wanted:
 def parse_wanted(text: str) -> Wanted:
     """Return what a text may mean.
 
+    Args:
+        text: The name of a run, its id, or the id of a trace. The first digits of an id will do.
+            ``latest`` is the run that ended last, ``latest~1`` the one before.
+
     Raises:
         ValueError: It is empty.
     """

@@ -69,9 +69,8 @@ class TraceSource(Protocol):
         """Read one trace.
 
         Args:
-            wanted: The name of a run, the id of a run or a trace, or the first digits of one; or
-                ``latest`` for the trace whose run ended last, ``latest~1`` for the one before. The
-                trace of a flow run that another one called has only what is below that run.
+            wanted: A run or a trace, as `flowspan.read.selection.parse_wanted` takes it. If another
+                flow run called this one, its trace has only what is below it.
             flow: For ``latest``, count only runs of this flow, including those that others called.
             since: And only those that ended then or later, in nanoseconds since the epoch.
 

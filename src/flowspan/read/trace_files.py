@@ -96,8 +96,7 @@ def load(
 
     Args:
         source: A file, folders with ``traces*.jsonl`` or other files of spans, or `STDIN`.
-        wanted: The name of a run, the id of a run or a trace, or the first digits of one; or
-            ``latest`` for the trace whose run ended last, ``latest~1`` for the one before.
+        wanted: A run or a trace, as `parse_wanted` takes it.
         flow: Consider only runs of this flow as the latest, including those that others called.
         since: Consider only runs that ended then or later, in nanoseconds since the epoch.
 

@@ -40,7 +40,7 @@ class Explanation:
         actions: What to do, beyond what the reasons say.
         run: The run, if it is one.
         since: When the run was to start; for a pending one, since when it is.
-        deployment: The deployment, if it is none of its runs.
+        deployment: The deployment, if the question is about a deployment and not a run.
     """
 
     subject: str

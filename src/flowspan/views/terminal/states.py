@@ -33,9 +33,9 @@ class States:
         self._written: dict[str, list[str]] = {}
 
     def lines(self, spans: Iterable[Span]) -> Iterator[str]:
-        """Yield a line for each new state of a run, in order of time: when, which state, which run.
+        """Yield a line for each new state, in order of time.
 
-        A run that has ended has how long it took, too.
+        A line has the time, the state and the run. The last one of a run also has its duration.
         """
         found = [(state, span) for span in spans if span.is_run for state in self._new(span)]
         for state, span in sorted(found, key=lambda one: one[0].time):
