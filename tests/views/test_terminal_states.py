@@ -72,6 +72,16 @@ def test_each_state_is_written_once() -> None:
     assert told(states, whole) == []
 
 
+def test_a_final_state_comes_with_the_span() -> None:
+    """A report may say that the run has completed, but not when."""
+    states = States()
+    completed = {semconv.RUN_STATE_NAME: "Completed", semconv.RUN_STATE_TYPE: "COMPLETED"}
+    assert told(states, open_("running", **completed)) == ["Running"]
+    (line,) = told(states, ended("Pending", "Running", "Completed"))
+    assert line.startswith("Completed")
+    assert line.endswith("2.00 s")
+
+
 def test_a_run_that_comes_back_after_it_was_lost_goes_on() -> None:
     """Its process may only have slept."""
     states = States()

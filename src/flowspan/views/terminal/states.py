@@ -56,8 +56,9 @@ class States:
 
 def _states(span: Span) -> Iterator[_State]:
     if span.open is not None:
-        is_known = span.facts.state_type not in (None, _PENDING)
-        name = clean(span.facts.state_name) if is_known else "Running"  # it has been taken up
+        # It has been taken up; a final state comes with its time and duration, in the span.
+        is_told = span.facts.state_type not in {None, _PENDING, *semconv.FINAL_STATE_TYPES}
+        name = clean(span.facts.state_name) if is_told else "Running"
         yield _State(span.start, name, is_last=False)
         if span.open.state == "lost":
             yield _State(span.open.last_seen, "lost", is_last=False)
